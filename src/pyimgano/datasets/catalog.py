@@ -1,0 +1,65 @@
+"""Dataset layouts by name: the built-in ones, and those of other packages.
+
+Another package adds its own through the entry-point group `pyimgano.datasets`: an entry
+point is a subclass of `Layout`.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from ..errors import DataError, UsageError, unknown_name
+from .custom import CustomLayout
+from .demo import DemoLayout
+from .layout import Layout
+from .mvtec import MVTecLayout
+
+_BUILT_IN: tuple[type[Layout], ...] = (MVTecLayout, CustomLayout, DemoLayout)
+
+
+def list_datasets() -> list[str]:
+    """Names that `--dataset` takes, without aliases."""
+    return sorted({layout.name for layout in _layouts().values()})
+
+
+def get_layout(name: str) -> Layout:
+    """The layout called `name`; an unknown name is a `UsageError` with the near ones."""
+    layouts = _layouts()
+    if name not in layouts:
+        raise UsageError(unknown_name("dataset", name, layouts))
+    return layouts[name]()
+
+
+def open_root(layout: Layout, root: str | Path | None) -> Path:
+    """The dataset's folder, made ready.
+
+    Raises
+    ------
+    UsageError
+        No root where the layout needs one.
+    DataError
+        The folder is not there.
+    """
+    folder = Path(root) if root is not None else layout.default_root()
+    if folder is None:
+        raise UsageError(f"dataset {layout.name!r} needs a root (--root), the folder it lies in")
+    layout.prepare(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder (the root of dataset {layout.name!r})")
+    return folder
+
+
+def _layouts() -> dict[str, type[Layout]]:
+    layouts = {name: layout for layout in _BUILT_IN for name in (layout.name, *layout.aliases)}
+    for point in entry_points(group="pyimgano.datasets"):
+        try:
+            layout = point.load()
+            names = (layout.name, *layout.aliases)
+        except Exception as error:
+            raise UsageError(
+                f"the dataset plug-in {point.name!r} ({point.value}) cannot be loaded: {error}"
+            ) from error
+        for name in names:
+            layouts.setdefault(name, layout)
+    return layouts

@@ -1,0 +1,151 @@
+"""`load_dataset`: one category of a dataset, paths first, pixels when asked for."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..images import image_size, read_image, resize_image
+from .catalog import get_layout, open_root
+from .layout import Category
+from .masks import load_mask
+from .sampling import limit_samples
+
+
+class Dataset:
+    """One category of a dataset.
+
+    Parameters are those of `load_dataset`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str | Path | None,
+        category: str | None = None,
+        *,
+        resize: tuple[int, int] = (256, 256),
+        load_masks: bool = True,
+        limit_train: int | None = None,
+        limit_test: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._layout = get_layout(name)
+        self.name = self._layout.name
+        self.root = open_root(self._layout, root)
+        self.resize = resize
+        self.load_masks = load_masks
+        self.category = category or self.list_categories()[0]
+        loaded = self._layout.load(self.root, self.category)
+        self.samples = Category(
+            loaded.name,
+            limit_samples(loaded.train, limit_train, seed),
+            limit_samples(loaded.test, limit_test, seed),
+        )
+
+    def list_categories(self) -> list[str]:
+        """Names of all categories under the root."""
+        return self._layout.list_categories(self.root)
+
+    def get_train_paths(self) -> list[str]:
+        """Paths of the good training images."""
+        return [str(sample.path) for sample in self.samples.train]
+
+    def get_test_paths(
+        self,
+    ) -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.uint8] | None]:
+        """Paths, labels (N,) of 0 and 1, and masks (N, H, W) uint8 of 0 and 1 at `resize`.
+
+        The masks are None if a defective image has none, which a warning names: zeros in
+        their place would be wrong.
+
+        Raises
+        ------
+        MaskError
+            A mask of another size than its image.
+        ImageReadError
+            An unreadable mask.
+        """
+        paths = [str(sample.path) for sample in self.samples.test]
+        labels = np.asarray([sample.label for sample in self.samples.test], dtype=np.int64)
+        return paths, labels, self._masks() if self.load_masks else None
+
+    def get_train_data(self) -> npt.NDArray[np.uint8]:
+        """All training images at `resize`: (N, H, W, 3) uint8 RGB."""
+        return self._pixels(self.get_train_paths())
+
+    def get_test_data(
+        self,
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.uint8] | None]:
+        """All test images (N, H, W, 3) uint8 RGB, with labels and masks as above."""
+        paths, labels, masks = self.get_test_paths()
+        return self._pixels(paths), labels, masks
+
+    def get_info(self) -> dict[str, Any]:
+        """Name, root, category and counts; plain JSON values."""
+        test = self.samples.test
+        kinds = sorted({sample.defect for sample in test if sample.label})
+        return {
+            "name": self.name,
+            "root": str(self.root),
+            "category": self.category,
+            "categories": self.list_categories(),
+            "resize": list(self.resize),
+            "n_train": len(self.samples.train),
+            "n_test": len(test),
+            "n_test_good": sum(not sample.label for sample in test),
+            "n_test_defective": sum(sample.label for sample in test),
+            "n_masks": sum(bool(sample.mask_paths) for sample in test),
+            "defects": {kind: sum(sample.defect == kind for sample in test) for kind in kinds},
+        }
+
+    def _pixels(self, paths: list[str]) -> npt.NDArray[np.uint8]:
+        images = [resize_image(read_image(path), self.resize) for path in paths]
+        return np.stack(images) if images else np.zeros((0, *self.resize, 3), np.uint8)
+
+    def _masks(self) -> npt.NDArray[np.uint8] | None:
+        test = self.samples.test
+        without = [sample.path.name for sample in test if sample.label and not sample.mask_paths]
+        if without:
+            warnings.warn(
+                f"{self.category}: {len(without)} defective images have no mask, the first "
+                f"{without[0]}; no masks are given",
+                stacklevel=3,
+            )
+            return None
+        masks = np.zeros((len(test), *self.resize), np.uint8)
+        for index, sample in enumerate(test):
+            if sample.mask_paths:
+                masks[index] = load_mask(sample.mask_paths, image_size(sample.path), self.resize)
+        return masks
+
+
+def load_dataset(
+    name: str, root: str | Path | None = None, category: str | None = None, **kwargs: Any
+) -> Dataset:
+    """Open one category of a dataset.
+
+    Parameters
+    ----------
+    name
+        One of `list_datasets()`, or an alias.
+    root
+        The folder that the dataset lies in; the demo needs none.
+    category
+        By default the first.
+    kwargs
+        `resize` (height, width) of masks and pixels, by default (256, 256); `load_masks`;
+        `limit_train`, `limit_test` and `seed` for a smaller, evenly spread sample.
+
+    Raises
+    ------
+    UsageError
+        An unknown dataset.
+    DataError
+        A missing root, an unknown category, or one without training images.
+    """
+    return Dataset(name, root, category, **kwargs)

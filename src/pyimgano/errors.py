@@ -1,0 +1,69 @@
+"""What can go wrong, in the words that a user reads.
+
+Every error that pyimgano raises on purpose is a `PyimganoError` whose message is one
+line: what was found, what is wanted, and the file or argument it is about. The command
+line prints that line and exits with `exit_code`; a traceback means a bug of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+
+class PyimganoError(Exception):
+    """Base of all errors raised on purpose; `exit_code` is the command's exit status."""
+
+    exit_code = 1
+
+
+class UsageError(PyimganoError, ValueError):
+    """The request itself is wrong: an unknown name, a value outside its range (exit 2)."""
+
+    exit_code = 2
+
+
+class DataError(PyimganoError):
+    """The request is fine, but what lies on disk cannot serve it (exit 1)."""
+
+
+class ImageReadError(DataError):
+    """One image cannot be used; `path` says which and `reason` why."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[ImageReadError], tuple[str, str]]:
+        return type(self), (self.path, self.reason)
+
+
+class WeightsError(DataError):
+    """No weights, or weights that do not fit the network."""
+
+
+class NotFittedError(PyimganoError, AttributeError):
+    """A detector was asked for results before `fit`."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """One line for an unknown name: the near ones if there are any, else all of them."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=3, cutoff=0.6)
+    if near:
+        return f"unknown {kind} {name!r}; did you mean {' or '.join(near)}?"
+    return f"unknown {kind} {name!r}; known: {', '.join(names) if names else 'none'}"
+
+
+def invalid_value(error: ValidationError, given: Mapping[str, Any]) -> UsageError:
+    """The first complaint of pydantic's as one line that names the argument and its value."""
+    first = error.errors()[0]
+    argument = str(first["loc"][0]) if first["loc"] else "argument"
+    message = first["msg"].removeprefix("Value error, ")
+    shown = f", got {given[argument]!r}" if argument in given else ""
+    return UsageError(f"{argument}: {message[0].lower()}{message[1:]}{shown}")

@@ -1,0 +1,213 @@
+"""Metrics of pixels: a map and a mask for each image. All are exact, at every threshold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import UsageError
+from .undefined import MetricTable, UndefinedMetric, value_or_none
+from .weighted_curve import average_precision, threshold_curve
+
+#: The limit of the false-positive rate that AUPRO is integrated to by default.
+AUPRO_LIMIT = 0.3
+
+#: Metrics of maps, at every threshold.
+PIXEL_METRICS = ("pixel_auroc", "pixel_average_precision", "aupro")
+
+
+def compute_pixel_auroc(masks: Any, maps: Any) -> float | None:
+    """Area under the ROC curve over all pixels of all images.
+
+    Parameters
+    ----------
+    masks
+        (N, H, W) or (H, W); bool, or numbers of which every one above 0 means defect.
+    maps
+        Scores of the same shape, finite, higher is more anomalous.
+
+    Returns
+    -------
+    float or None
+        In [0, 1]; None where no pixel, or every pixel, is anomalous.
+
+    Raises
+    ------
+    UsageError
+        Shapes differ, or scores are not finite.
+    """
+    return value_or_none(lambda: PixelScores.of(masks, maps).auroc())
+
+
+def compute_pixel_average_precision(masks: Any, maps: Any) -> float | None:
+    """Average precision over all pixels; parameters and errors as `compute_pixel_auroc`."""
+    return value_or_none(lambda: PixelScores.of(masks, maps).average_precision())
+
+
+def compute_aupro(masks: Any, maps: Any, integration_limit: float = AUPRO_LIMIT) -> float | None:
+    """Area under the per-region-overlap curve, divided by the limit.
+
+    At each threshold the overlap is the mean, over the 8-connected regions of all masks, of
+    the share of a region's pixels that score at or above it; the curve runs over the
+    false-positive rate of all normal pixels and is cut at the limit by linear interpolation
+    (Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, section 5.2.2).
+
+    Parameters
+    ----------
+    masks, maps
+        As `compute_pixel_auroc`.
+    integration_limit
+        In (0, 1].
+
+    Returns
+    -------
+    float or None
+        In [0, 1]; None where no pixel, or every pixel, is anomalous.
+    """
+    _check_limit(integration_limit)
+    return value_or_none(lambda: PixelScores.of(masks, maps).aupro(integration_limit))
+
+
+def compute_pro_score(
+    masks: Any,
+    maps: Any,
+    threshold: float | None = None,
+    *,
+    integration_limit: float = AUPRO_LIMIT,
+) -> float | None:
+    """Mean overlap of the regions at one threshold; without a threshold, `compute_aupro`.
+
+    A pixel is found if its score is greater than or equal to `threshold`.
+    """
+    if threshold is None:
+        return compute_aupro(masks, maps, integration_limit)
+    limit = float(threshold)
+
+    def overlap() -> float:
+        scores = PixelScores.of(masks, maps)
+        found = scores.anomalous >= limit
+        return float((found * scores.region_weights()).sum())
+
+    return value_or_none(overlap)
+
+
+def compute_pixel_segf1(masks: Any, maps: Any, *, threshold: float) -> float | None:
+    """F1 of the pixels at one threshold, over all images together.
+
+    The segmentation F1 of MVTec AD 2 (Heckler-Kram et al. 2025). None where no pixel is, or
+    is called, anomalous.
+    """
+    truth, scores = _check(masks, maps)
+    found = scores >= threshold
+    tp = int((found & truth).sum())
+    whole = int(found.sum()) + int(truth.sum())
+    return None if whole == 0 else 2 * tp / whole
+
+
+def compute_bg_fpr(masks: Any, maps: Any, *, threshold: float) -> float | None:
+    """Share of the normal pixels that score at or above `threshold`; None without any."""
+    truth, scores = _check(masks, maps)
+    normal = int((~truth).sum())
+    return None if normal == 0 else int(((scores >= threshold) & ~truth).sum()) / normal
+
+
+@dataclass
+class PixelScores:
+    """Scores of the anomalous pixels and, sorted, of the normal ones.
+
+    Attributes
+    ----------
+    anomalous
+        (P,) scores of the anomalous pixels, image by image in row order.
+    normal_sorted
+        (Q,) scores of the normal pixels, ascending.
+    masks
+        (N, H, W) bool.
+    """
+
+    anomalous: npt.NDArray[np.floating]
+    normal_sorted: npt.NDArray[np.floating]
+    masks: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, masks: Any, maps: Any) -> PixelScores:
+        """Split and sort; raises `UndefinedMetric` where a class has no pixel."""
+        truth, scores = _check(masks, maps)
+        anomalous = scores[truth]
+        if len(anomalous) == 0:
+            raise UndefinedMetric("no pixel of the masks is anomalous")
+        normal = scores[~truth]
+        if len(normal) == 0:
+            raise UndefinedMetric("every pixel of the masks is anomalous")
+        normal.sort()
+        return cls(anomalous, normal, truth)
+
+    def auroc(self) -> float:
+        return threshold_curve(self.anomalous, None, self.normal_sorted).area()
+
+    def average_precision(self) -> float:
+        curve = threshold_curve(self.anomalous, None, self.normal_sorted)
+        return average_precision(curve, len(self.anomalous))
+
+    def aupro(self, limit: float) -> float:
+        return threshold_curve(self.anomalous, self.region_weights(), self.normal_sorted).area(
+            limit
+        )
+
+    def region_weights(self) -> npt.NDArray[np.float64]:
+        """(P,) one over (regions times pixels of the pixel's region): they sum to 1."""
+        weights = []
+        regions = 0
+        for mask in self.masks:
+            if not mask.any():
+                continue
+            count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+            inside = labels[mask]  # (p,) 1 to count - 1
+            weights.append(1.0 / np.bincount(inside, minlength=count)[inside])
+            regions += count - 1
+        return np.concatenate(weights) / regions
+
+
+def pixel_metrics(masks: Any, maps: Any, *, integration_limit: float = AUPRO_LIMIT) -> MetricTable:
+    """`pixel_auroc`, `pixel_average_precision` and `aupro` from one sorting."""
+    _check_limit(integration_limit)
+    table = MetricTable()
+    try:
+        scores = PixelScores.of(masks, maps)
+    except UndefinedMetric as error:
+        for name in PIXEL_METRICS:
+            table.values[name] = None
+            table.reasons[name] = str(error)
+        return table
+    table.add("pixel_auroc", scores.auroc)
+    table.add("pixel_average_precision", scores.average_precision)
+    table.add("aupro", lambda: scores.aupro(integration_limit))
+    return table
+
+
+def _check_limit(limit: float) -> None:
+    if not 0 < limit <= 1:
+        raise UsageError(f"the AUPRO integration limit must lie in (0, 1], got {limit!r}")
+
+
+def _check(masks: Any, maps: Any) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.floating]]:
+    """Masks as (N, H, W) bool and maps as (N, H, W) floating."""
+    truth, scores = np.asarray(masks), np.asarray(maps)
+    if truth.shape != scores.shape or truth.ndim not in (2, 3):
+        raise UsageError(
+            "masks and maps must both be (N, H, W) or (H, W), "
+            f"got shapes {truth.shape} and {scores.shape}"
+        )
+    if not np.issubdtype(scores.dtype, np.floating):
+        scores = scores.astype(np.float64)
+    if not np.isfinite(scores).all():
+        raise UsageError("maps must be finite")
+    if truth.dtype != np.bool_:
+        truth = truth > 0
+    if truth.ndim == 2:
+        truth, scores = truth[None], scores[None]
+    return truth, scores

@@ -1,0 +1,34 @@
+"""Metrics that have no value on the data at hand, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import PyimganoError
+
+
+class UndefinedMetric(PyimganoError):
+    """The metric has no value here; the message is the reason that a report gives."""
+
+
+def value_or_none(compute: Callable[[], float]) -> float | None:
+    """The metric, or None where it is undefined."""
+    try:
+        return compute()
+    except UndefinedMetric:
+        return None
+
+
+class MetricTable:
+    """Metrics by name, None where undefined, with the reasons beside them."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float | None] = {}
+        self.reasons: dict[str, str] = {}
+
+    def add(self, name: str, compute: Callable[[], float]) -> None:
+        try:
+            self.values[name] = compute()
+        except UndefinedMetric as error:
+            self.values[name] = None
+            self.reasons[name] = str(error)

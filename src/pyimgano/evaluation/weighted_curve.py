@@ -1,0 +1,100 @@
+"""How scores of anomalies and of normal items interleave, exactly and in little memory.
+
+Every threshold metric here changes only where an anomalous score is crossed: between two
+neighbouring anomalous scores the true positives stand still. So it is enough to know, for
+each distinct anomalous score t, the weight of anomalies at and above t and the number of
+normal items above, and at or above, t. The normal scores are sorted once and searched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .undefined import UndefinedMetric
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ThresholdCurve:
+    """Counts at each distinct anomalous score, from the highest to the lowest.
+
+    Attributes
+    ----------
+    hit
+        (K,) share of the anomalies' weight with a score >= t_k; the last is 1.
+    alarms_above, alarms
+        (K,) normal items with a score > t_k, and >= t_k.
+    normal
+        How many normal items there are.
+    """
+
+    hit: Floats
+    alarms_above: Floats
+    alarms: Floats
+    normal: int
+
+    def area(self, limit: float = 1.0) -> float:
+        """Area under (false-positive rate, hit) from 0 to `limit`, divided by `limit`.
+
+        Trapezoids between neighbouring points, with the last one cut at `limit` by linear
+        interpolation. Without normal items there is no rate.
+        """
+        if self.normal == 0:
+            raise UndefinedMetric("there is nothing normal to raise a false alarm on")
+        # Two points for each threshold: just above it, and at it. Ties between anomalous
+        # and normal scores thus become a slope, not a step.
+        rates = np.empty(2 * len(self.hit) + 2)
+        hits = np.empty_like(rates)
+        rates[0], hits[0] = 0.0, 0.0
+        rates[1:-1:2], rates[2:-1:2] = self.alarms_above, self.alarms
+        hits[1:-1:2], hits[2:-1:2] = np.concatenate([[0.0], self.hit[:-1]]), self.hit
+        rates[-1], hits[-1] = self.normal, 1.0
+        rates /= self.normal
+        inside = int(np.searchsorted(rates, limit, side="right"))
+        area = float(np.trapezoid(hits[:inside], rates[:inside]))
+        if inside < len(rates):  # the segment that crosses the limit
+            run, rise = rates[inside] - rates[inside - 1], hits[inside] - hits[inside - 1]
+            width = limit - rates[inside - 1]
+            area += width * (hits[inside - 1] + 0.5 * rise * width / run)
+        return float(area / limit)
+
+
+def threshold_curve(
+    anomalous: npt.NDArray[np.floating],
+    weights: Floats | None,
+    normal_sorted: npt.NDArray[np.floating],
+) -> ThresholdCurve:
+    """The curve of anomalous scores (P,) with weights (P,), against sorted normal scores.
+
+    Raises
+    ------
+    UndefinedMetric
+        No anomalous score.
+    """
+    if len(anomalous) == 0:
+        raise UndefinedMetric("there is nothing anomalous to find")
+    order = np.argsort(anomalous, kind="stable")[::-1]
+    scores = anomalous[order]
+    weight = np.ones(len(scores)) if weights is None else weights[order]
+    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # last of each tie
+    hit = np.cumsum(weight)[last]
+    hit /= hit[-1]
+    distinct = scores[last]
+    normal = len(normal_sorted)
+    above = normal - np.searchsorted(normal_sorted, distinct, side="right")
+    at = normal - np.searchsorted(normal_sorted, distinct, side="left")
+    return ThresholdCurve(hit, above.astype(np.float64), at.astype(np.float64), normal)
+
+
+def average_precision(curve: ThresholdCurve, anomalies: int) -> float:
+    """Sum over thresholds of (recall gained) times (precision there), as scikit-learn's.
+
+    `curve` must have unit weights.
+    """
+    found = curve.hit * anomalies
+    precision = found / (found + curve.alarms)
+    return float(np.sum(np.diff(curve.hit, prepend=0.0) * precision))

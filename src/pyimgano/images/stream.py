@@ -1,0 +1,143 @@
+"""Images one after another, decoded and resized by threads, a bounded number ahead.
+
+Order is the order of the input whatever the threads do, and memory is bounded by `ahead`
+images however many are asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ImageReadError, UsageError
+from .read import read_image, resize_image
+
+#: What a detector takes for an image: a path, or an (H, W, 3) uint8 RGB array.
+ImageSource: TypeAlias = "str | Path | npt.NDArray[np.uint8]"
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """One image of a stream: its pixels, or the error that stands in their place.
+
+    Attributes
+    ----------
+    index
+        Position in the input.
+    pixels
+        (H, W, 3) uint8 RGB at the size asked for; None if `error` is set.
+    original_size
+        (height, width) before resizing; None if `error` is set.
+    error
+        Why there are no pixels.
+    """
+
+    index: int
+    pixels: npt.NDArray[np.uint8] | None
+    original_size: tuple[int, int] | None
+    error: ImageReadError | None
+
+
+def available_cores() -> int:
+    """How many cores this process may use, which is not always how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return max(1, os.cpu_count() or 1)
+
+
+def as_sources(X: Any, *, name: str = "X") -> Sequence[ImageSource]:
+    """Check that `X` is a sequence of paths or of (H, W, 3) uint8 arrays.
+
+    An (N, H, W, 3) array is such a sequence. Only the kinds are checked, no file is opened.
+
+    Raises
+    ------
+    UsageError
+        A single path or image instead of a sequence, or an element of another kind; the
+        message names the element.
+    """
+    if isinstance(X, (str, bytes, Path)):
+        raise UsageError(f"{name} must be a sequence of paths or images, got one path: {X!r}")
+    if isinstance(X, np.ndarray) and X.ndim != 4 and X.dtype.kind != "U" and X.dtype != object:
+        raise UsageError(
+            f"{name} must be a sequence of paths or of (H, W, 3) uint8 images, "
+            f"got one array of shape {X.shape}"
+        )
+    if not isinstance(X, (Sequence, np.ndarray)):
+        if not isinstance(X, Iterable):
+            raise UsageError(
+                f"{name} must be a sequence of paths or images, got {type(X).__name__}"
+            )
+        X = list(X)
+    for index, item in enumerate(X):
+        if isinstance(item, (str, Path)):
+            continue
+        if not isinstance(item, np.ndarray):
+            raise UsageError(
+                f"{name}[{index}] must be a path or an (H, W, 3) uint8 array, "
+                f"got {type(item).__name__}"
+            )
+        if item.dtype != np.uint8 or item.ndim != 3 or item.shape[2] != 3 or 0 in item.shape:
+            raise UsageError(
+                f"{name}[{index}] must be an (H, W, 3) uint8 RGB array, "
+                f"got shape {item.shape} of {item.dtype}"
+            )
+    return X  # type: ignore[no-any-return]
+
+
+def stream_images(
+    sources: Iterable[ImageSource],
+    size: tuple[int, int] | None,
+    *,
+    threads: int | None = None,
+    ahead: int | None = None,
+) -> Iterator[LoadedImage]:
+    """Yield every source, decoded and resized, in order.
+
+    Parameters
+    ----------
+    sources
+        Paths or (H, W, 3) uint8 arrays; consumed lazily, so it may be endless.
+    size
+        (height, width) to resize to, or None.
+    threads
+        Decoding threads; by default as many as the process may use cores.
+    ahead
+        How many images may be in flight; by default four for each thread.
+
+    Yields
+    ------
+    LoadedImage
+        One for each source. An image that cannot be read is yielded with its error: what
+        becomes of it is the caller's decision.
+    """
+    threads = threads or available_cores()
+    ahead = ahead or 4 * threads
+    pending: deque[Future[LoadedImage]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    try:
+        for index, source in enumerate(sources):
+            pending.append(pool.submit(_load, index, source, size))
+            if len(pending) >= ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _load(index: int, source: ImageSource, size: tuple[int, int] | None) -> LoadedImage:
+    try:
+        image = source if isinstance(source, np.ndarray) else read_image(source)
+    except ImageReadError as error:
+        return LoadedImage(index, None, None, error)
+    height, width = image.shape[:2]
+    return LoadedImage(index, resize_image(image, size), (height, width), None)

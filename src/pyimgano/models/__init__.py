@@ -1,0 +1,14 @@
+"""Detectors by registry name."""
+
+from .detector import Detector, ImageScore, SkippedImage
+from .registry import create_model, list_models, model_info, register_model
+
+__all__ = [
+    "Detector",
+    "ImageScore",
+    "SkippedImage",
+    "create_model",
+    "list_models",
+    "model_info",
+    "register_model",
+]

@@ -1,0 +1,49 @@
+"""From a grid of patch scores to a map of pixel scores: bilinear upsampling, then a Gaussian.
+
+Both steps are linear and separable, so together they are one matrix for the rows and one for
+the columns: map = R @ grid @ C^T.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Standard deviation of the smoothing, in pixels of the map (Roth et al. 2022, section 3.3).
+SIGMA = 4.0
+
+
+def smooth_maps(grids: Tensor, size: tuple[int, int], sigma: float = SIGMA) -> Tensor:
+    """Maps (N, H, W) from patch scores (N, h, w), on the same device, float32.
+
+    Upsampling has half-pixel centres (no aligned corners); the Gaussian is cut at four
+    standard deviations and reflects at the border, each edge pixel repeated.
+    """
+    import torch
+
+    height, width = grids.shape[-2:]
+    rows = torch.from_numpy(_operator(height, size[0], sigma)).to(grids)  # (H, h)
+    columns = torch.from_numpy(_operator(width, size[1], sigma)).to(grids)  # (W, w)
+    return rows @ grids @ columns.T  # (N, H, W)
+
+
+@lru_cache(maxsize=16)
+def _operator(cells: int, pixels: int, sigma: float) -> npt.NDArray[np.float32]:
+    """(pixels, cells): upsampling from `cells` to `pixels`, then smoothing, along one axis."""
+    from scipy.ndimage import gaussian_filter1d
+
+    centre = np.clip((np.arange(pixels) + 0.5) * cells / pixels - 0.5, 0, cells - 1)
+    left = np.floor(centre).astype(int)
+    right = np.minimum(left + 1, cells - 1)
+    weight = centre - left
+    upsample = np.zeros((pixels, cells))
+    upsample[np.arange(pixels), left] += 1 - weight
+    upsample[np.arange(pixels), right] += weight
+    smooth = gaussian_filter1d(upsample, sigma, axis=0, mode="reflect", truncate=4.0)
+    return np.ascontiguousarray(smooth, dtype=np.float32)

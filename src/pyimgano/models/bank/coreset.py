@@ -1,0 +1,146 @@
+"""Greedy k-centre selection, exact and lazy.
+
+The textbook loop (Sener & Savarese, ICLR 2018; PatchCore, Roth et al. 2022, section 3.2)
+picks, again and again, the point that is farthest from all points picked so far, and after
+each pick updates every point's distance. Two observations give the very same picks for a
+fraction of the work:
+
+1. Distances only shrink. So as long as the farthest point of a small *pool*, whose
+   distances are kept up to date, is farther than every other point was at the last full
+   update, it is the farthest point of all. Full updates then come for many picks at once,
+   as matrix products.
+2. Full updates compare a point only with those new picks that the triangle inequality does
+   not rule out (`GroupedPoints`, with the first picks as pivots, which lie far apart by
+   construction).
+
+Matrix products only propose which pick is nearest. The distances that decide are sums of
+squared differences, whose value depends on the two points alone, so that the picks depend
+neither on the pool nor on how the work was cut up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import UsageError
+from .grouped_points import GroupedPoints
+
+# Points whose distances are kept up to date between full updates.
+_POOL = 1024
+# The first picks serve as pivots once there are this many; fewer where points are few.
+_PIVOTS = 128
+_POINTS_PER_PIVOT = 64
+
+
+def random_projection(features: Tensor, dim: int | None, seed: int) -> Tensor:
+    """Project (N, D) to (N, dim) by a Gaussian matrix (Johnson & Lindenstrauss, 1984).
+
+    Distances are kept in expectation. With `dim` None or no smaller than D the features
+    come back as they are.
+    """
+    width = features.shape[1]
+    if dim is None or dim >= width:
+        return features
+    matrix = np.random.default_rng(seed).standard_normal((width, dim), dtype=np.float32)
+    return features @ torch.from_numpy(matrix / np.sqrt(dim, dtype=np.float32)).to(features)
+
+
+def greedy_coreset(
+    features: Tensor,
+    count: int,
+    *,
+    start: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Indices that the greedy k-centre loop picks, in the order of picking.
+
+    Parameters
+    ----------
+    features
+        (N, D) float32, finite.
+    count
+        How many to pick, 1 to N.
+    start
+        The first pick.
+    progress
+        Called with (picked, count) now and then.
+
+    Returns
+    -------
+    torch.Tensor
+        (count,) int64, on the device of `features`. No index occurs twice. Among points
+        equally far, the one with the lowest index is picked.
+
+    Raises
+    ------
+    UsageError
+        `count` or `start` out of range.
+    """
+    total = len(features)
+    if not 1 <= count <= total:
+        raise UsageError(f"a coreset of {total} points has 1 to {total} points, got {count}")
+    if not 0 <= start < total:
+        raise UsageError(f"start must lie in 0..{total - 1}, got {start}")
+    with torch.inference_mode():
+        # Centred, so that |x|^2 + |c|^2 - 2xc cancels as little as possible.
+        points = features - features.mean(dim=0)  # (N, D)
+        return _select(points, count, start, progress)
+
+
+def _select(
+    points: Tensor, count: int, start: int, progress: Callable[[int, int], None] | None
+) -> Tensor:
+    total = len(points)
+    nearest = points.new_full((total,), torch.inf)  # (N,) squared distance to the picks
+    picked = torch.empty(count, dtype=torch.int64, device=points.device)
+    picked[0] = start
+    done, updated = 1, 0  # picks made, and picks that `nearest` knows of
+    pivots = min(_PIVOTS, total // _POINTS_PER_PIVOT)
+    groups = GroupedPoints(points, points[picked[:1]])  # one group: nothing is ruled out
+    grouped = pivots <= 1
+    while done < count:
+        _update(nearest, points, groups, picked[updated:done])
+        nearest[picked[:done]] = -1.0  # never picked again, not even among equal points
+        updated = done
+        if not grouped and done >= pivots:
+            groups, grouped = GroupedPoints(points, points[picked[:pivots]]), True
+
+        first = int(nearest.argmax())
+        pool_size = min(_POOL, total - done)
+        pool = nearest.topk(min(pool_size + 1, total - done)).indices
+        # what lies outside the pool is at most this far
+        outside = float(nearest[pool[-1]]) if len(pool) > pool_size else -torch.inf
+        pool = pool[:pool_size].sort().values  # in order, so that argmax takes the lowest index
+        pool_points, pool_nearest = points[pool], nearest[pool]  # (P, D), (P,)
+        pick = first
+        while True:
+            picked[done] = pick
+            done += 1
+            if done == count:
+                break
+            away = (pool_points - points[pick]).square_().sum(dim=1)  # (P,)
+            torch.minimum(pool_nearest, away, out=pool_nearest)
+            pool_nearest.masked_fill_(pool == pick, -1.0)
+            best = int(pool_nearest.argmax())
+            if float(pool_nearest[best]) <= outside:
+                break
+            pick = int(pool[best])
+        if progress is not None:
+            progress(done, count)
+    return picked
+
+
+def _update(nearest: Tensor, points: Tensor, groups: GroupedPoints, new: Tensor) -> None:
+    """Lower `nearest` (N,) by the squared distances to the picks `new`, in place."""
+    proposed = nearest[groups.order]
+    winner = torch.full_like(groups.order, -1)
+    groups.lower(proposed, points[new], winner=winner)
+    changed = (winner >= 0).nonzero().squeeze(1)
+    rows = groups.order[changed]
+    for some, their_new in zip(rows.split(16384), new[winner[changed]].split(16384)):
+        away = (points[some] - points[their_new]).square_().sum(dim=1)
+        nearest[some] = torch.minimum(nearest[some], away)

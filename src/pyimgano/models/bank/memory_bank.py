@@ -1,0 +1,105 @@
+"""A bank of normal patch features: the nearest one of a query, and its neighbourhood."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .grouped_points import GroupedPoints, exact_distances
+
+_PIVOTS = 64
+_ROWS_PER_PIVOT = 32
+
+
+class MemoryBank:
+    """Patch features in the order of their selection, and the image that each comes from.
+
+    Parameters
+    ----------
+    features
+        (M, D) float32.
+    image
+        (M,) int64: number of the training image that a feature comes from.
+    """
+
+    def __init__(self, features: Tensor, image: Tensor) -> None:
+        self.features = features
+        self.image = image
+        # Centred, so that |q|^2 + |m|^2 - 2qm cancels as little as possible.
+        self._centre = features.mean(dim=0)
+        self._centred = features - self._centre
+        count = min(_PIVOTS, max(1, len(features) // _ROWS_PER_PIVOT))
+        # The first picks of a greedy selection lie far apart: good pivots.
+        self._pivots = self._centred[:count]
+        self._row_group = GroupedPoints(self._centred, self._pivots).group  # (M,)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def search(self, queries: Tensor, query_image: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The nearest row of each query.
+
+        Parameters
+        ----------
+        queries
+            (Q, D) float32.
+        query_image
+            (Q,) int64: rows of the same training image are masked. At least one row of
+            another image must be there.
+
+        Returns
+        -------
+        distances, rows
+            (Q,) float32 Euclidean distances and (Q,) int64 rows of the bank.
+        """
+        with torch.inference_mode():
+            groups = GroupedPoints(queries - self._centre, self._pivots)
+            nearest = queries.new_full((len(queries),), torch.inf)  # group order, squared
+            winner = torch.zeros_like(groups.order)
+            labels = None
+            if query_image is not None:
+                labels = (query_image[groups.order], self.image)
+            groups.lower_within_groups(
+                nearest, self._centred, self._row_group, winner=winner, labels=labels
+            )
+            groups.lower(nearest, self._centred, winner=winner, labels=labels)
+            rows = torch.empty_like(winner)
+            rows[groups.order] = winner
+            return exact_distances(queries, self.features[rows]), rows
+
+    def neighbourhood(
+        self, rows: Tensor, size: int, row_image: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The `size` nearest rows of each given row, itself among them.
+
+        Parameters
+        ----------
+        rows
+            (Q,) int64 rows of the bank.
+        size
+            How many; fewer are given where the bank has fewer.
+        row_image
+            (Q,) int64: rows of that training image are masked.
+
+        Returns
+        -------
+        neighbours, valid
+            (Q, K) int64 rows, nearest first, and (Q, K) bool: False where masking left
+            fewer than K.
+        """
+        with torch.inference_mode():
+            size = min(size, len(self))
+            norms = self._centred.square().sum(dim=1)
+            found, valid = [], []
+            for start in range(0, len(rows), 256):
+                some = rows[start : start + 256]
+                away = torch.addmm(norms, self._centred[some], self._centred.T, alpha=-2.0)
+                # a row is its own nearest, also where rounding says otherwise
+                away[torch.arange(len(some), device=away.device), some] = -torch.inf
+                if row_image is not None:
+                    own = row_image[start : start + 256, None] == self.image
+                    away.masked_fill_(own, torch.inf)  # (q, M)
+                values, indices = away.topk(size, dim=1, largest=False)
+                found.append(indices)
+                valid.append(~values.isposinf())
+            return torch.cat(found), torch.cat(valid)

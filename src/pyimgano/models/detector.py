@@ -1,0 +1,369 @@
+"""What every detector is: an estimator that is fitted on good images and scores others.
+
+As in scikit-learn, `__init__` only stores its keywords under their own names, everything
+learned ends in an underscore, `fit` returns `self`, and values are checked in `fit`. A
+method implements four short steps: `_start`, `_learn`, `_training_scores`, `_score_batch`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..calibration import Calibration, calibrate, choose_quantile
+from ..errors import DataError, ImageReadError, NotFittedError, UsageError
+from ..images import ImageSource, LoadedImage, as_sources, stream_images
+from .parameters import check_parameters, parameter_names, reject_unknown
+
+OnError = Literal["raise", "skip"]
+#: Told what is going on: the stage's name, how much is done, how much there is.
+Progress = Callable[[str, int, int], None]
+_T = TypeVar("_T", bound="Detector")
+
+
+@dataclass(frozen=True)
+class TrainingScores:
+    """Scores of the training images, and how they were obtained.
+
+    `unseen` says that no image was scored by a model that had seen it.
+    """
+
+    scores: npt.NDArray[np.float64]
+    method: str
+    unseen: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """One scored image.
+
+    Attributes
+    ----------
+    index
+        Position in the input.
+    score
+        Higher is more anomalous; None if `error` is set.
+    anomaly_map
+        (H, W) float32 at the detector's `resize`; None if `error` is set, if no map was
+        asked for, or if the method has none.
+    original_size
+        (height, width) of the image before resizing; None if `error` is set.
+    error
+        Why the image could not be scored.
+    """
+
+    index: int
+    score: float | None
+    anomaly_map: npt.NDArray[np.float32] | None
+    original_size: tuple[int, int] | None
+    error: ImageReadError | None = None
+
+
+@dataclass(frozen=True)
+class SkippedImage:
+    """A training image that was left out, from the model and from the calibration."""
+
+    index: int
+    path: str
+    reason: str
+
+
+@dataclass
+class _Reading:
+    """What became of the training images as they were read."""
+
+    skipped: list[SkippedImage] = field(default_factory=list)
+    used: int = 0
+
+
+class Detector(ABC):
+    """Base class of all detectors.
+
+    Every subclass takes at least `resize`, `contamination`, `calibration`,
+    `calibration_quantile`, `device` and `random_seed`.
+
+    Attributes
+    ----------
+    decision_scores_
+        (N,) float64 scores of the N training images that were used; out-of-sample unless
+        `calibration="in-sample"`.
+    threshold_
+        `predict` calls an image defective if its score is greater than or equal to this.
+    calibration_
+        Where the threshold comes from (`pyimgano.calibration.Calibration`).
+    skipped_
+        Training images left out under `on_error="skip"` (list of `SkippedImage`).
+    n_train_
+        N.
+    """
+
+    #: Whether the method gives anomaly maps.
+    has_maps: ClassVar[bool] = True
+    #: Images scored together.
+    batch_size: ClassVar[int] = 8
+
+    resize: Any
+    contamination: float | None
+    calibration: str
+    calibration_quantile: float | None
+
+    decision_scores_: npt.NDArray[np.float64]
+    threshold_: float
+    calibration_: Calibration
+    skipped_: list[SkippedImage]
+    n_train_: int
+
+    # ---- what a method implements
+
+    @abstractmethod
+    def _start(self, params: Any, n_images: int) -> None:
+        """Get ready to learn from at most `n_images` images; `params` are checked values."""
+
+    @abstractmethod
+    def _learn(
+        self, batches: Iterator[list[npt.NDArray[np.uint8]]], progress: Progress | None
+    ) -> None:
+        """Learn from all batches: lists of (H, W, 3) uint8 images at `resize`."""
+
+    @abstractmethod
+    def _training_scores(self, unseen: bool) -> TrainingScores:
+        """Scores of the images learned from, by the cheapest honest way if `unseen`."""
+
+    @abstractmethod
+    def _score_batch(
+        self, images: list[npt.NDArray[np.uint8]], maps: bool
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
+        """Scores (B,) and, if `maps` and the method has them, maps (B, H, W)."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a report says of the fitted detector; plain JSON values."""
+        return {}
+
+    # ---- estimator
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The keywords and their values."""
+        return {name: getattr(self, name) for name in parameter_names(type(self))}
+
+    def set_params(self: _T, **params: Any) -> _T:
+        """Set keywords; an unknown one raises `UsageError`."""
+        reject_unknown(type(self), type(self).__name__, params)
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
+
+    def validate_params(self) -> Any:
+        """Check every keyword without reading an image.
+
+        Returns
+        -------
+        object
+            The checked values, one attribute a keyword.
+
+        Raises
+        ------
+        UsageError
+            Names the keyword, what it got and what it wants.
+        """
+        return check_parameters(type(self), self.get_params())
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
+        return f"{type(self).__name__}({shown})"
+
+    # ---- fit
+
+    def fit(
+        self: _T,
+        X: Iterable[ImageSource],
+        y: Any = None,
+        *,
+        on_error: OnError = "raise",
+        progress: Progress | None = None,
+    ) -> _T:
+        """Learn what good images look like, and calibrate the threshold on them.
+
+        Parameters
+        ----------
+        X
+            Good images: paths, or (H, W, 3) uint8 RGB arrays.
+        y
+            Ignored; there for scikit-learn's convention.
+        on_error
+            `raise`: an unreadable image is an error that names it. `skip`: it is left out,
+            from the model and from the calibration, and listed in `skipped_`.
+        progress
+            Called with (stage, done, total).
+
+        Raises
+        ------
+        UsageError
+            A keyword out of range, or `X` empty or of another kind.
+        ImageReadError
+            An unreadable image, unless `on_error="skip"`.
+        DataError
+            No image could be read.
+        """
+        params = self.validate_params()
+        if on_error not in ("raise", "skip"):
+            raise UsageError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+        quantile = choose_quantile(params.calibration_quantile, params.contamination)
+        sources = as_sources(X)
+        if len(sources) == 0:
+            raise UsageError("X is empty: fit needs at least one good image")
+        reading = _Reading()
+        self._start(params, len(sources))
+        self._learn(
+            _training_batches(sources, params.resize, self.batch_size, on_error, reading, progress),
+            progress,
+        )
+        training = self._training_scores(params.calibration != "in-sample")
+        if not np.isfinite(training.scores).all():
+            raise DataError("the training images gave scores that are not finite")
+        self.n_train_ = reading.used
+        self.skipped_ = reading.skipped
+        self.decision_scores_ = training.scores
+        self.calibration_ = calibrate(
+            training.scores,
+            quantile,
+            method=training.method,
+            unseen=training.unseen,
+            notes=training.notes,
+        )
+        self.threshold_ = self.calibration_.threshold
+        return self
+
+    # ---- score
+
+    def score_images(
+        self,
+        X: Iterable[ImageSource],
+        *,
+        maps: bool = True,
+        on_error: Literal["raise", "record"] = "raise",
+    ) -> Iterator[ImageScore]:
+        """Score images one after another: score and map of an image from one pass.
+
+        Parameters
+        ----------
+        X
+            Paths or (H, W, 3) uint8 RGB arrays; consumed lazily.
+        maps
+            Whether anomaly maps are wanted.
+        on_error
+            `raise`, or `record`: an unreadable image is yielded with its error and without
+            a score.
+
+        Yields
+        ------
+        ImageScore
+            One for each image, in order.
+        """
+        self._check_fitted()
+        size = self.validate_params().resize
+        waiting: list[LoadedImage] = []
+        for loaded in stream_images(X, size):
+            if loaded.error is not None and on_error == "raise":
+                raise loaded.error
+            waiting.append(loaded)
+            if sum(item.pixels is not None for item in waiting) == self.batch_size:
+                yield from self._score_loaded(waiting, maps)
+                waiting = []
+        yield from self._score_loaded(waiting, maps)
+
+    def _score_loaded(self, loaded: list[LoadedImage], maps: bool) -> Iterator[ImageScore]:
+        images = [item.pixels for item in loaded if item.pixels is not None]
+        if images:
+            scores, anomaly_maps = self._score_batch(images, maps and self.has_maps)
+        position = 0
+        for item in loaded:
+            if item.pixels is None:
+                yield ImageScore(item.index, None, None, None, item.error)
+                continue
+            score = float(scores[position])
+            if not np.isfinite(score):  # never NaN, never "good" by comparison with it
+                raise DataError(f"image {item.index}: the score is not finite")
+            anomaly_map = None if anomaly_maps is None else anomaly_maps[position]
+            yield ImageScore(item.index, score, anomaly_map, item.original_size)
+            position += 1
+
+    def decision_function(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float64]:
+        """Scores (N,) of N images; higher is more anomalous."""
+        scores = [result.score for result in self.score_images(as_sources(X), maps=False)]
+        return np.asarray(scores, dtype=np.float64)
+
+    def predict(self, X: Iterable[ImageSource]) -> npt.NDArray[np.int64]:
+        """(N,) of 0 (good) and 1 (defective: score >= `threshold_`)."""
+        return (self.decision_function(X) >= self.threshold_).astype(np.int64)
+
+    def fit_predict(self, X: Sequence[ImageSource], y: Any = None) -> npt.NDArray[np.int64]:
+        """Fit, then the decision on each training image by its `decision_scores_`."""
+        self.fit(X)
+        return (self.decision_scores_ >= self.threshold_).astype(np.int64)
+
+    def predict_anomaly_map(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float32]:
+        """Anomaly maps (N, H, W) float32 at `resize`.
+
+        Raises
+        ------
+        UsageError
+            The method has no maps.
+        """
+        if not self.has_maps:
+            raise UsageError(f"{type(self).__name__} scores whole images and has no anomaly maps")
+        maps = [result.anomaly_map for result in self.score_images(as_sources(X))]
+        if not maps:
+            height, width = self.validate_params().resize
+            return np.zeros((0, height, width), np.float32)
+        return np.stack([m for m in maps if m is not None])
+
+    def get_anomaly_map(self, item: ImageSource) -> npt.NDArray[np.float32]:
+        """The anomaly map (H, W) float32 of one image."""
+        anomaly_map: npt.NDArray[np.float32] = self.predict_anomaly_map([item])[0]
+        return anomaly_map
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "threshold_"):
+            raise NotFittedError(f"this {type(self).__name__} is not fitted yet; call fit first")
+
+
+def _training_batches(
+    sources: Sequence[ImageSource],
+    size: tuple[int, int],
+    batch_size: int,
+    on_error: OnError,
+    reading: _Reading,
+    progress: Progress | None,
+) -> Iterator[list[npt.NDArray[np.uint8]]]:
+    """Batches of readable images; `reading` learns what became of each."""
+    batch: list[npt.NDArray[np.uint8]] = []
+    for loaded in stream_images(sources, size):
+        if loaded.pixels is None:
+            assert loaded.error is not None
+            if on_error == "raise":
+                raise loaded.error
+            reading.skipped.append(
+                SkippedImage(loaded.index, loaded.error.path, loaded.error.reason)
+            )
+        else:
+            batch.append(loaded.pixels)
+            reading.used += 1
+        if progress is not None:
+            progress("training images", loaded.index + 1, len(sources))
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+    if not reading.used:
+        first = reading.skipped[0]
+        raise DataError(
+            f"none of {len(sources)} training images could be read; the first: "
+            f"{first.path}: {first.reason}"
+        )

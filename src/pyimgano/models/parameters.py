@@ -1,0 +1,80 @@
+"""Types of detector keywords, with their ranges, and checking them.
+
+A detector's `__init__` annotates each keyword with one of these (or any type that pydantic
+understands); that is all there is to validation, to `model_info`, and to the error a user
+sees.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, create_model
+
+from ..errors import UsageError, invalid_value, unknown_name
+
+#: (height, width) in pixels.
+Size = tuple[Annotated[int, Field(ge=1, le=16384)], Annotated[int, Field(ge=1, le=16384)]]
+Count = Annotated[int, Strict(), Field(ge=1)]
+Seed = Annotated[int, Strict(), Field(ge=0, le=2**63 - 1)]
+Ratio = Annotated[float, Strict(), Field(gt=0, le=1)]
+Flag = Annotated[bool, Strict()]
+Contamination = Annotated[float, Strict(), Field(gt=0, le=0.5)]
+Quantile = Annotated[float, Strict(), Field(gt=0, lt=1)]
+CalibrationSource = Literal["out-of-sample", "in-sample"]
+
+
+def parameter_names(cls: type) -> list[str]:
+    """The keywords of `cls.__init__`, in order."""
+    return list(inspect.signature(cls).parameters)
+
+
+def parameter_defaults(cls: type) -> dict[str, Any]:
+    return {name: p.default for name, p in inspect.signature(cls).parameters.items()}
+
+
+def describe_parameters(cls: type) -> dict[str, dict[str, Any]]:
+    """For each keyword its default and its JSON Schema (type and range); plain JSON values."""
+    schema = _checker(cls).model_json_schema()["properties"]
+    described = {}
+    for name, default in parameter_defaults(cls).items():
+        entry = {k: v for k, v in schema[name].items() if k not in ("title", "default")}
+        described[name] = {
+            "default": list(default) if isinstance(default, tuple) else default,
+            "type": entry,
+        }
+    return described
+
+
+def reject_unknown(cls: type, name: str, keywords: Mapping[str, Any]) -> None:
+    """Raise `UsageError`, with the near ones, if `cls` does not take one of `keywords`."""
+    known = parameter_names(cls)
+    for keyword in keywords:
+        if keyword not in known:
+            raise UsageError(unknown_name(f"keyword of {name}", keyword, known))
+
+
+def check_parameters(cls: type, values: Mapping[str, Any]) -> Any:
+    """`values` as the annotations of `cls.__init__` want them, or one line that says why not.
+
+    Returns an object with one attribute a keyword.
+    """
+    plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+    try:
+        return _checker(cls)(**plain)
+    except ValidationError as error:
+        raise invalid_value(error, plain) from None
+
+
+@cache
+def _checker(cls: type) -> type[BaseModel]:
+    hints = typing.get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
+    fields: dict[str, Any] = {
+        name: (hints[name], default) for name, default in parameter_defaults(cls).items()
+    }
+    return create_model(cls.__name__, __config__=ConfigDict(extra="forbid"), **fields)

@@ -1,0 +1,335 @@
+"""PatchCore: a coreset of normal patch features, and the distance to it.
+
+Roth, Pemula, Zepeda, Schoelkopf, Brox, Gehler, "Towards Total Recall in Industrial Anomaly
+Detection", CVPR 2022. Symbols follow the paper: P(x) the patch features of image x, M the
+memory bank, m_test* and m* the farthest test patch and its nearest memory feature, b the
+number of neighbours in the re-weighting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .anomaly_map import smooth_maps
+from .detector import Detector, Progress, TrainingScores
+from .parameters import (
+    CalibrationSource,
+    Contamination,
+    Count,
+    Flag,
+    Quantile,
+    Ratio,
+    Seed,
+    Size,
+)
+from .registry import register_model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..backbones import Backbone
+    from .bank import MemoryBank
+
+
+@register_model(
+    "vision_patchcore",
+    tags=("memory-bank", "pixel-map", "deep-features"),
+    metadata={
+        "paper": "Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022",
+        "year": 2022,
+        "link": "https://arxiv.org/abs/2106.08265",
+        "needs_training": "one pass over the training images, no gradient steps",
+        "calibration_method": "leave-one-image-out: an image's own patches masked in the bank",
+    },
+    presets={
+        "industrial-fast": {"resize": (224, 224), "coreset_sampling_ratio": 0.02},
+        "industrial-balanced": {},
+        "industrial-accurate": {"resize": (384, 384)},
+    },
+)
+class VisionPatchCore(Detector):
+    """PatchCore on any backbone: nearest-neighbour distances to a coreset of good patches.
+
+    Parameters
+    ----------
+    backbone
+        A name of `pyimgano.backbones.list_backbones()`, or `timm:<name>`.
+    layers
+        The two layers (or one, or more) whose features are joined; by default the
+        backbone's own choice, strides 8 and 16.
+    coreset_sampling_ratio
+        Share of the training patches that the memory bank keeps, in (0, 1].
+    feature_projection_dim
+        Width of the random projection in which the coreset is selected; None selects in
+        the features themselves. Scores always use the features.
+    n_neighbors
+        b of the re-weighting; 1 turns it off.
+    pretrained
+        False for random weights, drawn from `random_seed`.
+    weights
+        A weights file for the backbone; beats `pretrained`.
+    resize
+        (height, width) that images are resized to and maps are given at.
+    device
+        `auto`, `cpu`, `cuda` or `cuda:N`.
+    engine
+        What runs the backbone: `auto`, `openvino` or `torch`.
+    random_seed
+        Of the random projection, the first patch of the coreset, and random weights.
+    contamination
+        Expected share of training images above the threshold, in (0, 0.5].
+    calibration
+        `out-of-sample`, or `in-sample` for the naive way, which promises nothing.
+    calibration_quantile
+        In (0, 1); beats `contamination`. Without either 0.995.
+
+    Attributes
+    ----------
+    coreset_indices_
+        (M,) int64: which training patches the bank holds, in the order of their selection.
+        Patch i of image n at grid row r and column c has the index (n h + r) w + c.
+    grid_
+        (h, w), the patch grid of an image.
+
+    Notes
+    -----
+    Three things differ from the paper, each named here: images are resized whole, without
+    the paper's centre crop, because defects at the border count; at the border a patch's
+    neighbourhood is averaged over the cells that exist; and features are joined at their
+    full width instead of being pooled to 1024 channels.
+
+    Examples
+    --------
+    >>> from pyimgano.models import create_model
+    >>> detector = create_model("vision_patchcore")
+    >>> detector.fit(train_paths).predict(test_paths)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "efficientnet_lite0",
+        layers: Sequence[str] | None = None,
+        coreset_sampling_ratio: Ratio = 0.1,
+        feature_projection_dim: Count | None = 128,
+        n_neighbors: Count = 9,
+        pretrained: Flag = True,
+        weights: str | None = None,
+        resize: Size = (256, 256),
+        device: str = "auto",
+        engine: str = "auto",
+        random_seed: Seed = 0,
+        contamination: Contamination | None = None,
+        calibration: CalibrationSource = "out-of-sample",
+        calibration_quantile: Quantile | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.layers = layers
+        self.coreset_sampling_ratio = coreset_sampling_ratio
+        self.feature_projection_dim = feature_projection_dim
+        self.n_neighbors = n_neighbors
+        self.pretrained = pretrained
+        self.weights = weights
+        self.resize = resize
+        self.device = device
+        self.engine = engine
+        self.random_seed = random_seed
+        self.contamination = contamination
+        self.calibration = calibration
+        self.calibration_quantile = calibration_quantile
+
+    # ---- patch features, section 3.1
+
+    def _patches(self, images: list[npt.NDArray[np.uint8]]) -> Tensor:
+        """P(x) of B images: (B, h, w, D) float32."""
+        import torch
+        from torch.nn import functional
+
+        with torch.inference_mode():
+            maps = [  # equation 2: each cell becomes the average of its 3x3 neighbourhood
+                functional.avg_pool2d(features, 3, stride=1, padding=1, count_include_pad=False)
+                for features in self._backbone.features(images)  # (B, C_l, h_l, w_l)
+            ]
+            grid = maps[0].shape[-2:]  # that of the first layer named, the finest
+            joined = [maps[0]] + [
+                functional.interpolate(deeper, size=grid, mode="bilinear") for deeper in maps[1:]
+            ]
+            return torch.cat(joined, dim=1).permute(0, 2, 3, 1).contiguous()
+
+    # ---- the memory bank, section 3.2
+
+    def _start(self, params: Any, n_images: int) -> None:
+        from ..backbones import create_backbone
+
+        self._params = params
+        self._n_images = n_images
+        self._backbone: Backbone = create_backbone(
+            params.backbone,
+            layers=params.layers,
+            pretrained=params.pretrained,
+            weights=params.weights,
+            device=params.device,
+            engine=params.engine,
+            seed=params.random_seed,
+        )
+
+    def _learn(
+        self, batches: Iterator[list[npt.NDArray[np.uint8]]], progress: Progress | None
+    ) -> None:
+        import torch
+
+        from .bank import MemoryBank, greedy_coreset, random_projection
+
+        features: Tensor | None = None  # (N h w, D), filled image by image
+        filled = 0
+        for images in batches:
+            patches = self._patches(images)  # (B, h, w, D)
+            self.grid_ = (int(patches.shape[1]), int(patches.shape[2]))
+            flat = patches.flatten(0, 2)  # (B h w, D)
+            if features is None:
+                cells = self.grid_[0] * self.grid_[1]
+                features = flat.new_empty((self._n_images * cells, flat.shape[1]))
+            features[filled : filled + len(flat)] = flat
+            filled += len(flat)
+        assert features is not None
+        self._train_features = features[:filled]
+        cells = self.grid_[0] * self.grid_[1]
+        self._train_image = torch.arange(filled // cells, device=features.device)
+        self._train_image = self._train_image.repeat_interleave(cells)  # (N h w,)
+        seed = self._params.random_seed
+        self.coreset_indices_ = greedy_coreset(
+            random_projection(self._train_features, self._params.feature_projection_dim, seed),
+            max(1, round(filled * self._params.coreset_sampling_ratio)),
+            start=int(np.random.default_rng(seed).integers(filled)),
+            progress=None if progress is None else lambda a, b: progress("coreset", a, b),
+        )
+        self._bank: MemoryBank = MemoryBank(
+            self._train_features[self.coreset_indices_], self._train_image[self.coreset_indices_]
+        )
+
+    # ---- scores, section 3.3
+
+    def _image_scores(
+        self, patches: Tensor, distances: Tensor, rows: Tensor, image: Tensor | None
+    ) -> Tensor:
+        """Equations 6 and 7: s = w s* for B images, (B,) float32.
+
+        `patches` (B, hw, D); `distances` and `rows` (B, hw) to the nearest memory feature;
+        `image` (B,) numbers the training image whose own memory features are masked.
+        """
+        import torch
+
+        s_star, where = distances.max(dim=1)  # s*, and which patch is m_test*
+        b = self._params.n_neighbors
+        if b == 1:
+            return s_star
+        m_star = rows.gather(1, where[:, None]).squeeze(1)  # (B,) rows of the bank
+        neighbours, valid = self._bank.neighbourhood(m_star, b, image)  # (B, b)
+        m_test = patches[torch.arange(len(patches), device=patches.device), where]  # (B, D)
+        away = (m_test[:, None, :] - self._bank.features[neighbours]).square().sum(-1).sqrt()
+        away = away.masked_fill(~valid, -torch.inf)
+        # exp(s*) / sum of exp over N_b(m*), shifted so that nothing overflows
+        share = torch.exp(s_star - torch.logsumexp(away, dim=1))
+        # with one neighbour alone, m* itself, the weight would be 0 whatever the distance
+        weight = torch.where(valid.sum(dim=1) > 1, 1.0 - share, torch.ones_like(share))
+        return weight.clamp(min=0.0) * s_star
+
+    def _score_batch(
+        self, images: list[npt.NDArray[np.uint8]], maps: bool
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
+        import torch
+
+        with torch.inference_mode():
+            patches = self._patches(images).flatten(1, 2)  # (B, hw, D)
+            distances, rows = self._bank.search(patches.flatten(0, 1))
+            distances, rows = distances.view(len(images), -1), rows.view(len(images), -1)
+            scores = self._image_scores(patches, distances, rows, None).double().cpu().numpy()
+            if not maps:
+                return scores, None
+            grids = distances.view(-1, *self.grid_)  # (B, h, w)
+            return scores, smooth_maps(grids, self._params.resize).cpu().numpy()
+
+    # ---- scores of the training images
+
+    def _training_scores(self, unseen: bool) -> TrainingScores:
+        """Each training image against the bank without its own patches.
+
+        The coreset was selected with the image present, which errs on the safe side: what
+        is unusual about it was selected, is masked, and so makes its score larger.
+        """
+        import torch
+
+        n = int(self._train_image[-1]) + 1
+        try:
+            with torch.inference_mode():
+                if not unseen:
+                    scores = self._scores_against_bank(self._train_features, None)
+                    return TrainingScores(scores, "in-sample", unseen=False)
+                if len(self._bank.image.unique()) > 1:
+                    scores = self._scores_against_bank(self._train_features, self._train_image)
+                    return TrainingScores(scores, "leave-one-image-out", unseen=True)
+                return self._scores_without_others(n)
+        finally:
+            del self._train_features, self._train_image  # a bank's size many times over
+
+    def _scores_against_bank(
+        self, features: Tensor, image: Tensor | None
+    ) -> npt.NDArray[np.float64]:
+        cells = self.grid_[0] * self.grid_[1]
+        distances, rows = self._bank.search(features, image)
+        return (
+            self._image_scores(
+                features.view(-1, cells, features.shape[1]),
+                distances.view(-1, cells),
+                rows.view(-1, cells),
+                None if image is None else image[::cells],
+            )
+            .double()
+            .cpu()
+            .numpy()
+        )
+
+    def _scores_without_others(self, n: int) -> TrainingScores:
+        """All of the bank comes from one image, so no other is left to compare it with.
+
+        Each patch of an image is compared with the training patches at least a quarter of
+        the image away: what little is known of how patches that are not themselves differ.
+        """
+        import torch
+
+        height, width = self.grid_
+        cells = height * width
+        row, column = torch.arange(cells) // width, torch.arange(cells) % width
+        apart = torch.maximum(
+            (row[:, None] - row).abs() * 4 >= height, (column[:, None] - column).abs() * 4 >= width
+        )
+        device = self._train_features.device
+        apart = apart.to(device)
+        scores = []
+        for features in self._train_features.view(n, cells, -1):
+            if apart.any(dim=1).all():
+                away = torch.cdist(features, features).masked_fill_(~apart, torch.inf)
+                scores.append(float(away.amin(dim=1).max()))
+            else:
+                scores.append(float(self._bank.search(features)[0].max()))
+        note = (
+            f"{n} training image{'s' * (n != 1)} with patches in the bank from one alone: the "
+            "threshold compares patches within an image, and no false-alarm rate is promised"
+        )
+        return TrainingScores(
+            np.asarray(scores, dtype=np.float64), "within-image", unseen=False, notes=(note,)
+        )
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "backbone": self._backbone.describe(),
+            "grid": list(self.grid_),
+            "memory_bank": {
+                "size": len(self._bank),
+                "dimension": int(self._bank.features.shape[1]),
+            },
+        }

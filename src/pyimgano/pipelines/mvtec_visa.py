@@ -1,0 +1,148 @@
+"""The step-by-step way of the benchmark: load a split, make a detector, evaluate it.
+
+For notebooks. `run_benchmark` does the same and leaves a run directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..datasets import Sample, load_dataset
+from ..errors import UsageError
+from ..models import Detector, create_model
+from ..models.registry import default_keywords
+from .trial import run_trial
+
+
+@dataclass(frozen=True)
+class BenchmarkSplit:
+    """One category, ready to evaluate on.
+
+    Attributes
+    ----------
+    train_paths, test_paths
+        Paths of the good training images and of the test images.
+    test_labels
+        (N,) 0 good, 1 defective.
+    test_masks
+        (N, H, W) uint8 of 0 and 1, or None.
+    """
+
+    train_paths: Sequence[str]
+    test_paths: Sequence[str]
+    test_labels: npt.NDArray[np.int64]
+    test_masks: npt.NDArray[np.uint8] | None = None
+
+
+def load_benchmark_split(
+    *,
+    dataset: str,
+    root: str | Path | None,
+    category: str,
+    resize: tuple[int, int] = (256, 256),
+    load_masks: bool = True,
+) -> BenchmarkSplit:
+    """Paths, labels and masks of one category.
+
+    Parameters
+    ----------
+    dataset, root, category
+        As `pyimgano.datasets.load_dataset`.
+    resize
+        (height, width) of the masks; the detector's `resize` must be the same.
+    load_masks
+        False leaves `test_masks` None.
+
+    Raises
+    ------
+    UsageError, DataError, ImageReadError
+        As `load_dataset` and `Dataset.get_test_paths`.
+    """
+    loaded = load_dataset(dataset, root, category, resize=resize, load_masks=load_masks)
+    paths, labels, masks = loaded.get_test_paths()
+    return BenchmarkSplit(loaded.get_train_paths(), paths, labels, masks)
+
+
+def build_default_detector(
+    *,
+    model: str = "vision_patchcore",
+    device: str = "cpu",
+    contamination: float | None = None,
+    pretrained: bool = True,
+    **kwargs: Any,
+) -> Detector:
+    """A detector with the arguments of the benchmark; `kwargs` are the model's keywords.
+
+    Raises
+    ------
+    UsageError
+        An unknown model or keyword, or a value out of range.
+    """
+    given = {"device": device, "contamination": contamination, "pretrained": pretrained}
+    accepted = default_keywords(model)
+    known = {name: value for name, value in given.items() if name in accepted}
+    return create_model(model, **{**known, **kwargs})
+
+
+def evaluate_split(
+    detector: Detector,
+    split: BenchmarkSplit,
+    *,
+    compute_pixel_scores: bool = True,
+    pro_integration_limit: float = 0.3,
+) -> dict[str, Any]:
+    """Fit on the split's training images, score its test images once, measure.
+
+    Parameters
+    ----------
+    detector
+        Is fitted here, also if it was before.
+    split
+        Of `load_benchmark_split`, or made by hand.
+    compute_pixel_scores
+        Whether pixel metrics are wanted; they need `split.test_masks`.
+    pro_integration_limit
+        Of AUPRO, in (0, 1].
+
+    Returns
+    -------
+    dict
+        As `pyimgano.evaluation.evaluate_detector`, and `problems`: a list of
+        `{kind, path, message}`, one for each unreadable image.
+
+    Raises
+    ------
+    UsageError
+        Lengths differ, or masks of another size than the detector's `resize`.
+    ImageReadError
+        An unreadable training image.
+    """
+    size = tuple(detector.validate_params().resize)
+    count = len(split.test_paths)
+    if len(split.test_labels) != count:
+        raise UsageError(f"{count} test paths, but {len(split.test_labels)} test labels")
+    masks = split.test_masks
+    if masks is not None and masks.shape != (count, *size):
+        raise UsageError(
+            f"test_masks has shape {masks.shape}, wanted {(count, *size)}: one mask a test "
+            "image, at the detector's resize"
+        )
+    samples = [
+        Sample(Path(path), int(label), "anomaly" if label else "good")
+        for path, label in zip(split.test_paths, split.test_labels, strict=True)
+    ]
+    trial = run_trial(
+        detector,
+        list(split.train_paths),
+        samples,
+        masks=masks,
+        pixel=compute_pixel_scores,
+        pro_integration_limit=pro_integration_limit,
+    )
+    return {**trial.results, "problems": [problem.model_dump() for problem in trial.problems]}

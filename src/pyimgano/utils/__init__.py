@@ -1,0 +1,1 @@
+"""Holds the documented import path of `load_dataset` and nothing else."""
