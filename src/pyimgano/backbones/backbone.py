@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +154,36 @@ def create_backbone(
     """
     torch_device = resolve_device(device)
     engine_name = resolve_engine(engine, torch_device)
+    stamp = None
+    if weights is not None and Path(weights).is_file():
+        status = Path(weights).stat()
+        stamp = (status.st_mtime_ns, status.st_size)
+    return _create(
+        name,
+        tuple(layers) if layers else None,
+        pretrained,
+        None if weights is None else str(weights),
+        stamp,
+        torch_device,
+        engine_name,
+        seed,
+    )
+
+
+@lru_cache(maxsize=2)
+def _create(
+    name: str,
+    layers: tuple[str, ...] | None,
+    pretrained: bool,
+    weights: str | None,
+    stamp: tuple[int, int] | None,  # a weights file that changed is another one
+    device: torch.device,
+    engine: str,
+    seed: int,
+) -> Backbone:
+    """A backbone never changes, so the categories of a run share one, and its compilation."""
     network, origin = _build(name, pretrained, weights, seed)
-    chosen = tuple(layers) if layers else network.default_layers
+    chosen = layers or network.default_layers
     for layer in chosen:
         if layer not in network.layer_names:
             raise UsageError(unknown_name(f"layer of {name}", layer, network.layer_names))
@@ -164,17 +192,17 @@ def create_backbone(
     network.eval().requires_grad_(False)
     graph = FeatureGraph(network, chosen)
     runner: Engine
-    if engine_name == "openvino":
+    if engine == "openvino":
         runner = OpenVinoEngine(
             graph, batch_size=BATCH_SIZE, threads=available_cores(), cache=_compile_cache()
         )
     else:
-        runner = TorchEngine(graph, torch_device)
-    return Backbone(name, network, origin, chosen, torch_device, runner)
+        runner = TorchEngine(graph, device)
+    return Backbone(name, network, origin, chosen, device, runner)
 
 
 def _build(
-    name: str, pretrained: bool, weights: str | Path | None, seed: int
+    name: str, pretrained: bool, weights: str | None, seed: int
 ) -> tuple[TappedNetwork, WeightsOrigin]:
     if name.startswith("timm:"):
         from . import timm

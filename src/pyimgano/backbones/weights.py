@@ -121,7 +121,7 @@ def _fill(network: TappedNetwork, state: dict[str, Tensor], origin: str) -> None
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     unknown = [k for k in state if k not in own]
     if missing or unknown:
-        found = [f"lacks {missing[0]!r}"] * bool(missing) + [f"has {unknown[0]!r}"] * bool(unknown)
+        found = [f"lacks {key!r}" for key in missing[:1]] + [f"has {key!r}" for key in unknown[:1]]
         raise WeightsError(
             f"{origin}: weights of another network ({' and '.join(found)}; "
             f"{len(missing)} missing and {len(unknown)} unknown keys)"
@@ -147,9 +147,8 @@ def _timm_state(name: str) -> dict[str, Tensor]:
 
 
 def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else hashlib.sha256(file.read()).hexdigest()
-        )
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

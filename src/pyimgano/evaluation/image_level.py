@@ -147,7 +147,7 @@ def auroc(labels: npt.NDArray[np.bool_], values: npt.NDArray[np.float64]) -> flo
 
 
 def ap(labels: npt.NDArray[np.bool_], values: npt.NDArray[np.float64]) -> float:
-    return average_precision(_curve(labels, values), int(labels.sum()))
+    return average_precision(_curve(labels, values))
 
 
 def classification_metrics(y_true: Any, y_pred: Any) -> tuple[dict[str, Any], dict[str, str]]:

@@ -150,8 +150,7 @@ class PixelScores:
         return threshold_curve(self.anomalous, None, self.normal_sorted).area()
 
     def average_precision(self) -> float:
-        curve = threshold_curve(self.anomalous, None, self.normal_sorted)
-        return average_precision(curve, len(self.anomalous))
+        return average_precision(threshold_curve(self.anomalous, None, self.normal_sorted))
 
     def aupro(self, limit: float) -> float:
         return threshold_curve(self.anomalous, self.region_weights(), self.normal_sorted).area(

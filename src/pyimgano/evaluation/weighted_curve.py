@@ -25,7 +25,8 @@ class ThresholdCurve:
     Attributes
     ----------
     hit
-        (K,) share of the anomalies' weight with a score >= t_k; the last is 1.
+        (K,) weight of the anomalies with a score >= t_k; the last is the whole weight.
+        Without weights these are counts, and sums of them are exact.
     alarms_above, alarms
         (K,) normal items with a score > t_k, and >= t_k.
     normal
@@ -38,7 +39,7 @@ class ThresholdCurve:
     normal: int
 
     def area(self, limit: float = 1.0) -> float:
-        """Area under (false-positive rate, hit) from 0 to `limit`, divided by `limit`.
+        """Area under (false-positive rate, share hit) from 0 to `limit`, divided by `limit`.
 
         Trapezoids between neighbouring points, with the last one cut at `limit` by linear
         interpolation. Without normal items there is no rate.
@@ -47,20 +48,20 @@ class ThresholdCurve:
             raise UndefinedMetric("there is nothing normal to raise a false alarm on")
         # Two points for each threshold: just above it, and at it. Ties between anomalous
         # and normal scores thus become a slope, not a step.
-        rates = np.empty(2 * len(self.hit) + 2)
-        hits = np.empty_like(rates)
-        rates[0], hits[0] = 0.0, 0.0
-        rates[1:-1:2], rates[2:-1:2] = self.alarms_above, self.alarms
+        alarms = np.empty(2 * len(self.hit) + 2)
+        hits = np.empty_like(alarms)
+        alarms[0], hits[0] = 0.0, 0.0
+        alarms[1:-1:2], alarms[2:-1:2] = self.alarms_above, self.alarms
         hits[1:-1:2], hits[2:-1:2] = np.concatenate([[0.0], self.hit[:-1]]), self.hit
-        rates[-1], hits[-1] = self.normal, 1.0
-        rates /= self.normal
-        inside = int(np.searchsorted(rates, limit, side="right"))
-        area = float(np.trapezoid(hits[:inside], rates[:inside]))
-        if inside < len(rates):  # the segment that crosses the limit
-            run, rise = rates[inside] - rates[inside - 1], hits[inside] - hits[inside - 1]
-            width = limit - rates[inside - 1]
+        alarms[-1], hits[-1] = self.normal, self.hit[-1]
+        most = limit * self.normal
+        inside = int(np.searchsorted(alarms, most, side="right"))
+        area = float(np.trapezoid(hits[:inside], alarms[:inside]))
+        if inside < len(alarms):  # the segment that crosses the limit
+            run, rise = alarms[inside] - alarms[inside - 1], hits[inside] - hits[inside - 1]
+            width = most - alarms[inside - 1]
             area += width * (hits[inside - 1] + 0.5 * rise * width / run)
-        return float(area / limit)
+        return min(1.0, float(area / (most * self.hit[-1])))
 
 
 def threshold_curve(
@@ -82,7 +83,6 @@ def threshold_curve(
     weight = np.ones(len(scores)) if weights is None else weights[order]
     last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # last of each tie
     hit = np.cumsum(weight)[last]
-    hit /= hit[-1]
     distinct = scores[last]
     normal = len(normal_sorted)
     above = normal - np.searchsorted(normal_sorted, distinct, side="right")
@@ -90,11 +90,11 @@ def threshold_curve(
     return ThresholdCurve(hit, above.astype(np.float64), at.astype(np.float64), normal)
 
 
-def average_precision(curve: ThresholdCurve, anomalies: int) -> float:
+def average_precision(curve: ThresholdCurve) -> float:
     """Sum over thresholds of (recall gained) times (precision there), as scikit-learn's.
 
     `curve` must have unit weights.
     """
-    found = curve.hit * anomalies
-    precision = found / (found + curve.alarms)
-    return float(np.sum(np.diff(curve.hit, prepend=0.0) * precision))
+    gained = np.diff(curve.hit, prepend=0.0)
+    precision = curve.hit / (curve.hit + curve.alarms)
+    return min(1.0, float(np.sum(gained * precision) / curve.hit[-1]))

@@ -296,26 +296,28 @@ class VisionPatchCore(Detector):
     def _scores_without_others(self, n: int) -> TrainingScores:
         """All of the bank comes from one image, so no other is left to compare it with.
 
-        Each patch of an image is compared with the training patches at least a quarter of
-        the image away: what little is known of how patches that are not themselves differ.
+        The image that the bank comes from is compared with the memory features at least a
+        quarter of the image away: what little is known of how patches that are not
+        themselves differ.
         """
         import torch
 
         height, width = self.grid_
         cells = height * width
-        row, column = torch.arange(cells) // width, torch.arange(cells) % width
-        apart = torch.maximum(
-            (row[:, None] - row).abs() * 4 >= height, (column[:, None] - column).abs() * 4 >= width
-        )
         device = self._train_features.device
-        apart = apart.to(device)
+        place = torch.arange(cells, device=device)
+        memory = self.coreset_indices_ % cells
+        down = (place[:, None] // width - memory // width).abs()  # (cells, M)
+        across = (place[:, None] % width - memory % width).abs()
+        near = (down * 4 < height) & (across * 4 < width)
+        near[near.all(dim=1)] = False  # nothing is far enough: then anything will do
+        source = int(self._bank.image[0])
         scores = []
-        for features in self._train_features.view(n, cells, -1):
-            if apart.any(dim=1).all():
-                away = torch.cdist(features, features).masked_fill_(~apart, torch.inf)
-                scores.append(float(away.amin(dim=1).max()))
-            else:
-                scores.append(float(self._bank.search(features)[0].max()))
+        for number, features in enumerate(self._train_features.view(n, cells, -1)):
+            away = torch.cdist(features, self._bank.features)  # (cells, M)
+            if number == source:
+                away = away.masked_fill(near, torch.inf)
+            scores.append(float(away.amin(dim=1).max()))
         note = (
             f"{n} training image{'s' * (n != 1)} with patches in the bank from one alone: the "
             "threshold compares patches within an image, and no false-alarm rate is promised"

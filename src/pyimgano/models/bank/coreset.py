@@ -86,9 +86,7 @@ def greedy_coreset(
     if not 0 <= start < total:
         raise UsageError(f"start must lie in 0..{total - 1}, got {start}")
     with torch.inference_mode():
-        # Centred, so that |x|^2 + |c|^2 - 2xc cancels as little as possible.
-        points = features - features.mean(dim=0)  # (N, D)
-        return _select(points, count, start, progress)
+        return _select(features, count, start, progress)
 
 
 def _select(
@@ -100,14 +98,13 @@ def _select(
     picked[0] = start
     done, updated = 1, 0  # picks made, and picks that `nearest` knows of
     pivots = min(_PIVOTS, total // _POINTS_PER_PIVOT)
-    groups = GroupedPoints(points, points[picked[:1]])  # one group: nothing is ruled out
-    grouped = pivots <= 1
+    groups: GroupedPoints | None = None
     while done < count:
+        if groups is None and done >= pivots > 1:
+            groups = GroupedPoints(points, points[picked[:pivots]])
         _update(nearest, points, groups, picked[updated:done])
         nearest[picked[:done]] = -1.0  # never picked again, not even among equal points
         updated = done
-        if not grouped and done >= pivots:
-            groups, grouped = GroupedPoints(points, points[picked[:pivots]]), True
 
         first = int(nearest.argmax())
         pool_size = min(_POOL, total - done)
@@ -134,13 +131,33 @@ def _select(
     return picked
 
 
-def _update(nearest: Tensor, points: Tensor, groups: GroupedPoints, new: Tensor) -> None:
+def _update(nearest: Tensor, points: Tensor, groups: GroupedPoints | None, new: Tensor) -> None:
     """Lower `nearest` (N,) by the squared distances to the picks `new`, in place."""
-    proposed = nearest[groups.order]
-    winner = torch.full_like(groups.order, -1)
-    groups.lower(proposed, points[new], winner=winner)
-    changed = (winner >= 0).nonzero().squeeze(1)
-    rows = groups.order[changed]
-    for some, their_new in zip(rows.split(16384), new[winner[changed]].split(16384)):
+    if groups is None:
+        rows, winner = _nearest_in_double(points, points[new])
+    else:
+        proposed = nearest[groups.order]
+        found = torch.full_like(groups.order, -1)
+        groups.lower(proposed, points[new], winner=found, together=False)
+        nearer = (found >= 0).nonzero().squeeze(1)
+        rows, winner = groups.order[nearer], found[nearer]
+    for some, their_new in zip(rows.split(16384), new[winner].split(16384)):
         away = (points[some] - points[their_new]).square_().sum(dim=1)
         nearest[some] = torch.minimum(nearest[some], away)
+
+
+def _nearest_in_double(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """All points, and the nearest of a few centres for each.
+
+    Before there are groups, whose pivots keep numbers small, only double precision tells
+    near centres apart where clusters are tight and far from the mean.
+    """
+    wide = centres.double()
+    norms = wide.square().sum(dim=1)
+    winner = torch.cat(
+        [
+            torch.addmm(norms, some.double(), wide.T, alpha=-2.0).argmin(dim=1)
+            for some in points.split(16384)
+        ]
+    )
+    return torch.arange(len(points), device=points.device), winner

@@ -8,8 +8,9 @@ one matrix product. On patch features of real parts 2 to 10 % of the centres rem
 background, edges and texture lie far apart; in the worst case all remain and the search is
 the plain one.
 
-Everything is float32. Products of centred vectors propose, and where a distance itself is
-wanted `exact_distances` computes it from the difference of the two vectors.
+Everything is float32. Products propose, of vectors relative to the pivot, so that as little
+as possible cancels in |x|^2 + |c|^2 - 2xc; where a distance itself is wanted,
+`exact_distances` computes it from the difference of the two vectors.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Rows of one matrix product.
+# Points and centres of one matrix product: the result stays in the processor's cache.
 _ROWS = 1024
-# Elements of one distance matrix: 16 MiB of float32.
-_ELEMENTS = 4 * 1024 * 1024
+_COLUMNS = 1024
+# Picking centres out costs about as much as comparing them with this many points.
+_GATHER_COST = 128
 # Bounds are widened by this, relative and absolute, for rounding in float32.
 _SLACK = 1e-3
 
@@ -37,10 +39,10 @@ class GroupedPoints:
     def __init__(self, points: Tensor, pivots: Tensor) -> None:
         self._pivots = pivots
         reach, group = _nearest_pivot(points, pivots)  # (N,), (N,)
-        self.group = group
-        self.order = group.argsort(stable=True)
+        # within a group by distance to its pivot, so that bounds of neighbours are alike
+        self.order = reach.argsort()
+        self.order = self.order[group[self.order].argsort(stable=True)]
         self._points = points[self.order]  # (N, D), group order
-        self._norms = self._points.square().sum(dim=1)
         self._reach = reach[self.order]
         counts = torch.bincount(group, minlength=len(pivots)).tolist()
         self._chunks: list[tuple[int, int, int]] = []  # group, start, stop
@@ -58,8 +60,9 @@ class GroupedPoints:
         nearest: Tensor,
         centres: Tensor,
         *,
-        winner: Tensor | None = None,
+        winner: Tensor,
         labels: tuple[Tensor, Tensor] | None = None,
+        together: bool = True,
     ) -> None:
         """Lower `nearest` by the distances to `centres`, in place.
 
@@ -72,62 +75,103 @@ class GroupedPoints:
         winner
             (N,) int64 in group order: gets the centre's row where one is nearer.
         labels
-            Labels of the points (N,) in group order and of the centres (C,): a point is
-            never compared with a centre of its own label.
+            Labels of the points (N,) in group order and of the centres (C,), int32: a point
+            is never compared with a centre of its own label.
+        together
+            Whether points for which little is ruled out are compared with all centres in
+            one product. That is quicker for many centres, but products are then not
+            relative to a pivot, and tell centres apart less finely.
         """
-        norms = centres.square().sum(dim=1)  # (C,)
-        to_centres = _distances(self._pivots, centres, norms)  # (G, C)
+        search = _Search(self._points, centres, nearest, winner, labels)
+        to_centres = _distances(self._pivots.double(), centres.double())  # (G, C)
+        everywhere = []  # points that are better compared with all centres, together
         for number, start, stop in self._chunks:
             bound = (self._reach[start:stop] + nearest[start:stop].clamp(min=0).sqrt()).amax()
             near = to_centres[number] < bound * (1 + _SLACK) + _SLACK
             candidates = near.nonzero().squeeze(1)
-            step = max(1, _ELEMENTS // (stop - start))
-            for first in range(0, len(candidates), step):
-                some = candidates[first : first + step]
-                self._compare(slice(start, stop), some, centres, norms, nearest, winner, labels)
+            rows = torch.arange(start, stop, device=nearest.device)
+            pruned = len(candidates) * (len(rows) + _GATHER_COST)
+            if not together or pruned < len(centres) * len(rows):
+                search.compare(rows, candidates, self._pivots[number])
+            else:
+                everywhere.append(rows)
+        if everywhere:
+            for rows in torch.cat(everywhere).split(_ROWS):
+                search.compare(rows, None)
 
-    def lower_within_groups(
+    def lower_by_all(
         self,
         nearest: Tensor,
         centres: Tensor,
-        centre_group: Tensor,
         *,
         winner: Tensor,
         labels: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """As `lower`, but only against the centres of a point's own group.
+        """As `lower`, without ruling any centre out: for few centres."""
+        search = _Search(self._points, centres, nearest, winner, labels)
+        for rows in torch.arange(len(self), device=nearest.device).split(_ROWS):
+            search.compare(rows, None)
 
-        Gives good upper bounds for little, before `lower` looks further.
-        """
-        norms = centres.square().sum(dim=1)
-        for number, start, stop in self._chunks:
-            some = (centre_group == number).nonzero().squeeze(1)
-            if len(some):
-                self._compare(slice(start, stop), some, centres, norms, nearest, winner, labels)
 
-    def _compare(
+class _Search:
+    """Lowers `nearest` and sets `winner` of some points by some centres at a time."""
+
+    def __init__(
         self,
-        rows: slice,
-        some: Tensor,
+        points: Tensor,
         centres: Tensor,
-        norms: Tensor,
         nearest: Tensor,
-        winner: Tensor | None,
+        winner: Tensor,
         labels: tuple[Tensor, Tensor] | None,
     ) -> None:
-        # |c|^2 - 2xc; the point's own norm is added to the minimum alone
-        away = torch.addmm(norms[some], self._points[rows], centres[some].T, alpha=-2.0)
-        if labels is not None:
-            own = labels[0][rows, None] == labels[1][some]  # (r, c)
-            away.masked_fill_(own, torch.inf)
-        if winner is None:
+        self._points = points
+        self._centres = centres
+        self._nearest = nearest
+        self._winner = winner
+        self._labels = labels
+        self._all: Tensor | None = None  # all centres as columns, once they are wanted
+
+    def compare(
+        self, rows: Tensor, candidates: Tensor | None, origin: Tensor | None = None
+    ) -> None:
+        """Compare the points `rows` with the `candidates`, or with all centres for None."""
+        points = self._points[rows]  # (r, D)
+        if origin is not None:
+            points = points - origin
+        norms = points.square().sum(dim=1)
+        points = torch.cat([points, points.new_ones((len(rows), 1))], dim=1)  # (r, D+1)
+        best = self._nearest[rows] - norms  # |c|^2 - 2xc of the nearest so far
+        count = len(self._centres) if candidates is None else len(candidates)
+        for start in range(0, count, _COLUMNS):
+            some: slice | Tensor = slice(start, start + _COLUMNS)
+            if candidates is None:
+                away = points @ self._all_columns()[some].T  # (r, c)
+            else:
+                some = candidates[some]
+                picked = self._centres[some]
+                away = points @ _columns(picked if origin is None else picked - origin).T
+            if self._labels is not None:
+                own = self._labels[0][rows, None] == self._labels[1][some]
+                away.masked_fill_(own, torch.inf)
             closest = away.amin(dim=1)
-        else:
-            closest, index = away.min(dim=1)
-        closest = (closest + self._norms[rows]).clamp_(min=0.0)
-        if winner is not None:
-            winner[rows] = torch.where(closest < nearest[rows], some[index], winner[rows])
-        nearest[rows] = torch.minimum(nearest[rows], closest)
+            # most points are not nearer to any of these: only the others look for which
+            nearer = (closest < best).nonzero().squeeze(1)
+            if len(nearer) == 0:
+                continue
+            best[nearer] = closest[nearer]
+            which = away[nearer].argmin(dim=1) + start
+            self._winner[rows[nearer]] = which if candidates is None else candidates[which]
+        self._nearest[rows] = torch.minimum(self._nearest[rows], (best + norms).clamp_(min=0.0))
+
+    def _all_columns(self) -> Tensor:
+        if self._all is None:
+            self._all = _columns(self._centres)
+        return self._all
+
+
+def _columns(centres: Tensor) -> Tensor:
+    """(C, D+1): (-2c, |c|^2), whose product with (x, 1) is |c|^2 - 2xc."""
+    return torch.cat([-2.0 * centres, centres.square().sum(dim=1, keepdim=True)], dim=1)
 
 
 def exact_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -138,13 +182,12 @@ def exact_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _nearest_pivot(points: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor]:
-    norms = pivots.square().sum(dim=1)
-    best = [_distances(some, pivots, norms).min(dim=1) for some in points.split(16384)]
-    group = torch.cat([indices for _, indices in best])
+    """Distance to a near pivot, and which; rounding may choose the second nearest."""
+    group = torch.cat([_distances(some, pivots).argmin(dim=1) for some in points.split(16384)])
     return exact_distances(points, pivots[group]), group
 
 
-def _distances(a: Tensor, b: Tensor, b_norms: Tensor) -> Tensor:
-    """(A, B) Euclidean distances."""
-    squared = torch.addmm(b_norms, a, b.T, alpha=-2.0)
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """(A, B) Euclidean distances, by a matrix product."""
+    squared = torch.addmm(b.square().sum(dim=1), a, b.T, alpha=-2.0)
     return squared.add_(a.square().sum(dim=1)[:, None]).clamp_(min=0.0).sqrt_()

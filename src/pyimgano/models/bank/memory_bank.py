@@ -9,6 +9,10 @@ from .grouped_points import GroupedPoints, exact_distances
 
 _PIVOTS = 64
 _ROWS_PER_PIVOT = 32
+# Queries searched together: enough to share the work, few enough to bound memory.
+_SLAB = 32768
+# Every so many rows, one is looked at first, for upper bounds that rule most others out.
+_STRIDE = 32
 
 
 class MemoryBank:
@@ -31,7 +35,6 @@ class MemoryBank:
         count = min(_PIVOTS, max(1, len(features) // _ROWS_PER_PIVOT))
         # The first picks of a greedy selection lie far apart: good pivots.
         self._pivots = self._centred[:count]
-        self._row_group = GroupedPoints(self._centred, self._pivots).group  # (M,)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -53,19 +56,45 @@ class MemoryBank:
             (Q,) float32 Euclidean distances and (Q,) int64 rows of the bank.
         """
         with torch.inference_mode():
-            groups = GroupedPoints(queries - self._centre, self._pivots)
-            nearest = queries.new_full((len(queries),), torch.inf)  # group order, squared
-            winner = torch.zeros_like(groups.order)
-            labels = None
-            if query_image is not None:
-                labels = (query_image[groups.order], self.image)
-            groups.lower_within_groups(
-                nearest, self._centred, self._row_group, winner=winner, labels=labels
-            )
-            groups.lower(nearest, self._centred, winner=winner, labels=labels)
-            rows = torch.empty_like(winner)
-            rows[groups.order] = winner
-            return exact_distances(queries, self.features[rows]), rows
+            found = [
+                self._search(
+                    queries[start : start + _SLAB],
+                    None if query_image is None else query_image[start : start + _SLAB],
+                )
+                for start in range(0, len(queries), _SLAB)
+            ]
+            return torch.cat([d for d, _ in found]), torch.cat([r for _, r in found])
+
+    def _search(self, queries: Tensor, query_image: Tensor | None) -> tuple[Tensor, Tensor]:
+        groups = GroupedPoints(queries - self._centre, self._pivots)
+        nearest = queries.new_full((len(queries),), torch.inf)  # group order, squared
+        winner = torch.zeros_like(groups.order)
+        labels = None
+        if query_image is not None:
+            labels = (query_image[groups.order].int(), self.image.int())
+        self._look_at_some(groups, nearest, winner, labels)
+        groups.lower(nearest, self._centred, winner=winner, labels=labels)
+        rows = torch.empty_like(winner)
+        rows[groups.order] = winner
+        return exact_distances(queries, self.features[rows]), rows
+
+    def _look_at_some(
+        self,
+        groups: GroupedPoints,
+        nearest: Tensor,
+        winner: Tensor,
+        labels: tuple[Tensor, Tensor] | None,
+    ) -> None:
+        some = torch.arange(0, len(self), _STRIDE, device=winner.device)
+        first = torch.full_like(winner, -1)
+        groups.lower_by_all(
+            nearest,
+            self._centred[some],
+            winner=first,
+            labels=None if labels is None else (labels[0], labels[1][some]),
+        )
+        found = first >= 0  # masking can leave none of these few
+        winner[found] = some[first[found]]
 
     def neighbourhood(
         self, rows: Tensor, size: int, row_image: Tensor | None = None

@@ -1,0 +1,122 @@
+"""Fixtures: small datasets that the tests make themselves, and real data where it is at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing is read from or left in the user's own cache folder.
+
+    One folder for the whole session, so that networks are compiled once.
+    """
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    return cache
+
+
+@pytest.fixture(scope="session")
+def real_mvtec() -> Path:
+    """The real categories `bottle` and `magnetic_tile`, which are no part of the project."""
+    root = SHARED / "data" / "mvtec"
+    if not (root / "bottle").is_dir():
+        pytest.skip(f"real images are not at hand ({root})")
+    return root
+
+
+@pytest.fixture(scope="session")
+def pixel_anchors() -> Path:
+    """Maps and masks with reference values of the metrics."""
+    folder = SHARED / "anchors" / "pixel_metrics"
+    if not folder.is_dir():
+        pytest.skip(f"reference values are not at hand ({folder})")
+    return folder
+
+
+def picture(seed: int, size: int = 64, *, spot: bool = False) -> np.ndarray:
+    """A striped (size, size, 3) uint8 part; `spot` adds a dark square at (size / 2, size / 2)."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:size, 0:size]
+    stripes = 120 + 60 * np.sin(columns / 3.0 + rng.uniform(0, 0.5))
+    image = np.repeat(stripes[:, :, None], 3, axis=2) * np.array([1.0, 0.9, 0.8])
+    image += rng.normal(0, 3, image.shape)
+    if spot:
+        half = size // 2
+        image[half : half + size // 5, half : half + size // 5] = 15
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def spot_mask(size: int = 64) -> np.ndarray:
+    """The mask (size, size) uint8 of 0 and 255 of `picture(spot=True)`."""
+    mask = np.zeros((size, size), np.uint8)
+    half = size // 2
+    mask[half : half + size // 5, half : half + size // 5] = 255
+    return mask
+
+
+def save(path: Path, image: np.ndarray, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, **options)
+    return path
+
+
+MakeDataset = Callable[..., Path]
+
+
+@pytest.fixture
+def make_mvtec(tmp_path: Path) -> MakeDataset:
+    """Writes a dataset in MVTec layout and returns its root."""
+
+    def make(
+        categories: tuple[str, ...] = ("nut",),
+        *,
+        train: int = 6,
+        good: int = 3,
+        bad: int = 3,
+        suffix: str = ".png",
+        size: int = 64,
+        name: str = "dataset",
+    ) -> Path:
+        root = tmp_path / name
+        for offset, category in enumerate(categories):
+            folder = root / category
+            seed = 1000 * offset
+            for i in range(train):
+                save(folder / "train" / "good" / f"{i:03d}{suffix}", picture(seed + i, size))
+            for i in range(good):
+                save(folder / "test" / "good" / f"{i:03d}{suffix}", picture(seed + 100 + i, size))
+            for i in range(bad):
+                image = picture(seed + 200 + i, size, spot=True)
+                save(folder / "test" / "spot" / f"{i:03d}{suffix}", image)
+                mask = folder / "ground_truth" / "spot" / f"{i:03d}_mask.png"
+                save(mask, spot_mask(size))
+        return root
+
+    return make
+
+
+@pytest.fixture
+def make_custom(tmp_path: Path) -> MakeDataset:
+    """Writes a dataset in the custom layout and returns its root."""
+
+    def make(*, train: int = 6, good: int = 3, bad: int = 3, masks: bool = True) -> Path:
+        root = tmp_path / "plates"
+        for i in range(train):
+            save(root / "train" / "normal" / f"{i}.jpg", picture(i))
+        for i in range(good):
+            save(root / "test" / "normal" / f"{i}.png", picture(100 + i))
+        for i in range(bad):
+            save(root / "test" / "anomaly" / f"{i}.png", picture(200 + i, spot=True))
+            if masks:
+                save(root / "ground_truth" / "anomaly" / f"{i}_mask.png", spot_mask())
+        return root
+
+    return make

@@ -1,0 +1,175 @@
+"""Greedy selection and nearest neighbours, held to plain versions of themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyimgano.errors import UsageError
+from pyimgano.models.bank import MemoryBank, greedy_coreset, random_projection
+from pyimgano.models.bank import coreset as coreset_module
+from pyimgano.models.bank import grouped_points
+
+
+def textbook(features: np.ndarray, count: int, start: int) -> list[int]:
+    """One distance per pick over all points, in the precision of the features."""
+    points = torch.from_numpy(features)
+    nearest = torch.full((len(points),), torch.inf)
+    picked = [start]
+    while len(picked) < count:
+        nearest = torch.minimum(nearest, (points - points[picked[-1]]).square().sum(dim=1))
+        nearest[picked] = -1
+        picked.append(int(nearest.argmax()))
+    return picked
+
+
+def clusters(n: int, dim: int, seed: int, spread: float) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(0, 10, (7, dim))
+    return (centres[rng.integers(0, 7, n)] + rng.normal(0, spread, (n, dim))).astype(np.float32)
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 30.0])  # from clear clusters to none
+@pytest.mark.parametrize(("n", "count"), [(9000, 900), (3000, 3000), (50, 7)])
+def test_the_picks_are_the_textbooks(n: int, count: int, spread: float) -> None:
+    features = clusters(n, 24, n, spread)
+    found = greedy_coreset(torch.from_numpy(features), count, start=n // 3)
+    assert found.tolist() == textbook(features, count, n // 3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 60),
+    dim=st.integers(1, 3),
+    pool=st.integers(1, 8),
+    pivots=st.integers(1, 6),
+    data=st.data(),
+)
+def test_ties_go_to_the_lowest_index(
+    n: int, dim: int, pool: int, pivots: int, data: st.DataObject
+) -> None:
+    """On a small grid many points coincide and many distances are equal, and exact."""
+    seed = data.draw(st.integers(0, 10_000))
+    rng = np.random.default_rng(seed)
+    # an even number of points, mirrored: the mean is 0 and centring keeps whole numbers
+    half = rng.integers(-3, 4, (n, dim))
+    features = np.concatenate([half, -half]).astype(np.float32)
+    count = data.draw(st.integers(1, 2 * n))
+    start = data.draw(st.integers(0, 2 * n - 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coreset_module, "_POOL", pool)
+        patch.setattr(coreset_module, "_PIVOTS", pivots)
+        patch.setattr(coreset_module, "_POINTS_PER_PIVOT", 4)
+        found = greedy_coreset(torch.from_numpy(features), count, start=start)
+    assert found.tolist() == textbook(features, count, start)
+
+
+def test_identical_points_are_picked_once_each() -> None:
+    found = greedy_coreset(torch.ones(40, 5), 40, start=3).tolist()
+    assert sorted(found) == list(range(40))
+    assert found[:4] == [3, 0, 1, 2]
+
+
+def test_selection_does_not_depend_on_how_the_work_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = torch.from_numpy(clusters(6000, 16, 5, 2.0))
+    whole = greedy_coreset(features, 1200)
+    for pool, pivots, rows in ((64, 4, 128), (3000, 1, 5000), (256, 90, 300)):
+        monkeypatch.setattr(coreset_module, "_POOL", pool)
+        monkeypatch.setattr(coreset_module, "_PIVOTS", pivots)
+        monkeypatch.setattr(grouped_points, "_ROWS", rows)
+        monkeypatch.setattr(grouped_points, "_COLUMNS", rows)
+        assert torch.equal(greedy_coreset(features, 1200), whole)
+
+
+@pytest.mark.parametrize(("count", "start"), [(0, 0), (11, 0), (3, 10), (3, -1)])
+def test_numbers_out_of_range(count: int, start: int) -> None:
+    with pytest.raises(UsageError):
+        greedy_coreset(torch.zeros(10, 2), count, start=start)
+
+
+def test_progress_ends_at_the_count() -> None:
+    told: list[tuple[int, int]] = []
+    greedy_coreset(torch.randn(500, 4), 100, progress=lambda a, b: told.append((a, b)))
+    assert told[-1] == (100, 100) and all(a <= b for a, b in told)
+
+
+def test_projection_keeps_distances_in_the_mean_and_is_the_seeds_alone() -> None:
+    features = torch.from_numpy(clusters(300, 600, 1, 5.0))
+    small = random_projection(features, 128, seed=4)
+    assert small.shape == (300, 128)
+    assert torch.equal(small, random_projection(features, 128, seed=4))
+    ratio = torch.pdist(small) / torch.pdist(features)
+    assert abs(ratio.mean() - 1) < 0.02 and ratio.std() < 0.1
+    assert random_projection(features, None, 0) is features
+    assert random_projection(features, 600, 0) is features
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.integers(1, 400),
+    queries=st.integers(1, 300),
+    spread=st.sampled_from([0.1, 2.0, 20.0]),
+    images=st.integers(2, 6),
+    seed=st.integers(0, 1000),
+)
+def test_search_finds_the_nearest(
+    rows: int, queries: int, spread: float, images: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    features = clusters(rows, 12, seed, spread)
+    asked = np.concatenate([clusters(queries, 12, seed, spread), features[:5]])
+    # at least two images, so that masking leaves a row for everyone
+    image = np.concatenate([[0, 1], rng.integers(0, images, rows)])[: max(rows, 2)]
+    features = np.concatenate([features, features[:1] + 1])[: max(rows, 2)]
+    query_image = rng.integers(0, images + 1, len(asked))
+    bank = MemoryBank(torch.from_numpy(features), torch.from_numpy(image))
+    away = np.sqrt(((asked[:, None].astype(float) - features[None]) ** 2).sum(-1))
+    for masked in (False, True):
+        if masked:
+            away[query_image[:, None] == image[None]] = np.inf
+        distances, found = bank.search(
+            torch.from_numpy(asked), torch.from_numpy(query_image) if masked else None
+        )
+        np.testing.assert_allclose(distances.numpy(), away.min(1), rtol=1e-4, atol=2e-3)
+        chosen = away[np.arange(len(asked)), found.numpy()]
+        np.testing.assert_allclose(chosen, away.min(1), rtol=1e-4, atol=2e-3)
+
+
+def test_search_is_exact_where_much_is_ruled_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = clusters(4000, 16, 3, 0.5)
+    asked = clusters(3000, 16, 3, 0.5) + 0.1
+    looked_at = [0]
+    compare = grouped_points._Search.compare
+
+    def counting(self, rows, candidates, origin=None):  # type: ignore[no-untyped-def]
+        looked_at[0] += len(rows) * len(self._centres if candidates is None else candidates)
+        compare(self, rows, candidates, origin)
+
+    monkeypatch.setattr(grouped_points._Search, "compare", counting)
+    bank = MemoryBank(torch.from_numpy(features), torch.zeros(4000, dtype=torch.int64))
+    distances, _ = bank.search(torch.from_numpy(asked))
+    plain = torch.cdist(torch.from_numpy(asked).double(), torch.from_numpy(features).double())
+    torch.testing.assert_close(distances.double(), plain.amin(1), rtol=1e-5, atol=1e-5)
+    assert looked_at[0] < 0.5 * 4000 * 3000
+
+
+def test_neighbourhood_is_sorted_masked_and_begins_with_itself() -> None:
+    features = torch.from_numpy(clusters(200, 8, 2, 3.0))
+    image = torch.arange(200) % 4
+    bank = MemoryBank(features, image)
+    rows = torch.tensor([5, 17, 120])
+    found, valid = bank.neighbourhood(rows, 9)
+    away = torch.cdist(features, features)
+    assert valid.all() and found[:, 0].tolist() == [5, 17, 120]
+    for row, neighbours in zip(rows, found, strict=True):
+        assert neighbours.tolist() == away[row].argsort()[:9].tolist()
+    masked, valid = bank.neighbourhood(rows, 9, torch.tensor([0, 0, 1]))
+    assert valid.all()
+    assert (image[masked] != torch.tensor([0, 0, 1])[:, None]).all()
+    few, valid = MemoryBank(features[:4], image[:4]).neighbourhood(
+        torch.tensor([1]), 9, torch.tensor([0])
+    )
+    assert few.shape == (1, 4) and valid.tolist() == [[True, True, True, False]]

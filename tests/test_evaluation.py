@@ -1,0 +1,214 @@
+"""Metrics against reference values, against scikit-learn, and on what has no value."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn import metrics as reference
+
+from pyimgano import evaluation
+from pyimgano.errors import UsageError
+from pyimgano.evaluation import (
+    compute_aupro,
+    compute_auroc,
+    compute_average_precision,
+    compute_bg_fpr,
+    compute_classification_metrics,
+    compute_pixel_auroc,
+    compute_pixel_average_precision,
+    compute_pixel_segf1,
+    compute_pro_score,
+    evaluate_detector,
+    find_optimal_threshold,
+)
+
+CASES = ("aupro_case_64_diag", "aupro_case_256", "aupro_case_256_ties")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pixel_metrics_equal_the_reference_values(pixel_anchors: Path, case: str) -> None:
+    expected = json.loads((pixel_anchors / "values.json").read_text())[case]
+    with np.load(pixel_anchors / f"{case}.npz") as arrays:
+        masks, maps = arrays["masks"], arrays["maps"]
+    assert compute_pixel_auroc(masks, maps) == pytest.approx(expected["pixel_auroc"], abs=1e-6)
+    assert compute_pixel_average_precision(masks, maps) == pytest.approx(
+        expected["pixel_average_precision"], abs=1e-6
+    )
+    for limit in (0.30, 0.05):
+        assert compute_aupro(masks, maps, limit) == pytest.approx(
+            expected[f"aupro_{limit:.2f}_official"], abs=1e-5
+        )
+
+
+def plain_aupro(masks: np.ndarray, maps: np.ndarray, limit: float) -> float:
+    """The definition, written out: every threshold, every region."""
+    from scipy.ndimage import label
+
+    regions = []
+    for index, mask in enumerate(masks):
+        numbered, count = label(mask, structure=np.ones((3, 3)))
+        regions += [maps[index][numbered == k] for k in range(1, count + 1)]
+    normal = maps[masks == 0]
+    points = [(0.0, 0.0)]
+    for threshold in np.unique(maps)[::-1]:
+        rate = (normal >= threshold).mean()
+        points.append((rate, float(np.mean([(r >= threshold).mean() for r in regions]))))
+    x, y = np.array(points).T
+    end = np.interp(limit, x, y) if limit not in x else y[x == limit].max()
+    keep = x <= limit
+    return float(np.trapezoid([*y[keep], end], [*x[keep], limit]) / limit)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    masks=hnp.arrays(np.uint8, (2, 5, 6), elements=st.integers(0, 1)),
+    # few distinct values, so that there are ties
+    maps=hnp.arrays(np.float32, (2, 5, 6), elements=st.integers(0, 6).map(float)),
+    limit=st.sampled_from([0.05, 0.3, 1.0]),
+)
+def test_aupro_is_its_definition(masks: np.ndarray, maps: np.ndarray, limit: float) -> None:
+    assume(0 < masks.sum() < masks.size)
+    assert compute_aupro(masks, maps, limit) == pytest.approx(
+        plain_aupro(masks, maps, limit), abs=1e-9
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    labels=hnp.arrays(np.int64, st.integers(2, 40), elements=st.integers(0, 1)),
+    data=st.data(),
+)
+def test_image_metrics_equal_scikit_learn(labels: np.ndarray, data: st.DataObject) -> None:
+    assume(0 < labels.sum() < len(labels))
+    scores = data.draw(
+        hnp.arrays(np.float64, len(labels), elements=st.integers(-3, 6).map(lambda v: v / 4))
+    )
+    assert compute_auroc(labels, scores) == pytest.approx(
+        reference.roc_auc_score(labels, scores), abs=1e-12
+    )
+    assert compute_average_precision(labels, scores) == pytest.approx(
+        reference.average_precision_score(labels, scores), abs=1e-12
+    )
+    predicted = (scores >= 0.5).astype(int)
+    found = compute_classification_metrics(labels, predicted)
+    tn, fp, fn, tp = reference.confusion_matrix(labels, predicted, labels=[0, 1]).ravel()
+    assert (found["tn"], found["fp"], found["fn"], found["tp"]) == (tn, fp, fn, tp)
+    assert found["recall"] == pytest.approx(reference.recall_score(labels, predicted))
+    assert found["accuracy"] == pytest.approx(reference.accuracy_score(labels, predicted))
+    assert found["f1"] == pytest.approx(reference.f1_score(labels, predicted, zero_division=0))
+    if tp + fp:
+        assert found["precision"] == pytest.approx(reference.precision_score(labels, predicted))
+    else:
+        assert found["precision"] is None
+
+
+def test_perfect_scores_give_exactly_one() -> None:
+    labels = np.array([0] * 7 + [1] * 13)
+    assert compute_auroc(labels, np.linspace(0, 1, 20)) == 1.0
+    assert compute_average_precision(labels, np.linspace(0, 1, 20)) == 1.0
+    assert compute_auroc(labels, np.zeros(20)) == 0.5
+
+
+def test_what_is_undefined_is_none_with_a_reason_and_never_nan() -> None:
+    only_good = evaluate_detector([0, 0], [0.1, 0.2], threshold=1.0)
+    assert only_good["auroc"] is None and only_good["average_precision"] is None
+    assert only_good["metrics"]["recall"] is None and only_good["metrics"]["precision"] is None
+    assert only_good["undefined"]["auroc"] == "the test set has no defective image"
+    assert only_good["undefined"]["aupro"] == "no masks were given"
+    only_bad = evaluate_detector([1], [0.1], threshold=0.0)
+    assert only_bad["undefined"]["auroc"] == "the test set has no good image"
+    assert only_bad["metrics"]["specificity"] is None
+    assert only_bad["average_precision"] == 1.0
+    empty = evaluate_detector([], [], threshold=0.0)
+    assert empty["metrics"]["accuracy"] is None and empty["metrics"]["tp"] == 0
+    unthresholded = evaluate_detector([0, 1], [0, 1])
+    assert unthresholded["metrics"]["tp"] is None
+    assert unthresholded["undefined"]["f1"] == "no threshold was given"
+    for result in (only_good, only_bad, empty, unthresholded):
+        json.dumps(result, allow_nan=False)
+        values = {**result, **result["metrics"], **result["pixel_metrics"]}
+        assert {name for name, value in values.items() if value is None} - {"threshold"} == set(
+            result["undefined"]
+        )
+
+
+def test_pixel_metrics_without_a_class_are_none() -> None:
+    maps = np.random.default_rng(0).random((2, 4, 4))
+    for masks in (np.zeros((2, 4, 4)), np.ones((2, 4, 4))):
+        for compute in (compute_pixel_auroc, compute_pixel_average_precision, compute_aupro):
+            assert compute(masks, maps) is None
+    found = evaluate_detector(
+        [0, 1], [0, 1], threshold=1, pixel_masks=np.zeros((2, 4, 4)), pixel_scores=maps
+    )
+    assert found["undefined"]["aupro"] == "no pixel of the masks is anomalous"
+
+
+def test_metrics_at_a_threshold_by_hand() -> None:
+    masks = np.array([[[1, 1, 0, 0], [0, 0, 0, 1]]])  # a region of two pixels, one of one
+    maps = np.array([[[0.9, 0.1, 0.8, 0.2], [0.0, 0.0, 0.0, 0.7]]])
+    assert compute_pro_score(masks, maps, 0.5) == pytest.approx((0.5 + 1.0) / 2)
+    assert compute_pixel_segf1(masks, maps, threshold=0.5) == pytest.approx(2 * 2 / (3 + 3))
+    assert compute_bg_fpr(masks, maps, threshold=0.5) == pytest.approx(1 / 5)
+    assert compute_pro_score(masks, maps) == compute_aupro(masks, maps)
+    assert compute_pixel_segf1(masks * 0, maps, threshold=2.0) is None
+    assert compute_bg_fpr(masks * 0 + 1, maps, threshold=0.5) is None
+
+
+def test_diagonal_neighbours_are_one_region() -> None:
+    masks = np.zeros((1, 4, 4), np.uint8)
+    masks[0, 0, 0] = masks[0, 1, 1] = 1
+    maps = np.zeros((1, 4, 4), np.float32)
+    maps[0, 0, 0] = 1.0
+    assert compute_pro_score(masks, maps, 0.5) == 0.5  # two regions would give 0.5 too ...
+    masks[0, 3, 3] = 1
+    assert compute_pro_score(masks, maps, 0.5) == pytest.approx(0.25)  # ... but not here
+
+
+@pytest.mark.parametrize("metric", ["f1", "accuracy", "youden"])
+def test_optimal_threshold_is_the_best_of_all(metric: str) -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, 60)
+    scores = np.round(rng.normal(labels, 1.0), 1)
+    threshold, value = find_optimal_threshold(labels, scores, metric)  # type: ignore[arg-type]
+
+    def at(t: float) -> float:
+        predicted = scores >= t
+        if metric == "f1":
+            return float(reference.f1_score(labels, predicted))
+        if metric == "accuracy":
+            return float(reference.accuracy_score(labels, predicted))
+        return float(2 * reference.balanced_accuracy_score(labels, predicted) - 1)
+
+    assert value == pytest.approx(max(at(t) for t in scores))
+    assert at(threshold) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: compute_auroc([0, 1], [1.0]), "same length"),
+        (lambda: compute_auroc([0, 2], [1.0, 2.0]), "0 .good. and 1"),
+        (lambda: compute_auroc([0, 1], [1.0, np.nan]), "finite"),
+        (lambda: compute_auroc([[0, 1]], [[1.0, 2.0]]), "one dimension"),
+        (lambda: compute_aupro(np.ones((2, 2)), np.ones((3, 2))), "shapes"),
+        (lambda: compute_aupro(np.ones((2, 2)), np.full((2, 2), np.inf)), "finite"),
+        (lambda: compute_aupro(np.ones((2, 2)), np.ones((2, 2)), 0.0), "limit"),
+        (lambda: find_optimal_threshold([0, 1], [0, 1], "auc"), "metric must be"),
+        (lambda: find_optimal_threshold([0, 0], [0, 1]), "class is missing"),
+        (lambda: compute_classification_metrics([0, 1], [0]), "same length"),
+    ],
+)
+def test_bad_input_is_one_clear_line(call, said: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UsageError, match=said):
+        call()
+
+
+def test_all_public_names_are_there() -> None:
+    for name in evaluation.__all__:
+        assert hasattr(evaluation, name)

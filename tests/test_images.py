@@ -1,0 +1,235 @@
+"""Decoding: whole and right, or an error that says why not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pyimgano.errors import ImageReadError, UsageError
+from pyimgano.images import (
+    as_sources,
+    image_size,
+    read_image,
+    read_mask,
+    resize_image,
+    stream_images,
+)
+
+from .conftest import picture, save
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".TIFF", ".PNG", ".webp"])
+def test_lossless_formats_give_the_very_pixels(tmp_path: Path, suffix: str) -> None:
+    image = picture(1)
+    options = {"lossless": True} if suffix == ".webp" else {}
+    path = save(tmp_path / f"a b ü'{suffix}", image, **options)
+    np.testing.assert_array_equal(read_image(path), image)
+    assert image_size(path) == (64, 64)
+
+
+def test_jpeg_is_close_and_rgb_in_order(tmp_path: Path) -> None:
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[..., 0] = 200  # red
+    path = save(tmp_path / "red.JPG", image, quality=95)
+    mean = read_image(path).reshape(-1, 3).mean(0)
+    assert mean[0] > 190 and mean[1] < 10 and mean[2] < 10
+
+
+def test_grey_kinds_become_three_equal_channels(tmp_path: Path) -> None:
+    grey = picture(2)[..., 0]
+    np.testing.assert_array_equal(read_image(save(tmp_path / "l.png", grey))[..., 1], grey)
+    wide = grey.astype(np.uint16) * 257
+    np.testing.assert_array_equal(read_image(save(tmp_path / "16.png", wide))[..., 2], grey)
+    one = grey > 120
+    np.testing.assert_array_equal(read_image(save(tmp_path / "1.png", one))[..., 0], one * 255)
+
+
+def test_alpha_is_dropped_and_palette_looked_up(tmp_path: Path) -> None:
+    image = picture(3)
+    rgba = np.dstack([image, np.full(image.shape[:2], 7, np.uint8)])
+    np.testing.assert_array_equal(read_image(save(tmp_path / "rgba.png", rgba)), image)
+    palette = Image.fromarray(image).quantize(16)
+    palette.save(tmp_path / "p.png")
+    expected = np.asarray(palette.convert("RGB"))
+    np.testing.assert_array_equal(read_image(tmp_path / "p.png"), expected)
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[:, :40] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned a quarter clockwise
+    path = save(tmp_path / "turned.jpg", image, exif=exif, quality=95)
+    seen = read_image(path)
+    assert seen.shape == (80, 40, 3)
+    assert seen[:40].mean() > 250 and seen[41:].mean() < 5
+    assert image_size(path) == (80, 40)
+
+
+def test_float_pixels_are_refused_by_name(tmp_path: Path) -> None:
+    path = save(tmp_path / "f.tiff", np.ones((8, 8), np.float32))
+    with pytest.raises(ImageReadError, match=r"f\.tiff: has float pixels of unknown range"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_truncated_files_are_refused(tmp_path: Path, kind: str, share: float) -> None:
+    path = save(tmp_path / f"whole.{kind}", picture(4, 200))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ImageReadError) as error:
+        read_image(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_damaged_png_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = save(tmp_path / "damaged.png", picture(5, 100))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(bytes(data))
+    with pytest.raises(ImageReadError, match="checksum"):
+        read_image(path)
+    assert capfd.readouterr().err == ""  # no noise of a decoder beside our line
+
+
+def test_other_unreadable_things_say_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "folder.png").mkdir()
+    for name, reason in {
+        "text.png": "not an image in a known format",
+        "empty.png": "the file is empty",
+        "folder.png": "is a folder",
+        "none.png": "no such file",
+    }.items():
+        with pytest.raises(ImageReadError, match=reason):
+            read_image(tmp_path / name)
+
+
+def test_a_declared_size_beyond_reason_is_refused_before_decoding(tmp_path: Path) -> None:
+    path = save(tmp_path / "bomb.bmp", picture(6, 8))
+    data = bytearray(path.read_bytes())
+    data[18:26] = (60000).to_bytes(4, "little") * 2  # width and height in the header
+    path.write_bytes(bytes(data))
+    with pytest.raises(ImageReadError, match="declares 60000 x 60000 pixels"):
+        read_image(path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.binary(max_size=400), kind=st.sampled_from(["png", "jpeg", "bmp", "tiff", "gif"]))
+def test_any_bytes_are_an_image_or_an_image_error(data: bytes, kind: str, fuzz_base: dict) -> None:
+    path, whole = fuzz_base["path"], fuzz_base[kind]
+    for candidate in (data, whole[: len(whole) // 2] + data, whole[:20] + data + whole[20:]):
+        path.write_bytes(candidate)
+        try:
+            image = read_image(path)
+        except ImageReadError as error:
+            assert "\n" not in str(error)
+        else:
+            assert image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8
+
+
+@pytest.fixture(scope="module")
+def fuzz_base(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    folder = tmp_path_factory.mktemp("fuzz")
+    base: dict = {"path": folder / "candidate"}
+    for kind in ("png", "jpeg", "bmp", "tiff", "gif"):
+        path = folder / kind
+        Image.fromarray(picture(7, 24)).save(path, format=kind)
+        base[kind] = path.read_bytes()
+    return base
+
+
+def test_masks_keep_their_values(tmp_path: Path) -> None:
+    values = np.array([[0, 1, 2], [127, 128, 255]], np.uint8)
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "m.png", values)), values)
+    np.testing.assert_array_equal(
+        read_mask(save(tmp_path / "c.png", np.dstack([values * 0, values, values * 0]))), values
+    )
+    assert read_mask(save(tmp_path / "b.png", values > 100)).max() == 255
+    wide = read_mask(save(tmp_path / "w.png", values.astype(np.uint16) * 257))
+    np.testing.assert_array_equal(wide > 127, values > 0)
+
+
+def test_resize_averages_when_shrinking_and_keeps_thin_lines() -> None:
+    image = np.zeros((400, 400, 3), np.uint8)
+    image[:, 201] = 255  # one pixel wide
+    small = resize_image(image, (40, 40))
+    assert small[:, 20].mean() == pytest.approx(25.5, abs=1)
+    assert resize_image(image, None) is image
+    assert resize_image(image, (400, 400)) is image
+    assert resize_image(image, (40, 800)).shape == (40, 800, 3)
+
+
+def test_stream_keeps_order_reports_errors_and_bounds_what_is_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [str(save(tmp_path / f"{i}.png", picture(i, 16 + i))) for i in range(20)]
+    Path(paths[7]).write_bytes(b"broken")
+    started: list[int] = []
+    lock = threading.Lock()
+    import pyimgano.images.stream as stream
+
+    load = stream._load
+
+    def slow_load(index, source, size):  # type: ignore[no-untyped-def]
+        with lock:
+            started.append(index)
+        time.sleep(0.002 * ((index * 7) % 5))
+        return load(index, source, size)
+
+    monkeypatch.setattr(stream, "_load", slow_load)
+    consumed = 0
+    for item in stream_images(paths, (8, 8), threads=4, ahead=6):
+        assert item.index == consumed
+        assert (item.error is not None) == (item.index == 7)
+        if item.pixels is not None:
+            assert item.pixels.shape == (8, 8, 3)
+            assert item.original_size == (16 + item.index, 16 + item.index)
+        consumed += 1
+        with lock:
+            assert len(started) - consumed <= 6
+    assert consumed == 20
+
+
+def test_stream_takes_an_endless_input_and_stops_when_left() -> None:
+    def endless():  # type: ignore[no-untyped-def]
+        while True:
+            yield np.zeros((4, 4, 3), np.uint8)
+
+    before = threading.active_count()
+    stream = stream_images(endless(), None, threads=2)
+    for _ in range(50):
+        next(stream)
+    stream.close()
+    assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize(
+    ("given_X", "said"),
+    [
+        ("a.png", "got one path"),
+        (np.zeros((5, 5, 3), np.uint8), r"got one array of shape \(5, 5, 3\)"),
+        ([np.zeros((5, 5), np.uint8)], r"X\[0\] must be an \(H, W, 3\) uint8"),
+        (["a.png", np.zeros((5, 5, 3), np.float32)], r"X\[1\] .*float32"),
+        ([3], r"X\[0\] must be a path"),
+        (5, "got int"),
+    ],
+)
+def test_sources_of_other_kinds_are_named(given_X: object, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        as_sources(given_X)
+
+
+def test_sources_that_will_do() -> None:
+    as_sources(["a.png", Path("b.png")])
+    as_sources(np.zeros((2, 5, 5, 3), np.uint8))
+    assert len(as_sources(path for path in ["a", "b"])) == 2
