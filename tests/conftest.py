@@ -44,7 +44,7 @@ def pixel_anchors() -> Path:
 def picture(seed: int, size: int = 64, *, spot: bool = False) -> np.ndarray:
     """A striped (size, size, 3) uint8 part; `spot` adds a dark square at (size / 2, size / 2)."""
     rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[0:size, 0:size]
+    _, columns = np.mgrid[0:size, 0:size]
     stripes = 120 + 60 * np.sin(columns / 3.0 + rng.uniform(0, 0.5))
     image = np.repeat(stripes[:, :, None], 3, axis=2) * np.array([1.0, 0.9, 0.8])
     image += rng.normal(0, 3, image.shape)

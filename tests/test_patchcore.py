@@ -29,7 +29,7 @@ def plain_patches(images: list[np.ndarray], backbone: str) -> np.ndarray:
     )
 
     def pooled(x: np.ndarray) -> np.ndarray:
-        n, c, h, w = x.shape
+        h, w = x.shape[2:]
         out = np.empty_like(x)
         for i in range(h):
             for j in range(w):
@@ -103,9 +103,7 @@ def test_against_the_plain_version(backbone: str, projection: int | None, b: int
         np.testing.assert_allclose(found, gaussian_filter(up, 4.0), rtol=1e-4, atol=1e-5)
 
     image_of = np.asarray(indices) // (h * w)
-    left_out = [
-        plain_score(train[i].reshape(-1, dim), bank[image_of != i], b)[0] for i in range(n)
-    ]
+    left_out = [plain_score(train[i].reshape(-1, dim), bank[image_of != i], b)[0] for i in range(n)]
     np.testing.assert_allclose(detector.decision_scores_, left_out, rtol=1e-4)
 
 

@@ -141,6 +141,18 @@ class Detector(ABC):
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
         """Scores (B,) and, if `maps` and the method has them, maps (B, H, W)."""
 
+    def prepare(self) -> None:  # noqa: B027 -- not every method has something to get ready
+        """Make sure that what fitting needs besides images is there: device, weights.
+
+        Called by `run_benchmark` before anything is begun, so that a run of many categories
+        does not fail in each.
+
+        Raises
+        ------
+        UsageError, WeightsError
+            As fitting would.
+        """
+
     def describe(self) -> dict[str, Any]:
         """What a report says of the fitted detector; plain JSON values."""
         return {}

@@ -162,12 +162,13 @@ class VisionPatchCore(Detector):
 
     # ---- the memory bank, section 3.2
 
-    def _start(self, params: Any, n_images: int) -> None:
+    def prepare(self) -> None:
+        self._make_backbone(self.validate_params())
+
+    def _make_backbone(self, params: Any) -> Backbone:
         from ..backbones import create_backbone
 
-        self._params = params
-        self._n_images = n_images
-        self._backbone: Backbone = create_backbone(
+        return create_backbone(
             params.backbone,
             layers=params.layers,
             pretrained=params.pretrained,
@@ -176,6 +177,11 @@ class VisionPatchCore(Detector):
             engine=params.engine,
             seed=params.random_seed,
         )
+
+    def _start(self, params: Any, n_images: int) -> None:
+        self._params = params
+        self._n_images = n_images
+        self._backbone = self._make_backbone(params)
 
     def _learn(
         self, batches: Iterator[list[npt.NDArray[np.uint8]]], progress: Progress | None

@@ -151,6 +151,7 @@ def run_benchmark(
     layout = get_layout(dataset)
     folder = open_root(layout, root)
     names = _choose_categories(layout, folder, config.category)
+    create_model(model, **keywords).prepare()
     run = _Run(config, keywords, layout, folder, names, output_dir)
     run.write("running")
     try:

@@ -114,7 +114,7 @@ def evaluate_split(
     -------
     dict
         As `pyimgano.evaluation.evaluate_detector`, and `problems`: a list of
-        `{kind, path, message}`, one for each unreadable image.
+        `{kind, path, message}`, one for each image that was unreadable or lacks its mask.
 
     Raises
     ------

@@ -1,0 +1,245 @@
+"""The commands: what stands on stdout and stderr, and the exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pyimgano import __version__
+from pyimgano.cli import benchmark, main
+
+from .conftest import MakeDataset
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `pyimgano-benchmark` here; gives exit status, stdout and stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as left:
+            benchmark([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        code = left.value.code
+        return (code if isinstance(code, int) else 0), captured.out, captured.err
+
+    return run
+
+
+def arguments(root: Path, *more: str) -> list[str]:
+    return ["--dataset", "mvtec", "--root", str(root), "--resize", "64", "64", *more]
+
+
+def test_one_document_on_stdout_and_no_noise(
+    call: Command, make_mvtec: MakeDataset, tmp_path: Path
+) -> None:
+    root = make_mvtec(("bolt", "nut"), train=8)
+    copy = tmp_path / "summary.json"
+    more = ["--output-dir", str(tmp_path / "o"), "--output", str(copy), "--json"]
+    code, out, err = call(*arguments(root, "--calibration-quantile", "0.8", *more))
+    assert code == 0 and err == ""  # nothing is wrong, and stderr is no terminal
+    report = json.loads(out)
+    assert report["categories"] == ["bolt", "nut"]
+    assert json.loads(copy.read_text()) == report
+    stored = json.loads((Path(report["run_dir"]) / "report.json").read_text())
+    assert stored == report
+    assert Path(report["run_dir"]).parent == tmp_path / "o"
+
+
+def test_every_flag_arrives(call: Command, make_mvtec: MakeDataset, tmp_path: Path) -> None:
+    code, out, _ = call(
+        *arguments(make_mvtec(), "--category", "nut", "--model", "vision_patchcore"),
+        *["--device", "cpu", "--no-pretrained", "--seed", "3", "--no-per-image-jsonl"],
+        *["--model-kwargs", '{"n_neighbors": 2}', "--contamination", "0.25", "--no-pixel"],
+        *["--limit-train", "5", "--limit-test", "4", "--calibration", "in-sample"],
+        *["--preset", "industrial-fast", "--output-dir", str(tmp_path / "o")],
+        *["--pixel-aupro-limit", "0.05", "--on-error", "skip"],
+    )
+    assert code == 0
+    report = json.loads(out)
+    config = json.loads((Path(report["run_dir"]) / "config.json").read_text())
+    assert config["detector_parameters"]["n_neighbors"] == 2
+    assert config["detector_parameters"]["pretrained"] is False
+    assert config["detector_parameters"]["coreset_sampling_ratio"] == 0.02  # the preset's
+    assert config["resize"] == [64, 64]  # not the preset's
+    assert config["contamination"] == 0.25 and config["calibration"] == "in-sample"
+    assert (config["limit_train"], config["limit_test"], config["seed"]) == (5, 4, 3)
+    assert config["pixel"] is False and config["pixel_aupro_limit"] == 0.05
+    assert config["on_error"] == "skip" and config["per_image_jsonl"] is False
+    assert not list(Path(report["run_dir"]).rglob("*.jsonl"))
+
+
+def test_no_save_run(
+    call: Command, make_mvtec: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_mvtec()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    code, out, _ = call(*arguments(root, "--no-save-run"))
+    assert code == 0 and json.loads(out)["run_dir"] is None
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_the_demo_needs_nothing(call: Command, tmp_path: Path) -> None:
+    limits = ["--limit-train", "6", "--limit-test", "10", "--resize", "64", "64"]
+    code, out, _ = call("--dataset", "demo", "--output-dir", str(tmp_path), *limits)
+    assert code == 0 and json.loads(out)["categories"] == ["fabric", "washer"]
+
+
+def test_an_unreadable_test_image_is_listed_and_exits_1(
+    call: Command, make_mvtec: MakeDataset, tmp_path: Path
+) -> None:
+    root = make_mvtec()
+    broken = root / "nut/test/good/001.png"
+    broken.write_bytes(b"\x89PNG")
+    where = ["--output-dir", str(tmp_path / "o")]
+    code, out, err = call(*arguments(root, *where))
+    assert code == 1 and json.loads(out)["per_category"]["nut"]["counts"]["test_unreadable"] == 1
+    assert f"nut: unreadable_test_image: {broken}: " in err
+    assert "1 test image could not be read and got no score" in err
+    code, _, err = call(*arguments(root, *where, "--on-error", "skip"))
+    assert code == 0 and str(broken) in err
+
+
+def test_a_failed_category_exits_1_and_the_others_stand(
+    call: Command, make_mvtec: MakeDataset, tmp_path: Path
+) -> None:
+    root = make_mvtec(("bolt", "nut"))
+    (root / "bolt/train/good/002.png").write_text("broken")
+    code, out, err = call(*arguments(root, "--output-dir", str(tmp_path / "o")))
+    assert code == 1 and json.loads(out)["failed_categories"] == ["bolt"]
+    assert "bolt: " in err and "002.png: not an image" in err and "Traceback" not in err
+
+
+WRONG: list[tuple[list[str], int, str]] = [
+    (["--dataset", "mvtecc", "--root", "."], 2, "unknown dataset 'mvtecc'"),
+    (["--datset", "mvtec"], 2, "--datset"),
+    (["--root", "."], 2, "--dataset is missing"),
+    (["--dataset", "mvtec"], 2, "needs a root"),
+    (["--dataset", "mvtec", "--root", "/no/where"], 1, "/no/where: no such folder"),
+    (["ROOT", "--category", "nutt"], 1, "unknown category 'nutt'; did you mean nut?"),
+    (["ROOT", "--model", "vision_patchcor"], 2, "did you mean vision_patchcore?"),
+    (["ROOT", "--model-kwargs", '{"n_neighbours": 3}'], 2, "did you mean n_neighbors"),
+    (["ROOT", "--model-kwargs", '{"n_neighbors": -3}'], 2, "n_neighbors: input should be"),
+    (["ROOT", "--model-kwargs", "{n: 3}"], 2, "--model-kwargs is not JSON"),
+    (["ROOT", "--model-kwargs", "[3]"], 2, "--model-kwargs must be a JSON object"),
+    (["ROOT", "--calibration-quantile", "1"], 2, "calibration_quantile"),
+    (["ROOT", "--calibration-quantile", "0"], 2, "calibration_quantile"),
+    (["ROOT", "--calibration-quantile", "x"], 2, "not a valid float"),
+    (["ROOT", "--calibration-quantile", "nan"], 2, "calibration_quantile"),
+    (["ROOT", "--contamination", "0.9"], 2, "contamination"),
+    (["ROOT", "--preset", "quick"], 2, "unknown preset"),
+    (["ROOT", "--resize", "64"], 2, "--resize"),
+    (["ROOT", "--resize", "0", "64"], 2, "resize"),
+    (["ROOT", "--device", "cuda:77"], 2, "device 'cuda:77' is not there"),
+    (["ROOT", "--limit-train", "0"], 2, "limit_train"),
+    (["ROOT", "--on-error", "ignore"], 2, "on_error"),
+    (["--model-info", "vision_patchcor"], 2, "did you mean vision_patchcore?"),
+    (["--list-categories"], 2, "--dataset is missing"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "code", "said"), WRONG, ids=lambda v: str(v)[:60])
+def test_what_is_wrong_is_one_clear_line(
+    call: Command,
+    make_mvtec: MakeDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: list[str],
+    code: int,
+    said: str,
+) -> None:
+    root = make_mvtec()
+    monkeypatch.chdir(tmp_path)
+    if wrong[0] == "ROOT":
+        wrong = ["--dataset", "mvtec", "--root", str(root), *wrong[1:]]
+    found, out, err = call(*wrong)
+    assert found == code, err
+    assert out == "" and said in err
+    assert err.count("\n") == 1 and err.startswith("pyimgano-benchmark: error: ")
+    assert not (tmp_path / "runs").exists()  # nothing was begun
+
+
+def test_an_empty_train_folder(call: Command, make_mvtec: MakeDataset, tmp_path: Path) -> None:
+    root = make_mvtec()
+    for path in (root / "nut/train/good").iterdir():
+        path.unlink()
+    code, out, err = call(*arguments(root, "--category", "nut", "--output-dir", str(tmp_path)))
+    assert code == 1 and out == "" and err.count("\n") == 1
+    assert "nut/train/good: holds no images" in err
+
+
+def test_lists(call: Command, make_mvtec: MakeDataset) -> None:
+    root = make_mvtec(("nut", "bolt"))
+    assert call("--list-models")[:2] == (0, "vision_patchcore\n")
+    assert json.loads(call("--list-models", "--json")[1]) == ["vision_patchcore"]
+    where = ["--dataset", "mvtec", "--root", str(root), "--list-categories"]
+    assert call(*where)[:2] == (0, "bolt\nnut\n")
+    assert json.loads(call(*where, "--json")[1]) == ["bolt", "nut"]
+    info = json.loads(call("--model-info", "vision_patchcore")[1])
+    assert info["parameters"]["n_neighbors"]["default"] == 9
+
+
+def test_one_command_under_all_its_names(make_mvtec: MakeDataset, tmp_path: Path) -> None:
+    folder = Path(sys.executable).parent
+    names = [
+        [str(folder / "pyimgano-benchmark")],
+        [str(folder / "pyimgano"), "benchmark"],
+        [sys.executable, "-m", "pyimgano", "benchmark"],
+    ]
+    helps = [
+        subprocess.run([*name, "--help"], capture_output=True, text=True, check=True).stdout
+        for name in names
+    ]
+    texts = [text.split("Options:")[1] for text in helps]
+    assert texts[0] == texts[1] == texts[2] and "--calibration-quantile" in texts[0]
+    version = subprocess.run(
+        [*names[2][:3], "--version"], check=True, capture_output=True, text=True
+    )
+    assert __version__ in version.stdout
+    unknown = subprocess.run([*names[2][:3], "bench"], check=False, capture_output=True, text=True)
+    assert unknown.returncode == 2 and unknown.stderr.count("\n") == 1
+
+
+def test_group_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0 and "benchmark" in capsys.readouterr().out
+
+
+def test_a_terminal_gets_a_table_and_stdout_stays_clean(
+    make_mvtec: MakeDataset, tmp_path: Path
+) -> None:
+    root = make_mvtec(("nut [b]", "bolt"))  # a name that looks like markup
+    seen, terminal = pty.openpty()
+    done = subprocess.Popen(
+        [sys.executable, "-m", "pyimgano", "benchmark", *arguments(root)],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        cwd=tmp_path,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "160"},
+    )
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            part = os.read(seen, 4096)
+        except OSError:
+            break
+        if not part:
+            break
+        shown += part
+    assert done.stdout is not None
+    report = json.loads(done.stdout.read())
+    assert done.wait() == 0
+    text = shown.decode()
+    assert "vision_patchcore on mvtec" in text and "image AUROC" in text and "mean" in text
+    assert "nut [b]" in text and str(report["run_dir"]) in text

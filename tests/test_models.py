@@ -1,0 +1,235 @@
+"""The registry, and the contract that every registered detector keeps."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from pyimgano.errors import DataError, ImageReadError, NotFittedError, UsageError
+from pyimgano.models import create_model, list_models, model_info, register_model
+from pyimgano.models import registry as registry_module
+from pyimgano.models.detector import Detector
+
+from .conftest import picture, save
+
+IMAGES = [picture(i) for i in range(6)]
+
+
+def make(name: str, **keywords: object) -> Detector:
+    return create_model(name, resize=(64, 64), device="cpu", **keywords)
+
+
+@pytest.mark.parametrize("name", list_models())
+class TestContract:
+    def test_is_an_estimator(self, name: str) -> None:
+        detector = make(name, contamination=0.2)
+        params = detector.get_params()
+        assert params["contamination"] == 0.2 and params["resize"] == (64, 64)
+        twin = clone(detector)
+        assert twin is not detector and twin.get_params() == params
+        assert detector.set_params(contamination=0.3) is detector
+        assert detector.contamination == 0.3
+        with pytest.raises(UsageError, match="did you mean contamination"):
+            detector.set_params(contaminaton=0.3)
+        assert detector.fit(IMAGES, [0] * 6) is detector
+        assert "contamination=0.3" in repr(detector)
+
+    def test_shapes_and_decisions(self, name: str) -> None:
+        detector = make(name).fit(IMAGES)
+        test = [picture(50 + i, spot=i % 2 == 0) for i in range(5)]
+        scores = detector.decision_function(test)
+        assert scores.shape == (5,) and scores.dtype == np.float64 and np.isfinite(scores).all()
+        assert detector.predict(test).tolist() == (scores >= detector.threshold_).tolist()
+        assert detector.decision_scores_.shape == (6,)
+        assert detector.fit_predict(IMAGES).tolist() == [0] * 6
+        if detector.has_maps:
+            maps = detector.predict_anomaly_map(test)
+            assert maps.shape == (5, 64, 64) and maps.dtype == np.float32
+            assert np.isfinite(maps).all()
+            np.testing.assert_allclose(detector.get_anomaly_map(test[0]), maps[0], rtol=1e-5)
+            assert detector.predict_anomaly_map([]).shape == (0, 64, 64)
+        assert detector.decision_function([]).shape == (0,)
+        assert json.dumps(detector.describe(), allow_nan=False)
+
+    def test_quantile_follows_contamination(self, name: str) -> None:
+        assert make(name).fit(IMAGES).calibration_.quantile_asked == 0.995
+        assert make(name, contamination=0.25).fit(IMAGES).calibration_.quantile_asked == 0.75
+        both = make(name, contamination=0.25, calibration_quantile=0.6).fit(IMAGES)
+        assert both.calibration_.quantile_asked == 0.6
+
+    def test_unfitted(self, name: str) -> None:
+        with pytest.raises(NotFittedError, match="not fitted yet"):
+            make(name).decision_function(IMAGES)
+
+    def test_unreadable_images(self, name: str, tmp_path: Path) -> None:
+        paths = [str(save(tmp_path / f"{i}.png", image)) for i, image in enumerate(IMAGES)]
+        broken = tmp_path / "broken.png"
+        broken.write_bytes(Path(paths[0]).read_bytes()[:200])
+        mixed = [*paths[:3], str(broken), *paths[3:]]
+        with pytest.raises(ImageReadError, match=r"broken\.png"):
+            make(name).fit(mixed)
+        detector = make(name).fit(mixed, on_error="skip")
+        assert [skipped.path for skipped in detector.skipped_] == [str(broken)]
+        assert detector.skipped_[0].index == 3 and detector.n_train_ == 6
+        whole = make(name).fit(paths)
+        np.testing.assert_array_equal(detector.decision_scores_, whole.decision_scores_)
+        with pytest.raises(ImageReadError, match=r"broken\.png"):
+            detector.predict(mixed)
+        recorded = list(detector.score_images(mixed, on_error="record"))
+        assert [r.index for r in recorded] == list(range(7))
+        assert recorded[3].score is None and recorded[3].anomaly_map is None
+        assert recorded[3].error is not None and recorded[3].error.path == str(broken)
+        assert all(r.score is not None for r in recorded if r.index != 3)
+        with pytest.raises(DataError, match="none of 1 training images could be read"):
+            make(name).fit([str(broken)], on_error="skip")
+
+    def test_bad_input(self, name: str) -> None:
+        with pytest.raises(UsageError, match="X is empty"):
+            make(name).fit([])
+        with pytest.raises(UsageError, match="got one path"):
+            make(name).fit("folder")  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="on_error"):
+            make(name).fit(IMAGES, on_error="ignore")  # type: ignore[arg-type]
+
+    def test_images_of_any_size(self, name: str) -> None:
+        detector = make(name).fit([picture(i, 40 + i) for i in range(4)])
+        tiny = np.zeros((1, 1, 3), np.uint8)
+        assert np.isfinite(detector.decision_function([tiny, picture(3, 300)])).all()
+
+    def test_endless_input_is_scored_as_it_comes(self, name: str) -> None:
+        detector = make(name).fit(IMAGES)
+
+        def endless():  # type: ignore[no-untyped-def]
+            while True:
+                yield picture(3)
+
+        stream = detector.score_images(endless(), maps=False)
+        assert [next(stream).index for _ in range(20)] == list(range(20))
+        stream.close()
+
+    def test_info(self, name: str) -> None:
+        info = model_info(name)
+        json.dumps(info, allow_nan=False)
+        assert info["name"] == name and info["summary"] and info["tags"]
+        assert str(info["year"]) in info["paper"] and info["link"].startswith("https://")
+        assert info["parameters"]["contamination"]["default"] is None
+        for preset in info["presets"]:
+            create_model(name, preset=preset)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "said"),
+    [
+        ({"n_neighbors": 0}, "n_neighbors: input should be greater than or equal to 1, got 0"),
+        ({"n_neighbors": 2.5}, "n_neighbors: input should be a valid integer"),
+        ({"n_neighbors": "9"}, "n_neighbors: input should be a valid integer, got '9'"),
+        ({"coreset_sampling_ratio": 0.0}, "coreset_sampling_ratio: .* greater than 0"),
+        ({"coreset_sampling_ratio": 1.5}, "coreset_sampling_ratio: .* less than or equal to 1"),
+        ({"resize": (0, 10)}, "resize"),
+        ({"resize": 256}, "resize"),
+        ({"pretrained": 1}, "pretrained"),
+        ({"calibration_quantile": 1.0}, "calibration_quantile: .* less than 1"),
+        ({"contamination": 0.9}, "contamination"),
+        ({"calibration": "test-labels"}, "calibration"),
+        ({"coreset_ratio": 0.1}, "unknown keyword of vision_patchcore 'coreset_ratio'; did you"),
+        ({"preset": "fast"}, "unknown preset of vision_patchcore 'fast'"),
+    ],
+)
+def test_bad_keywords_are_one_line_before_any_image(keywords: dict, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as error:
+        create_model("vision_patchcore", **keywords)
+    assert "\n" not in str(error.value)
+
+
+def test_numpy_numbers_and_lists_will_do() -> None:
+    create_model("vision_patchcore", n_neighbors=np.int64(3), resize=[64, 64])
+
+
+def test_what_is_given_beats_the_preset() -> None:
+    preset = create_model("vision_patchcore", preset="industrial-fast")
+    assert preset.get_params()["resize"] == (224, 224)
+    given = create_model("vision_patchcore", preset="industrial-fast", resize=(96, 96))
+    assert given.get_params()["resize"] == (96, 96)
+
+
+def test_unknown_model_lists_the_near_ones() -> None:
+    with pytest.raises(UsageError, match="did you mean vision_patchcore"):
+        create_model("vision_patchcor")
+    with pytest.raises(UsageError, match="known: "):
+        model_info("zzz")
+
+
+def test_tags_select() -> None:
+    assert "vision_patchcore" in list_models(tags="memory-bank")
+    assert "vision_patchcore" in list_models(tags=["memory-bank", "pixel-map"])
+    assert list_models(tags=["memory-bank", "no-such-tag"]) == []
+
+
+@pytest.fixture
+def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    list_models()
+    monkeypatch.setattr(registry_module, "_entries", dict(registry_module._entries))
+
+
+def test_registering(fresh_registry: None) -> None:
+    base = registry_module.model_entry("vision_patchcore").detector
+
+    @register_model("mine", tags=("own",), metadata={"paper": "none"})
+    class Mine(base):  # type: ignore[misc,valid-type]
+        """A detector of mine."""
+
+    assert "mine" in list_models(tags="own")
+    assert model_info("mine")["summary"] == "A detector of mine."
+    assert isinstance(create_model("mine"), Mine)
+    with pytest.raises(UsageError, match="registered already"):
+        register_model("mine")(Mine)
+    register_model("mine", overwrite=True)(Mine)
+    with pytest.raises(UsageError, match="subclass of Detector"):
+        register_model("other")(dict)  # type: ignore[type-var]
+    with pytest.raises(UsageError, match="unknown keyword"):
+        register_model("other", presets={"p": {"zzz": 1}})(Mine)
+
+
+PLUGIN = '''
+from pyimgano.models import register_model
+from pyimgano.models.registry import model_entry
+
+Base = model_entry("vision_patchcore").detector
+
+@register_model("vision_plugged", tags=("plugged",))
+class Plugged(Base):
+    """From another package."""
+'''
+
+
+def test_another_package_adds_its_model(tmp_path: Path) -> None:
+    (tmp_path / "plugged.py").write_text(PLUGIN)
+    info = tmp_path / "plugged-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[pyimgano.models]\nplugged = plugged\n")
+    code = "from pyimgano.models import list_models; print(list_models(tags='plugged'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(tmp_path), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "['vision_plugged']"
+
+
+def test_listing_models_does_not_import_torch() -> None:
+    code = (
+        "import sys, pyimgano\n"
+        "assert not {'torch', 'numpy', 'cv2', 'pydantic'} & set(sys.modules)\n"
+        "pyimgano.list_models(); assert 'torch' not in sys.modules\n"
+        "pyimgano.model_info('vision_patchcore'); assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
