@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     presets={
         "industrial-fast": {"resize": (224, 224), "coreset_sampling_ratio": 0.02},
         "industrial-balanced": {},
-        "industrial-accurate": {"resize": (384, 384)},
+        "industrial-accurate": {"resize": (320, 320)},
     },
 )
 class VisionPatchCore(Detector):
