@@ -1,0 +1,141 @@
+"""The run directory: names, and writing so that a crash loses nothing.
+
+How a document is written (report.json, config.json):
+
+1. its text goes to a new file beside it, and is flushed to the disk;
+2. that file is renamed over the document, which is atomic on one file system;
+3. the folder is flushed, so that the rename survives a power cut.
+
+So at any moment a document is absent, or whole and true at the time of its writing.
+per_image.jsonl grows by whole lines, each flushed to the system as it is made; a kill can
+leave at most its last line cut. A run directory is new: it is made with `mkdir`, which only
+one of two processes wins, and the other takes the next free name.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+
+from pydantic import BaseModel
+
+from ..errors import DataError
+from .schema import ImageRecord
+
+#: Where runs go unless a folder is given.
+DEFAULT_OUTPUT = Path("runs")
+
+
+class RunDirectory:
+    """A new directory for one run.
+
+    Attributes
+    ----------
+    path
+        `<output>/<timestamp>_<dataset>_<model>`, with `_2`, `_3`, ... where that exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(
+        cls, output: str | Path | None, dataset: str, model: str, started: datetime
+    ) -> RunDirectory:
+        """Make the directory; raises `DataError` where it cannot be made."""
+        parent = Path(output) if output is not None else DEFAULT_OUTPUT
+        name = f"{started:%Y%m%d_%H%M%S}_{_safe(dataset)}_{_safe(model)}"
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            attempt = 1
+            while True:
+                path = parent / (name if attempt == 1 else f"{name}_{attempt}")
+                try:
+                    path.mkdir()
+                    return cls(path)
+                except FileExistsError:
+                    attempt += 1
+        except OSError as error:
+            raise DataError(f"{parent}: no run can be written there ({error.strerror})") from error
+
+    def write(self, name: str, document: BaseModel) -> None:
+        """Write a document at the top of the run."""
+        write_document(self.path / name, document)
+
+    def category(self, name: str) -> Path:
+        """The folder of a category, made if need be."""
+        folder = self.path / "categories" / _safe(name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be made ({error.strerror})") from error
+        return folder
+
+
+class RecordWriter:
+    """Appends records to a per_image.jsonl, one whole line at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = path.open("w", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+    def write(self, record: ImageRecord) -> None:
+        try:
+            self._file.write(record.model_dump_json() + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise DataError(f"{self._path}: cannot be written ({error.strerror})") from error
+
+    def __enter__(self) -> RecordWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+
+def write_document(path: Path, document: BaseModel) -> None:
+    """Write a document as the module's docstring says; raises `DataError` where it cannot."""
+    write_text(path, document.model_dump_json(indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the file at `path` by `text` (UTF-8), atomically."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            with beside.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name != "posix":  # Windows cannot open folders, and needs no such flush
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _safe(name: str) -> str:
+    """A name as one path component: separators become underscores, dots do not climb."""
+    flat = "".join("_" if c in '/\\:*?"<>|' or ord(c) < 32 else c for c in name)
+    return "_" if flat.strip(". ") == "" else flat

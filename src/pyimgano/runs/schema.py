@@ -1,0 +1,257 @@
+"""What a run leaves behind, as typed, versioned models.
+
+Every number is finite or null; where a metric is null, `results.undefined` says why. The
+JSON Schemas in `docs/schemas` are generated from these classes (`python -m pyimgano.runs
+docs/schemas`), and a test holds them to it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+#: Raised when a field changes its meaning or goes away; additions leave it alone.
+SCHEMA_VERSION = 1
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+Status = Literal["running", "complete", "failed", "interrupted"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MeasuredRate(_Model):
+    """False alarms on the good test images, with the exact binomial interval."""
+
+    false_alarms: int
+    good_images: int
+    rate: Rate | None
+    low: Rate | None = Field(description="lower end of the Clopper-Pearson interval")
+    high: Rate | None
+    confidence: Rate
+
+
+class CalibrationReport(_Model):
+    """The threshold block: where the threshold comes from and how far it can be trusted."""
+
+    value: Number = Field(description="the threshold; score >= value is called defective")
+    method: str = Field(description="how the normal scores were obtained")
+    quantile_asked: Rate
+    quantile_reached: Rate | None = Field(description="conformal rank over n + 1")
+    n_scores: int
+    promised_false_alarm_rate: Rate | None = Field(
+        description="upper bound in expectation; null where the method can promise none"
+    )
+    measured_false_alarm_rate: MeasuredRate
+    notes: list[str]
+
+
+class ClassificationMetrics(_Model):
+    """Decisions at the calibrated threshold."""
+
+    precision: Rate | None
+    recall: Rate | None
+    f1: Rate | None
+    specificity: Rate | None
+    accuracy: Rate | None
+    tp: int | None
+    tn: int | None
+    fp: int | None
+    fn: int | None
+
+
+class PixelMetrics(_Model):
+    """Over all pixels of all readable test images, at the report's `resize`."""
+
+    pixel_auroc: Rate | None
+    pixel_average_precision: Rate | None
+    aupro: Rate | None
+
+
+class Results(_Model):
+    """All metrics of a category's test set."""
+
+    auroc: Rate | None
+    average_precision: Rate | None
+    threshold: Number | None
+    metrics: ClassificationMetrics
+    pixel_metrics: PixelMetrics
+    pixel_aupro_limit: Rate
+    undefined: dict[str, str] = Field(description="why a metric is null")
+
+
+class Counts(_Model):
+    """How many images there were, and how many could be used."""
+
+    train: int
+    train_used: int
+    train_skipped: int
+    test: int
+    test_good: int
+    test_defective: int
+    test_unreadable: int
+    masks: int = Field(description="defective test images with a usable mask")
+
+
+ProblemKind = Literal[
+    "unreadable_train_image",
+    "unreadable_test_image",
+    "mask_missing",
+    "mask_unreadable",
+    "mask_size",
+    "mask_empty",
+    "mask_vanishes",
+]
+
+
+class Problem(_Model):
+    """Something wrong with one file of the dataset."""
+
+    kind: ProblemKind
+    path: str
+    message: str
+
+
+class Timings(_Model):
+    """Wall-clock seconds."""
+
+    fit_seconds: Number
+    score_seconds: Number
+    milliseconds_per_image: Number | None = Field(
+        description="decoding, score and map of a test image, scored one after another"
+    )
+
+
+class Failure(_Model):
+    """Why a category, or the run, has no results."""
+
+    kind: str = Field(description="class of the error")
+    message: str
+
+
+class CategoryReport(_Model):
+    """One category: a detector fitted, calibrated and measured."""
+
+    schema_version: int = SCHEMA_VERSION
+    status: Status
+    dataset: str
+    root: str
+    category: str
+    model: str
+    preset: str | None
+    device: str
+    resize: tuple[int, int] = Field(description="height, width")
+    score_threshold_strategy: str | None
+    calibration_quantile: Rate | None
+    threshold: Number | None
+    calibration: CalibrationReport | None
+    results: Results | None
+    counts: Counts | None
+    problems: list[Problem]
+    detector: dict[str, Any] = Field(description="parameters, backbone, weights, bank")
+    timings: Timings | None
+    failure: Failure | None = None
+
+
+class RunFields(_Model):
+    """What the top-level report of every run says of the run itself."""
+
+    run_dir: str | None
+    pyimgano_version: str
+    started_at: str = Field(description="ISO 8601 with offset")
+    finished_at: str | None
+
+
+class SingleReport(CategoryReport, RunFields):
+    """Top-level report of a run over one category: the category's report and the run's."""
+
+    kind: Literal["benchmark-category"] = "benchmark-category"
+
+
+class SuiteReport(RunFields):
+    """Top-level report of a run over several categories."""
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Literal["benchmark-suite"] = "benchmark-suite"
+    status: Status
+    dataset: str
+    root: str
+    category: str
+    model: str
+    preset: str | None
+    device: str
+    resize: tuple[int, int]
+    calibration_quantile: Rate | None
+    categories: list[str]
+    per_category: dict[str, CategoryReport]
+    failed_categories: list[str]
+    mean_metrics: dict[str, Number | None] = Field(
+        description="over the categories in which the metric is defined"
+    )
+    std_metrics: dict[str, Number | None] = Field(description="population standard deviation")
+    metric_categories: dict[str, int] = Field(description="over how many categories each is")
+    failure: Failure | None = None
+
+
+class ImageRecord(_Model):
+    """A line of per_image.jsonl."""
+
+    index: int
+    dataset: str
+    category: str
+    input: str
+    y_true: Literal[0, 1] | None
+    defect: str
+    score: Number | None
+    threshold: Number
+    pred: Literal[0, 1] | None
+    error: str | None = None
+
+
+class RunConfig(_Model):
+    """config.json: what was asked for, and what it came to."""
+
+    schema_version: int = SCHEMA_VERSION
+    pyimgano_version: str
+    started_at: str
+    dataset: str
+    root: str
+    category: str
+    categories: list[str]
+    model: str
+    preset: str | None
+    device: str
+    resize: tuple[int, int]
+    detector_parameters: dict[str, Any] = Field(description="keywords, with preset and defaults")
+    calibration: str
+    calibration_quantile: Rate | None
+    contamination: Rate | None
+    limit_train: int | None
+    limit_test: int | None
+    seed: int
+    pixel: bool
+    pixel_aupro_limit: Rate
+    on_error: Literal["error", "skip"]
+    per_image_jsonl: bool
+
+
+#: The documents of a run, by the name of their schema file.
+DOCUMENTS: dict[str, type[BaseModel]] = {
+    "report.category": CategoryReport,
+    "report.single": SingleReport,
+    "report.suite": SuiteReport,
+    "per_image": ImageRecord,
+    "config": RunConfig,
+}
+
+
+def json_schemas() -> dict[str, str]:
+    """File name to JSON Schema text, for every document of a run."""
+    return {
+        f"{name}.schema.json": json.dumps(model.model_json_schema(), indent=2) + "\n"
+        for name, model in DOCUMENTS.items()
+    }
