@@ -119,7 +119,7 @@ def test_a_declared_size_beyond_reason_is_refused_before_decoding(tmp_path: Path
     data = bytearray(path.read_bytes())
     data[18:26] = (60000).to_bytes(4, "little") * 2  # width and height in the header
     path.write_bytes(bytes(data))
-    with pytest.raises(ImageReadError, match="declares 60000 x 60000 pixels"):
+    with pytest.raises(ImageReadError, match=r"3600000000 pixels\) exceeds limit"):
         read_image(path)
 
 

@@ -6,6 +6,7 @@ point is a subclass of `Layout`.
 
 from __future__ import annotations
 
+import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ..errors import DataError, UsageError, unknown_name
 from .custom import CustomLayout
 from .demo import DemoLayout
 from .layout import Layout
+from .listing import is_folder
 from .mvtec import MVTecLayout
 
 _BUILT_IN: tuple[type[Layout], ...] = (MVTecLayout, CustomLayout, DemoLayout)
@@ -25,7 +27,9 @@ def list_datasets() -> list[str]:
 
 def get_layout(name: str) -> Layout:
     """The layout called `name`; an unknown name is a `UsageError` with the near ones."""
-    layouts = _layouts()
+    layouts = _built_in()
+    if name not in layouts:  # a plug-in that is broken does no harm to the others
+        layouts = _layouts()
     if name not in layouts:
         raise UsageError(unknown_name("dataset", name, layouts))
     return layouts[name]()
@@ -45,21 +49,28 @@ def open_root(layout: Layout, root: str | Path | None) -> Path:
     if folder is None:
         raise UsageError(f"dataset {layout.name!r} needs a root (--root), the folder it lies in")
     layout.prepare(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder (the root of dataset {layout.name!r})")
+    if not is_folder(folder):
+        what = "is no folder" if folder.exists() else "no such folder"
+        raise DataError(f"{folder}: {what} (the root of dataset {layout.name!r})")
     return folder
 
 
+def _built_in() -> dict[str, type[Layout]]:
+    return {name: layout for layout in _BUILT_IN for name in (layout.name, *layout.aliases)}
+
+
 def _layouts() -> dict[str, type[Layout]]:
-    layouts = {name: layout for layout in _BUILT_IN for name in (layout.name, *layout.aliases)}
+    layouts = _built_in()
     for point in entry_points(group="pyimgano.datasets"):
         try:
             layout = point.load()
             names = (layout.name, *layout.aliases)
         except Exception as error:
-            raise UsageError(
-                f"the dataset plug-in {point.name!r} ({point.value}) cannot be loaded: {error}"
-            ) from error
+            warnings.warn(
+                f"the dataset plug-in {point.name!r} ({point.value}) cannot be loaded: {error}",
+                stacklevel=3,
+            )
+            continue
         for name in names:
             layouts.setdefault(name, layout)
     return layouts

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, Field, ValidationError
 
+from ..errors import DataError, ImageReadError, invalid_value
 from ..images import image_size, read_image, resize_image
 from .catalog import get_layout, open_root
-from .layout import Category
+from .layout import Category, Sample
 from .masks import load_mask
 from .sampling import limit_samples
+
+Side = Annotated[int, Field(ge=1, le=16384)]
+Limit = Annotated[int, Field(ge=1)]
 
 
 class Dataset:
@@ -34,12 +39,15 @@ class Dataset:
         limit_test: int | None = None,
         seed: int = 0,
     ) -> None:
+        options = _Options.check(
+            resize=resize, limit_train=limit_train, limit_test=limit_test, seed=seed
+        )
         self._layout = get_layout(name)
         self.name = self._layout.name
         self.root = open_root(self._layout, root)
-        self.resize = resize
+        self.resize = options.resize
         self.load_masks = load_masks
-        self.category = category or self.list_categories()[0]
+        self.category = self.list_categories()[0] if category is None else category
         loaded = self._layout.load(self.root, self.category)
         self.samples = Category(
             loaded.name,
@@ -60,15 +68,8 @@ class Dataset:
     ) -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.uint8] | None]:
         """Paths, labels (N,) of 0 and 1, and masks (N, H, W) uint8 of 0 and 1 at `resize`.
 
-        The masks are None if a defective image has none, which a warning names: zeros in
-        their place would be wrong.
-
-        Raises
-        ------
-        MaskError
-            A mask of another size than its image.
-        ImageReadError
-            An unreadable mask.
+        The masks are None if a defective image has none that will do, which a warning
+        names: zeros in its place would be wrong.
         """
         paths = [str(sample.path) for sample in self.samples.test]
         labels = np.asarray([sample.label for sample in self.samples.test], dtype=np.int64)
@@ -109,19 +110,48 @@ class Dataset:
 
     def _masks(self) -> npt.NDArray[np.uint8] | None:
         test = self.samples.test
-        without = [sample.path.name for sample in test if sample.label and not sample.mask_paths]
-        if without:
+        masks = np.zeros((len(test), *self.resize), np.uint8)
+        problems = []
+        for index, sample in enumerate(test):
+            if not sample.label:
+                continue
+            try:
+                masks[index] = self._mask_of(sample)
+            except DataError as error:
+                problems.append(str(error))
+        if problems:
             warnings.warn(
-                f"{self.category}: {len(without)} defective images have no mask, the first "
-                f"{without[0]}; no masks are given",
+                f"{self.category}: {len(problems)} of the defective images have no usable mask, "
+                f"so no masks are given; the first: {problems[0]}",
                 stacklevel=3,
             )
             return None
-        masks = np.zeros((len(test), *self.resize), np.uint8)
-        for index, sample in enumerate(test):
-            if sample.mask_paths:
-                masks[index] = load_mask(sample.mask_paths, image_size(sample.path), self.resize)
         return masks
+
+    def _mask_of(self, sample: Sample) -> npt.NDArray[np.uint8]:
+        if not sample.mask_paths:
+            raise DataError(f"{sample.path}: the defective image has no mask")
+        try:
+            size = image_size(sample.path)
+        except ImageReadError:  # the image's own trouble, which shows when it is scored
+            size = None
+        return load_mask(sample.mask_paths, size, self.resize)
+
+
+class _Options(BaseModel):
+    """The checked options of `load_dataset`."""
+
+    resize: tuple[Side, Side]
+    limit_train: Limit | None
+    limit_test: Limit | None
+    seed: Annotated[int, Field(ge=0)]
+
+    @classmethod
+    def check(cls, **values: Any) -> _Options:
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise invalid_value(error, values) from None
 
 
 def load_dataset(

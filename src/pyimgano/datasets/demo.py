@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import DataError
 from .demo_images import PARTS, DemoPart, draw_defective, draw_good
+from .listing import is_folder
 from .mvtec import MVTecLayout
 
 #: Part of the folder's name: other pictures under the same name would mix with cached ones.
@@ -48,7 +49,9 @@ class DemoLayout(MVTecLayout):
         """
         if (root / _COMPLETE).is_file():
             return
-        if root.is_dir() and any(root.iterdir()):
+        if root.resolve() == Path.cwd():
+            raise DataError(f"{root}: is the folder you are in; give one that is made anew")
+        if is_folder(root) and any(root.iterdir()):
             raise DataError(
                 f"{root}: is not empty and holds no demo dataset; give another root, or none"
             )

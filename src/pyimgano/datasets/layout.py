@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -39,7 +39,7 @@ class Category:
 
     name: str
     train: tuple[Sample, ...]
-    test: tuple[Sample, ...] = field(default=())
+    test: tuple[Sample, ...] = ()
 
 
 class Layout(ABC):

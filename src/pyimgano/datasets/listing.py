@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import stat
 from pathlib import Path
 
 from ..errors import DataError
@@ -13,41 +15,74 @@ def image_files(folder: Path) -> list[Path]:
 
     What counts is the suffix, in any case; hidden files are left out.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         return []
     return sorted(
         path
         for path in _entries(folder)
         if path.suffix.lower() in IMAGE_SUFFIXES
         and not path.name.startswith(".")
-        and not path.is_dir()
+        and not is_folder(path)
     )
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders directly in `folder`, sorted by name; hidden ones are left out."""
-    if not folder.is_dir():
+    if not is_folder(folder):
         return []
-    return sorted(p for p in _entries(folder) if p.is_dir() and not p.name.startswith("."))
+    return sorted(p for p in _entries(folder) if not p.name.startswith(".") and is_folder(p))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; raises `DataError` where that cannot be found out."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.ELOOP:
+            return False  # a link to itself
+        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def category_folders(root: Path, parts: tuple[str, ...]) -> list[Path]:
+    """Subfolders that hold at least one of `parts`: what looks like a category.
+
+    A category in which something is missing is listed too, so that loading it says what is
+    missing; one that cannot be looked into as well.
+    """
+    found = []
+    for folder in subfolders(root):
+        try:
+            looks = any(is_folder(folder / part) for part in parts)
+        except DataError:
+            looks = True
+        if looks:
+            found.append(folder)
+    return found
 
 
 def train_files(folder: Path) -> list[Path]:
     """The training images of a category; none is a `DataError`."""
     files = image_files(folder)
     if not files:
-        what = "holds no images" if folder.is_dir() else "no such folder"
+        what = "holds no images" if is_folder(folder) else "no such folder"
         raise DataError(f"{folder}: {what}; good training images are wanted there ({_suffixes()})")
     return files
 
 
-def find_mask(folder: Path, stem: str) -> tuple[Path, ...]:
-    """The mask of the image `stem`: `<stem>_mask.*`, else `<stem>.*`; empty if none."""
-    for name in (f"{stem}_mask", stem):
-        for suffix in (".png", *sorted(IMAGE_SUFFIXES - {".png"})):
-            for candidate in (folder / f"{name}{suffix}", folder / f"{name}{suffix.upper()}"):
-                if candidate.is_file():
-                    return (candidate,)
-    return ()
+class Masks:
+    """The mask files of one folder, looked up by the stem of their image."""
+
+    def __init__(self, folder: Path) -> None:
+        self._by_stem: dict[str, Path] = {}
+        for path in reversed(image_files(folder)):  # of several, the first by name
+            self._by_stem[path.stem] = path
+
+    def of(self, stem: str) -> tuple[Path, ...]:
+        """`<stem>_mask.*`, else `<stem>.*`; empty if there is none."""
+        path = self._by_stem.get(f"{stem}_mask") or self._by_stem.get(stem)
+        return (path,) if path else ()
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -14,12 +14,11 @@ from ..images import read_mask
 
 
 class MaskError(DataError):
-    """A mask that cannot serve; `kind` is a word for the report."""
+    """A mask of another size than its image."""
 
-    def __init__(self, path: Path, kind: str, reason: str) -> None:
+    def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
-        self.kind = kind
         self.reason = reason
 
 
@@ -60,7 +59,6 @@ def load_mask(
         if image_size is not None and size != image_size:
             raise MaskError(
                 path,
-                "mask_size",
                 f"the mask is {size[1]} x {size[0]} pixels, its image "
                 f"{image_size[1]} x {image_size[0]}",
             )

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from ..errors import DataError
 from .layout import Category, Layout, Sample
-from .listing import find_mask, image_files, subfolders, train_files
+from .listing import Masks, category_folders, image_files, is_folder, subfolders, train_files
 
 
 class MVTecLayout(Layout):
@@ -22,10 +22,10 @@ class MVTecLayout(Layout):
     aliases: ClassVar[tuple[str, ...]] = ("mvtec_ad",)
 
     def list_categories(self, root: Path) -> list[str]:
-        names = [f.name for f in subfolders(root) if (f / "train" / "good").is_dir()]
+        if is_folder(root / "train" / "good"):
+            raise DataError(f"{root}: is itself a category; the root is its parent folder")
+        names = [folder.name for folder in category_folders(root, ("train", "test"))]
         if not names:
-            if (root / "train" / "good").is_dir():
-                raise DataError(f"{root}: is itself a category; the root is its parent folder")
             raise DataError(f"{root}: holds no category (<category>/train/good is wanted)")
         return names
 
@@ -36,9 +36,9 @@ class MVTecLayout(Layout):
         test: list[Sample] = []
         for kind in subfolders(folder / "test"):
             good = kind.name == "good"
-            masks = folder / "ground_truth" / kind.name
+            masks = Masks(folder / "ground_truth" / kind.name)
             test += [
-                Sample(p, int(not good), kind.name, () if good else find_mask(masks, p.stem))
+                Sample(p, int(not good), kind.name, () if good else masks.of(p.stem))
                 for p in image_files(kind)
             ]
         return Category(category, train, tuple(test))

@@ -13,9 +13,8 @@ fraction of the work:
    not rule out (`GroupedPoints`, with the first picks as pivots, which lie far apart by
    construction).
 
-Matrix products only propose which pick is nearest. The distances that decide are sums of
-squared differences, whose value depends on the two points alone, so that the picks depend
-neither on the pool nor on how the work was cut up.
+The distances that decide are sums of squared differences, whose value depends on the two
+points alone, so that the picks depend neither on the pool nor on how the work was cut up.
 """
 
 from __future__ import annotations
@@ -107,6 +106,11 @@ def _select(
         updated = done
 
         first = int(nearest.argmax())
+        if float(nearest[first]) <= 0.0:
+            # only copies of picks are left: the loop would take them one by one, in order
+            rest = (nearest == 0.0).nonzero().squeeze(1)
+            picked[done:] = rest[: count - done]
+            break
         pool_size = min(_POOL, total - done)
         pool = nearest.topk(min(pool_size + 1, total - done)).indices
         # what lies outside the pool is at most this far
@@ -128,36 +132,37 @@ def _select(
             pick = int(pool[best])
         if progress is not None:
             progress(done, count)
+    if progress is not None:
+        progress(count, count)
     return picked
 
 
 def _update(nearest: Tensor, points: Tensor, groups: GroupedPoints | None, new: Tensor) -> None:
     """Lower `nearest` (N,) by the squared distances to the picks `new`, in place."""
     if groups is None:
-        rows, winner = _nearest_in_double(points, points[new])
-    else:
-        proposed = nearest[groups.order]
-        found = torch.full_like(groups.order, -1)
-        groups.lower(proposed, points[new], winner=found, together=False)
-        nearer = (found >= 0).nonzero().squeeze(1)
-        rows, winner = groups.order[nearer], found[nearer]
-    for some, their_new in zip(rows.split(16384), new[winner].split(16384)):
-        away = (points[some] - points[their_new]).square_().sum(dim=1)
-        nearest[some] = torch.minimum(nearest[some], away)
+        winner = _nearest_in_double(points, points[new])
+        for some, their_new in zip(
+            torch.arange(len(points), device=points.device).split(16384), new[winner].split(16384)
+        ):
+            away = (points[some] - points[their_new]).square_().sum(dim=1)
+            nearest[some] = torch.minimum(nearest[some], away)
+        return
+    grouped = nearest[groups.order]
+    groups.lower(grouped, points[new], winner=torch.zeros_like(groups.order), together=False)
+    nearest[groups.order] = grouped
 
 
-def _nearest_in_double(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """All points, and the nearest of a few centres for each.
+def _nearest_in_double(points: Tensor, centres: Tensor) -> Tensor:
+    """(N,) the nearest of a few centres for each point.
 
     Before there are groups, whose pivots keep numbers small, only double precision tells
     near centres apart where clusters are tight and far from the mean.
     """
     wide = centres.double()
     norms = wide.square().sum(dim=1)
-    winner = torch.cat(
+    return torch.cat(
         [
             torch.addmm(norms, some.double(), wide.T, alpha=-2.0).argmin(dim=1)
             for some in points.split(16384)
         ]
     )
-    return torch.arange(len(points), device=points.device), winner

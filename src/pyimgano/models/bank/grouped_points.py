@@ -8,9 +8,10 @@ one matrix product. On patch features of real parts 2 to 10 % of the centres rem
 background, edges and texture lie far apart; in the worst case all remain and the search is
 the plain one.
 
-Everything is float32. Products propose, of vectors relative to the pivot, so that as little
-as possible cancels in |x|^2 + |c|^2 - 2xc; where a distance itself is wanted,
-`exact_distances` computes it from the difference of the two vectors.
+Everything is float32. Matrix products propose: of vectors relative to the pivot, so that as
+little as possible cancels in |x|^2 + |c|^2 - 2xc. Sums of squared differences decide: every
+centre whose proposal lies within rounding of the least is compared by them, up to
+`_CONTENDERS` of them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ _ROWS = 1024
 _COLUMNS = 1024
 # Picking centres out costs about as much as comparing them with this many points.
 _GATHER_COST = 128
+# Proposals this close, relative to the squared lengths involved, may be in the wrong order.
+_ROUNDING = 64 * 2.0**-23
+# How many of them are compared exactly; more than that are equal for all purposes.
+_CONTENDERS = 8
 # Bounds are widened by this, relative and absolute, for rounding in float32.
 _SLACK = 1e-3
 
@@ -140,7 +145,7 @@ class _Search:
             points = points - origin
         norms = points.square().sum(dim=1)
         points = torch.cat([points, points.new_ones((len(rows), 1))], dim=1)  # (r, D+1)
-        best = self._nearest[rows] - norms  # |c|^2 - 2xc of the nearest so far
+        nearest, winner = self._nearest[rows], self._winner[rows]
         count = len(self._centres) if candidates is None else len(candidates)
         for start in range(0, count, _COLUMNS):
             some: slice | Tensor = slice(start, start + _COLUMNS)
@@ -153,20 +158,47 @@ class _Search:
             if self._labels is not None:
                 own = self._labels[0][rows, None] == self._labels[1][some]
                 away.masked_fill_(own, torch.inf)
-            closest = away.amin(dim=1)
+            least = away.amin(dim=1)  # of |c|^2 - 2xc
+            doubt = _ROUNDING * (norms + (least + norms).abs())
             # most points are not nearer to any of these: only the others look for which
-            nearer = (closest < best).nonzero().squeeze(1)
-            if len(nearer) == 0:
+            maybe = (least <= nearest - norms + doubt).nonzero().squeeze(1)
+            maybe = maybe[least[maybe].isfinite()]
+            if len(maybe) == 0:
                 continue
-            best[nearer] = closest[nearer]
-            which = away[nearer].argmin(dim=1) + start
-            self._winner[rows[nearer]] = which if candidates is None else candidates[which]
-        self._nearest[rows] = torch.minimum(self._nearest[rows], (best + norms).clamp_(min=0.0))
+            pairs = _contenders(away[maybe], (least + doubt)[maybe])  # (m, k) columns, -1 for none
+            centre = pairs.clamp(min=0) + start
+            if candidates is not None:
+                centre = candidates[centre]
+            apart = self._points[rows[maybe], None, :] - self._centres[centre]  # (m, k, D)
+            exact = apart.square_().sum(dim=2).masked_fill_(pairs < 0, torch.inf)
+            closest, which = exact.min(dim=1)
+            nearer = closest < nearest[maybe]
+            chosen = centre.gather(1, which[:, None]).squeeze(1)
+            winner[maybe] = torch.where(nearer, chosen, winner[maybe])
+            nearest[maybe] = torch.minimum(nearest[maybe], closest)
+        self._nearest[rows], self._winner[rows] = nearest, winner
 
     def _all_columns(self) -> Tensor:
         if self._all is None:
             self._all = _columns(self._centres)
         return self._all
+
+
+def _contenders(away: Tensor, limit: Tensor) -> Tensor:
+    """Columns (m, k) of each row's entries up to `limit` (m,), least first, padded with -1.
+
+    k is 1 unless some row has several, and at most `_CONTENDERS`.
+    """
+    several = ((away <= limit[:, None]).sum(dim=1) > 1).nonzero().squeeze(1)
+    first = away.argmin(dim=1, keepdim=True)  # (m, 1)
+    if len(several) == 0:
+        return first
+    values, columns = away[several].topk(min(_CONTENDERS, away.shape[1]), largest=False)
+    columns[values > limit[several, None]] = -1
+    pairs = first.new_full((len(away), columns.shape[1]), -1)
+    pairs[:, :1] = first
+    pairs[several] = columns
+    return pairs
 
 
 def _columns(centres: Tensor) -> Tensor:
