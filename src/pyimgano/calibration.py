@@ -51,7 +51,7 @@ class Calibration:
     threshold: float
     method: str
     quantile_asked: float
-    quantile_reached: float | None
+    quantile_reached: float
     n_scores: int
     promised_false_alarm_rate: float | None
     notes: tuple[str, ...] = ()
@@ -85,7 +85,7 @@ def choose_quantile(quantile: float | None, contamination: float | None) -> floa
         return quantile
     if contamination is not None:
         # 1 - 0.1 in decimal, as it was written, not 0.90000000000000002
-        return float(1 - Fraction(repr(contamination)))
+        return float(1 - Fraction(repr(float(contamination))))
     return DEFAULT_QUANTILE
 
 

@@ -47,7 +47,7 @@ class WeightsError(DataError):
     """No weights, or weights that do not fit the network."""
 
 
-class NotFittedError(PyimganoError, AttributeError):
+class NotFittedError(PyimganoError, ValueError, AttributeError):
     """A detector was asked for results before `fit`."""
 
 

@@ -160,7 +160,7 @@ def create_backbone(
         stamp = (status.st_mtime_ns, status.st_size)
     return _create(
         name,
-        tuple(layers) if layers else None,
+        None if layers is None else tuple(layers),
         pretrained,
         None if weights is None else str(weights),
         stamp,
@@ -183,7 +183,9 @@ def _create(
 ) -> Backbone:
     """A backbone never changes, so the categories of a run share one, and its compilation."""
     network, origin = _build(name, pretrained, weights, seed)
-    chosen = layers or network.default_layers
+    chosen = network.default_layers if layers is None else layers
+    if not chosen:
+        raise UsageError("layers is empty; name at least one, or None for the default")
     for layer in chosen:
         if layer not in network.layer_names:
             raise UsageError(unknown_name(f"layer of {name}", layer, network.layer_names))

@@ -8,6 +8,7 @@ the bit.
 from __future__ import annotations
 
 import importlib.util
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +48,8 @@ class TorchEngine:
         self._device = device
 
     def run(self, pixels: npt.NDArray[np.uint8]) -> list[Tensor]:
-        with torch.inference_mode():
+        # TF32, which GPUs otherwise use for convolutions, keeps three digits
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             batch = torch.from_numpy(pixels).to(self._device)  # (N, H, W, 3)
             return [features.float() for features in self._graph(batch)]
 
@@ -79,8 +81,13 @@ class OpenVinoEngine:
         if cache is not None:
             self._settings["CACHE_DIR"] = str(cache)
         self._compiled: dict[tuple[int, int], Any] = {}
+        self._lock = threading.Lock()  # detectors share backbones, and may run in threads
 
     def run(self, pixels: npt.NDArray[np.uint8]) -> list[Tensor]:
+        with self._lock:
+            return self._run(pixels)
+
+    def _run(self, pixels: npt.NDArray[np.uint8]) -> list[Tensor]:
         count, height, width, _ = pixels.shape
         program = self._program(height, width)
         parts: list[list[Tensor]] = []

@@ -111,7 +111,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: not a readable weights file ({first_line})") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise WeightsError(f"{path}: holds no state dict (names of layers to tensors)")
     return state
 
@@ -132,6 +134,9 @@ def _fill(network: TappedNetwork, state: dict[str, Tensor], origin: str) -> None
                 f"{origin}: weights of another network ({key} is {tuple(value.shape)}, "
                 f"wanted {tuple(own[key].shape)})"
             )
+        # Some engines turn NaN into 0, and then every image looks alike.
+        if not value.isfinite().all() or (key.endswith("running_var") and (value < 0).any()):
+            raise WeightsError(f"{origin}: {key} holds values that are not finite, or negative")
     network.load_state_dict(state, strict=False)
 
 

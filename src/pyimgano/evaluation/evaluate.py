@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from .image_level import DECISION_METRICS, ap, auroc, check_scores, classification_metrics
+from .image_level import (
+    DECISION_METRICS,
+    ap,
+    auroc,
+    check_scores,
+    check_threshold,
+    classification_metrics,
+)
 from .pixel_level import AUPRO_LIMIT, PIXEL_METRICS, pixel_metrics
 from .undefined import MetricTable
 
@@ -53,15 +60,16 @@ def evaluate_detector(
         Lengths or shapes differ, or values are not finite.
     """
     labels, values = check_scores(y_true, scores)
+    limit = None if threshold is None else check_threshold(threshold)
     table = MetricTable()
     table.add("auroc", lambda: auroc(labels, values))
     table.add("average_precision", lambda: ap(labels, values))
     undefined = dict(table.reasons)
-    if threshold is None:
+    if limit is None:
         decisions: dict[str, Any] = dict.fromkeys((*DECISION_METRICS, "tp", "tn", "fp", "fn"))
         undefined.update(dict.fromkeys(decisions, _NO_THRESHOLD))
     else:
-        decisions, reasons = classification_metrics(labels, values >= threshold)
+        decisions, reasons = classification_metrics(labels, values >= limit)
         undefined.update(reasons)
     if pixel_masks is None or pixel_scores is None:
         pixels: dict[str, Any] = dict.fromkeys(PIXEL_METRICS)
@@ -74,7 +82,7 @@ def evaluate_detector(
         undefined.update(pixel_table.reasons)
     return {
         **table.values,
-        "threshold": None if threshold is None else float(threshold),
+        "threshold": limit,
         "metrics": decisions,
         "pixel_metrics": pixels,
         "undefined": undefined,

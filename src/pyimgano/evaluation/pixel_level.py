@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UsageError
+from .image_level import check_threshold
 from .undefined import MetricTable, UndefinedMetric, value_or_none
 from .weighted_curve import average_precision, threshold_curve
 
@@ -85,7 +86,7 @@ def compute_pro_score(
     """
     if threshold is None:
         return compute_aupro(masks, maps, integration_limit)
-    limit = float(threshold)
+    limit = check_threshold(threshold)
 
     def overlap() -> float:
         scores = PixelScores.of(masks, maps)
@@ -102,7 +103,7 @@ def compute_pixel_segf1(masks: Any, maps: Any, *, threshold: float) -> float | N
     is called, anomalous.
     """
     truth, scores = _check(masks, maps)
-    found = scores >= threshold
+    found = scores >= check_threshold(threshold)
     tp = int((found & truth).sum())
     whole = int(found.sum()) + int(truth.sum())
     return None if whole == 0 else 2 * tp / whole
@@ -111,8 +112,9 @@ def compute_pixel_segf1(masks: Any, maps: Any, *, threshold: float) -> float | N
 def compute_bg_fpr(masks: Any, maps: Any, *, threshold: float) -> float | None:
     """Share of the normal pixels that score at or above `threshold`; None without any."""
     truth, scores = _check(masks, maps)
+    alarms = (scores >= check_threshold(threshold)) & ~truth
     normal = int((~truth).sum())
-    return None if normal == 0 else int(((scores >= threshold) & ~truth).sum()) / normal
+    return None if normal == 0 else int(alarms.sum()) / normal
 
 
 @dataclass
@@ -201,10 +203,16 @@ def _check(masks: Any, maps: Any) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np
             "masks and maps must both be (N, H, W) or (H, W), "
             f"got shapes {truth.shape} and {scores.shape}"
         )
-    if not np.issubdtype(scores.dtype, np.floating):
+    if scores.dtype.kind not in "fiub" or truth.dtype.kind not in "fiub":
+        raise UsageError(
+            f"masks and maps must hold real numbers, got {truth.dtype} and {scores.dtype}"
+        )
+    if scores.dtype.kind != "f":
         scores = scores.astype(np.float64)
     if not np.isfinite(scores).all():
         raise UsageError("maps must be finite")
+    if truth.dtype.kind == "f" and not np.isfinite(truth).all():
+        raise UsageError("masks must be finite")
     if truth.dtype != np.bool_:
         truth = truth > 0
     if truth.ndim == 2:

@@ -32,6 +32,8 @@ class LoadedImage:
     ----------
     index
         Position in the input.
+    name
+        Its path, or `image <index>` for an array.
     pixels
         (H, W, 3) uint8 RGB at the size asked for; None if `error` is set.
     original_size
@@ -41,6 +43,7 @@ class LoadedImage:
     """
 
     index: int
+    name: str
     pixels: npt.NDArray[np.uint8] | None
     original_size: tuple[int, int] | None
     error: ImageReadError | None
@@ -135,9 +138,10 @@ def stream_images(
 
 
 def _load(index: int, source: ImageSource, size: tuple[int, int] | None) -> LoadedImage:
+    name = f"image {index}" if isinstance(source, np.ndarray) else str(source)
     try:
         image = source if isinstance(source, np.ndarray) else read_image(source)
     except ImageReadError as error:
-        return LoadedImage(index, None, None, error)
+        return LoadedImage(index, name, None, None, error)
     height, width = image.shape[:2]
-    return LoadedImage(index, resize_image(image, size), (height, width), None)
+    return LoadedImage(index, name, resize_image(image, size), (height, width), None)

@@ -95,6 +95,8 @@ class Detector(ABC):
         `calibration="in-sample"`.
     threshold_
         `predict` calls an image defective if its score is greater than or equal to this.
+    params_
+        The checked keywords of the fit; setting others has no effect until the next one.
     calibration_
         Where the threshold comes from (`pyimgano.calibration.Calibration`).
     skipped_
@@ -114,6 +116,7 @@ class Detector(ABC):
     calibration_quantile: float | None
 
     decision_scores_: npt.NDArray[np.float64]
+    params_: Any
     threshold_: float
     calibration_: Calibration
     skipped_: list[SkippedImage]
@@ -229,6 +232,9 @@ class Detector(ABC):
         sources = as_sources(X)
         if len(sources) == 0:
             raise UsageError("X is empty: fit needs at least one good image")
+        # what was learned before is gone, also if this fit fails on the way
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
         reading = _Reading()
         self._start(params, len(sources))
         self._learn(
@@ -238,6 +244,7 @@ class Detector(ABC):
         training = self._training_scores(params.calibration != "in-sample")
         if not np.isfinite(training.scores).all():
             raise DataError("the training images gave scores that are not finite")
+        self.params_ = params
         self.n_train_ = reading.used
         self.skipped_ = reading.skipped
         self.decision_scores_ = training.scores
@@ -278,18 +285,20 @@ class Detector(ABC):
             One for each image, in order.
         """
         self._check_fitted()
-        size = self.validate_params().resize
+        size = self.params_.resize  # that of the fit, whatever was set since
         waiting: list[LoadedImage] = []
         for loaded in stream_images(X, size):
             if loaded.error is not None and on_error == "raise":
                 raise loaded.error
             waiting.append(loaded)
-            if sum(item.pixels is not None for item in waiting) == self.batch_size:
-                yield from self._score_loaded(waiting, maps)
+            if len(waiting) == self.batch_size:
+                yield from self._score_loaded(waiting, maps, on_error)
                 waiting = []
-        yield from self._score_loaded(waiting, maps)
+        yield from self._score_loaded(waiting, maps, on_error)
 
-    def _score_loaded(self, loaded: list[LoadedImage], maps: bool) -> Iterator[ImageScore]:
+    def _score_loaded(
+        self, loaded: list[LoadedImage], maps: bool, on_error: str
+    ) -> Iterator[ImageScore]:
         images = [item.pixels for item in loaded if item.pixels is not None]
         if images:
             scores, anomaly_maps = self._score_batch(images, maps and self.has_maps)
@@ -299,11 +308,16 @@ class Detector(ABC):
                 yield ImageScore(item.index, None, None, None, item.error)
                 continue
             score = float(scores[position])
-            if not np.isfinite(score):  # never NaN, never "good" by comparison with it
-                raise DataError(f"image {item.index}: the score is not finite")
             anomaly_map = None if anomaly_maps is None else anomaly_maps[position]
-            yield ImageScore(item.index, score, anomaly_map, item.original_size)
             position += 1
+            if np.isfinite(score):
+                yield ImageScore(item.index, score, anomaly_map, item.original_size)
+                continue
+            # comparing NaN with a threshold would call it good
+            error = ImageReadError(item.name, "the score is not finite")
+            if on_error == "raise":
+                raise error
+            yield ImageScore(item.index, None, None, None, error)
 
     def decision_function(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float64]:
         """Scores (N,) of N images; higher is more anomalous."""
@@ -331,8 +345,7 @@ class Detector(ABC):
             raise UsageError(f"{type(self).__name__} scores whole images and has no anomaly maps")
         maps = [result.anomaly_map for result in self.score_images(as_sources(X))]
         if not maps:
-            height, width = self.validate_params().resize
-            return np.zeros((0, height, width), np.float32)
+            return np.zeros((0, *self.params_.resize), np.float32)
         return np.stack([m for m in maps if m is not None])
 
     def get_anomaly_map(self, item: ImageSource) -> npt.NDArray[np.float32]:
@@ -340,8 +353,11 @@ class Detector(ABC):
         anomaly_map: npt.NDArray[np.float32] = self.predict_anomaly_map([item])[0]
         return anomaly_map
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "threshold_")
+
     def _check_fitted(self) -> None:
-        if not hasattr(self, "threshold_"):
+        if not self.__sklearn_is_fitted__():
             raise NotFittedError(f"this {type(self).__name__} is not fitted yet; call fit first")
 
 

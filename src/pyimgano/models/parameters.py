@@ -11,6 +11,7 @@ import inspect
 import typing
 from collections.abc import Mapping
 from functools import cache
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -18,13 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, crea
 
 from ..errors import UsageError, invalid_value, unknown_name
 
+_Side = Annotated[int, Strict(), Field(ge=1, le=16384)]
 #: (height, width) in pixels.
-Size = tuple[Annotated[int, Field(ge=1, le=16384)], Annotated[int, Field(ge=1, le=16384)]]
+Size = tuple[_Side, _Side]
 Count = Annotated[int, Strict(), Field(ge=1)]
 Seed = Annotated[int, Strict(), Field(ge=0, le=2**63 - 1)]
 Ratio = Annotated[float, Strict(), Field(gt=0, le=1)]
 Flag = Annotated[bool, Strict()]
-Contamination = Annotated[float, Strict(), Field(gt=0, le=0.5)]
+Contamination = Annotated[float, Strict(), Field(ge=1e-9, le=0.5)]
 Quantile = Annotated[float, Strict(), Field(gt=0, lt=1)]
 CalibrationSource = Literal["out-of-sample", "in-sample"]
 
@@ -64,11 +66,21 @@ def check_parameters(cls: type, values: Mapping[str, Any]) -> Any:
 
     Returns an object with one attribute a keyword.
     """
-    plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+    plain = {name: plain_value(value) for name, value in values.items()}
     try:
-        return _checker(cls)(**plain)
+        checked = _checker(cls)(**plain)
+        return SimpleNamespace(**{name: getattr(checked, name) for name in plain})
     except ValidationError as error:
         raise invalid_value(error, plain) from None
+
+
+def plain_value(value: Any) -> Any:
+    """Numbers of numpy's as Python's, also inside a tuple or list."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (tuple, list)):
+        return type(value)(plain_value(item) for item in value)
+    return value
 
 
 @cache

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-from ..errors import PyimganoError, UsageError, unknown_name
+from ..errors import UsageError, unknown_name
 from .detector import Detector
 from .parameters import describe_parameters, parameter_defaults, reject_unknown
 
@@ -36,6 +38,8 @@ class ModelEntry:
 
 _entries: dict[str, ModelEntry] = {}
 _loaded = False
+_begun = False
+_loading = threading.RLock()  # a module that lists models on import comes back in
 
 
 def register_model(
@@ -166,10 +170,19 @@ def default_keywords(name: str) -> dict[str, Any]:
 
 
 def _load() -> None:
-    global _loaded
-    if _loaded:
-        return
-    _loaded = True  # first, so that a module that lists models on import does not recurse
+    global _loaded, _begun
+    with _loading:
+        if _loaded or _begun:
+            return
+        _begun = True
+        try:
+            _load_all()
+            _loaded = True
+        finally:
+            _begun = False
+
+
+def _load_all() -> None:
     package = importlib.import_module(__package__ or "pyimgano.models")
     for module in pkgutil.iter_modules(package.__path__):
         if not module.ispkg:
@@ -177,9 +190,8 @@ def _load() -> None:
     for point in entry_points(group="pyimgano.models"):
         try:
             point.load()
-        except PyimganoError:
-            raise
-        except Exception as error:
-            raise UsageError(
-                f"the model plug-in {point.name!r} ({point.value}) cannot be loaded: {error}"
-            ) from error
+        except Exception as error:  # a plug-in that is broken does no harm to the others
+            warnings.warn(
+                f"the model plug-in {point.name!r} ({point.value}) cannot be loaded: {error}",
+                stacklevel=4,
+            )
