@@ -119,6 +119,16 @@ def test_resnet_keys_are_torchvisions() -> None:
     assert wide_resnet50_2().state_dict()["layer1.0.conv2.weight"].shape == (128, 128, 3, 3)
 
 
+def test_resnet_strides_sit_where_torchvision_has_them() -> None:
+    network = resnet50()
+    for layer, stride in (("layer1", 1), ("layer2", 2), ("layer3", 2), ("layer4", 2)):
+        first, second = getattr(network, layer)[:2]
+        assert first.conv1.stride == (1, 1) and first.conv2.stride == (stride, stride)
+        assert first.downsample[0].stride == (stride, stride)
+        assert second.conv2.stride == (1, 1) and second.downsample is None
+    assert resnet18().layer3[0].conv1.stride == (2, 2)
+
+
 @pytest.mark.parametrize("kind", ["pth", "safetensors", "checkpoint"])
 def test_weights_from_a_file(tmp_path: Path, kind: str) -> None:
     torch.manual_seed(1)
@@ -183,6 +193,17 @@ def test_bad_weights_files_are_named(tmp_path: Path) -> None:
     torch.save(wide, tmp_path / "wide.pth")
     with pytest.raises(WeightsError, match=r"is \(128, 64, 1, 1\), wanted \(64, 64, 1, 1\)"):
         create_backbone("resnet50", weights=tmp_path / "wide.pth")
+    for state, said in (
+        ({**resnet18().state_dict(), "bn1.running_var": -torch.ones(64)}, "bn1.running_var"),
+        (
+            {**resnet18().state_dict(), "conv1.weight": torch.full((64, 3, 7, 7), torch.nan)},
+            "conv1",
+        ),
+        ({0: torch.zeros(1)}, "holds no state dict"),
+    ):
+        torch.save(state, tmp_path / "odd.pth")
+        with pytest.raises(WeightsError, match=said):
+            create_backbone("resnet18", weights=tmp_path / "odd.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(WeightsError, match="holds no state dict"):
         create_backbone("resnet18", weights=tmp_path / "list.pth")

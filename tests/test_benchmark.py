@@ -375,7 +375,10 @@ def test_keywords_presets_and_what_beats_what(make_mvtec: MakeDataset, tmp_path:
         ({"dataset": "mvtecc"}, "unknown dataset"),
         ({"model": "patchcore"}, "unknown model 'patchcore'; did you mean vision_patchcore"),
         ({"model_kwargs": {"zzz": 1}}, "unknown keyword of vision_patchcore 'zzz'"),
-        ({"model_kwargs": {"resize": [32, 32]}}, "resize is given twice"),
+        (
+            {"model_kwargs": {"resize": [32, 32]}},
+            "resize in model_kwargs: it is an argument",
+        ),
         ({"preset": "quick"}, "unknown preset"),
         ({"calibration_quantile": 1.0}, "calibration_quantile: .* less than 1, got 1.0"),
         ({"calibration_quantile": 0.0}, "calibration_quantile: .* greater than 0, got 0.0"),
@@ -435,6 +438,103 @@ def test_schemas_in_the_docs_are_those_of_the_code() -> None:
         assert (DOCS / "schemas" / name).read_text() == text, "python -m pyimgano.runs docs/schemas"
 
 
+def test_any_error_costs_its_category_alone(
+    make_mvtec: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyimgano.pipelines.benchmark as pipeline
+
+    trial = pipeline.run_trial
+
+    def failing(detector: Any, train: list[str], *rest: Any, **more: Any) -> Any:
+        if "bolt" in train[0]:
+            raise MemoryError("no room for the bank")
+        return trial(detector, train, *rest, **more)
+
+    monkeypatch.setattr(pipeline, "run_trial", failing)
+    root = make_mvtec(("bolt", "nut"))
+    report = run(root, tmp_path, category="all")
+    assert report["status"] == "failed" and report["failed_categories"] == ["bolt"]
+    assert report["per_category"]["bolt"]["failure"] == {
+        "kind": "MemoryError",
+        "message": "no room for the bank",
+    }
+    assert report["per_category"]["nut"]["status"] == "complete"
+    with pytest.raises(MemoryError):
+        run(root, tmp_path, category="bolt")
+    newest = max((tmp_path / "runs").iterdir(), key=lambda p: p.name)
+    assert json.loads((newest / "report.json").read_text())["status"] == "failed"
+
+
+def test_names_that_are_no_utf8(make_mvtec: MakeDataset, tmp_path: Path) -> None:
+    import os
+
+    root = make_mvtec(("nut",))
+    folder = os.fsencode(root / "nut/test/good")
+    os.rename(folder + b"/000.png", folder + b"/f\xfcr.png")
+    os.rename(os.fsencode(root / "nut"), os.fsencode(root) + b"/n\xfct")
+    report = run(root, tmp_path, category="all")
+    assert report["status"] == "complete" and report["categories"] == ["n\\xfct"]
+    (records,) = Path(report["run_dir"]).rglob("per_image.jsonl")
+    assert any("f\\xfcr.png" in record["input"] for record in lines(records))
+
+
+def test_reasons_do_not_deny_what_could_not_be_read(
+    make_mvtec: MakeDataset, tmp_path: Path
+) -> None:
+    root = make_mvtec()
+    for path in (root / "nut/test").rglob("*.png"):
+        path.write_text("broken")
+    results = run(root, tmp_path)["results"]
+    assert results["undefined"]["auroc"].endswith("(6 unreadable test images left out)")
+
+
+def test_a_category_without_training_images_is_not_dropped_in_silence(
+    make_mvtec: MakeDataset, tmp_path: Path
+) -> None:
+    root = make_mvtec(("bolt", "nut"))
+    (root / "bolt/train/good").rename(root / "bolt/train/Good")
+    report = run(root, tmp_path, category="all")
+    assert report["failed_categories"] == ["bolt"]
+    assert "bolt/train/good: no such folder" in report["per_category"]["bolt"]["failure"]["message"]
+
+
+def test_categories_with_awkward_names(make_mvtec: MakeDataset, tmp_path: Path) -> None:
+    root = make_mvtec(("a:b", "a_b", "c,d"), train=2, good=1, bad=1)
+    report = run(root, tmp_path, category="all")
+    stored = [
+        json.loads(path.read_text())["category"]
+        for path in Path(report["run_dir"]).glob("categories/*/report.json")
+    ]
+    assert sorted(stored) == ["a:b", "a_b", "c,d"]
+    assert run(root, tmp_path, category="c,d")["category"] == "c,d"
+    assert run(root, tmp_path, category=["c,d"])["category"] == "c,d"
+    with pytest.raises(UsageError, match="category"):
+        run(root, tmp_path, category=[])
+    with pytest.raises(UsageError, match="category"):
+        run(root, tmp_path, category=[1])
+
+
+def test_custom_is_a_name_for_the_single_category(make_custom: MakeDataset, tmp_path: Path) -> None:
+    report = run(make_custom(), tmp_path, dataset="custom", category="custom")
+    assert report["category"] == "custom" and report["results"]["auroc"] == 1.0
+
+
+def test_many_threads_at_once(make_mvtec: MakeDataset, tmp_path: Path) -> None:
+    root = make_mvtec()
+    found: list[Any] = []
+
+    def one() -> None:
+        try:
+            found.append(run(root, tmp_path)["threshold"])
+        except Exception as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=one) for _ in range(4)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert len(set(found)) == 1 and isinstance(found[0], float), found
+
+
 # ---- step by step
 
 
@@ -458,9 +558,8 @@ def test_split_without_masks_and_of_another_size(make_mvtec: MakeDataset) -> Non
     bare = load_benchmark_split(dataset="mvtec", root=root, category="nut", load_masks=False)
     assert bare.test_masks is None
     found = evaluate_split(build_default_detector(resize=(64, 64)), bare)
-    assert (
-        found["pixel_metrics"]["aupro"] is None and "no usable mask" in found["undefined"]["aupro"]
-    )
+    assert found["undefined"]["aupro"] == "the split carries no masks"
+    assert found["problems"] == []
     split = load_benchmark_split(dataset="mvtec", root=root, category="nut")
     with pytest.raises(UsageError, match=r"test_masks has shape \(6, 256, 256\), wanted"):
         evaluate_split(build_default_detector(resize=(64, 64)), split)

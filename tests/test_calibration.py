@@ -68,6 +68,7 @@ def test_choice_of_the_quantile() -> None:
     assert choose_quantile(None, None) == 0.995
     assert choose_quantile(None, 0.1) == 0.9
     assert choose_quantile(0.7, 0.1) == 0.7
+    assert choose_quantile(None, np.float64(0.1)) == 0.9
     for bad in (0.0, 1.0, -1, 2):
         with pytest.raises(UsageError, match="calibration_quantile"):
             choose_quantile(bad, None)

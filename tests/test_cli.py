@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,6 +168,59 @@ def test_what_is_wrong_is_one_clear_line(
     assert out == "" and said in err
     assert err.count("\n") == 1 and err.startswith("pyimgano-benchmark: error: ")
     assert not (tmp_path / "runs").exists()  # nothing was begun
+
+
+def test_an_output_that_cannot_be_written_is_found_out_first(
+    call: Command, make_mvtec: MakeDataset, tmp_path: Path
+) -> None:
+    root = make_mvtec()
+    where = ["--output-dir", str(tmp_path / "o")]
+    for output in ("", str(tmp_path / "no" / "x.json"), str(root / "nut/train/good/000.png/x")):
+        code, out, err = call(*arguments(root, *where, "--output", output))
+        assert code == 2 and out == "" and err.count("\n") == 1 and "--output" in err
+    assert not (tmp_path / "o").exists()
+
+
+def test_json_too_deep(call: Command, make_mvtec: MakeDataset) -> None:
+    code, _, err = call(*arguments(make_mvtec(), "--model-kwargs", "[" * 100_000))
+    assert code == 2 and err.count("\n") == 1 and len(err) < 500
+
+
+def test_streams_that_are_full_or_closed(make_mvtec: MakeDataset, tmp_path: Path) -> None:
+    words = ["-m", "pyimgano", "benchmark", "--list-models"]
+    command = " ".join([sys.executable, *words])
+    for redirect, said in ((">/dev/full", "No space left"), (">&-", "stdout is closed")):
+        done = subprocess.run(
+            f"{command} {redirect}", shell=True, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+    done = subprocess.run(f"{command} 2>&-", shell=True, capture_output=True, check=False)
+    assert done.returncode == 0 and b"vision_patchcore" in done.stdout
+
+
+def test_a_stopped_run_says_so(make_mvtec: MakeDataset, tmp_path: Path) -> None:
+    root = make_mvtec(train=40)
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        output = tmp_path / stop.name
+        run = subprocess.Popen(
+            [sys.executable, "-m", "pyimgano", "benchmark", "--output-dir", str(output)]
+            + arguments(root, "--resize", "512", "512"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 120
+        while not list(output.glob("*/categories/nut/report.json")):
+            assert time.monotonic() < deadline and run.poll() is None
+            time.sleep(0.05)
+        run.send_signal(stop)
+        out, err = run.communicate(timeout=60)
+        assert run.returncode == 130 and out == ""
+        assert err.strip() == "pyimgano: error: interrupted"
+        (top,) = output.glob("*/report.json")
+        (category,) = output.glob("*/categories/nut/report.json")
+        for path in (top, category):
+            assert '"status": "interrupted"' in path.read_text()
 
 
 def test_an_empty_train_folder(call: Command, make_mvtec: MakeDataset, tmp_path: Path) -> None:

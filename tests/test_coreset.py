@@ -66,6 +66,39 @@ def test_ties_go_to_the_lowest_index(
     assert found.tolist() == textbook(features, count, start)
 
 
+@pytest.mark.parametrize("spread", [1e-1, 1e-2])
+def test_tight_clusters_more_than_pivots(spread: float) -> None:
+    """Products of vectors cannot tell such neighbours apart; their differences can."""
+    rng = np.random.default_rng(1)
+    centres = rng.normal(0, 10, (300, 24))
+    points = centres[rng.integers(0, 300, 9000)] + rng.normal(0, spread, (9000, 24))
+    features = points.astype(np.float32)
+    found = greedy_coreset(torch.from_numpy(features), 1000, start=7)
+    assert found.tolist() == textbook(features, 1000, 7)
+    bank = MemoryBank(torch.from_numpy(features[:4000]), torch.zeros(4000, dtype=torch.int64))
+    distances, _ = bank.search(torch.from_numpy(features[4000:6000]))
+    away = torch.cdist(
+        torch.from_numpy(features[4000:6000]).double(), torch.from_numpy(features[:4000]).double()
+    )
+    torch.testing.assert_close(distances.double(), away.amin(dim=1), rtol=1e-4, atol=0)
+
+
+def test_copies_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once only copies of picks are left, the rest is filled up in order."""
+    updates = [0]
+    update = coreset_module._update
+
+    def counting(*arguments):  # type: ignore[no-untyped-def]
+        updates[0] += 1
+        update(*arguments)
+
+    monkeypatch.setattr(coreset_module, "_update", counting)
+    features = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)).repeat(100, 1)
+    found = greedy_coreset(features, 500, start=60)
+    assert found.tolist() == textbook(features.numpy(), 500, 60)
+    assert updates[0] < 60
+
+
 def test_identical_points_are_picked_once_each() -> None:
     found = greedy_coreset(torch.ones(40, 5), 40, start=3).tolist()
     assert sorted(found) == list(range(40))

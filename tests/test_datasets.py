@@ -225,6 +225,40 @@ def test_the_demo_does_not_write_over_other_things(tmp_path: Path) -> None:
         load_dataset("demo", tmp_path)
 
 
+def test_paths_that_no_system_takes(tmp_path: Path, make_mvtec: MakeDataset) -> None:
+    with pytest.raises(DataError, match="File name too long"):
+        load_dataset("mvtec", tmp_path / ("x" * 300))
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="file: is no folder"):
+        load_dataset("mvtec", tmp_path / "file")
+    root = make_mvtec()
+    save(root / "nut/test/spot" / f"{'s' * 250}.png", picture(1))
+    (root / "loop").symlink_to(root / "loop")
+    dataset = load_dataset("mvtec", root)
+    assert dataset.list_categories() == ["nut"]
+    with pytest.warns(UserWarning, match="1 of the defective images"):
+        dataset.get_test_paths()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"limit_train": 0}, {"limit_test": -1}, {"resize": (0, 5)}, {"seed": -1}, {"resize": 3}],
+)
+def test_options_out_of_range(make_mvtec: MakeDataset, options: dict) -> None:
+    with pytest.raises(UsageError, match=next(iter(options))):
+        load_dataset("mvtec", make_mvtec(), "nut", **options)
+
+
+def test_bad_masks_and_images_do_not_stop_the_paths(make_mvtec: MakeDataset) -> None:
+    root = make_mvtec()
+    (root / "nut/test/spot/000.png").write_text("broken")
+    masks = load_dataset("mvtec", root).get_test_paths()[2]
+    assert masks is not None and masks[3].any()
+    (root / "nut/ground_truth/spot/001_mask.png").write_text("broken")
+    with pytest.warns(UserWarning, match="001_mask.png: not an image"):
+        assert load_dataset("mvtec", root).get_test_paths()[2] is None
+
+
 PLUGIN = """
 from pathlib import Path
 from pyimgano.datasets import Category, Layout, Sample
@@ -257,6 +291,19 @@ def test_another_package_adds_its_layout(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.strip() == str([str(tmp_path / "images" / "a.png")])
+    # one that is broken is complained of, and harms neither the built-in ones nor the others
+    (info / "entry_points.txt").write_text(
+        "[pyimgano.datasets]\nbroken = nothing:X\nflat = flat:Flat\n"
+    )
+    again = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "images")],
+        env={"PYTHONPATH": str(tmp_path), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert again.stdout == done.stdout
+    assert "the dataset plug-in 'broken' (nothing:X) cannot be loaded" in again.stderr
 
 
 def test_the_documented_import_path_is_the_same_function() -> None:

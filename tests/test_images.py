@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -100,6 +101,23 @@ def test_damaged_png_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert capfd.readouterr().err == ""  # no noise of a decoder beside our line
 
 
+def test_damaged_jpeg_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = save(tmp_path / "damaged.jpg", picture(5, 200), quality=95)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 4 : 3 * len(data) // 4] = bytes(3 * len(data) // 4 - len(data) // 4)
+    path.write_bytes(bytes(data))
+    with pytest.raises(ImageReadError, match=r"damaged\.jpg: Corrupt JPEG data"):
+        read_image(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for read in (read_image, read_mask, image_size):
+        with pytest.raises(ImageReadError, match="is not a regular file"):
+            read(tmp_path / "pipe.png")
+
+
 def test_other_unreadable_things_say_what_they_are(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").touch()
@@ -157,6 +175,26 @@ def test_masks_keep_their_values(tmp_path: Path) -> None:
     assert read_mask(save(tmp_path / "b.png", values > 100)).max() == 255
     wide = read_mask(save(tmp_path / "w.png", values.astype(np.uint16) * 257))
     np.testing.assert_array_equal(wide > 127, values > 0)
+
+
+def test_masks_of_other_kinds(tmp_path: Path) -> None:
+    marked = np.zeros((20, 20), np.uint8)
+    marked[3:6, 4:8] = 255
+    # a palette that lists white first
+    two = Image.fromarray(np.dstack([marked] * 3)).quantize(2)
+    two.save(tmp_path / "p.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "p.png") > 127, marked > 0)
+    # indices of kinds, shown in colours
+    kinds = Image.fromarray((marked > 0).astype(np.uint8) * 2).convert("P")
+    kinds.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    kinds.save(tmp_path / "k.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "k.png"), (marked > 0) * 2)
+    # white everywhere, but seen only where it is not transparent
+    rgba = np.full((20, 20, 4), 255, np.uint8)
+    rgba[..., 3] = marked
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "a.png", rgba)), marked)
+    with pytest.raises(ImageReadError, match="float pixels"):
+        read_mask(save(tmp_path / "f.tiff", marked.astype(np.float32)))
 
 
 def test_resize_averages_when_shrinking_and_keeps_thin_lines() -> None:

@@ -102,6 +102,50 @@ class TestContract:
         tiny = np.zeros((1, 1, 3), np.uint8)
         assert np.isfinite(detector.decision_function([tiny, picture(3, 300)])).all()
 
+    def test_a_failed_fit_leaves_nothing_behind(self, name: str) -> None:
+        detector = make(name).fit(IMAGES)
+        with pytest.raises(ImageReadError):
+            detector.fit([IMAGES[0], "/no/where.png"])
+        with pytest.raises(NotFittedError):
+            detector.predict(IMAGES)
+
+    def test_keywords_set_after_fit_wait_for_the_next(self, name: str) -> None:
+        detector = make(name).fit(IMAGES)
+        before = detector.decision_function(IMAGES)
+        detector.set_params(resize=(32, 48))
+        np.testing.assert_array_equal(detector.decision_function(IMAGES), before)
+        if detector.has_maps:
+            assert detector.predict_anomaly_map(IMAGES[:1]).shape == (1, 64, 64)
+            assert detector.fit(IMAGES).predict_anomaly_map(IMAGES[:1]).shape == (1, 32, 48)
+
+    def test_a_score_that_is_not_finite_is_an_error(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        detector = make(name).fit(IMAGES)
+        score_batch = detector._score_batch
+
+        def broken(images, maps):  # type: ignore[no-untyped-def]
+            scores, anomaly_maps = score_batch(images, maps)
+            scores[1] = np.nan
+            return scores, anomaly_maps
+
+        monkeypatch.setattr(detector, "_score_batch", broken)
+        with pytest.raises(ImageReadError, match="image 1: the score is not finite"):
+            detector.predict(IMAGES[:3])
+        recorded = list(detector.score_images(IMAGES[:3], on_error="record"))
+        assert [r.score is None for r in recorded] == [False, True, False]
+
+    def test_bad_files_are_reported_as_they_come(self, name: str) -> None:
+        detector = make(name).fit(IMAGES)
+
+        def endless():  # type: ignore[no-untyped-def]
+            while True:
+                yield "/no/where.png"
+
+        stream = detector.score_images(endless(), on_error="record")
+        assert all(next(stream).error is not None for _ in range(30))
+        stream.close()
+
     def test_endless_input_is_scored_as_it_comes(self, name: str) -> None:
         detector = make(name).fit(IMAGES)
 
@@ -147,8 +191,21 @@ def test_bad_keywords_are_one_line_before_any_image(keywords: dict, said: str) -
     assert "\n" not in str(error.value)
 
 
+def test_the_registry_loads_once_for_many_threads() -> None:
+    code = (
+        "import threading; from pyimgano.models import list_models; found = []\n"
+        "def look(): found.append(len(list_models()))\n"
+        "ts = [threading.Thread(target=look) for _ in range(8)]\n"
+        "[t.start() for t in ts]; [t.join() for t in ts]; assert len(set(found)) == 1 and found[0]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_numpy_numbers_and_lists_will_do() -> None:
-    create_model("vision_patchcore", n_neighbors=np.int64(3), resize=[64, 64])
+    create_model("vision_patchcore", n_neighbors=np.int64(3), resize=[64, np.int64(64)])
+    for size in ((True, 64), ("64", "64"), (64.5, 64)):
+        with pytest.raises(UsageError, match="resize"):
+            create_model("vision_patchcore", resize=size)
 
 
 def test_what_is_given_beats_the_preset() -> None:

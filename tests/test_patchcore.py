@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from pyimgano.backbones import create_backbone
+from pyimgano.errors import UsageError
 from pyimgano.models import create_model
 from pyimgano.models.anomaly_map import smooth_maps
 from pyimgano.models.bank import random_projection
@@ -199,6 +201,39 @@ def test_the_same_seed_gives_the_same_detector() -> None:
 def test_one_layer_or_three(layers: list[str]) -> None:
     detector = small(layers=layers).fit(IMAGES)
     assert detector.decision_function([picture(200, spot=True)])[0] > detector.threshold_
+
+
+def test_the_finest_layer_makes_the_grid_in_any_order() -> None:
+    ordered = small(layers=["blocks.4", "blocks.10"]).fit(IMAGES)
+    turned = small(layers=["blocks.10", "blocks.4"]).fit(IMAGES)
+    assert ordered.grid_ == turned.grid_ == (8, 8)
+    with pytest.raises(UsageError, match="layers is empty"):
+        small(layers=[]).fit(IMAGES)
+
+
+def test_one_images_threshold_is_on_the_scale_of_scores() -> None:
+    keywords = {"backbone": "resnet18", "pretrained": False}
+    with_weight = small(n_neighbors=9, **keywords).fit(IMAGES[:1])
+    without = small(n_neighbors=1, **keywords).fit(IMAGES[:1])
+    assert with_weight.threshold_ < without.threshold_
+
+
+def test_two_detectors_in_two_threads() -> None:
+    detectors = [small(random_seed=0).fit(IMAGES) for _ in range(2)]  # one backbone for both
+    expected = detectors[0].decision_function(IMAGES)
+    failures: list[object] = []
+
+    def score(detector) -> None:  # type: ignore[no-untyped-def]
+        try:
+            for _ in range(10):
+                np.testing.assert_allclose(detector.decision_function(IMAGES), expected)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=score, args=(d,)) for d in detectors]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert failures == []
 
 
 def test_describe_names_what_ran() -> None:

@@ -5,7 +5,10 @@ A subcommand's module is imported when it is called, so that `--help` is quick.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -14,6 +17,7 @@ import click
 
 from .. import __version__
 from ..errors import PyimganoError
+from .console import complain
 
 #: Subcommand to the module that holds it and the line that `--help` shows.
 _COMMANDS = {
@@ -62,23 +66,20 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
 
     What went wrong is one line on stderr. A traceback is a bug of ours.
     """
+    if threading.current_thread() is threading.main_thread():
+        # what stops services stops a run as Ctrl-C does: its reports say so
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status = command.main(arguments, prog_name=name, standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.ClickException as error:
-        _complain(name, error.format_message())
+        complain(f"{name}: error: {' '.join(error.format_message().split())}")
         sys.exit(error.exit_code)
     except PyimganoError as error:
-        _complain(name, str(error))
+        complain(f"{name}: error: {error}")
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _complain(name, "interrupted")
+        complain(f"{name}: error: interrupted")
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away
-        sys.stderr.close()
-        sys.exit(1)
-
-
-def _complain(name: str, message: str) -> None:
-    line = " ".join(message.split())
-    print(f"{name}: error: {line}", file=sys.stderr)
+        os._exit(1)  # without a second complaint when the interpreter flushes stdout

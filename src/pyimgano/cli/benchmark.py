@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+
+from ..errors import DataError
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -100,6 +103,8 @@ def command(
         _print_list(list_dataset_categories(dataset=dataset, root=arguments["root"]), as_json)
         return 0
     keywords = _parse_keywords(model_kwargs)
+    if output is not None:
+        _require_writable(output)
 
     from ..pipelines import run_benchmark
     from .console import Console, complain_of_problems
@@ -109,12 +114,22 @@ def command(
             dataset=dataset, model_kwargs=keywords, listener=console, **arguments
         )
     console.table(report)
+    _print_document(report)
+    status = complain_of_problems(report, skip=arguments["on_error"] == "skip")
     if output is not None:
         from ..runs import write_text
 
         write_text(output, json.dumps(report, indent=2) + "\n")
-    _print_document(report)
-    return complain_of_problems(report, skip=arguments["on_error"] == "skip")
+    return status
+
+
+def _require_writable(output: Path) -> None:
+    """Found out before the run, not after it."""
+    folder = output.parent
+    if not output.name:
+        raise click.UsageError("--output: the name of a file is wanted, got ''")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise click.UsageError(f"--output {output}: {folder} is no folder that can be written to")
 
 
 def _parse_keywords(text: str | None) -> dict[str, Any]:
@@ -122,8 +137,9 @@ def _parse_keywords(text: str | None) -> dict[str, Any]:
         return {}
     try:
         keywords = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise click.UsageError(f"--model-kwargs is not JSON ({error}): {text!r}") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        shown = text if len(text) < 200 else f"{text[:200]}..."
+        raise click.UsageError(f"--model-kwargs is not JSON ({error}): {shown!r}") from None
     if not isinstance(keywords, dict):
         raise click.UsageError(f"--model-kwargs must be a JSON object, got {text!r}")
     return keywords
@@ -133,10 +149,20 @@ def _print_list(names: list[str], as_json: bool) -> None:
     if as_json:
         _print_document(names)
     else:
-        click.echo("\n".join(names))
+        _print("\n".join(names))
 
 
 def _print_document(document: Any) -> None:
-    json.dump(document, sys.stdout, indent=2)
-    sys.stdout.write("\n")
-    sys.stdout.flush()
+    _print(json.dumps(document, indent=2))
+
+
+def _print(text: str) -> None:
+    if sys.stdout is None:  # closed by the caller
+        raise DataError("stdout is closed; the result could not be printed")
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise DataError(f"stdout: cannot be written ({error.strerror})") from error

@@ -25,7 +25,7 @@ class Console:
         self._title = ""
 
     def __enter__(self) -> Console:
-        if sys.stderr.isatty():
+        if _on_terminal():
             from rich.console import Console as RichConsole
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
             from rich.progress import TimeElapsedColumn as Elapsed
@@ -72,7 +72,7 @@ class Console:
 
     def table(self, report: dict[str, Any]) -> None:
         """The summary as a table, if stderr is a terminal."""
-        if not sys.stderr.isatty():
+        if not _on_terminal():
             return
         from rich.console import Console as RichConsole
         from rich.table import Table
@@ -109,9 +109,15 @@ _COLUMNS = (
 )
 
 
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def complain(message: str) -> None:
-    """One line on stderr."""
-    print(" ".join(message.split()), file=sys.stderr, flush=True)
+    """One line on stderr; control characters in a file's name are shown, not obeyed."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+    if sys.stderr is not None:  # None if the caller closed it
+        print(line, file=sys.stderr, flush=True)
 
 
 def complain_of_problems(report: dict[str, Any], *, skip: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -37,6 +38,8 @@ from ..runs import (
 )
 from .config import BenchmarkConfig
 from .trial import Trial, run_trial
+
+_log = logging.getLogger(__name__)
 
 _IMAGE_METRICS = ("auroc", "average_precision")
 
@@ -128,7 +131,7 @@ def run_benchmark(
     """
     config = BenchmarkConfig.check(
         dataset=dataset,
-        category=category if isinstance(category, str) else ",".join(category),
+        category=category if isinstance(category, str) else list(category),
         model=model,
         device=device,
         preset=preset,
@@ -151,8 +154,9 @@ def run_benchmark(
     layout = get_layout(dataset)
     folder = open_root(layout, root)
     names = _choose_categories(layout, folder, config.category)
-    create_model(model, **keywords).prepare()
-    run = _Run(config, keywords, layout, folder, names, output_dir)
+    detector = create_model(model, **keywords)
+    detector.prepare()  # a device or weights that are not there fail here, not in each category
+    run = _Run(config, detector, layout, folder, names, output_dir)
     run.write("running")
     try:
         for number, name in enumerate(names, start=1):
@@ -165,8 +169,8 @@ def run_benchmark(
     except KeyboardInterrupt:
         run.write("interrupted")
         raise
-    except PyimganoError as error:
-        run.write("failed", Failure(kind=type(error).__name__, message=str(error)))
+    except Exception as error:
+        run.write("failed", _failure(error))
         raise
 
 
@@ -184,11 +188,16 @@ def list_dataset_categories(*, dataset: str, root: str | Path | None = None) -> 
     return layout.list_categories(open_root(layout, root))
 
 
-def _choose_categories(layout: Layout, root: Path, wanted: str) -> list[str]:
+def _choose_categories(layout: Layout, root: Path, wanted: str | list[str]) -> list[str]:
     if wanted == "all":
         return layout.list_categories(root)
-    names = [name.strip() for name in wanted.split(",")]
-    if not all(names):
+    if isinstance(wanted, list):
+        names = wanted
+    elif wanted in layout.list_categories(root):  # also one with a comma in its name
+        names = [wanted]
+    else:
+        names = [name.strip() for name in wanted.split(",")]
+    if not names or not all(names):
         raise UsageError(
             f"category must be a name, several separated by commas, or 'all': {wanted!r}"
         )
@@ -203,21 +212,24 @@ class _Run:
     def __init__(
         self,
         config: BenchmarkConfig,
-        keywords: dict[str, Any],
+        detector: Detector,
         layout: Layout,
         root: Path,
         names: list[str],
         output_dir: str | Path | None,
     ) -> None:
         self.config = config
-        self.keywords = keywords
+        self.keywords = detector.get_params()
         self.layout = layout
         self.root = root
         self.names = names
         self.reports: dict[str, CategoryReport] = {}
         self.failed: list[str] = []
         self.started = datetime.now().astimezone()
-        self.parameters = _plain(create_model(config.model, **keywords).get_params())
+        self.parameters = _plain(self.keywords)
+        self.category = (
+            config.category if isinstance(config.category, str) else ",".join(config.category)
+        )
         self.directory: RunDirectory | None = None
         if config.save_run:
             self.directory = RunDirectory.create(
@@ -232,13 +244,14 @@ class _Run:
         self._keep(self._report(name, status="running"))
         try:
             report = self._measure(name, listener)
-        except PyimganoError as error:
-            failure = Failure(kind=type(error).__name__, message=str(error))
-            report = self._report(name, status="failed", failure=failure)
+        except Exception as error:  # whatever it is, it costs this category alone
+            report = self._report(name, status="failed", failure=_failure(error))
             self.failed.append(name)
             if len(self.names) == 1 or isinstance(error, UsageError):
                 self._keep(report)
                 raise
+            if not isinstance(error, PyimganoError):  # a bug of ours, or of what we stand on
+                _log.exception("category %s failed", name)
         except KeyboardInterrupt:
             self._keep(self._report(name, status="interrupted"))
             raise
@@ -395,7 +408,7 @@ class _Run:
             else datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         config = self.config
-        if len(self.names) == 1 and config.category != "all":
+        if len(self.names) == 1 and self.category != "all":
             name = self.names[0]
             category = self.reports.get(name) or self._report(name, status="running")
             fields = {**category.model_dump(), **run}
@@ -411,7 +424,7 @@ class _Run:
             status=status,
             dataset=self.layout.name,
             root=str(self.root),
-            category=config.category,
+            category=self.category,
             model=config.model,
             preset=config.preset,
             device=first.device if first else config.device,
@@ -433,16 +446,16 @@ class _Run:
             started_at=self.started.isoformat(timespec="seconds"),
             dataset=self.layout.name,
             root=str(self.root),
-            category=config.category,
+            category=self.category,
             categories=self.names,
             model=config.model,
             preset=config.preset,
             device=config.device,
             resize=self.parameters["resize"],
             detector_parameters=self.parameters,
-            calibration=config.calibration,
-            calibration_quantile=config.calibration_quantile,
-            contamination=config.contamination,
+            calibration=self.parameters["calibration"],
+            calibration_quantile=self.parameters["calibration_quantile"],
+            contamination=self.parameters["contamination"],
             limit_train=config.limit_train,
             limit_test=config.limit_test,
             seed=config.seed,
@@ -477,6 +490,10 @@ def _summary(
     mean = {name: float(np.mean(v)) if v else None for name, v in values.items()}
     std = {name: float(np.std(v)) if v else None for name, v in values.items()}
     return mean, std, {name: len(v) for name, v in values.items()}
+
+
+def _failure(error: Exception) -> Failure:
+    return Failure(kind=type(error).__name__, message=str(error) or type(error).__name__)
 
 
 def _plain(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -7,11 +7,31 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from ..errors import UsageError, invalid_value
-from ..models.parameters import CalibrationSource, Contamination, Flag, Quantile, Seed, Size
-from ..models.registry import create_model, default_keywords, preset_keywords
+from ..models.parameters import (
+    CalibrationSource,
+    Contamination,
+    Flag,
+    Quantile,
+    Seed,
+    Size,
+    plain_value,
+    reject_unknown,
+)
+from ..models.registry import default_keywords, model_entry, preset_keywords
 
 #: Images are brought to this (height, width) unless the user or a preset says otherwise.
 DEFAULT_RESIZE = (256, 256)
+
+#: Keywords of detectors that the benchmark has arguments for, and those arguments.
+_OWN_ARGUMENTS = {
+    "device": "device",
+    "pretrained": "pretrained",
+    "random_seed": "seed",
+    "resize": "resize",
+    "contamination": "contamination",
+    "calibration": "calibration",
+    "calibration_quantile": "calibration_quantile",
+}
 
 _Limit = Annotated[int, Strict(), Field(ge=1)]
 
@@ -22,7 +42,7 @@ class BenchmarkConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     dataset: str
-    category: str
+    category: str | list[str]
     model: str
     device: str
     preset: str | None
@@ -44,7 +64,9 @@ class BenchmarkConfig(BaseModel):
     @classmethod
     def check(cls, **values: Any) -> BenchmarkConfig:
         """Raise `UsageError`, one line, for the first value that will not do."""
-        values["model_kwargs"] = values["model_kwargs"] or {}
+        values = {name: plain_value(value) for name, value in values.items()}
+        if values["model_kwargs"] is None:
+            values["model_kwargs"] = {}
         try:
             return cls(**values)
         except ValidationError as error:
@@ -57,7 +79,7 @@ class BenchmarkConfig(BaseModel):
         ------
         UsageError
             An unknown model, preset or keyword, a value out of range, or a keyword that is
-            also given as an argument of its own with another value.
+            an argument of its own.
         """
         accepted = default_keywords(self.model)
         preset = preset_keywords(self.model, self.preset)
@@ -78,16 +100,13 @@ class BenchmarkConfig(BaseModel):
                 del given[name]
         if not self.pretrained and "pretrained" not in accepted:
             raise UsageError(f"pretrained=False means nothing to model {self.model!r}")
-        arguments = {**optional, "device": self.device if self.device != "cpu" else None}
-        for name, value in self.model_kwargs.items():
-            twice = arguments.get(name)
-            if twice is not None and list_or_same(twice) != list_or_same(value):
-                raise UsageError(f"{name} is given twice: {twice!r}, and {value!r} in model_kwargs")
+        for name in self.model_kwargs:
+            if name in _OWN_ARGUMENTS:
+                raise UsageError(
+                    f"{name} in model_kwargs: it is an argument of its own "
+                    f"({_OWN_ARGUMENTS[name]}), give it there"
+                )
         keywords = {"resize": DEFAULT_RESIZE, **preset, **given, **self.model_kwargs}
-        create_model(self.model, **keywords)  # checks names, types and ranges
+        detector = model_entry(self.model).detector
+        reject_unknown(detector, self.model, keywords)
         return keywords
-
-
-def list_or_same(value: Any) -> Any:
-    """Tuples as lists, since JSON knows only those."""
-    return list(value) if isinstance(value, tuple) else value

@@ -114,7 +114,7 @@ def evaluate_split(
     -------
     dict
         As `pyimgano.evaluation.evaluate_detector`, and `problems`: a list of
-        `{kind, path, message}`, one for each image that was unreadable or lacks its mask.
+        `{kind, path, message}`, one for each unreadable image.
 
     Raises
     ------
@@ -142,7 +142,8 @@ def evaluate_split(
         list(split.train_paths),
         samples,
         masks=masks,
-        pixel=compute_pixel_scores,
+        pixel=compute_pixel_scores and masks is not None,
         pro_integration_limit=pro_integration_limit,
+        no_pixel_reason="the split carries no masks" if masks is None else None,
     )
     return {**trial.results, "problems": [problem.model_dump() for problem in trial.problems]}

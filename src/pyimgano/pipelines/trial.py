@@ -130,6 +130,7 @@ def run_trial(
     masks: Mask | None = None,
     pixel: bool = True,
     pro_integration_limit: float = 0.3,
+    no_pixel_reason: str | None = None,
     on_error: str = "error",
     on_score: Callable[[Sample, ImageScore], None] | None = None,
     progress: Progress | None = None,
@@ -149,6 +150,8 @@ def run_trial(
         they are read from the samples' mask files.
     pixel
         Whether pixel metrics are wanted.
+    no_pixel_reason
+        Why `pixel` is False, for the results.
     on_error
         `skip` leaves unreadable training images out; otherwise one is an error.
     on_score
@@ -166,7 +169,7 @@ def run_trial(
         Problem(kind="unreadable_train_image", path=skipped.path, message=skipped.reason)
         for skipped in detector.skipped_
     ]
-    pixels = _Pixels(detector.validate_params().resize, pixel and detector.has_maps, masks)
+    pixels = _Pixels(detector.params_.resize, pixel and detector.has_maps, masks)
     labels: list[int] = []
     scores: list[float] = []
     paths = [str(sample.path) for sample in test]
@@ -198,15 +201,21 @@ def run_trial(
         pixel_masks=np.stack(pixels.masks) if pixels.masks else None,
         pixel_scores=np.stack(pixels.maps) if pixels.maps else None,
         pro_integration_limit=pro_integration_limit,
-        no_pixel_reason=pixels.reason(detector),
+        no_pixel_reason=no_pixel_reason or pixels.reason(detector),
     )
     results["pixel_aupro_limit"] = pro_integration_limit
+    unreadable = len(test) - len(scores)
+    if unreadable:
+        results["undefined"] = {
+            name: f"{reason} ({unreadable} unreadable test images left out)"
+            for name, reason in results["undefined"].items()
+        }
     good = results["metrics"]["tn"] + results["metrics"]["fp"]
     return Trial(
         results=results,
         false_alarms=clopper_pearson(results["metrics"]["fp"], good),
         problems=problems + pixels.problems,
-        n_unreadable=len(test) - len(scores),
+        n_unreadable=unreadable,
         n_masks=pixels.usable,
         fit_seconds=fitted - began,
         score_seconds=scored - fitted,

@@ -80,14 +80,14 @@ class RecordWriter:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._file = path.open("w", encoding="utf-8", newline="\n")
+            # unbuffered: a line is with the system, or it is an error here and now
+            self._file = path.open("wb", buffering=0)
         except OSError as error:
             raise DataError(f"{path}: cannot be written ({error.strerror})") from error
 
     def write(self, record: ImageRecord) -> None:
         try:
-            self._file.write(record.model_dump_json() + "\n")
-            self._file.flush()
+            self._file.write(record.model_dump_json().encode() + b"\n")
         except OSError as error:
             raise DataError(f"{self._path}: cannot be written ({error.strerror})") from error
 
@@ -109,7 +109,17 @@ def write_document(path: Path, document: BaseModel) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text` (UTF-8), atomically."""
+    """Replace the file at `path` by `text` (UTF-8), atomically.
+
+    A link stays a link: what it points to is replaced. A pipe or a device is written to.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+        return
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
@@ -136,6 +146,16 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _safe(name: str) -> str:
-    """A name as one path component: separators become underscores, dots do not climb."""
-    flat = "".join("_" if c in '/\\:*?"<>|' or ord(c) < 32 else c for c in name)
-    return "_" if flat.strip(". ") == "" else flat
+    """A name as one path component, on any system; no two names give the same.
+
+    What some file system does not take is written as in a web address: %3A for a colon.
+    """
+    escaped = "".join(
+        "".join(f"%{byte:02X}" for byte in os.fsencode(c))
+        if c in '/\\:*?"<>|%' or ord(c) < 32 or "\ud800" <= c <= "\udfff"
+        else c
+        for c in name
+    )
+    if escaped.strip(".") == "" or escaped.endswith((" ", ".")):
+        escaped = escaped[:-1] + "".join(f"%{byte:02X}" for byte in escaped[-1:].encode())
+    return escaped or "%"

@@ -10,11 +10,30 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 #: Raised when a field changes its meaning or goes away; additions leave it alone.
 SCHEMA_VERSION = 1
 
+
+def shown(text: str) -> str:
+    """`text` as JSON can hold it: bytes of a file name that are no UTF-8 become \\xNN."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _shown_within(value: Any) -> Any:
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, dict):
+        return {_shown_within(k): _shown_within(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_shown_within(item) for item in value]
+    return value
+
+
+#: Text that comes from outside: names of files and categories, and messages about them.
+Text = Annotated[str, BeforeValidator(_shown_within)]
+Plain = Annotated[dict[str, Any], BeforeValidator(_shown_within)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Status = Literal["running", "complete", "failed", "interrupted"]
@@ -112,8 +131,8 @@ class Problem(_Model):
     """Something wrong with one file of the dataset."""
 
     kind: ProblemKind
-    path: str
-    message: str
+    path: Text
+    message: Text
 
 
 class Timings(_Model):
@@ -130,7 +149,7 @@ class Failure(_Model):
     """Why a category, or the run, has no results."""
 
     kind: str = Field(description="class of the error")
-    message: str
+    message: Text
 
 
 class CategoryReport(_Model):
@@ -139,8 +158,8 @@ class CategoryReport(_Model):
     schema_version: int = SCHEMA_VERSION
     status: Status
     dataset: str
-    root: str
-    category: str
+    root: Text
+    category: Text
     model: str
     preset: str | None
     device: str
@@ -152,7 +171,7 @@ class CategoryReport(_Model):
     results: Results | None
     counts: Counts | None
     problems: list[Problem]
-    detector: dict[str, Any] = Field(description="parameters, backbone, weights, bank")
+    detector: Plain = Field(description="parameters, backbone, weights, bank")
     timings: Timings | None
     failure: Failure | None = None
 
@@ -160,7 +179,7 @@ class CategoryReport(_Model):
 class RunFields(_Model):
     """What the top-level report of every run says of the run itself."""
 
-    run_dir: str | None
+    run_dir: Text | None
     pyimgano_version: str
     started_at: str = Field(description="ISO 8601 with offset")
     finished_at: str | None
@@ -179,16 +198,16 @@ class SuiteReport(RunFields):
     kind: Literal["benchmark-suite"] = "benchmark-suite"
     status: Status
     dataset: str
-    root: str
-    category: str
+    root: Text
+    category: Text
     model: str
     preset: str | None
     device: str
     resize: tuple[int, int]
     calibration_quantile: Rate | None
-    categories: list[str]
-    per_category: dict[str, CategoryReport]
-    failed_categories: list[str]
+    categories: list[Text]
+    per_category: dict[Text, CategoryReport]
+    failed_categories: list[Text]
     mean_metrics: dict[str, Number | None] = Field(
         description="over the categories in which the metric is defined"
     )
@@ -202,14 +221,14 @@ class ImageRecord(_Model):
 
     index: int
     dataset: str
-    category: str
-    input: str
+    category: Text
+    input: Text
     y_true: Literal[0, 1] | None
-    defect: str
+    defect: Text
     score: Number | None
     threshold: Number
     pred: Literal[0, 1] | None
-    error: str | None = None
+    error: Text | None = None
 
 
 class RunConfig(_Model):
@@ -219,14 +238,14 @@ class RunConfig(_Model):
     pyimgano_version: str
     started_at: str
     dataset: str
-    root: str
-    category: str
-    categories: list[str]
+    root: Text
+    category: Text
+    categories: list[Text]
     model: str
     preset: str | None
     device: str
     resize: tuple[int, int]
-    detector_parameters: dict[str, Any] = Field(description="keywords, with preset and defaults")
+    detector_parameters: Plain = Field(description="keywords, with preset and defaults")
     calibration: str
     calibration_quantile: Rate | None
     contamination: Rate | None
