@@ -46,6 +46,8 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".
 # what declares more than twice `PIL.Image.MAX_IMAGE_PIXELS` (179 million, 2 x 89); between the
 # two it only warns, which says nothing to our users: cameras with 100 million pixels exist.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Nor does what it thinks of metadata that we do not use.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _EXIF_ORIENTATION = 0x0112

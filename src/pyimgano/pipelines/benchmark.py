@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
-
-from .. import __version__
 from ..datasets import Category, Layout, Sample, get_layout, limit_samples, open_root
 from ..errors import PyimganoError, UsageError
-from ..evaluation import DECISION_METRICS, PIXEL_METRICS
-from ..models import Detector, ImageScore
+from ..models import ImageScore
 from ..models.registry import create_model
-from ..runs import (
-    CalibrationReport,
-    CategoryReport,
-    Counts,
-    Failure,
-    ImageRecord,
-    MeasuredRate,
-    Problem,
-    RecordWriter,
-    Results,
-    RunConfig,
-    RunDirectory,
-    SingleReport,
-    Status,
-    SuiteReport,
-    Timings,
-    write_document,
-)
+from ..runs import CategoryReport, Failure, RecordWriter
 from .config import BenchmarkConfig
-from .trial import Trial, run_trial
+from .run_documents import RunDocuments
+from .trial import run_trial
 
 _log = logging.getLogger(__name__)
-
-_IMAGE_METRICS = ("auroc", "average_precision")
 
 
 class Listener(Protocol):
@@ -156,13 +132,13 @@ def run_benchmark(
     names = _choose_categories(layout, folder, config.category)
     detector = create_model(model, **keywords)
     detector.prepare()  # a device or weights that are not there fail here, not in each category
-    run = _Run(config, detector, layout, folder, names, output_dir)
+    run = RunDocuments(config, detector, layout, folder, names, output_dir)
     run.write("running")
     try:
         for number, name in enumerate(names, start=1):
             if listener is not None:
                 listener.category_started(name, number, len(names))
-            report = run.one_category(name, listener)
+            report = _one_category(run, name, listener)
             if listener is not None:
                 listener.category_finished(report)
         return run.write("complete" if not run.failed else "failed")
@@ -206,297 +182,58 @@ def _choose_categories(layout: Layout, root: Path, wanted: str | list[str]) -> l
     return list(dict.fromkeys(names))
 
 
-class _Run:
-    """A run in progress: its reports so far, and its directory if it is saved."""
-
-    def __init__(
-        self,
-        config: BenchmarkConfig,
-        detector: Detector,
-        layout: Layout,
-        root: Path,
-        names: list[str],
-        output_dir: str | Path | None,
-    ) -> None:
-        self.config = config
-        self.keywords = detector.get_params()
-        self.layout = layout
-        self.root = root
-        self.names = names
-        self.reports: dict[str, CategoryReport] = {}
-        self.failed: list[str] = []
-        self.started = datetime.now().astimezone()
-        self.parameters = _plain(self.keywords)
-        self.category = (
-            config.category if isinstance(config.category, str) else ",".join(config.category)
-        )
-        self.directory: RunDirectory | None = None
-        if config.save_run:
-            self.directory = RunDirectory.create(
-                output_dir, layout.name, config.model, self.started
-            )
-            self.directory.write("config.json", self._config_document())
-
-    # ---- one category
-
-    def one_category(self, name: str, listener: Listener | None) -> CategoryReport:
-        """Run it and write its report; of several, a failed one is a report that says so."""
-        self._keep(self._report(name, status="running"))
-        try:
-            report = self._measure(name, listener)
-        except Exception as error:  # whatever it is, it costs this category alone
-            report = self._report(name, status="failed", failure=_failure(error))
-            self.failed.append(name)
-            if len(self.names) == 1 or isinstance(error, UsageError):
-                self._keep(report)
-                raise
-            if not isinstance(error, PyimganoError):  # a bug of ours, or of what we stand on
-                _log.exception("category %s failed", name)
-        except KeyboardInterrupt:
-            self._keep(self._report(name, status="interrupted"))
+def _one_category(run: RunDocuments, name: str, listener: Listener | None) -> CategoryReport:
+    """Run it and write its report; of several, a failed one is a report that says so."""
+    run.keep(run.category_report(name, status="running"))
+    try:
+        report = _measure(run, name, listener)
+    except Exception as error:  # whatever it is, it costs this category alone
+        report = run.category_report(name, status="failed", failure=_failure(error))
+        run.failed.append(name)
+        if len(run.names) == 1:
+            run.keep(report)
             raise
-        self._keep(report)
-        self.write("running")
-        return report
+        if not isinstance(error, PyimganoError):  # a bug of ours, or of what we stand on
+            _log.exception("category %s failed", name)
+    except KeyboardInterrupt:
+        run.keep(run.category_report(name, status="interrupted"))
+        raise
+    run.keep(report)
+    run.write("running")
+    return report
 
-    def _measure(self, name: str, listener: Listener | None) -> CategoryReport:
-        config = self.config
-        whole = self.layout.load(self.root, name)
-        category = Category(
-            name,
-            limit_samples(whole.train, config.limit_train, config.seed),
-            limit_samples(whole.test, config.limit_test, config.seed),
-        )
-        detector = create_model(config.model, **self.keywords)
-        with ExitStack() as stack:
-            records: RecordWriter | None = None
-            if self.directory is not None and config.per_image_jsonl:
-                path = self.directory.category(name) / "per_image.jsonl"
-                records = stack.enter_context(RecordWriter(path))
 
-            def record(sample: Sample, result: ImageScore) -> None:
-                if records is not None:
-                    records.write(self._record(name, sample, result, detector.threshold_))
+def _measure(run: RunDocuments, name: str, listener: Listener | None) -> CategoryReport:
+    config = run.config
+    whole = run.layout.load(run.root, name)
+    category = Category(
+        name,
+        limit_samples(whole.train, config.limit_train, config.seed),
+        limit_samples(whole.test, config.limit_test, config.seed),
+    )
+    detector = create_model(config.model, **run.keywords)
+    with ExitStack() as stack:
+        records: RecordWriter | None = None
+        if run.directory is not None and config.per_image_jsonl:
+            path = run.directory.category(name) / "per_image.jsonl"
+            records = stack.enter_context(RecordWriter(path))
 
-            trial = run_trial(
-                detector,
-                [str(sample.path) for sample in category.train],
-                category.test,
-                pixel=config.pixel,
-                pro_integration_limit=config.pixel_aupro_limit,
-                on_error=config.on_error,
-                on_score=record,
-                progress=None if listener is None else listener.stage,
-            )
-        return self._finished_report(category, detector, trial)
+        def record(sample: Sample, result: ImageScore) -> None:
+            if records is not None:
+                records.write(run.record(name, sample, result, detector.threshold_))
 
-    def _record(
-        self, category: str, sample: Sample, result: ImageScore, threshold: float
-    ) -> ImageRecord:
-        return ImageRecord(
-            index=result.index,
-            dataset=self.layout.name,
-            category=category,
-            input=str(sample.path),
-            y_true=1 if sample.label else 0,
-            defect=sample.defect,
-            score=result.score,
-            threshold=threshold,
-            pred=None if result.score is None else (1 if result.score >= threshold else 0),
-            error=None if result.error is None else result.error.reason,
-        )
-
-    def _finished_report(
-        self, category: Category, detector: Detector, trial: Trial
-    ) -> CategoryReport:
-        calibration = detector.calibration_
-        measured = trial.false_alarms
-        scored = len(category.test) - trial.n_unreadable
-        return self._report(
-            category.name,
-            status="complete",
-            device=str(detector.describe().get("backbone", {}).get("device", self.config.device)),
-            score_threshold_strategy=f"{calibration.method}-quantile",
-            calibration_quantile=calibration.quantile_asked,
-            threshold=detector.threshold_,
-            calibration=CalibrationReport(
-                value=calibration.threshold,
-                method=calibration.method,
-                quantile_asked=calibration.quantile_asked,
-                quantile_reached=calibration.quantile_reached,
-                n_scores=calibration.n_scores,
-                promised_false_alarm_rate=calibration.promised_false_alarm_rate,
-                measured_false_alarm_rate=MeasuredRate(
-                    false_alarms=measured.events,
-                    good_images=measured.trials,
-                    rate=measured.rate,
-                    low=measured.low,
-                    high=measured.high,
-                    confidence=measured.confidence,
-                ),
-                notes=list(calibration.notes),
-            ),
-            results=Results.model_validate(trial.results),
-            counts=Counts(
-                train=len(category.train),
-                train_used=detector.n_train_,
-                train_skipped=len(detector.skipped_),
-                test=len(category.test),
-                test_good=sum(not sample.label for sample in category.test),
-                test_defective=sum(sample.label for sample in category.test),
-                test_unreadable=trial.n_unreadable,
-                masks=trial.n_masks,
-            ),
-            problems=trial.problems,
-            detector={"parameters": self.parameters, **detector.describe()},
-            timings=Timings(
-                fit_seconds=trial.fit_seconds,
-                score_seconds=trial.score_seconds,
-                milliseconds_per_image=1e3 * trial.score_seconds / scored if scored else None,
-            ),
-        )
-
-    def _report(self, name: str, **fields: Any) -> CategoryReport:
-        """A category's report; what is not given is not known yet."""
-        config = self.config
-        unknown: dict[str, Any] = dict.fromkeys(
-            (
-                "score_threshold_strategy",
-                "calibration_quantile",
-                "threshold",
-                "calibration",
-                "results",
-                "counts",
-                "timings",
-            )
-        )
-        common = {
-            "dataset": self.layout.name,
-            "root": str(self.root),
-            "category": name,
-            "model": config.model,
-            "preset": config.preset,
-            "device": config.device,
-            "resize": self.parameters["resize"],
-            "problems": list[Problem](),
-            "detector": {"parameters": self.parameters},
-        }
-        return CategoryReport(**{**unknown, **common, **fields})
-
-    def _keep(self, report: CategoryReport) -> None:
-        self.reports[report.category] = report
-        if self.directory is not None:
-            write_document(self.directory.category(report.category) / "report.json", report)
-
-    # ---- the run's own documents
-
-    def write(self, status: Status, failure: Failure | None = None) -> dict[str, Any]:
-        """Write the top-level report as things stand; returns it as plain JSON values."""
-        report = self._top_report(status, failure)
-        if self.directory is not None:
-            self.directory.write("report.json", report)
-        plain: dict[str, Any] = json.loads(report.model_dump_json())
-        return plain
-
-    def _top_report(self, status: Status, failure: Failure | None) -> SingleReport | SuiteReport:
-        run: dict[str, Any] = {
-            "run_dir": None if self.directory is None else str(self.directory.path),
-            "pyimgano_version": __version__,
-            "started_at": self.started.isoformat(timespec="seconds"),
-            "finished_at": None
-            if status == "running"
-            else datetime.now().astimezone().isoformat(timespec="seconds"),
-        }
-        config = self.config
-        if len(self.names) == 1 and self.category != "all":
-            name = self.names[0]
-            category = self.reports.get(name) or self._report(name, status="running")
-            fields = {**category.model_dump(), **run}
-            if failure is not None:
-                fields["failure"] = failure
-            if status != "complete":
-                fields["status"] = status
-            return SingleReport(**fields)
-        mean, std, over = _summary(self.reports)
-        first = next((r for r in self.reports.values() if r.status == "complete"), None)
-        return SuiteReport(
-            **run,
-            status=status,
-            dataset=self.layout.name,
-            root=str(self.root),
-            category=self.category,
-            model=config.model,
-            preset=config.preset,
-            device=first.device if first else config.device,
-            resize=self.parameters["resize"],
-            calibration_quantile=first.calibration_quantile if first else None,
-            categories=self.names,
-            per_category=self.reports,
-            failed_categories=self.failed,
-            mean_metrics=mean,
-            std_metrics=std,
-            metric_categories=over,
-            failure=failure,
-        )
-
-    def _config_document(self) -> RunConfig:
-        config = self.config
-        return RunConfig(
-            pyimgano_version=__version__,
-            started_at=self.started.isoformat(timespec="seconds"),
-            dataset=self.layout.name,
-            root=str(self.root),
-            category=self.category,
-            categories=self.names,
-            model=config.model,
-            preset=config.preset,
-            device=config.device,
-            resize=self.parameters["resize"],
-            detector_parameters=self.parameters,
-            calibration=self.parameters["calibration"],
-            calibration_quantile=self.parameters["calibration_quantile"],
-            contamination=self.parameters["contamination"],
-            limit_train=config.limit_train,
-            limit_test=config.limit_test,
-            seed=config.seed,
+        trial = run_trial(
+            detector,
+            [str(sample.path) for sample in category.train],
+            category.test,
             pixel=config.pixel,
-            pixel_aupro_limit=config.pixel_aupro_limit,
+            pro_integration_limit=config.pixel_aupro_limit,
             on_error=config.on_error,
-            per_image_jsonl=config.per_image_jsonl,
+            on_score=record,
+            progress=None if listener is None else listener.stage,
         )
-
-
-def _summary(
-    reports: dict[str, CategoryReport],
-) -> tuple[dict[str, float | None], dict[str, float | None], dict[str, int]]:
-    """Mean, population standard deviation, and number of categories, of every metric."""
-    values: dict[str, list[float]] = {
-        name: [] for name in (*_IMAGE_METRICS, *DECISION_METRICS, *PIXEL_METRICS)
-    }
-    values["false_alarm_rate"] = []
-    for report in reports.values():
-        if report.results is None or report.calibration is None:
-            continue
-        results = report.results
-        found: dict[str, float | None] = {
-            **{name: getattr(results, name) for name in _IMAGE_METRICS},
-            **{name: getattr(results.metrics, name) for name in DECISION_METRICS},
-            **{name: getattr(results.pixel_metrics, name) for name in PIXEL_METRICS},
-            "false_alarm_rate": report.calibration.measured_false_alarm_rate.rate,
-        }
-        for name, value in found.items():
-            if value is not None:
-                values[name].append(value)
-    mean = {name: float(np.mean(v)) if v else None for name, v in values.items()}
-    std = {name: float(np.std(v)) if v else None for name, v in values.items()}
-    return mean, std, {name: len(v) for name, v in values.items()}
+    return run.finished(category, detector, trial)
 
 
 def _failure(error: Exception) -> Failure:
     return Failure(kind=type(error).__name__, message=str(error) or type(error).__name__)
-
-
-def _plain(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Parameters as plain JSON values."""
-    plain: dict[str, Any] = json.loads(json.dumps(parameters, default=str))
-    return plain
