@@ -14,7 +14,7 @@ from ..errors import DataError
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--dataset", help="mvtec, custom or demo; the demo needs no --root.")
+@click.option("--dataset", help="mvtec, visa, btad, custom or demo; the demo needs no --root.")
 @click.option("--root", type=click.Path(path_type=Path), help="Folder that the dataset lies in.")
 @click.option(
     "--category", default="all", show_default=True, help="A name, several with commas, or all."
@@ -96,7 +96,7 @@ def command(
         _print_document(info(model_info))
         return 0
     if dataset is None:
-        raise click.UsageError("--dataset is missing (mvtec, custom or demo)")
+        raise click.UsageError("--dataset is missing (mvtec, visa, btad, custom or demo)")
     if list_categories:
         from ..pipelines import list_dataset_categories
 

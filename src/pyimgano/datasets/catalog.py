@@ -11,13 +11,21 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from ..errors import DataError, UsageError, unknown_name
+from .btad import BTADLayout
 from .custom import CustomLayout
 from .demo import DemoLayout
 from .layout import Layout
 from .listing import is_folder
 from .mvtec import MVTecLayout
+from .visa import VisALayout
 
-_BUILT_IN: tuple[type[Layout], ...] = (MVTecLayout, CustomLayout, DemoLayout)
+_BUILT_IN: tuple[type[Layout], ...] = (
+    MVTecLayout,
+    VisALayout,
+    BTADLayout,
+    CustomLayout,
+    DemoLayout,
+)
 
 
 def list_datasets() -> list[str]:
