@@ -29,7 +29,7 @@ from ...errors import UsageError
 from .grouped_points import GroupedPoints
 
 # Points whose distances are kept up to date between full updates.
-_POOL = 1024
+_POOL = 2048
 # The first picks serve as pivots once there are this many; fewer where points are few.
 _PIVOTS = 128
 _POINTS_PER_PIVOT = 64

@@ -94,12 +94,12 @@ class GroupedPoints:
             bound = (self._reach[start:stop] + nearest[start:stop].clamp(min=0).sqrt()).amax()
             near = to_centres[number] < bound * (1 + _SLACK) + _SLACK
             candidates = near.nonzero().squeeze(1)
-            rows = torch.arange(start, stop, device=nearest.device)
-            pruned = len(candidates) * (len(rows) + _GATHER_COST)
-            if not together or pruned < len(centres) * len(rows):
-                search.compare(rows, candidates, self._pivots[number])
+            size = stop - start
+            pruned = len(candidates) * (size + _GATHER_COST)
+            if not together or pruned < len(centres) * size:
+                search.compare(slice(start, stop), candidates, self._pivots[number])
             else:
-                everywhere.append(rows)
+                everywhere.append(torch.arange(start, stop, device=nearest.device))
         if everywhere:
             for rows in torch.cat(everywhere).split(_ROWS):
                 search.compare(rows, None)
@@ -114,8 +114,8 @@ class GroupedPoints:
     ) -> None:
         """As `lower`, without ruling any centre out: for few centres."""
         search = _Search(self._points, centres, nearest, winner, labels)
-        for rows in torch.arange(len(self), device=nearest.device).split(_ROWS):
-            search.compare(rows, None)
+        for start in range(0, len(self), _ROWS):
+            search.compare(slice(start, start + _ROWS), None)
 
 
 class _Search:
@@ -134,29 +134,29 @@ class _Search:
         self._nearest = nearest
         self._winner = winner
         self._labels = labels
-        self._all: Tensor | None = None  # all centres as columns, once they are wanted
+        self._lengths = centres.square().sum(dim=1)
 
     def compare(
-        self, rows: Tensor, candidates: Tensor | None, origin: Tensor | None = None
+        self, rows: slice | Tensor, candidates: Tensor | None, origin: Tensor | None = None
     ) -> None:
         """Compare the points `rows` with the `candidates`, or with all centres for None."""
         points = self._points[rows]  # (r, D)
-        if origin is not None:
-            points = points - origin
-        norms = points.square().sum(dim=1)
-        points = torch.cat([points, points.new_ones((len(rows), 1))], dim=1)  # (r, D+1)
+        relative = points if origin is None else points - origin
+        norms = relative.square().sum(dim=1)
         nearest, winner = self._nearest[rows], self._winner[rows]
         count = len(self._centres) if candidates is None else len(candidates)
         for start in range(0, count, _COLUMNS):
             some: slice | Tensor = slice(start, start + _COLUMNS)
-            if candidates is None:
-                away = points @ self._all_columns()[some].T  # (r, c)
-            else:
+            if candidates is not None:
                 some = candidates[some]
-                picked = self._centres[some]
-                away = points @ _columns(picked if origin is None else picked - origin).T
+            picked = self._centres[some]  # (c, D)
+            if origin is not None:
+                picked = picked - origin
+            lengths = self._lengths[some] if origin is None else picked.square().sum(dim=1)
+            # |c|^2 - 2xc, (r, c)
+            away = torch.addmm(lengths, relative, picked.T, alpha=-2.0)
             if self._labels is not None:
-                own = self._labels[0][rows, None] == self._labels[1][some]
+                own = self._labels[0][rows][:, None] == self._labels[1][some]
                 away.masked_fill_(own, torch.inf)
             least = away.amin(dim=1)  # of |c|^2 - 2xc
             doubt = _ROUNDING * (norms + (least + norms).abs())
@@ -169,7 +169,7 @@ class _Search:
             centre = pairs.clamp(min=0) + start
             if candidates is not None:
                 centre = candidates[centre]
-            apart = self._points[rows[maybe], None, :] - self._centres[centre]  # (m, k, D)
+            apart = points[maybe][:, None, :] - self._centres[centre]  # (m, k, D)
             exact = apart.square_().sum(dim=2).masked_fill_(pairs < 0, torch.inf)
             closest, which = exact.min(dim=1)
             nearer = closest < nearest[maybe]
@@ -177,11 +177,6 @@ class _Search:
             winner[maybe] = torch.where(nearer, chosen, winner[maybe])
             nearest[maybe] = torch.minimum(nearest[maybe], closest)
         self._nearest[rows], self._winner[rows] = nearest, winner
-
-    def _all_columns(self) -> Tensor:
-        if self._all is None:
-            self._all = _columns(self._centres)
-        return self._all
 
 
 def _contenders(away: Tensor, limit: Tensor) -> Tensor:
@@ -199,11 +194,6 @@ def _contenders(away: Tensor, limit: Tensor) -> Tensor:
     pairs[:, :1] = first
     pairs[several] = columns
     return pairs
-
-
-def _columns(centres: Tensor) -> Tensor:
-    """(C, D+1): (-2c, |c|^2), whose product with (x, 1) is |c|^2 - 2xc."""
-    return torch.cat([-2.0 * centres, centres.square().sum(dim=1, keepdim=True)], dim=1)
 
 
 def exact_distances(a: Tensor, b: Tensor) -> Tensor:
