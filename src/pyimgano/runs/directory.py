@@ -151,7 +151,7 @@ def _safe(name: str) -> str:
     What some file system does not take is written as in a web address: %3A for a colon.
     """
     escaped = "".join(
-        "".join(f"%{byte:02X}" for byte in os.fsencode(c))
+        "".join(f"%{byte:02X}" for byte in c.encode("utf-8", "surrogatepass"))
         if c in '/\\:*?"<>|%' or ord(c) < 32 or "\ud800" <= c <= "\udfff"
         else c
         for c in name

@@ -18,7 +18,10 @@ SCHEMA_VERSION = 1
 
 def shown(text: str) -> str:
     """`text` as JSON can hold it: bytes of a file name that are no UTF-8 become \\xNN."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character that stands for no byte either
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _shown_within(value: Any) -> Any:
