@@ -96,6 +96,12 @@ def test_the_demo_needs_nothing(call: Command, tmp_path: Path) -> None:
     assert code == 0 and json.loads(out)["categories"] == ["fabric", "washer"]
 
 
+def test_a_wrong_keyword_is_found_before_the_demo_is_drawn(call: Command, tmp_path: Path) -> None:
+    root = tmp_path / "demo"
+    code, _, _ = call("--dataset", "demo", "--root", str(root), "--model-kwargs", '{"zzz": 1}')
+    assert code == 2 and not root.exists()
+
+
 def test_an_unreadable_test_image_is_listed_and_exits_1(
     call: Command, make_mvtec: MakeDataset, tmp_path: Path
 ) -> None:

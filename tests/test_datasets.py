@@ -249,6 +249,11 @@ def test_options_out_of_range(make_mvtec: MakeDataset, options: dict) -> None:
         load_dataset("mvtec", make_mvtec(), "nut", **options)
 
 
+def test_options_are_used_as_they_were_checked(make_mvtec: MakeDataset) -> None:
+    dataset = load_dataset("mvtec", make_mvtec(), "nut", limit_train="3", resize=[32, 32])
+    assert dataset.get_info()["n_train"] == 3 and dataset.get_train_data().shape == (3, 32, 32, 3)
+
+
 def test_bad_masks_and_images_do_not_stop_the_paths(make_mvtec: MakeDataset) -> None:
     root = make_mvtec()
     (root / "nut/test/spot/000.png").write_text("broken")

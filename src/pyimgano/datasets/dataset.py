@@ -51,8 +51,8 @@ class Dataset:
         loaded = self._layout.load(self.root, self.category)
         self.samples = Category(
             loaded.name,
-            limit_samples(loaded.train, limit_train, seed),
-            limit_samples(loaded.test, limit_test, seed),
+            limit_samples(loaded.train, options.limit_train, options.seed),
+            limit_samples(loaded.test, options.limit_test, options.seed),
         )
 
     def list_categories(self) -> list[str]:

@@ -126,11 +126,10 @@ def run_benchmark(
         save_run=save_run,
         per_image_jsonl=per_image_jsonl,
     )
-    keywords = config.detector_keywords()
+    detector = create_model(model, **config.detector_keywords())
     layout = get_layout(dataset)
     folder = open_root(layout, root)
     names = _choose_categories(layout, folder, config.category)
-    detector = create_model(model, **keywords)
     detector.prepare()  # a device or weights that are not there fail here, not in each category
     run = RunDocuments(config, detector, layout, folder, names, output_dir)
     run.write("running")

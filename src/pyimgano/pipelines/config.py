@@ -15,9 +15,8 @@ from ..models.parameters import (
     Seed,
     Size,
     plain_value,
-    reject_unknown,
 )
-from ..models.registry import default_keywords, model_entry, preset_keywords
+from ..models.registry import default_keywords, preset_keywords
 
 #: Images are brought to this (height, width) unless the user or a preset says otherwise.
 DEFAULT_RESIZE = (256, 256)
@@ -78,8 +77,8 @@ class BenchmarkConfig(BaseModel):
         Raises
         ------
         UsageError
-            An unknown model, preset or keyword, a value out of range, or a keyword that is
-            an argument of its own.
+            An unknown model or preset, or a keyword in `model_kwargs` that is an argument
+            of its own. Unknown keywords and values out of range are `create_model`'s to find.
         """
         accepted = default_keywords(self.model)
         preset = preset_keywords(self.model, self.preset)
@@ -106,7 +105,4 @@ class BenchmarkConfig(BaseModel):
                     f"{name} in model_kwargs: it is an argument of its own "
                     f"({_OWN_ARGUMENTS[name]}), give it there"
                 )
-        keywords = {"resize": DEFAULT_RESIZE, **preset, **given, **self.model_kwargs}
-        detector = model_entry(self.model).detector
-        reject_unknown(detector, self.model, keywords)
-        return keywords
+        return {"resize": DEFAULT_RESIZE, **preset, **given, **self.model_kwargs}

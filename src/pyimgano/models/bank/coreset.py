@@ -14,7 +14,8 @@ fraction of the work:
    construction).
 
 The distances that decide are sums of squared differences, whose value depends on the two
-points alone, so that the picks depend neither on the pool nor on how the work was cut up.
+points alone, so that the picks depend neither on the pool nor on how the work was cut up
+(but for ties of more than `_CONTENDERS` picks within rounding, see `grouped_points`).
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ Points are sorted into groups around *pivots*, each point with its nearest one. 
 point's distance to its pivot p and u an upper bound of its distance to the nearest centre.
 A centre c can be nearer than u only if d(p, c) < r + u, since d(x, c) >= d(p, c) - r. So a
 group whose largest r + u is B needs only the centres with d(p, c) < B; they are compared in
-one matrix product. On patch features of real parts 2 to 10 % of the centres remain, because
-background, edges and texture lie far apart; in the worst case all remain and the search is
-the plain one.
+one matrix product. On MVTec AD's bottle 3 to 7 % of the centres remain in the coreset
+selection and 13 % in leave-one-image-out, because background, edges and texture lie far apart;
+on a rough texture all remain, and the search is the plain one.
 
 Everything is float32. Matrix products propose: of vectors relative to the pivot, so that as
 little as possible cancels in |x|^2 + |c|^2 - 2xc. Sums of squared differences decide: every
@@ -26,7 +26,7 @@ _COLUMNS = 1024
 _GATHER_COST = 128
 # Proposals this close, relative to the squared lengths involved, may be in the wrong order.
 _ROUNDING = 64 * 2.0**-23
-# How many of them are compared exactly; more than that are equal for all purposes.
+# How many of them are compared exactly; among more, those whose proposals are least.
 _CONTENDERS = 8
 # Bounds are widened by this, relative and absolute, for rounding in float32.
 _SLACK = 1e-3
@@ -196,7 +196,7 @@ def _contenders(away: Tensor, limit: Tensor) -> Tensor:
     return pairs
 
 
-def exact_distances(a: Tensor, b: Tensor) -> Tensor:
+def _apart(a: Tensor, b: Tensor) -> Tensor:
     """(N,) Euclidean distances between the rows of `a` and `b` (N, D), by differences."""
     return torch.cat(
         [(x - y).square().sum(dim=1).sqrt() for x, y in zip(a.split(16384), b.split(16384))]
@@ -206,7 +206,7 @@ def exact_distances(a: Tensor, b: Tensor) -> Tensor:
 def _nearest_pivot(points: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor]:
     """Distance to a near pivot, and which; rounding may choose the second nearest."""
     group = torch.cat([_distances(some, pivots).argmin(dim=1) for some in points.split(16384)])
-    return exact_distances(points, pivots[group]), group
+    return _apart(points, pivots[group]), group
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .grouped_points import GroupedPoints, exact_distances
+from .grouped_points import GroupedPoints
 
 _PIVOTS = 64
 _ROWS_PER_PIVOT = 32
@@ -74,9 +74,9 @@ class MemoryBank:
             labels = (query_image[groups.order].int(), self.image.int())
         self._look_at_some(groups, nearest, winner, labels)
         groups.lower(nearest, self._centred, winner=winner, labels=labels)
-        rows = torch.empty_like(winner)
-        rows[groups.order] = winner
-        return exact_distances(queries, self.features[rows]), rows
+        distances, rows = torch.empty_like(nearest), torch.empty_like(winner)
+        distances[groups.order], rows[groups.order] = nearest.sqrt(), winner
+        return distances, rows
 
     def _look_at_some(
         self,
