@@ -147,7 +147,6 @@ class RunDocuments:
 
     def category_report(self, name: str, **fields: Any) -> CategoryReport:
         """A category's report; what is not given is not known yet."""
-        config = self.config
         unknown: dict[str, Any] = dict.fromkeys(
             (
                 "score_threshold_strategy",
@@ -160,17 +159,23 @@ class RunDocuments:
             )
         )
         common = {
-            "dataset": self.layout.name,
-            "root": str(self.root),
-            "category": name,
-            "model": config.model,
-            "preset": config.preset,
-            "device": config.device,
-            "resize": self.parameters["resize"],
+            **self._asked(name),
             "problems": list[Problem](),
             "detector": {"parameters": self.parameters},
         }
         return CategoryReport(**{**unknown, **common, **fields})
+
+    def _asked(self, category: str) -> dict[str, Any]:
+        """The fields that every document begins with."""
+        return {
+            "dataset": self.layout.name,
+            "root": str(self.root),
+            "category": category,
+            "model": self.config.model,
+            "preset": self.config.preset,
+            "device": self.config.device,
+            "resize": self.parameters["resize"],
+        }
 
     def keep(self, report: CategoryReport) -> None:
         """Take a category's report into the run, in place of an earlier one, and write it."""
@@ -195,7 +200,6 @@ class RunDocuments:
             if status == "running"
             else datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        config = self.config
         if len(self.names) == 1 and self.category != "all":
             name = self.names[0]
             category = self.reports.get(name) or self.category_report(name, status="running")
@@ -207,16 +211,13 @@ class RunDocuments:
             return SingleReport(**fields)
         mean, std, over = _summary(self.reports)
         first = next((r for r in self.reports.values() if r.status == "complete"), None)
+        asked = self._asked(self.category)
+        if first is not None:
+            asked["device"] = first.device  # where it ran, which `auto` does not tell
         return SuiteReport(
             **run,
+            **asked,
             status=status,
-            dataset=self.layout.name,
-            root=str(self.root),
-            category=self.category,
-            model=config.model,
-            preset=config.preset,
-            device=first.device if first else config.device,
-            resize=self.parameters["resize"],
             calibration_quantile=first.calibration_quantile if first else None,
             categories=self.names,
             per_category=self.reports,
@@ -232,14 +233,8 @@ class RunDocuments:
         return RunConfig(
             pyimgano_version=__version__,
             started_at=self.started.isoformat(timespec="seconds"),
-            dataset=self.layout.name,
-            root=str(self.root),
-            category=self.category,
+            **self._asked(self.category),
             categories=self.names,
-            model=config.model,
-            preset=config.preset,
-            device=config.device,
-            resize=self.parameters["resize"],
             detector_parameters=self.parameters,
             calibration=self.parameters["calibration"],
             calibration_quantile=self.parameters["calibration_quantile"],

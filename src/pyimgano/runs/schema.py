@@ -155,11 +155,10 @@ class Failure(_Model):
     message: Text
 
 
-class CategoryReport(_Model):
-    """One category: a detector fitted, calibrated and measured."""
+class _Asked(_Model):
+    """What every document repeats of what was asked for."""
 
     schema_version: int = SCHEMA_VERSION
-    status: Status
     dataset: str
     root: Text
     category: Text
@@ -167,6 +166,12 @@ class CategoryReport(_Model):
     preset: str | None
     device: str
     resize: tuple[int, int] = Field(description="height, width")
+
+
+class CategoryReport(_Asked):
+    """One category: a detector fitted, calibrated and measured."""
+
+    status: Status
     score_threshold_strategy: str | None
     calibration_quantile: Rate | None
     threshold: Number | None
@@ -194,19 +199,11 @@ class SingleReport(CategoryReport, RunFields):
     kind: Literal["benchmark-category"] = "benchmark-category"
 
 
-class SuiteReport(RunFields):
+class SuiteReport(_Asked, RunFields):
     """Top-level report of a run over several categories."""
 
-    schema_version: int = SCHEMA_VERSION
     kind: Literal["benchmark-suite"] = "benchmark-suite"
     status: Status
-    dataset: str
-    root: Text
-    category: Text
-    model: str
-    preset: str | None
-    device: str
-    resize: tuple[int, int]
     calibration_quantile: Rate | None
     categories: list[Text]
     per_category: dict[Text, CategoryReport]
@@ -234,20 +231,12 @@ class ImageRecord(_Model):
     error: Text | None = None
 
 
-class RunConfig(_Model):
+class RunConfig(_Asked):
     """config.json: what was asked for, and what it came to."""
 
-    schema_version: int = SCHEMA_VERSION
     pyimgano_version: str
     started_at: str
-    dataset: str
-    root: Text
-    category: Text
     categories: list[Text]
-    model: str
-    preset: str | None
-    device: str
-    resize: tuple[int, int]
     detector_parameters: Plain = Field(description="keywords, with preset and defaults")
     calibration: str
     calibration_quantile: Rate | None
