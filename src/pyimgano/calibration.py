@@ -58,6 +58,60 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class PixelCalibration:
+    """A threshold for the pixels of anomaly maps.
+
+    Attributes
+    ----------
+    threshold
+        Mean plus three standard deviations over all pixels of the maps of normal images, as
+        MVTec AD 2 has it (Heckler-Kram et al. 2025). A pixel at or above it is called
+        defective.
+    mean, std
+        Of those pixels; the standard deviation is the population's.
+    method
+        How the maps were obtained, as `Calibration.method`.
+    n_images
+        How many normal images there were.
+    """
+
+    threshold: float
+    mean: float
+    std: float
+    method: str
+    n_images: int
+
+
+class MapStatistics:
+    """Mean and deviation over the pixels of maps, image by image.
+
+    The result does not depend on how the images are cut into batches, nor on their order.
+    """
+
+    def __init__(self) -> None:
+        self._sums: list[float] = []
+        self._squares: list[float] = []
+        self._pixels = 0
+
+    def add(self, maps: npt.NDArray[np.floating]) -> None:
+        """Take in maps (B, H, W)."""
+        for one in maps:
+            values = one.astype(np.float64).ravel()
+            self._sums.append(float(values.sum()))
+            self._squares.append(float(np.square(values).sum()))
+            self._pixels += values.size
+
+    def calibrate(self, method: str) -> PixelCalibration | None:
+        """The threshold; None without maps."""
+        if not self._pixels:
+            return None
+        mean = math.fsum(self._sums) / self._pixels
+        variance = math.fsum(self._squares) / self._pixels - mean * mean
+        std = math.sqrt(max(0.0, variance))
+        return PixelCalibration(mean + 3.0 * std, mean, std, method, len(self._sums))
+
+
+@dataclass(frozen=True)
 class BinomialInterval:
     """A measured rate with its exact confidence interval."""
 

@@ -22,6 +22,7 @@ from .console import complain
 #: Subcommand to the module that holds it and the line that `--help` shows.
 _COMMANDS = {
     "benchmark": ("benchmark", "Run a detector over a dataset and leave a run directory."),
+    "datasets": ("datasets", "List datasets, and look one over for what is wrong with it."),
 }
 
 
@@ -59,6 +60,13 @@ def benchmark(arguments: Sequence[str] | None = None) -> NoReturn:
     from .benchmark import command
 
     _run(command, "pyimgano-benchmark", arguments)
+
+
+def datasets(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`pyimgano-datasets`, the same as `pyimgano datasets`."""
+    from .datasets import command
+
+    _run(command, "pyimgano-datasets", arguments)
 
 
 def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> NoReturn:

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..errors import DataError
+from .console import DATASETS, print_document, print_text
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--dataset", help="mvtec, visa, btad, custom or demo; the demo needs no --root.")
-@click.option("--root", type=click.Path(path_type=Path), help="Folder that the dataset lies in.")
+@click.option("--dataset", help=f"{DATASETS}; the demo needs no --root.")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    help="Folder that the dataset lies in; for custom also a manifest (.csv, .jsonl).",
+)
 @click.option(
     "--category", default="all", show_default=True, help="A name, several with commas, or all."
 )
+@click.option(
+    "--split",
+    help="visa: 1cls, 2cls_highshot, 2cls_fewshot; mvtec_ad2: test_public, test_private, "
+    "test_private_mixed, or private for both of these.",
+)
+@click.option("--allow-outside", is_flag=True, help="Follow a manifest's paths out of its folder.")
 @click.option("--model", default="vision_patchcore", show_default=True, help="See --list-models.")
 @click.option("--preset", help="industrial-fast, industrial-balanced or industrial-accurate.")
 @click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -34,7 +43,7 @@ from ..errors import DataError
     "--calibration",
     default="out-of-sample",
     show_default=True,
-    help="Where the threshold's scores come from: out-of-sample or in-sample.",
+    help="Where the threshold's scores come from: out-of-sample, in-sample or validation.",
 )
 @click.option(
     "--calibration-quantile", type=float, help="Of the threshold, in (0, 1). Default 0.995."
@@ -45,7 +54,12 @@ from ..errors import DataError
 @click.option(
     "--pixel/--no-pixel", default=True, show_default=True, help="Pixel metrics where masks exist."
 )
-@click.option("--pixel-aupro-limit", type=float, default=0.3, show_default=True, metavar="FPR")
+@click.option(
+    "--pixel-aupro-limit",
+    type=float,
+    metavar="FPR",
+    help="Of AUPRO and sPRO. Default that of the dataset: 0.3, or 0.05 for LOCO and AD 2.",
+)
 @click.option(
     "--on-error",
     default="error",
@@ -93,14 +107,17 @@ def command(
     if model_info is not None:
         from ..models import model_info as info
 
-        _print_document(info(model_info))
+        print_document(info(model_info))
         return 0
     if dataset is None:
-        raise click.UsageError("--dataset is missing (mvtec, visa, btad, custom or demo)")
+        raise click.UsageError(f"--dataset is missing ({DATASETS})")
     if list_categories:
         from ..pipelines import list_dataset_categories
 
-        _print_list(list_dataset_categories(dataset=dataset, root=arguments["root"]), as_json)
+        names_found = list_dataset_categories(
+            dataset=dataset, root=arguments["root"], allow_outside=arguments["allow_outside"]
+        )
+        _print_list(names_found, as_json)
         return 0
     keywords = _parse_keywords(model_kwargs)
     if output is not None:
@@ -114,7 +131,7 @@ def command(
             dataset=dataset, model_kwargs=keywords, listener=console, **arguments
         )
     console.table(report)
-    _print_document(report)
+    print_document(report)
     status = complain_of_problems(report, skip=arguments["on_error"] == "skip")
     if output is not None:
         from ..runs import write_text
@@ -147,22 +164,6 @@ def _parse_keywords(text: str | None) -> dict[str, Any]:
 
 def _print_list(names: list[str], as_json: bool) -> None:
     if as_json:
-        _print_document(names)
+        print_document(names)
     else:
-        _print("\n".join(names))
-
-
-def _print_document(document: Any) -> None:
-    _print(json.dumps(document, indent=2))
-
-
-def _print(text: str) -> None:
-    if sys.stdout is None:  # closed by the caller
-        raise DataError("stdout is closed; the result could not be printed")
-    try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise DataError(f"stdout: cannot be written ({error.strerror})") from error
+        print_text("\n".join(names))

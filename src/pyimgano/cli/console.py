@@ -3,27 +3,33 @@ always, what went wrong."""
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ..errors import DataError
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+    from typing_extensions import Self
 
     from ..runs import CategoryReport
+
+#: The built-in datasets, for help texts.
+DATASETS = "mvtec, mvtec_loco, mvtec_ad2, visa, btad, custom or demo"
 
 #: Problems listed by name at the end; all of them stand in the report.
 _LISTED = 20
 
 
-class Console:
-    """Progress of a run; silent unless stderr is a terminal."""
+class Bar:
+    """A progress bar; silent unless stderr is a terminal."""
 
     def __init__(self) -> None:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
-        self._title = ""
 
-    def __enter__(self) -> Console:
+    def __enter__(self) -> Self:
         if _on_terminal():
             from rich.console import Console as RichConsole
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -44,21 +50,28 @@ class Console:
         if self._progress is not None:
             self._progress.stop()
 
+    def show(self, what: str, done: int, total: int | None) -> None:
+        """`done` of `total` of what is being done now."""
+        if self._progress is None:
+            return
+        if self._task is None:
+            self._task = self._progress.add_task(what, total=total)
+        self._progress.update(self._task, description=what, completed=done, total=total)
+
+
+class Console(Bar):
+    """Progress of a run, and its summary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._title = ""
+
     def category_started(self, name: str, number: int, total: int) -> None:
         self._title = name if total == 1 else f"{name} ({number}/{total})"
-        if self._progress is not None:
-            if self._task is not None:
-                self._progress.remove_task(self._task)
-            self._task = self._progress.add_task(self._title, total=None)
+        self.show(self._title, 0, None)
 
     def stage(self, stage: str, done: int, total: int) -> None:
-        if self._progress is not None and self._task is not None:
-            self._progress.update(
-                self._task,
-                description=f"{self._title}: {stage}",
-                completed=done,
-                total=total,
-            )
+        self.show(f"{self._title}: {stage}", done, total)
 
     def category_finished(self, report: CategoryReport) -> None:
         if report.failure is not None:
@@ -73,14 +86,15 @@ class Console:
         from rich.text import Text
 
         table = Table(title=Text(f"{report['model']} on {report['dataset']}"))
-        for column in _COLUMNS:
+        metrics = [m for m in _METRICS if m not in _SPECIAL or m in report["own_metrics"]]
+        for column in ("category", *(_METRICS[m] for m in metrics), *_DECISIONS):
             table.add_column(column, justify="left" if column == "category" else "right")
         for name, category in _categories(report).items():
-            table.add_row(*(Text(cell) for cell in _row(name, category)))
+            table.add_row(*(Text(cell) for cell in _row(name, category, metrics)))
         if "mean_metrics" in report:
             mean = report["mean_metrics"]
             table.add_section()
-            cells = [_percent(mean[m]) for m in _METRICS]
+            cells = [_percent(mean[m]) for m in metrics]
             cells += [_percent(mean["recall"]), _percent(mean["false_alarm_rate"]), ""]
             table.add_row("mean", *cells)
         console = RichConsole(stderr=True)
@@ -89,29 +103,58 @@ class Console:
             console.print(Text(f"run: {report['run_dir']}"))
 
 
-_METRICS = ("auroc", "average_precision", "pixel_auroc", "pixel_average_precision", "aupro")
-_COLUMNS = (
-    "category",
-    "image AUROC",
-    "image AP",
-    "pixel AUROC",
-    "pixel AP",
-    "AUPRO",
-    "recall",
-    "false alarms",
-    "promised",
-)
+#: Metrics by name, and the columns they stand in.
+_METRICS = {
+    "auroc": "image AUROC",
+    "average_precision": "image AP",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_average_precision": "pixel AP",
+    "aupro": "AUPRO",
+    "spro": "sPRO",
+    "segf1": "SegF1",
+}
+#: Those that are shown where the dataset's authors report them.
+_SPECIAL = ("spro", "segf1")
+_DECISIONS = ("recall", "false alarms", "promised")
 
 
 def _on_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
+def plain(message: str) -> str:
+    """One line; control characters in a file's name are shown, not obeyed."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+
+
 def complain(message: str) -> None:
-    """One line on stderr; control characters in a file's name are shown, not obeyed."""
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+    """One line on stderr."""
     if sys.stderr is not None:  # None if the caller closed it
-        print(line, file=sys.stderr, flush=True)
+        print(plain(message), file=sys.stderr, flush=True)
+
+
+def print_document(document: Any) -> None:
+    """JSON on stdout."""
+    print_text(json.dumps(document, indent=2))
+
+
+def print_text(text: str) -> None:
+    """A result on stdout.
+
+    Raises
+    ------
+    DataError
+        It cannot be written; a reader that went away raises `BrokenPipeError`.
+    """
+    if sys.stdout is None:  # closed by the caller
+        raise DataError("stdout is closed; the result could not be printed")
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise DataError(f"stdout: cannot be written ({error.strerror})") from error
 
 
 def complain_of_problems(report: dict[str, Any], *, skip: bool) -> int:
@@ -125,6 +168,8 @@ def complain_of_problems(report: dict[str, Any], *, skip: bool) -> int:
             complain(f"{name}: {problem['kind']}: {problem['path']}: {problem['message']}")
         if len(problems) > _LISTED:
             complain(f"{name}: and {len(problems) - _LISTED} more problems, all in the report")
+        for note in category["notes"]:
+            complain(f"{name}: {note}")
         if category["calibration"]:
             for note in category["calibration"]["notes"]:
                 complain(f"{name}: threshold: {note}")
@@ -141,9 +186,9 @@ def _categories(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {report["category"]: report}
 
 
-def _row(name: str, report: dict[str, Any]) -> list[str]:
+def _row(name: str, report: dict[str, Any], metrics: list[str]) -> list[str]:
     if not report["results"]:
-        return [name, report["status"], *[""] * (len(_COLUMNS) - 2)]
+        return [name, report["status"], *[""] * (len(metrics) + len(_DECISIONS) - 1)]
     results = report["results"]
     values = {**results, **results["pixel_metrics"]}
     measured = report["calibration"]["measured_false_alarm_rate"]
@@ -155,7 +200,7 @@ def _row(name: str, report: dict[str, Any]) -> list[str]:
         )
     return [
         name,
-        *(_percent(values[metric]) for metric in _METRICS),
+        *(_percent(values[metric]) for metric in metrics),
         _percent(results["metrics"]["recall"]),
         alarms,
         _percent(report["calibration"]["promised_false_alarm_rate"]),

@@ -1,21 +1,29 @@
 """Datasets as their authors ship them: one file a layout, one catalog of names."""
 
 from .catalog import get_layout, list_datasets, open_root
+from .check import CategoryCheck, DatasetCheck, Finding, check_dataset
 from .dataset import Dataset, load_dataset
-from .layout import Category, Layout, Sample
-from .masks import MaskError, load_mask
-from .sampling import limit_samples
+from .layout import Category, Layout, Sample, Saturation
+from .masks import MaskError, load_mask, load_regions
+from .sampling import limit_category, limit_samples
 
 __all__ = [
     "Category",
+    "CategoryCheck",
     "Dataset",
+    "DatasetCheck",
+    "Finding",
     "Layout",
     "MaskError",
     "Sample",
+    "Saturation",
+    "check_dataset",
     "get_layout",
+    "limit_category",
     "limit_samples",
     "list_datasets",
     "load_dataset",
     "load_mask",
+    "load_regions",
     "open_root",
 ]

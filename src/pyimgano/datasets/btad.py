@@ -8,28 +8,27 @@ and masks are .bmp or .png, not always the same, so a mask is found by its image
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
-from ..errors import DataError
-from .layout import Category, Layout, Sample
-from .listing import Masks, category_folders, image_files, train_files
+from .folders import defective_samples, good_samples, train_samples
+from .layout import Category, Layout, category_names
+from .listing import Masks
 
 
 class BTADLayout(Layout):
     """A mask is `ground_truth/ko/<stem>` with any image suffix."""
 
     name = "btad"
+    own_metrics: ClassVar[tuple[str, ...]] = ("auroc", "pixel_auroc")
 
     def list_categories(self, root: Path) -> list[str]:
-        names = [folder.name for folder in category_folders(root, ("train/ok", "test/ok"))]
-        if not names:
-            raise DataError(f"{root}: holds no category (<category>/train/ok is wanted)")
-        return names
+        return category_names(root, ("train/ok", "test/ok"))
 
     def load(self, root: Path, category: str) -> Category:
         self.require_category(root, category)
         folder = root / category
-        train = tuple(Sample(p, 0, "good") for p in train_files(folder / "train" / "ok"))
-        good = [Sample(p, 0, "good") for p in image_files(folder / "test" / "ok")]
+        train = train_samples(folder / "train" / "ok")
         masks = Masks(folder / "ground_truth" / "ko")
-        bad = [Sample(p, 1, "ko", masks.of(p.stem)) for p in image_files(folder / "test" / "ko")]
-        return Category(category, train, (*good, *bad))
+        test = good_samples(folder / "test" / "ok")
+        test += defective_samples(folder / "test" / "ko", "ko", masks)
+        return Category(category, train, tuple(test), stray_masks=tuple(masks.strays()))

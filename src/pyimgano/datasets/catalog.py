@@ -17,10 +17,14 @@ from .demo import DemoLayout
 from .layout import Layout
 from .listing import is_folder
 from .mvtec import MVTecLayout
+from .mvtec_ad2 import MVTecAD2Layout
+from .mvtec_loco import MVTecLOCOLayout
 from .visa import VisALayout
 
 _BUILT_IN: tuple[type[Layout], ...] = (
     MVTecLayout,
+    MVTecLOCOLayout,
+    MVTecAD2Layout,
     VisALayout,
     BTADLayout,
     CustomLayout,
@@ -33,18 +37,31 @@ def list_datasets() -> list[str]:
     return sorted({layout.name for layout in _layouts().values()})
 
 
-def get_layout(name: str) -> Layout:
-    """The layout called `name`; an unknown name is a `UsageError` with the near ones."""
+def get_layout(name: str, *, split: str | None = None, allow_outside: bool = False) -> Layout:
+    """The layout called `name`.
+
+    Parameters
+    ----------
+    name
+        One of `list_datasets()`, or an alias.
+    split, allow_outside
+        As `Layout`.
+
+    Raises
+    ------
+    UsageError
+        An unknown name, with the near ones, or options that mean nothing to the layout.
+    """
     layouts = _built_in()
     if name not in layouts:  # a plug-in that is broken does no harm to the others
         layouts = _layouts()
     if name not in layouts:
         raise UsageError(unknown_name("dataset", name, layouts))
-    return layouts[name]()
+    return layouts[name](split=split, allow_outside=allow_outside)
 
 
 def open_root(layout: Layout, root: str | Path | None) -> Path:
-    """The dataset's folder, made ready.
+    """The dataset's folder, made ready; for some layouts a file that lists it.
 
     Raises
     ------
@@ -57,7 +74,7 @@ def open_root(layout: Layout, root: str | Path | None) -> Path:
     if folder is None:
         raise UsageError(f"dataset {layout.name!r} needs a root (--root), the folder it lies in")
     layout.prepare(folder)
-    if not is_folder(folder):
+    if not is_folder(folder) and not (layout.file_root and folder.is_file()):
         what = "is no folder" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {what} (the root of dataset {layout.name!r})")
     return folder

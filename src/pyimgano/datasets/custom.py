@@ -1,44 +1,110 @@
-"""Own images: `train/normal`, `test/normal`, `test/anomaly`, `ground_truth/anomaly`.
+"""Own images: in folders, in one flat folder of good images, or listed in a manifest.
 
-The test folders and the masks are optional. The root is one category, named as its folder or
-`custom`; or it holds several such folders, one a category.
+The root is one of
+
+- `train/normal`, and optionally `validation/normal`, `test/normal`, `test/anomaly` and
+  `ground_truth/anomaly/<stem>_mask.png`: one category, named as its folder or `custom`;
+- a folder of such folders, one a category;
+- a folder with good images directly in it: one category without a test set;
+- a manifest (`.csv` or `.jsonl`, see `manifest.py`), or a folder that holds `manifest.csv` or
+  `manifest.jsonl` and none of the above.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from ..errors import DataError
-from .layout import Category, Layout, Sample
-from .listing import Masks, category_folders, image_files, is_folder, train_files
+from ..errors import DataError, unknown_name
+from .folders import defective_samples, good_samples, train_samples
+from .layout import Category, Layout
+from .listing import Masks, category_folders, image_files, is_folder
+from .manifest import SUFFIXES, read_manifest
 
 
 class CustomLayout(Layout):
-    """A mask is `ground_truth/anomaly/<stem>_mask.png`."""
+    """A mask is `ground_truth/anomaly/<stem>_mask.png`, or what the manifest says."""
 
     name = "custom"
+    tables = True
+    file_root = True
+    has_validation = True
+
+    def __init__(self, *, split: str | None = None, allow_outside: bool = False) -> None:
+        super().__init__(split=split, allow_outside=allow_outside)
+        self._read: dict[Path, dict[str, Category]] = {}  # manifests, read once
 
     def list_categories(self, root: Path) -> list[str]:
-        if is_folder(root / "train" / "normal"):
-            return [root.resolve().name]
+        if _is_single(root):
+            return [_name_of(root)]
         names = [folder.name for folder in category_folders(root, ("train", "test"))]
-        if not names:
-            raise DataError(f"{root}: train/normal is wanted there, or <category>/train/normal")
-        return names
+        if names:
+            return names
+        manifest = _find_manifest(root)
+        if manifest is not None:
+            return list(self._manifest(manifest))
+        if image_files(root):
+            return [_name_of(root)]
+        raise DataError(
+            f"{root}: train/normal is wanted there, or <category>/train/normal, or good images, "
+            "or manifest.csv"
+        )
 
     def require_category(self, root: Path, category: str) -> None:
-        if category != "custom" or not is_folder(root / "train" / "normal"):
-            super().require_category(root, category)
+        names = self.list_categories(root)
+        if category not in names and (category != "custom" or len(names) > 1):
+            raise DataError(f"{root}: {unknown_name('category', category, names)}")
 
     def load(self, root: Path, category: str) -> Category:
         self.require_category(root, category)
-        single = is_folder(root / "train" / "normal")
-        folder = root if single else root / category
-        train = tuple(Sample(p, 0, "good") for p in train_files(folder / "train" / "normal"))
-        good = [Sample(p, 0, "good") for p in image_files(folder / "test" / "normal")]
-        masks = Masks(folder / "ground_truth" / "anomaly")
-        bad = [
-            Sample(p, 1, "anomaly", masks.of(p.stem))
-            for p in image_files(folder / "test" / "anomaly")
-        ]
-        return Category(category, train, (*good, *bad))
+        if _is_single(root):
+            return _from_folders(category, root)
+        if is_folder(root) and category_folders(root, ("train", "test")):
+            return _from_folders(category, root / category)
+        manifest = _find_manifest(root)
+        if manifest is None:
+            return Category(category, tuple(good_samples(root)))
+        listed = self._manifest(manifest)
+        found = listed.get(category) or next(iter(listed.values()))
+        if not found.train:
+            raise DataError(f"{manifest}: lists no training image of category {category!r}")
+        return replace(found, name=category)
+
+    def _manifest(self, path: Path) -> dict[str, Category]:
+        if path not in self._read:
+            self._read[path] = read_manifest(path, allow_outside=self.allow_outside)
+        return self._read[path]
+
+
+def _is_single(root: Path) -> bool:
+    return is_folder(root / "train" / "normal")
+
+
+def _name_of(root: Path) -> str:
+    return root.resolve().name or "custom"
+
+
+def _find_manifest(root: Path) -> Path | None:
+    if root.is_file():
+        if root.suffix.lower() not in SUFFIXES:
+            raise DataError(f"{root}: is neither a folder nor a manifest (.csv or .jsonl)")
+        return root
+    named = [root / f"manifest{suffix}" for suffix in SUFFIXES]
+    found = [path for path in named if path.is_file()]
+    if len(found) > 1:
+        raise DataError(f"{root}: holds both {found[0].name} and {found[1].name}; give one as root")
+    return found[0] if found else None
+
+
+def _from_folders(category: str, folder: Path) -> Category:
+    train = train_samples(folder / "train" / "normal")
+    masks = Masks(folder / "ground_truth" / "anomaly")
+    test = good_samples(folder / "test" / "normal")
+    test += defective_samples(folder / "test" / "anomaly", "anomaly", masks)
+    return Category(
+        category,
+        train,
+        tuple(test),
+        validation=tuple(good_samples(folder / "validation" / "normal")),
+        stray_masks=tuple(masks.strays()),
+    )

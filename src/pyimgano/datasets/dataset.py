@@ -13,9 +13,9 @@ from pydantic import BaseModel, Field, ValidationError
 from ..errors import DataError, ImageReadError, invalid_value
 from ..images import image_size, read_image, resize_image
 from .catalog import get_layout, open_root
-from .layout import Category, Sample
+from .layout import Sample
 from .masks import load_mask
-from .sampling import limit_samples
+from .sampling import limit_category
 
 Side = Annotated[int, Field(ge=1, le=16384)]
 Limit = Annotated[int, Field(ge=1)]
@@ -38,22 +38,20 @@ class Dataset:
         limit_train: int | None = None,
         limit_test: int | None = None,
         seed: int = 0,
+        split: str | None = None,
+        allow_outside: bool = False,
     ) -> None:
         options = _Options.check(
             resize=resize, limit_train=limit_train, limit_test=limit_test, seed=seed
         )
-        self._layout = get_layout(name)
+        self._layout = get_layout(name, split=split, allow_outside=allow_outside)
         self.name = self._layout.name
         self.root = open_root(self._layout, root)
         self.resize = options.resize
         self.load_masks = load_masks
         self.category = self.list_categories()[0] if category is None else category
         loaded = self._layout.load(self.root, self.category)
-        self.samples = Category(
-            loaded.name,
-            limit_samples(loaded.train, options.limit_train, options.seed),
-            limit_samples(loaded.test, options.limit_test, options.seed),
-        )
+        self.samples = limit_category(loaded, options.limit_train, options.limit_test, options.seed)
 
     def list_categories(self) -> list[str]:
         """Names of all categories under the root."""
@@ -63,17 +61,25 @@ class Dataset:
         """Paths of the good training images."""
         return [str(sample.path) for sample in self.samples.train]
 
+    def get_validation_paths(self) -> list[str]:
+        """Paths of the good images set aside for calibration; empty where there are none."""
+        return [str(sample.path) for sample in self.samples.validation]
+
     def get_test_paths(
         self,
     ) -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.uint8] | None]:
         """Paths, labels (N,) of 0 and 1, and masks (N, H, W) uint8 of 0 and 1 at `resize`.
 
-        The masks are None if a defective image has none that will do, which a warning
-        names: zeros in its place would be wrong.
+        A label that is not known is -1. The masks are None if a defective image has none that
+        will do, which a warning names: zeros in its place would be wrong. They are also None
+        where a label is not known.
         """
-        paths = [str(sample.path) for sample in self.samples.test]
-        labels = np.asarray([sample.label for sample in self.samples.test], dtype=np.int64)
-        return paths, labels, self._masks() if self.load_masks else None
+        test = self.samples.test
+        paths = [str(sample.path) for sample in test]
+        known = [-1 if sample.label is None else sample.label for sample in test]
+        labels = np.asarray(known, dtype=np.int64)
+        with_masks = self.load_masks and -1 not in known
+        return paths, labels, self._masks() if with_masks else None
 
     def get_train_data(self) -> npt.NDArray[np.uint8]:
         """All training images at `resize`: (N, H, W, 3) uint8 RGB."""
@@ -97,9 +103,13 @@ class Dataset:
             "categories": self.list_categories(),
             "resize": list(self.resize),
             "n_train": len(self.samples.train),
+            "split": self._layout.split,
+            "own_metrics": list(self._layout.own_metrics),
+            "n_validation": len(self.samples.validation),
             "n_test": len(test),
-            "n_test_good": sum(not sample.label for sample in test),
-            "n_test_defective": sum(sample.label for sample in test),
+            "n_test_good": sum(sample.label == 0 for sample in test),
+            "n_test_defective": sum(sample.label == 1 for sample in test),
+            "n_test_unlabelled": sum(sample.label is None for sample in test),
             "n_masks": sum(bool(sample.mask_paths) for sample in test),
             "defects": {kind: sum(sample.defect == kind for sample in test) for kind in kinds},
         }
@@ -174,7 +184,7 @@ def load_dataset(
     Raises
     ------
     UsageError
-        An unknown dataset.
+        An unknown dataset or split.
     DataError
         A missing root, an unknown category, or one without training images.
     """

@@ -1,53 +1,132 @@
-"""What a dataset is here: categories of samples, by path; no pixel is read."""
+"""The nouns of a dataset: a sample, a category, and a layout, which finds both on disk."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from ..errors import DataError, unknown_name
+from ..errors import DataError, UsageError, unknown_name
+from .listing import category_folders, is_folder
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a dataset.
+    """One image file and what is known of it; the file has not been opened.
 
     Attributes
     ----------
     path
         The image file.
     label
-        0 good, 1 defective.
+        0 good, 1 defective, None not known.
     defect
-        Kind of defect; `good` for good images.
+        Kind of defect; `good` for good images, `unlabelled` where the label is not known.
     mask_paths
         Its ground-truth masks, united where there are several; empty for good images, and
         for defective ones whose mask is missing.
     """
 
     path: Path
-    label: int
+    label: int | None
     defect: str
     mask_paths: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
+class Saturation:
+    """From which overlap on a region counts as found (`compute_spro`).
+
+    Attributes
+    ----------
+    threshold
+        A number of pixels of the mask file; a share of the region's area if `relative`.
+    relative
+        Which of the two.
+    """
+
+    threshold: float
+    relative: bool
+
+
+@dataclass(frozen=True)
 class Category:
-    """One kind of part: good images to learn from, and images to test on."""
+    """One kind of part: good images to learn from, and images to test on.
+
+    Attributes
+    ----------
+    name, train, test
+        Train holds good images only.
+    validation
+        Further good images, which detectors do not learn from: the threshold may be
+        calibrated on them.
+    saturation
+        By value of a mask's pixels, where the dataset says so; None elsewhere. Then every
+        value of every mask file of an image is a region of its own.
+    stray_masks
+        Masks that belong to no image.
+    notes
+        What a user should know, one sentence each.
+    """
 
     name: str
     train: tuple[Sample, ...]
     test: tuple[Sample, ...] = ()
+    validation: tuple[Sample, ...] = ()
+    saturation: Mapping[int, Saturation] | None = None
+    stray_masks: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any test image has a label."""
+        return any(sample.label is not None for sample in self.test)
 
 
 class Layout(ABC):
-    """How one family of datasets lies on disk."""
+    """How one family of datasets lies on disk.
+
+    Parameters
+    ----------
+    split
+        One of `splits`; by default the first of them.
+    allow_outside
+        Whether a table's paths may lead out of the dataset's folder.
+
+    Raises
+    ------
+    UsageError
+        A split that the dataset does not have, or `allow_outside` where no table lists paths.
+    """
 
     #: The name users give, and others for the same.
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
+    #: Ways of dividing the dataset that its authors defined, the usual one first.
+    splits: ClassVar[tuple[str, ...]] = ()
+    #: Whether tables list the paths, and whether the root may be such a file.
+    tables: ClassVar[bool] = False
+    file_root: ClassVar[bool] = False
+    #: Whether there are good images set aside for calibration.
+    has_validation: ClassVar[bool] = False
+    #: The metrics that the dataset's authors report, by their names in our reports.
+    own_metrics: ClassVar[tuple[str, ...]] = ("auroc", "pixel_auroc", "aupro")
+    #: The limit to which they integrate AUPRO and sPRO.
+    aupro_limit: ClassVar[float] = 0.3
+    #: Whether they report each kind of defect apart, and the mean over the kinds.
+    kinds_apart: ClassVar[bool] = False
+
+    def __init__(self, *, split: str | None = None, allow_outside: bool = False) -> None:
+        if split is not None and split not in self.splits:
+            if not self.splits:
+                raise UsageError(f"split: dataset {self.name!r} has no splits, got {split!r}")
+            raise UsageError(unknown_name("split", split, self.splits))
+        if allow_outside and not self.tables:
+            raise UsageError(f"allow_outside: dataset {self.name!r} has no table of paths")
+        self.split = split or (self.splits[0] if self.splits else None)
+        self.allow_outside = allow_outside
 
     def default_root(self) -> Path | None:
         """Where the dataset is if no root is given; None if one must be given."""
@@ -64,8 +143,32 @@ class Layout(ABC):
     def load(self, root: Path, category: str) -> Category:
         """The samples of one category; raises `DataError` where it has no train images."""
 
+    def server_path(self, root: Path, sample: Sample) -> PurePosixPath | None:
+        """Where the dataset's evaluation server wants the sample's map, without suffix.
+
+        None where there is no such server, or the sample is not for it.
+        """
+        return None
+
     def require_category(self, root: Path, category: str) -> None:
         """Raise `DataError`, with the near names, if `root` has no such category."""
         names = self.list_categories(root)
         if category not in names:
             raise DataError(f"{root}: {unknown_name('category', category, names)}")
+
+
+def category_names(root: Path, parts: tuple[str, ...]) -> list[str]:
+    """Names of the subfolders of `root` that look like categories: one of `parts` is there.
+
+    Raises
+    ------
+    DataError
+        There is none, or the root is itself a category. `parts[0]` is what is wanted.
+    """
+    if is_folder(root / parts[0]):
+        raise DataError(f"{root}: is itself a category; the root is its parent folder")
+    names = [folder.name for folder in category_folders(root, parts)]
+    if not names:
+        wanted = " or ".join(f"<category>/{part}" for part in parts)
+        raise DataError(f"{root}: holds no category ({wanted} is wanted)")
+    return names

@@ -78,11 +78,36 @@ class Masks:
         self._by_stem: dict[str, Path] = {}
         for path in reversed(image_files(folder)):  # of several, the first by name
             self._by_stem[path.stem] = path
+        self._unclaimed = dict(self._by_stem)
 
     def of(self, stem: str) -> tuple[Path, ...]:
         """`<stem>_mask.*`, else `<stem>.*`; empty if there is none."""
-        path = self._by_stem.get(f"{stem}_mask") or self._by_stem.get(stem)
-        return (path,) if path else ()
+        for name in (f"{stem}_mask", stem):
+            if name in self._by_stem:
+                self._unclaimed.pop(name, None)
+                return (self._by_stem[name],)
+        return ()
+
+    def strays(self) -> list[Path]:
+        """Masks that no image asked for."""
+        return sorted(self._unclaimed.values())
+
+
+class MaskFolders:
+    """A folder of mask files for each image, looked up by the stem of the image."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._unclaimed = {path.name: path for path in subfolders(folder)}
+
+    def of(self, stem: str) -> tuple[Path, ...]:
+        """All masks of the image; empty if there is none."""
+        self._unclaimed.pop(stem, None)
+        return tuple(image_files(self._folder / stem))
+
+    def strays(self) -> list[Path]:
+        """Masks that no image asked for."""
+        return sorted(path for folder in self._unclaimed.values() for path in image_files(folder))
 
 
 def _entries(folder: Path) -> list[Path]:

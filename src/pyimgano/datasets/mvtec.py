@@ -10,9 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from ..errors import DataError
-from .layout import Category, Layout, Sample
-from .listing import Masks, category_folders, image_files, is_folder, subfolders, train_files
+from .folders import samples_by_kind, train_samples
+from .layout import Category, Layout, category_names
 
 
 class MVTecLayout(Layout):
@@ -22,23 +21,11 @@ class MVTecLayout(Layout):
     aliases: ClassVar[tuple[str, ...]] = ("mvtec_ad",)
 
     def list_categories(self, root: Path) -> list[str]:
-        if is_folder(root / "train" / "good"):
-            raise DataError(f"{root}: is itself a category; the root is its parent folder")
-        names = [folder.name for folder in category_folders(root, ("train", "test"))]
-        if not names:
-            raise DataError(f"{root}: holds no category (<category>/train/good is wanted)")
-        return names
+        return category_names(root, ("train/good", "train", "test"))
 
     def load(self, root: Path, category: str) -> Category:
         self.require_category(root, category)
         folder = root / category
-        train = tuple(Sample(p, 0, "good") for p in train_files(folder / "train" / "good"))
-        test: list[Sample] = []
-        for kind in subfolders(folder / "test"):
-            good = kind.name == "good"
-            masks = Masks(folder / "ground_truth" / kind.name)
-            test += [
-                Sample(p, int(not good), kind.name, () if good else masks.of(p.stem))
-                for p in image_files(kind)
-            ]
-        return Category(category, train, tuple(test))
+        train = train_samples(folder / "train" / "good")
+        test, strays = samples_by_kind(folder / "test", folder / "ground_truth")
+        return Category(category, train, tuple(test), stray_masks=tuple(strays))

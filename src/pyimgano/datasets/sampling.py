@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from .layout import Sample
+from .layout import Category, Sample
+
+
+def limit_category(category: Category, train: int | None, test: int | None, seed: int) -> Category:
+    """The category with at most so many training and test images; validation stays whole."""
+    return replace(
+        category,
+        train=limit_samples(category.train, train, seed),
+        test=limit_samples(category.test, test, seed),
+    )
 
 
 def limit_samples(samples: Sequence[Sample], limit: int | None, seed: int) -> tuple[Sample, ...]:
@@ -21,7 +31,8 @@ def limit_samples(samples: Sequence[Sample], limit: int | None, seed: int) -> tu
         return tuple(samples)
     kinds: dict[tuple[int, str], list[int]] = {}
     for index, sample in enumerate(samples):
-        kinds.setdefault((sample.label, sample.defect), []).append(index)
+        rank = 2 if sample.label is None else sample.label  # the good ones first
+        kinds.setdefault((rank, sample.defect), []).append(index)
     ordered = sorted(kinds)
     quotas = _quotas([len(kinds[kind]) for kind in ordered], limit)
     rng = np.random.default_rng(seed)

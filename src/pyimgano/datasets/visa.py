@@ -4,7 +4,7 @@ Zou, Jeong, Pemula, Zhang, Dabeer, "SPot-the-Difference Self-Supervised Pre-trai
 Anomaly Detection and Segmentation", ECCV 2022.
 
 - raw: `<category>/Data/Images/{Normal,Anomaly}/*.JPG`, `<category>/Data/Masks/Anomaly/*.png`,
-  and `split_csv/1cls.csv` with the columns object, split, label, image, mask;
+  and `split_csv/<split>.csv` with the columns object, split, label, image, mask;
 - converted: `<category>/{train/good,test/{good,bad},ground_truth/bad}`.
 
 Values 1 to k of a mask number kinds of defects: all mean defect.
@@ -12,81 +12,82 @@ Values 1 to k of a mask number kinds of defects: all mean defect.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import ClassVar
 
 from ..errors import DataError
-from .layout import Category, Layout, Sample
-from .listing import category_folders, is_folder
+from .layout import Category, Layout, Sample, category_names
+from .listing import is_folder
 from .mvtec import MVTecLayout
+from .tables import Line, listed_path, read_csv
 
 _COLUMNS = ("object", "split", "label", "image", "mask")
 _LABELS = {"normal": 0, "anomaly": 1}
 
 
 class VisALayout(Layout):
-    """The one-class split, `1cls`: training images are all good."""
+    """The split `1cls` trains on good images alone, as all detectors here do.
+
+    The two-class splits also have defective training images, meant for methods that learn
+    from both. They are left out, and the notes of the category say how many.
+    """
 
     name = "visa"
+    splits: ClassVar[tuple[str, ...]] = ("1cls", "2cls_highshot", "2cls_fewshot")
+    tables = True
+    own_metrics: ClassVar[tuple[str, ...]] = (
+        "auroc",
+        "average_precision",
+        "pixel_auroc",
+        "pixel_average_precision",
+    )
 
     def list_categories(self, root: Path) -> list[str]:
-        names = [folder.name for folder in category_folders(root, ("Data/Images", "train/good"))]
-        if not names:
-            raise DataError(
-                f"{root}: holds no category (<category>/Data/Images or <category>/train/good "
-                "is wanted)"
-            )
-        return names
+        return category_names(root, ("Data/Images", "train/good"))
 
     def load(self, root: Path, category: str) -> Category:
         self.require_category(root, category)
         if not is_folder(root / category / "Data" / "Images"):
+            if self.split != "1cls":
+                raise DataError(
+                    f"{root / category}: is in the converted form, which has no split "
+                    f"{self.split!r}; it is in split_csv of the form that the authors ship"
+                )
             return MVTecLayout().load(root, category)
         train: list[Sample] = []
         test: list[Sample] = []
-        table = root / "split_csv" / "1cls.csv"
-        for split, sample in _read_split(root, table, category):
+        table = root / "split_csv" / f"{self.split}.csv"
+        for split, sample in self._read_split(root, table, category):
             (train if split == "train" else test).append(sample)
-        if not train:
-            raise DataError(f"{table}: lists no training image of category {category!r}")
-        return Category(category, tuple(train), tuple(test))
+        good = [sample for sample in train if not sample.label]
+        if not good:
+            raise DataError(f"{table}: lists no good training image of category {category!r}")
+        left_out = len(train) - len(good)
+        notes = (f"{left_out} defective training images of the split are not used",)
+        return Category(category, tuple(good), tuple(test), notes=notes if left_out else ())
 
+    def _read_split(self, root: Path, table: Path, category: str) -> Iterator[tuple[str, Sample]]:
+        """`train` or `test`, and the sample, for each line of the category."""
+        for line in read_csv(table, _COLUMNS):
+            if line.fields["object"] == category:
+                yield self._sample(root, line)
 
-def _read_split(root: Path, table: Path, category: str) -> Iterator[tuple[str, Sample]]:
-    """`train` or `test`, and the sample, for each line of the category."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            missing = [name for name in _COLUMNS if name not in (rows.fieldnames or ())]
-            if missing:
-                raise DataError(f"{table}: lacks the column {missing[0]!r}")
-            for row in rows:
-                if row["object"] == category:
-                    yield _sample(root, f"{table}: line {rows.line_num}", row)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"{table}: cannot be read ({reason})") from error
+    def _sample(self, root: Path, line: Line) -> tuple[str, Sample]:
+        fields = line.fields
+        if fields["split"] not in ("train", "test"):
+            raise DataError(f"{line.where}: split must be train or test, got {fields['split']!r}")
+        if fields["label"] not in _LABELS:
+            raise DataError(
+                f"{line.where}: label must be normal or anomaly, got {fields['label']!r}"
+            )
+        if not fields["image"]:
+            raise DataError(f"{line.where}: names no image")
 
+        def path_of(name: str) -> Path:
+            return listed_path(root, line.where, name, allow_outside=self.allow_outside)
 
-def _sample(root: Path, where: str, row: dict[str, str | None]) -> tuple[str, Sample]:
-    split, word, image = row["split"], row["label"], row["image"]
-    if split not in ("train", "test"):
-        raise DataError(f"{where}: split must be train or test, got {split!r}")
-    if word not in _LABELS:
-        raise DataError(f"{where}: label must be normal or anomaly, got {word!r}")
-    if not image:
-        raise DataError(f"{where}: names no image")
-    label = _LABELS[word]
-    mask = row["mask"] or ""
-    masks = (_inside(root, where, mask),) if label and mask else ()
-    existing = tuple(path for path in masks if path.exists())
-    return split, Sample(_inside(root, where, image), label, "bad" if label else "good", existing)
-
-
-def _inside(root: Path, where: str, name: str) -> Path:
-    """A path of the table, which must not lead out of the dataset's folder."""
-    relative = PurePosixPath(name.replace("\\", "/"))
-    if relative.is_absolute() or ".." in relative.parts:
-        raise DataError(f"{where}: {name!r} leads out of the dataset's folder")
-    return root.joinpath(*relative.parts)
+        label = _LABELS[fields["label"]]
+        masks = (path_of(fields["mask"]),) if label and fields["mask"] else ()
+        image = path_of(fields["image"])
+        return fields["split"], Sample(image, label, "bad" if label else "good", masks)

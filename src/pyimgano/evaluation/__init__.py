@@ -1,6 +1,6 @@
 """Image-level and pixel-level metrics on arrays; knows no detector and no dataset."""
 
-from .evaluate import evaluate_detector
+from .evaluate import evaluate_detector, evaluate_kinds
 from .image_level import (
     DECISION_METRICS,
     compute_auroc,
@@ -16,6 +16,7 @@ from .pixel_level import (
     compute_pixel_average_precision,
     compute_pixel_segf1,
     compute_pro_score,
+    compute_spro,
 )
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "compute_pixel_average_precision",
     "compute_pixel_segf1",
     "compute_pro_score",
+    "compute_spro",
     "evaluate_detector",
+    "evaluate_kinds",
     "find_optimal_threshold",
 ]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from ..errors import UsageError
 from .image_level import (
     DECISION_METRICS,
     ap,
@@ -12,7 +16,7 @@ from .image_level import (
     check_threshold,
     classification_metrics,
 )
-from .pixel_level import AUPRO_LIMIT, PIXEL_METRICS, pixel_metrics
+from .pixel_level import AUPRO_LIMIT, NO_REGIONS, PIXEL_METRICS, Regions, pixel_metrics
 from .undefined import MetricTable
 
 _NO_THRESHOLD = "no threshold was given"
@@ -25,8 +29,11 @@ def evaluate_detector(
     threshold: float | None = None,
     pixel_masks: Any = None,
     pixel_scores: Any = None,
+    pixel_threshold: float | None = None,
+    regions: Sequence[Regions] | None = None,
     pro_integration_limit: float = AUPRO_LIMIT,
     no_pixel_reason: str = "no masks were given",
+    no_regions_reason: str = NO_REGIONS,
 ) -> dict[str, Any]:
     """Image-level and, where masks are given, pixel-level metrics.
 
@@ -41,18 +48,22 @@ def evaluate_detector(
         of decisions are None.
     pixel_masks, pixel_scores
         (N, H, W) masks and maps, or None.
+    pixel_threshold
+        Of SegF1: a pixel that scores at or above it is called defective.
+    regions
+        Of sPRO: as `compute_spro` takes them.
     pro_integration_limit
-        Of AUPRO, in (0, 1].
-    no_pixel_reason
-        The reason given where there are no masks.
+        Of AUPRO and sPRO, in (0, 1].
+    no_pixel_reason, no_regions_reason
+        The reasons given where there are no masks, and no regions.
 
     Returns
     -------
     dict
         `auroc`, `average_precision`, `threshold`, `metrics` (precision, recall, f1,
-        specificity, accuracy, tp, tn, fp, fn), `pixel_metrics` (pixel_auroc,
-        pixel_average_precision, aupro) and `undefined`, a reason for each metric that is
-        None. Every number is finite or None.
+        specificity, accuracy, tp, tn, fp, fn), `pixel_threshold`, `pixel_metrics`
+        (pixel_auroc, pixel_average_precision, aupro, spro, segf1) and `undefined`, a reason
+        for each metric that is None. Every number is finite or None.
 
     Raises
     ------
@@ -76,7 +87,12 @@ def evaluate_detector(
         undefined.update(dict.fromkeys(PIXEL_METRICS, no_pixel_reason))
     else:
         pixel_table = pixel_metrics(
-            pixel_masks, pixel_scores, integration_limit=pro_integration_limit
+            pixel_masks,
+            pixel_scores,
+            integration_limit=pro_integration_limit,
+            threshold=pixel_threshold,
+            regions=regions,
+            no_regions_reason=no_regions_reason,
         )
         pixels = pixel_table.values
         undefined.update(pixel_table.reasons)
@@ -84,6 +100,53 @@ def evaluate_detector(
         **table.values,
         "threshold": limit,
         "metrics": decisions,
+        "pixel_threshold": pixel_threshold,
         "pixel_metrics": pixels,
         "undefined": undefined,
     }
+
+
+def evaluate_kinds(
+    y_true: Any, scores: Any, kinds: Sequence[str], **keywords: Any
+) -> dict[str, dict[str, Any]]:
+    """The metrics of each kind of defect: its images with all the good ones.
+
+    Parameters
+    ----------
+    y_true, scores
+        As `evaluate_detector`.
+    kinds
+        (N,) the kind of defect of each image; of no account for good ones.
+    keywords
+        Of `evaluate_detector`. Masks, maps and regions are divided as the images are.
+
+    Returns
+    -------
+    dict
+        For each kind of defect, sorted by name, `count` and the results of
+        `evaluate_detector`.
+
+    Raises
+    ------
+    UsageError
+        As `evaluate_detector`, or another number of kinds than of labels.
+    """
+    labels, values = check_scores(y_true, scores)
+    if len(kinds) != len(labels):
+        raise UsageError(f"{len(labels)} labels, but {len(kinds)} kinds of defect")
+    found = {}
+    for kind in sorted({kind for kind, label in zip(kinds, labels, strict=True) if label}):
+        members = np.asarray([one == kind for one in kinds], dtype=np.bool_) & labels
+        chosen = np.flatnonzero(members | ~labels)
+        divided = {
+            name: _take(keywords[name], chosen)
+            for name in ("pixel_masks", "pixel_scores", "regions")
+            if keywords.get(name) is not None
+        }
+        results = evaluate_detector(labels[chosen], values[chosen], **{**keywords, **divided})
+        found[kind] = {"count": int(members.sum()), **results}
+    return found
+
+
+def _take(items: Any, chosen: Any) -> Any:
+    return items[chosen] if isinstance(items, np.ndarray) else [items[i] for i in chosen]

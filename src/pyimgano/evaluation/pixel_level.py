@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -17,8 +18,17 @@ from .weighted_curve import average_precision, threshold_curve
 #: The limit of the false-positive rate that AUPRO is integrated to by default.
 AUPRO_LIMIT = 0.3
 
-#: Metrics of maps, at every threshold.
-PIXEL_METRICS = ("pixel_auroc", "pixel_average_precision", "aupro")
+#: Metrics of maps: at every threshold, but for SegF1, which has one.
+PIXEL_METRICS = ("pixel_auroc", "pixel_average_precision", "aupro", "spro", "segf1")
+
+#: The limit that sPRO is integrated to by default.
+SPRO_LIMIT = 0.05
+
+#: Why there is no sPRO where nothing else is said.
+NO_REGIONS = "the dataset does not say from which overlap on a region is found"
+
+#: Regions of one image: a mask (H, W) and a saturation area in pixels, for each.
+Regions: TypeAlias = "Sequence[tuple[Any, float]]"
 
 
 def compute_pixel_auroc(masks: Any, maps: Any) -> float | None:
@@ -71,6 +81,74 @@ def compute_aupro(masks: Any, maps: Any, integration_limit: float = AUPRO_LIMIT)
     """
     _check_limit(integration_limit)
     return value_or_none(lambda: PixelScores.of(masks, maps).aupro(integration_limit))
+
+
+def compute_spro(
+    regions: Sequence[Regions], maps: Any, integration_limit: float = SPRO_LIMIT
+) -> float | None:
+    """Area under the saturated per-region-overlap curve, divided by the limit.
+
+    At each threshold the overlap of a region with saturation area s is min(pixels found / s,
+    1), and the curve is the mean over the regions of all images against the false-positive
+    rate of all pixels outside every region (Bergmann et al., "Beyond Dents and Scratches",
+    IJCV 2022, section 5). Regions of an image may overlap.
+
+    Parameters
+    ----------
+    regions
+        For each of N images a sequence of (mask, s): mask (H, W), of which every value above
+        0 belongs to the region, and 0 < s <= pixels of the mask. Empty for good images.
+    maps
+        (N, H, W) scores, finite, higher is more anomalous.
+    integration_limit
+        In (0, 1].
+
+    Returns
+    -------
+    float or None
+        In [0, 1]; None where there is no region, or no pixel outside them.
+
+    Raises
+    ------
+    UsageError
+        Numbers or shapes differ, scores are not finite, or an s is out of range.
+    """
+    _check_limit(integration_limit)
+    return value_or_none(lambda: spro(regions, maps, integration_limit))
+
+
+def spro(regions: Sequence[Regions], maps: Any, limit: float) -> float:
+    """`compute_spro`; raises `UndefinedMetric` where it has no value."""
+    scores = np.asarray(maps)
+    if len(regions) != len(scores):
+        raise UsageError(f"{len(regions)} images with regions, but {len(scores)} maps")
+    anomalous, weights = [], []
+    outside = np.ones(scores.shape, dtype=np.bool_)
+    for index, image in enumerate(regions):
+        for mask, saturation in image:
+            inside = np.asarray(mask) > 0
+            if inside.shape != scores.shape[1:]:
+                raise UsageError(
+                    f"regions[{index}]: a mask of shape {inside.shape}, wanted {scores.shape[1:]}"
+                )
+            outside[index] &= ~inside
+            found = np.sort(scores[index][inside])[::-1]
+            if not 0 < saturation <= len(found):
+                raise UsageError(
+                    f"regions[{index}]: a saturation area of {saturation:g}, wanted one in "
+                    f"(0, {len(found)}], the region's pixels"
+                )
+            # the first s pixels of a region to be found weigh 1 / s each, the others nothing
+            weight = np.clip(saturation - np.arange(len(found)), 0.0, 1.0) / saturation
+            counts = weight > 0
+            anomalous.append(found[counts])
+            weights.append(weight[counts])
+    if not anomalous:
+        raise UndefinedMetric("the masks have no region")
+    # sorting and checking as for the other metrics of pixels
+    split = PixelScores.of(~outside, scores)
+    joined = np.concatenate(weights) / len(weights)
+    return threshold_curve(np.concatenate(anomalous), joined, split.normal_sorted).area(limit)
 
 
 def compute_pro_score(
@@ -173,20 +251,44 @@ class PixelScores:
         return np.concatenate(weights) / regions
 
 
-def pixel_metrics(masks: Any, maps: Any, *, integration_limit: float = AUPRO_LIMIT) -> MetricTable:
-    """`pixel_auroc`, `pixel_average_precision` and `aupro` from one sorting."""
+def pixel_metrics(
+    masks: Any,
+    maps: Any,
+    *,
+    integration_limit: float = AUPRO_LIMIT,
+    threshold: float | None = None,
+    regions: Sequence[Regions] | None = None,
+    no_regions_reason: str = NO_REGIONS,
+) -> MetricTable:
+    """All of `PIXEL_METRICS`, those that sort the pixels from one sorting.
+
+    `threshold` is that of SegF1; `regions` are those of sPRO, which is integrated to the
+    same limit as AUPRO.
+    """
     _check_limit(integration_limit)
     table = MetricTable()
     try:
         scores = PixelScores.of(masks, maps)
     except UndefinedMetric as error:
         for name in PIXEL_METRICS:
-            table.values[name] = None
-            table.reasons[name] = str(error)
+            table.fail(name, str(error))
+    else:
+        table.add("pixel_auroc", scores.auroc)
+        table.add("pixel_average_precision", scores.average_precision)
+        table.add("aupro", lambda: scores.aupro(integration_limit))
+        if regions is None:
+            table.fail("spro", no_regions_reason)
+        else:
+            table.add("spro", lambda: spro(regions, maps, integration_limit))
+    if threshold is None:
+        table.fail("segf1", "there is no threshold for pixels")
         return table
-    table.add("pixel_auroc", scores.auroc)
-    table.add("pixel_average_precision", scores.average_precision)
-    table.add("aupro", lambda: scores.aupro(integration_limit))
+    value = compute_pixel_segf1(masks, maps, threshold=threshold)
+    if value is None:
+        table.fail("segf1", "no pixel is, or was called, anomalous")
+    else:
+        table.values["segf1"] = value
+        table.reasons.pop("segf1", None)
     return table
 
 

@@ -30,5 +30,9 @@ class MetricTable:
         try:
             self.values[name] = compute()
         except UndefinedMetric as error:
-            self.values[name] = None
-            self.reasons[name] = str(error)
+            self.fail(name, str(error))
+
+    def fail(self, name: str, reason: str) -> None:
+        """The metric has no value, and why."""
+        self.values[name] = None
+        self.reasons[name] = reason

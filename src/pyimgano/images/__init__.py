@@ -3,15 +3,18 @@
 `images` knows nothing of datasets, models or runs.
 """
 
-from .read import IMAGE_SUFFIXES, image_size, read_image, read_mask, resize_image
+from .header import ImageHeader, image_size, read_header
+from .read import IMAGE_SUFFIXES, read_image, read_mask, resize_image
 from .stream import ImageSource, LoadedImage, as_sources, stream_images
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "ImageHeader",
     "ImageSource",
     "LoadedImage",
     "as_sources",
     "image_size",
+    "read_header",
     "read_image",
     "read_mask",
     "resize_image",

@@ -9,14 +9,17 @@ cannot be told from a picture.
 How each kind becomes 8-bit RGB:
 
 ========================  ==================================================================
-8-bit grey, RGB, 1-bit    as they are; grey is repeated in the three channels
+8-bit grey, RGB           as they are; grey is repeated in the three channels
+1-bit                     0 and 255
 RGBA, grey with alpha     the alpha channel is dropped
 palette                   looked up
 CMYK, YCbCr, LAB          Pillow's conversion, without colour profiles
 16-bit grey               ``value / 257``: 0 stays 0, 65535 becomes 255
-16-bit colour             Pillow's conversion: the upper eight bits
-32-bit or float           refused: the range of the values is not known
-several pages             the first page
+16-bit colour             the upper eight bits
+32-bit or float           ``255 (value - low) / (high - low)``, cut at 0 and 255, where the TIFF
+                          tags SMinSampleValue and SMaxSampleValue state the range from low to
+                          high; refused without them, since the range is then not known
+several pages             the first page, with a remark in the report
 EXIF orientation          applied
 ========================  ==================================================================
 """
@@ -49,8 +52,11 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Nor does what it thinks of metadata that we do not use.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_EXIF_ORIENTATION = 0x0112
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+EXIF_ORIENTATION = 0x0112
+_SAMPLE_RANGE = (340, 341)  # the TIFF tags SMinSampleValue and SMaxSampleValue
+# Formats whose further pages are pictures of their own; those of MPO are a JPEG's thumbnails.
+_PAGED = frozenset({"TIFF", "WEBP", "GIF", "PNG"})
 
 
 def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
@@ -72,8 +78,29 @@ def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
         The file is missing, empty, truncated, damaged, no image, too large, or of a kind
         without a rule in the table above.
     """
+    return read_image_and_remark(path)[0]
+
+
+def read_image_and_remark(path: str | Path) -> tuple[npt.NDArray[np.uint8], str | None]:
+    """As `read_image`, and what was left out of the file, in words; None if nothing was."""
     data = _read_bytes(path)
     header = _open_header(path, data)
+    count = page_count(header)
+    remark = f"has {count} pages, of which the first is used" if count > 1 else None
+    return _decode(path, data, header), remark
+
+
+def page_count(header: Image.Image) -> int:
+    """Pictures in the file that are pages or frames; 1 where that cannot be told."""
+    if header.format not in _PAGED:
+        return 1
+    try:
+        return int(getattr(header, "n_frames", 1))
+    except Exception:  # a damaged chain of pages: decoding the first has the last word
+        return 1
+
+
+def _decode(path: str | Path, data: bytes, header: Image.Image) -> npt.NDArray[np.uint8]:
     if header.mode in ("L", "RGB"):
         if header.format == "PNG":
             _check_png(path, data)
@@ -83,7 +110,7 @@ def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
             # Pillow has the last word: it reads the file or says what is wrong with it
         elif header.format == "JPEG":
             image = _decode_jpeg(path, data)
-            if _orientation(header) == 1:
+            if orientation(header) == 1:
                 return image
     return _decode_with_pillow(path, header)
 
@@ -109,7 +136,7 @@ def read_mask(path: str | Path) -> npt.NDArray[np.uint8]:
         header.load()
         values = _mask_values(header)
     except Exception as error:
-        raise ImageReadError(str(path), _reason(error)) from error
+        raise ImageReadError(str(path), reason_of(error)) from error
     return np.ascontiguousarray(values, dtype=np.uint8)
 
 
@@ -132,24 +159,6 @@ def _mask_values(mask: Image.Image) -> npt.NDArray[np.uint8]:
         return np.asarray(colours[..., 0], dtype=np.uint8)
     rgba = np.asarray(mask.convert("RGBA"), dtype=np.uint16)  # (H, W, 4)
     return np.asarray(rgba[..., :3].max(axis=2) * rgba[..., 3] // 255, dtype=np.uint8)
-
-
-def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) in pixels as `read_image` gives them, read from the header alone.
-
-    Raises
-    ------
-    ImageReadError
-        The file cannot be opened or is no image.
-    """
-    try:
-        _require_regular_file(path)
-        with Image.open(path) as header:
-            width, height = header.size
-            turned = _orientation(header) in (5, 6, 7, 8)
-    except Exception as error:
-        raise ImageReadError(str(path), _reason(error)) from error
-    return (width, height) if turned else (height, width)
 
 
 def resize_image(
@@ -179,16 +188,16 @@ def resize_image(
 
 def _read_bytes(path: str | Path) -> bytes:
     try:
-        _require_regular_file(path)
+        require_regular_file(path)
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
-        raise ImageReadError(str(path), _reason(error)) from error
+        raise ImageReadError(str(path), reason_of(error)) from error
     if not data:
         raise ImageReadError(str(path), "the file is empty")
     return data
 
 
-def _require_regular_file(path: str | Path) -> None:
+def require_regular_file(path: str | Path) -> None:
     """Opening a pipe would wait for ever for somebody to write to it."""
     mode = os.stat(path).st_mode  # noqa: PTH116 -- also for str, without making a Path
     if not stat.S_ISREG(mode):
@@ -200,13 +209,13 @@ def _open_header(path: str | Path, data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data))
     except Exception as error:  # Pillow's plugins raise many kinds on damaged headers
-        raise ImageReadError(str(path), _reason(error)) from error
+        raise ImageReadError(str(path), reason_of(error)) from error
 
 
-def _orientation(header: Image.Image) -> int:
+def orientation(header: Image.Image) -> int:
     """EXIF orientation, 1 (upright) to 8; 1 also where the tag is damaged."""
     try:
-        found = header.getexif().get(_EXIF_ORIENTATION, 1)
+        found = header.getexif().get(EXIF_ORIENTATION, 1)
     except Exception:  # metadata of a picture that is otherwise whole
         return 1
     return found if isinstance(found, int) else 1
@@ -216,7 +225,7 @@ def _decode_jpeg(path: str | Path, data: bytes) -> npt.NDArray[np.uint8]:
     try:
         return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=True), dtype=np.uint8)
     except ValueError as error:
-        raise ImageReadError(str(path), _reason(error)) from error
+        raise ImageReadError(str(path), reason_of(error)) from error
 
 
 def _decode_with_pillow(path: str | Path, image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -229,21 +238,40 @@ def _decode_with_pillow(path: str | Path, image: Image.Image) -> npt.NDArray[np.
             grey = np.rint(wide / 257.0).astype(np.uint8)
             return np.repeat(grey[:, :, None], 3, axis=2)
         if oriented.mode in ("I", "F"):
-            raise ImageReadError(
-                str(path),
-                f"has {'32-bit integer' if oriented.mode == 'I' else 'float'} pixels of "
-                "unknown range; convert it to 8 or 16 bits",
-            )
+            return _from_stated_range(path, image, oriented)
         return np.asarray(oriented.convert("RGB"), dtype=np.uint8)
     except ImageReadError:
         raise
     except Exception as error:  # damaged data: OSError, SyntaxError, struct.error, zlib.error
-        raise ImageReadError(str(path), _reason(error)) from error
+        raise ImageReadError(str(path), reason_of(error)) from error
+
+
+def _from_stated_range(
+    path: str | Path, image: Image.Image, oriented: Image.Image
+) -> npt.NDArray[np.uint8]:
+    """32-bit integers or floats to (H, W, 3), by the range that the file's tags state."""
+    tags = getattr(image, "tag_v2", {})
+    kind = "32-bit integer" if oriented.mode == "I" else "float"
+    try:
+        low, high = (float(np.ravel(tags[tag])[0]) for tag in _SAMPLE_RANGE)
+    except KeyError:
+        raise ImageReadError(
+            str(path),
+            f"has {kind} pixels of unknown range; state it in the TIFF tags SMinSampleValue and "
+            "SMaxSampleValue, or convert the image to 8 or 16 bits",
+        ) from None
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise ImageReadError(str(path), f"states the range {low:g} to {high:g} for its pixels")
+    values = np.asarray(oriented).astype(np.float64)  # (H, W)
+    if not np.isfinite(values).all():
+        raise ImageReadError(str(path), "has float pixels that are not finite")
+    grey = np.rint(255.0 * np.clip((values - low) / (high - low), 0.0, 1.0)).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 def _check_png(path: str | Path, data: bytes) -> None:
     """Refuse a PNG that ends early or whose checksums do not hold."""
-    position = len(_PNG_SIGNATURE)
+    position = len(PNG_SIGNATURE)
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
@@ -259,7 +287,7 @@ def _check_png(path: str | Path, data: bytes) -> None:
     raise ImageReadError(str(path), "the PNG is truncated (no end chunk)")
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """A decoder's complaint, short and on one line, without the path we put before it."""
     if isinstance(error, FileNotFoundError):
         return "no such file"

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ImageReadError, UsageError
-from .read import read_image, resize_image
+from .read import read_image_and_remark, resize_image
 
 #: What a detector takes for an image: a path, or an (H, W, 3) uint8 RGB array.
 ImageSource: TypeAlias = "str | Path | npt.NDArray[np.uint8]"
@@ -40,6 +40,8 @@ class LoadedImage:
         (height, width) before resizing; None if `error` is set.
     error
         Why there are no pixels.
+    remark
+        What was left out of the file, in words; None if nothing was.
     """
 
     index: int
@@ -47,6 +49,7 @@ class LoadedImage:
     pixels: npt.NDArray[np.uint8] | None
     original_size: tuple[int, int] | None
     error: ImageReadError | None
+    remark: str | None = None
 
 
 def available_cores() -> int:
@@ -139,9 +142,13 @@ def stream_images(
 
 def _load(index: int, source: ImageSource, size: tuple[int, int] | None) -> LoadedImage:
     name = f"image {index}" if isinstance(source, np.ndarray) else str(source)
+    remark = None
     try:
-        image = source if isinstance(source, np.ndarray) else read_image(source)
+        if isinstance(source, np.ndarray):
+            image = source
+        else:
+            image, remark = read_image_and_remark(source)
     except ImageReadError as error:
         return LoadedImage(index, name, None, None, error)
     height, width = image.shape[:2]
-    return LoadedImage(index, name, resize_image(image, size), (height, width), None)
+    return LoadedImage(index, name, resize_image(image, size), (height, width), None, remark)

@@ -15,12 +15,19 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ..calibration import Calibration, calibrate, choose_quantile
+from ..calibration import (
+    Calibration,
+    MapStatistics,
+    PixelCalibration,
+    calibrate,
+    choose_quantile,
+)
 from ..errors import DataError, ImageReadError, NotFittedError, UsageError
 from ..images import ImageSource, LoadedImage, as_sources, stream_images
 from .parameters import check_parameters, parameter_names, reject_unknown
 
 OnError = Literal["raise", "skip"]
+_Role = Literal["train", "calibration"]
 #: Told what is going on: the stage's name, how much is done, how much there is.
 Progress = Callable[[str, int, int], None]
 _T = TypeVar("_T", bound="Detector")
@@ -28,15 +35,17 @@ _T = TypeVar("_T", bound="Detector")
 
 @dataclass(frozen=True)
 class TrainingScores:
-    """Scores of the training images, and how they were obtained.
+    """Scores of normal images, and how they were obtained.
 
-    `unseen` says that no image was scored by a model that had seen it.
+    `unseen` says that no image was scored by a model that had seen it; `maps` are the
+    statistics of the images' maps, if the method has maps.
     """
 
     scores: npt.NDArray[np.float64]
     method: str
     unseen: bool
     notes: tuple[str, ...] = ()
+    maps: MapStatistics = field(default_factory=MapStatistics)
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,8 @@ class ImageScore:
         (height, width) of the image before resizing; None if `error` is set.
     error
         Why the image could not be scored.
+    remark
+        What was left out of the image file, in words; None if nothing was.
     """
 
     index: int
@@ -63,15 +74,17 @@ class ImageScore:
     anomaly_map: npt.NDArray[np.float32] | None
     original_size: tuple[int, int] | None
     error: ImageReadError | None = None
+    remark: str | None = None
 
 
 @dataclass(frozen=True)
 class SkippedImage:
-    """A training image that was left out, from the model and from the calibration."""
+    """A training or calibration image that was left out, or of which a part was."""
 
     index: int
     path: str
     reason: str
+    role: _Role = "train"
 
 
 @dataclass
@@ -79,7 +92,17 @@ class _Reading:
     """What became of the training images as they were read."""
 
     skipped: list[SkippedImage] = field(default_factory=list)
+    remarked: list[SkippedImage] = field(default_factory=list)
     used: int = 0
+
+    def skip(self, index: int, error: ImageReadError, role: _Role = "train") -> None:
+        self.skipped.append(SkippedImage(index, error.path, error.reason, role))
+
+    def remark(
+        self, index: int, source: ImageSource, remark: str | None, role: _Role = "train"
+    ) -> None:
+        if remark is not None:
+            self.remarked.append(SkippedImage(index, str(source), remark, role))
 
 
 class Detector(ABC):
@@ -91,16 +114,21 @@ class Detector(ABC):
     Attributes
     ----------
     decision_scores_
-        (N,) float64 scores of the N training images that were used; out-of-sample unless
-        `calibration="in-sample"`.
+        (N,) float64 scores of the normal images that the threshold was calibrated on: the
+        training images that were used, out-of-sample unless `calibration="in-sample"`; or
+        the `calibration_images` of `fit`.
     threshold_
         `predict` calls an image defective if its score is greater than or equal to this.
     params_
         The checked keywords of the fit; setting others has no effect until the next one.
     calibration_
         Where the threshold comes from (`pyimgano.calibration.Calibration`).
+    pixel_calibration_
+        A threshold for the pixels of maps (`PixelCalibration`); None without maps.
     skipped_
-        Training images left out under `on_error="skip"` (list of `SkippedImage`).
+        Training and calibration images left out under `on_error="skip"` (`SkippedImage`).
+    remarked_
+        Those of which a part was left out, such as the further pages of a file.
     n_train_
         N.
     """
@@ -119,7 +147,9 @@ class Detector(ABC):
     params_: Any
     threshold_: float
     calibration_: Calibration
+    pixel_calibration_: PixelCalibration | None
     skipped_: list[SkippedImage]
+    remarked_: list[SkippedImage]
     n_train_: int
 
     # ---- what a method implements
@@ -143,6 +173,9 @@ class Detector(ABC):
         self, images: list[npt.NDArray[np.uint8]], maps: bool
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
         """Scores (B,) and, if `maps` and the method has them, maps (B, H, W)."""
+
+    def _finish(self) -> None:  # noqa: B027 -- not every method keeps what it learned from
+        """Let go of what only `_training_scores` needs."""
 
     def prepare(self) -> None:  # noqa: B027 -- not every method has something to get ready
         """Make sure that what fitting needs besides images is there: device, weights.
@@ -199,6 +232,7 @@ class Detector(ABC):
         X: Iterable[ImageSource],
         y: Any = None,
         *,
+        calibration_images: Iterable[ImageSource] | None = None,
         on_error: OnError = "raise",
         progress: Progress | None = None,
     ) -> _T:
@@ -210,6 +244,9 @@ class Detector(ABC):
             Good images: paths, or (H, W, 3) uint8 RGB arrays.
         y
             Ignored; there for scikit-learn's convention.
+        calibration_images
+            Further good images, set aside for the threshold: they are scored as any other
+            and not learned from. By default it is calibrated on the training images.
         on_error
             `raise`: an unreadable image is an error that names it. `skip`: it is left out,
             from the model and from the calibration, and listed in `skipped_`.
@@ -219,7 +256,7 @@ class Detector(ABC):
         Raises
         ------
         UsageError
-            A keyword out of range, or `X` empty or of another kind.
+            A keyword out of range, or `X` or `calibration_images` empty or of another kind.
         ImageReadError
             An unreadable image, unless `on_error="skip"`.
         DataError
@@ -232,6 +269,11 @@ class Detector(ABC):
         sources = as_sources(X)
         if len(sources) == 0:
             raise UsageError("X is empty: fit needs at least one good image")
+        held_out = None
+        if calibration_images is not None:
+            held_out = as_sources(calibration_images, name="calibration_images")
+            if len(held_out) == 0:
+                raise UsageError("calibration_images is empty: at least one good image is wanted")
         # what was learned before is gone, also if this fit fails on the way
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
@@ -241,12 +283,21 @@ class Detector(ABC):
             _training_batches(sources, params.resize, self.batch_size, on_error, reading, progress),
             progress,
         )
-        training = self._training_scores(params.calibration != "in-sample")
+        try:
+            if held_out is None:
+                training = self._training_scores(params.calibration != "in-sample")
+            else:
+                training = self._held_out_scores(
+                    held_out, params.resize, on_error, reading, progress
+                )
+        finally:
+            self._finish()
         if not np.isfinite(training.scores).all():
-            raise DataError("the training images gave scores that are not finite")
+            raise DataError("the images to calibrate on gave scores that are not finite")
         self.params_ = params
         self.n_train_ = reading.used
         self.skipped_ = reading.skipped
+        self.remarked_ = reading.remarked
         self.decision_scores_ = training.scores
         self.calibration_ = calibrate(
             training.scores,
@@ -255,6 +306,7 @@ class Detector(ABC):
             unseen=training.unseen,
             notes=training.notes,
         )
+        self.pixel_calibration_ = training.maps.calibrate(training.method)
         self.threshold_ = self.calibration_.threshold
         return self
 
@@ -285,7 +337,12 @@ class Detector(ABC):
             One for each image, in order.
         """
         self._check_fitted()
-        size = self.params_.resize  # that of the fit, whatever was set since
+        # that of the fit, whatever was set since
+        yield from self._score_stream(X, self.params_.resize, maps, on_error)
+
+    def _score_stream(
+        self, X: Iterable[ImageSource], size: tuple[int, int], maps: bool, on_error: str
+    ) -> Iterator[ImageScore]:
         waiting: list[LoadedImage] = []
         for loaded in stream_images(X, size):
             if loaded.error is not None and on_error == "raise":
@@ -311,13 +368,43 @@ class Detector(ABC):
             anomaly_map = None if anomaly_maps is None else anomaly_maps[position]
             position += 1
             if np.isfinite(score):
-                yield ImageScore(item.index, score, anomaly_map, item.original_size)
+                yield ImageScore(
+                    item.index, score, anomaly_map, item.original_size, remark=item.remark
+                )
                 continue
             # comparing NaN with a threshold would call it good
             error = ImageReadError(item.name, "the score is not finite")
             if on_error == "raise":
                 raise error
             yield ImageScore(item.index, None, None, None, error)
+
+    def _held_out_scores(
+        self,
+        sources: Sequence[ImageSource],
+        size: tuple[int, int],
+        on_error: OnError,
+        reading: _Reading,
+        progress: Progress | None,
+    ) -> TrainingScores:
+        """Scores of good images that were not learned from."""
+        scores: list[float] = []
+        maps = MapStatistics()
+        handling = "raise" if on_error == "raise" else "record"
+        for result in self._score_stream(sources, size, self.has_maps, handling):
+            if progress is not None:
+                progress("calibration images", result.index + 1, len(sources))
+            if result.error is not None:
+                reading.skip(result.index, result.error, "calibration")
+                continue
+            assert result.score is not None
+            source = sources[result.index]
+            reading.remark(result.index, source, result.remark, "calibration")
+            scores.append(result.score)
+            if result.anomaly_map is not None:
+                maps.add(result.anomaly_map[None])
+        if not scores:
+            raise DataError(f"none of {len(sources)} calibration images could be read")
+        return TrainingScores(np.asarray(scores), "held-out-images", unseen=True, maps=maps)
 
     def decision_function(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float64]:
         """Scores (N,) of N images; higher is more anomalous."""
@@ -376,12 +463,11 @@ def _training_batches(
             assert loaded.error is not None
             if on_error == "raise":
                 raise loaded.error
-            reading.skipped.append(
-                SkippedImage(loaded.index, loaded.error.path, loaded.error.reason)
-            )
+            reading.skip(loaded.index, loaded.error)
         else:
             batch.append(loaded.pixels)
             reading.used += 1
+            reading.remark(loaded.index, sources[loaded.index], loaded.remark)
         if progress is not None:
             progress("training images", loaded.index + 1, len(sources))
         if len(batch) == batch_size:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..calibration import MapStatistics
 from .anomaly_map import smooth_maps
 from .detector import Detector, Progress, TrainingScores
 from .parameters import (
@@ -275,35 +276,37 @@ class VisionPatchCore(Detector):
         """
         import torch
 
-        n = int(self._train_image[-1]) + 1
-        try:
-            with torch.inference_mode():
-                if not unseen:
-                    scores = self._scores_against_bank(self._train_features, None)
-                    return TrainingScores(scores, "in-sample", unseen=False)
-                if len(self._bank.image.unique()) > 1:
-                    scores = self._scores_against_bank(self._train_features, self._train_image)
-                    return TrainingScores(scores, "leave-one-image-out", unseen=True)
-                return self._scores_without_others(n)
-        finally:
-            del self._train_features, self._train_image  # a bank's size many times over
+        with torch.inference_mode():
+            if not unseen:
+                return self._scores_against_bank(None, "in-sample")
+            if len(self._bank.image.unique()) > 1:
+                return self._scores_against_bank(self._train_image, "leave-one-image-out")
+            return self._scores_without_others(int(self._train_image[-1]) + 1)
 
-    def _scores_against_bank(
-        self, features: Tensor, image: Tensor | None
-    ) -> npt.NDArray[np.float64]:
+    def _finish(self) -> None:
+        del self._train_features, self._train_image  # a bank's size many times over
+
+    def _scores_against_bank(self, image: Tensor | None, method: str) -> TrainingScores:
         cells = self.grid_[0] * self.grid_[1]
-        distances, rows = self._bank.search(features, image)
-        return (
-            self._image_scores(
-                features.view(-1, cells, features.shape[1]),
-                distances.view(-1, cells),
-                rows.view(-1, cells),
-                None if image is None else image[::cells],
-            )
-            .double()
-            .cpu()
-            .numpy()
+        distances, rows = self._bank.search(self._train_features, image)
+        grids = distances.view(-1, cells)
+        scores = self._image_scores(
+            self._train_features.view(len(grids), cells, -1),
+            grids,
+            rows.view(-1, cells),
+            None if image is None else image[::cells],
         )
+        return TrainingScores(
+            scores.double().cpu().numpy(), method, image is not None, maps=self._statistics(grids)
+        )
+
+    def _statistics(self, grids: Tensor) -> MapStatistics:
+        """Of the maps of patch distances (N, hw)."""
+        found = MapStatistics()
+        for some in grids.split(64):
+            maps = smooth_maps(some.view(-1, *self.grid_), self._params.resize)
+            found.add(maps.cpu().numpy())
+        return found
 
     def _scores_without_others(self, n: int) -> TrainingScores:
         """All of the bank comes from one image, so no other is left to compare it with.
@@ -333,18 +336,20 @@ class VisionPatchCore(Detector):
             found = away.masked_fill_(near, torch.inf).min(dim=1)
             nearest.append(found.values)
             rows.append(found.indices)
+        grids = torch.cat(nearest).view(n, cells)
         scores = self._image_scores(
-            self._train_features.view(n, cells, -1),
-            torch.cat(nearest).view(n, cells),
-            torch.cat(rows).view(n, cells),
-            None,
+            self._train_features.view(n, cells, -1), grids, torch.cat(rows).view(n, cells), None
         )
         note = (
             f"{n} training image{'s' * (n != 1)} with patches in the bank from one alone: the "
             "threshold compares patches within an image, and no false-alarm rate is promised"
         )
         return TrainingScores(
-            scores.double().cpu().numpy(), "within-image", unseen=False, notes=(note,)
+            scores.double().cpu().numpy(),
+            "within-image",
+            unseen=False,
+            notes=(note,),
+            maps=self._statistics(grids),
         )
 
     def describe(self) -> dict[str, Any]:

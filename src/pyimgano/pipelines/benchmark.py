@@ -8,13 +8,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from ..datasets import Category, Layout, Sample, get_layout, limit_samples, open_root
-from ..errors import PyimganoError, UsageError
+from ..datasets import Layout, Sample, get_layout, limit_category, open_root
+from ..errors import DataError, PyimganoError, UsageError
 from ..models import ImageScore
 from ..models.registry import create_model
 from ..runs import CategoryReport, Failure, RecordWriter
 from .config import BenchmarkConfig
 from .run_documents import RunDocuments
+from .submission import Submission
 from .trial import run_trial
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ def run_benchmark(
     dataset: str,
     root: str | Path | None = None,
     category: str | Sequence[str] = "all",
+    split: str | None = None,
+    allow_outside: bool = False,
     model: str = "vision_patchcore",
     device: str = "cpu",
     preset: str | None = None,
@@ -42,13 +45,13 @@ def run_benchmark(
     contamination: float | None = None,
     resize: tuple[int, int] | None = None,
     model_kwargs: dict[str, Any] | None = None,
-    calibration: Literal["out-of-sample", "in-sample"] = "out-of-sample",
+    calibration: Literal["out-of-sample", "in-sample", "validation"] = "out-of-sample",
     calibration_quantile: float | None = None,
     limit_train: int | None = None,
     limit_test: int | None = None,
     seed: int = 0,
     pixel: bool = True,
-    pixel_aupro_limit: float = 0.3,
+    pixel_aupro_limit: float | None = None,
     on_error: Literal["error", "skip"] = "error",
     save_run: bool = True,
     per_image_jsonl: bool = True,
@@ -64,6 +67,13 @@ def run_benchmark(
         needs none.
     category
         A name, several (a sequence, or separated by commas), or `all`.
+    split
+        One that the dataset's authors defined, such as `2cls_fewshot` of VisA or
+        `test_private` of MVTec AD 2; by default their usual one. Images of a split without
+        labels are scored; for an evaluation server their maps are saved under `submission`
+        in the run directory.
+    allow_outside
+        Whether paths in a manifest may lead out of its folder.
     model, preset, model_kwargs
         A name of `pyimgano.models.list_models()`, a preset of it, and further keywords.
         What is given here beats the preset, and the preset beats the defaults.
@@ -72,7 +82,8 @@ def run_benchmark(
     pretrained
         False for random weights.
     contamination, calibration, calibration_quantile
-        Of the threshold: see `pyimgano.calibration`.
+        Of the threshold: see `pyimgano.calibration`. `validation` takes it from the
+        dataset's good images for that purpose instead of the training images.
     resize
         (height, width) that images, maps and masks are brought to; by default (256, 256).
     limit_train, limit_test
@@ -80,7 +91,8 @@ def run_benchmark(
     seed
         Of the detector, and of the samples that the limits take.
     pixel, pixel_aupro_limit
-        Whether pixel metrics are computed where masks exist, and the limit of AUPRO.
+        Whether pixel metrics are computed where masks exist, and the limit of AUPRO and
+        sPRO, by default that of the dataset's authors.
     on_error
         `error`: an unreadable training image fails its category. `skip`: it is left out.
         An unreadable test image never has a score, either way.
@@ -108,6 +120,8 @@ def run_benchmark(
     config = BenchmarkConfig.check(
         dataset=dataset,
         category=category if isinstance(category, str) else list(category),
+        split=split,
+        allow_outside=allow_outside,
         model=model,
         device=device,
         preset=preset,
@@ -127,7 +141,9 @@ def run_benchmark(
         per_image_jsonl=per_image_jsonl,
     )
     detector = create_model(model, **config.detector_keywords())
-    layout = get_layout(dataset)
+    layout = get_layout(dataset, split=config.split, allow_outside=config.allow_outside)
+    if config.calibration == "validation" and not layout.has_validation:
+        raise UsageError(f"calibration: dataset {layout.name!r} has no validation images")
     folder = open_root(layout, root)
     names = _choose_categories(layout, folder, config.category)
     detector.prepare()  # a device or weights that are not there fail here, not in each category
@@ -149,8 +165,10 @@ def run_benchmark(
         raise
 
 
-def list_dataset_categories(*, dataset: str, root: str | Path | None = None) -> list[str]:
-    """Names of a dataset's categories, sorted.
+def list_dataset_categories(
+    *, dataset: str, root: str | Path | None = None, allow_outside: bool = False
+) -> list[str]:
+    """Names of a dataset's categories, sorted; `allow_outside` as `run_benchmark`.
 
     Raises
     ------
@@ -159,7 +177,7 @@ def list_dataset_categories(*, dataset: str, root: str | Path | None = None) -> 
     DataError
         A missing root, or one without categories.
     """
-    layout = get_layout(dataset)
+    layout = get_layout(dataset, allow_outside=allow_outside)
     return layout.list_categories(open_root(layout, root))
 
 
@@ -205,12 +223,15 @@ def _one_category(run: RunDocuments, name: str, listener: Listener | None) -> Ca
 def _measure(run: RunDocuments, name: str, listener: Listener | None) -> CategoryReport:
     config = run.config
     whole = run.layout.load(run.root, name)
-    category = Category(
-        name,
-        limit_samples(whole.train, config.limit_train, config.seed),
-        limit_samples(whole.test, config.limit_test, config.seed),
-    )
+    category = limit_category(whole, config.limit_train, config.limit_test, config.seed)
+    held_out = config.calibration == "validation"
+    if held_out and not category.validation:
+        raise DataError(f"{run.root}: category {name!r} has no validation images")
     detector = create_model(config.model, **run.keywords)
+    submission = Submission(run.layout, run.root, run.directory, category.test)
+    notes = [*category.notes, *submission.notes(detector)]
+    if not category.test:
+        notes.append("there are no test images: the threshold is calibrated, nothing is measured")
     with ExitStack() as stack:
         records: RecordWriter | None = None
         if run.directory is not None and config.per_image_jsonl:
@@ -218,20 +239,27 @@ def _measure(run: RunDocuments, name: str, listener: Listener | None) -> Categor
             records = stack.enter_context(RecordWriter(path))
 
         def record(sample: Sample, result: ImageScore) -> None:
+            saved = submission.save(detector, sample, result)
             if records is not None:
-                records.write(run.record(name, sample, result, detector.threshold_))
+                records.write(run.record(name, sample, result, detector.threshold_, saved))
 
         trial = run_trial(
             detector,
             [str(sample.path) for sample in category.train],
             category.test,
+            calibration_images=[str(sample.path) for sample in category.validation]
+            if held_out
+            else None,
+            saturation=category.saturation,
             pixel=config.pixel,
-            pro_integration_limit=config.pixel_aupro_limit,
+            kinds_apart=run.layout.kinds_apart,
+            pro_integration_limit=run.aupro_limit,
             on_error=config.on_error,
+            keep_maps=submission.wanted,
             on_score=record,
             progress=None if listener is None else listener.stage,
         )
-    return run.finished(category, detector, trial)
+    return run.finished(category, detector, trial, notes)
 
 
 def _failure(error: Exception) -> Failure:

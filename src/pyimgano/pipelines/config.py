@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from ..errors import UsageError, invalid_value
 from ..models.parameters import (
-    CalibrationSource,
     Contamination,
     Flag,
     Quantile,
@@ -42,6 +41,8 @@ class BenchmarkConfig(BaseModel):
 
     dataset: str
     category: str | list[str]
+    split: str | None
+    allow_outside: Flag
     model: str
     device: str
     preset: str | None
@@ -49,13 +50,13 @@ class BenchmarkConfig(BaseModel):
     contamination: Contamination | None
     resize: Size | None
     model_kwargs: dict[str, Any]
-    calibration: CalibrationSource
+    calibration: Literal["out-of-sample", "in-sample", "validation"]
     calibration_quantile: Quantile | None
     limit_train: _Limit | None
     limit_test: _Limit | None
     seed: Seed
     pixel: Flag
-    pixel_aupro_limit: Annotated[float, Strict(), Field(gt=0, le=1)]
+    pixel_aupro_limit: Annotated[float, Strict(), Field(gt=0, le=1)] | None
     on_error: Literal["error", "skip"]
     save_run: Flag
     per_image_jsonl: Flag
@@ -84,7 +85,8 @@ class BenchmarkConfig(BaseModel):
         preset = preset_keywords(self.model, self.preset)
         given: dict[str, Any] = {
             "device": self.device,
-            "calibration": self.calibration,
+            # validation images are held out, whatever the training images are scored by
+            "calibration": "in-sample" if self.calibration == "in-sample" else "out-of-sample",
             "pretrained": self.pretrained,
             "random_seed": self.seed,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ..runs import (
     Failure,
     ImageRecord,
     MeasuredRate,
+    PixelCalibrationReport,
     Problem,
     Results,
     RunConfig,
@@ -47,6 +49,8 @@ class RunDocuments:
         The categories' reports so far, by name.
     failed
         Names of the categories that failed.
+    aupro_limit
+        Of AUPRO and sPRO: what was asked for, else that of the dataset's authors.
     directory
         Where the run is saved; None if it is not.
     """
@@ -67,6 +71,9 @@ class RunDocuments:
         self.names = names
         self.reports: dict[str, CategoryReport] = {}
         self.failed: list[str] = []
+        self.aupro_limit = (
+            layout.aupro_limit if config.pixel_aupro_limit is None else config.pixel_aupro_limit
+        )
         self.started = datetime.now().astimezone()
         self.parameters = _plain(self.keywords)
         self.category = (
@@ -80,7 +87,12 @@ class RunDocuments:
             self.directory.write("config.json", self._config_document())
 
     def record(
-        self, category: str, sample: Sample, result: ImageScore, threshold: float
+        self,
+        category: str,
+        sample: Sample,
+        result: ImageScore,
+        threshold: float,
+        map_file: str | None = None,
     ) -> ImageRecord:
         """The line of an image in per_image.jsonl."""
         return ImageRecord(
@@ -88,17 +100,23 @@ class RunDocuments:
             dataset=self.layout.name,
             category=category,
             input=str(sample.path),
-            y_true=1 if sample.label else 0,
+            y_true=None if sample.label is None else (1 if sample.label else 0),
             defect=sample.defect,
             score=result.score,
             threshold=threshold,
             pred=None if result.score is None else (1 if result.score >= threshold else 0),
             error=None if result.error is None else result.error.reason,
+            map=map_file,
         )
 
-    def finished(self, category: Category, detector: Detector, trial: Trial) -> CategoryReport:
+    def finished(
+        self, category: Category, detector: Detector, trial: Trial, notes: Sequence[str]
+    ) -> CategoryReport:
         """The report of a category that was measured."""
         calibration = detector.calibration_
+        pixels = detector.pixel_calibration_
+        held_out = self.config.calibration == "validation"
+        skipped = [one.role for one in detector.skipped_]
         measured = trial.false_alarms
         scored = len(category.test) - trial.n_unreadable
         return self.category_report(
@@ -125,18 +143,31 @@ class RunDocuments:
                 ),
                 notes=list(calibration.notes),
             ),
+            pixel_calibration=None
+            if pixels is None
+            else PixelCalibrationReport(
+                value=pixels.threshold,
+                method=pixels.method,
+                mean=pixels.mean,
+                std=pixels.std,
+                n_images=pixels.n_images,
+            ),
             results=Results.model_validate(trial.results),
             counts=Counts(
                 train=len(category.train),
                 train_used=detector.n_train_,
-                train_skipped=len(detector.skipped_),
+                train_skipped=skipped.count("train"),
+                validation=len(category.validation),
+                validation_used=calibration.n_scores if held_out else 0,
                 test=len(category.test),
-                test_good=sum(not sample.label for sample in category.test),
-                test_defective=sum(sample.label for sample in category.test),
+                test_good=sum(sample.label == 0 for sample in category.test),
+                test_defective=sum(sample.label == 1 for sample in category.test),
+                test_unlabelled=sum(sample.label is None for sample in category.test),
                 test_unreadable=trial.n_unreadable,
                 masks=trial.n_masks,
             ),
             problems=trial.problems,
+            notes=list(notes),
             detector={"parameters": self.parameters, **detector.describe()},
             timings=Timings(
                 fit_seconds=trial.fit_seconds,
@@ -153,6 +184,7 @@ class RunDocuments:
                 "calibration_quantile",
                 "threshold",
                 "calibration",
+                "pixel_calibration",
                 "results",
                 "counts",
                 "timings",
@@ -161,6 +193,7 @@ class RunDocuments:
         common = {
             **self._asked(name),
             "problems": list[Problem](),
+            "notes": list[str](),
             "detector": {"parameters": self.parameters},
         }
         return CategoryReport(**{**unknown, **common, **fields})
@@ -170,6 +203,8 @@ class RunDocuments:
         return {
             "dataset": self.layout.name,
             "root": str(self.root),
+            "split": self.layout.split,
+            "own_metrics": list(self.layout.own_metrics),
             "category": category,
             "model": self.config.model,
             "preset": self.config.preset,
@@ -235,15 +270,16 @@ class RunDocuments:
             started_at=self.started.isoformat(timespec="seconds"),
             **self._asked(self.category),
             categories=self.names,
+            allow_outside=config.allow_outside,
             detector_parameters=self.parameters,
-            calibration=self.parameters["calibration"],
+            calibration=config.calibration,
             calibration_quantile=self.parameters["calibration_quantile"],
             contamination=self.parameters["contamination"],
             limit_train=config.limit_train,
             limit_test=config.limit_test,
             seed=config.seed,
             pixel=config.pixel,
-            pixel_aupro_limit=config.pixel_aupro_limit,
+            pixel_aupro_limit=self.aupro_limit,
             on_error=config.on_error,
             per_image_jsonl=config.per_image_jsonl,
         )
@@ -258,21 +294,34 @@ def _summary(
     }
     values["false_alarm_rate"] = []
     for report in reports.values():
-        if report.results is None or report.calibration is None:
-            continue
-        results = report.results
-        found: dict[str, float | None] = {
-            **{name: getattr(results, name) for name in _IMAGE_METRICS},
-            **{name: getattr(results.metrics, name) for name in DECISION_METRICS},
-            **{name: getattr(results.pixel_metrics, name) for name in PIXEL_METRICS},
-            "false_alarm_rate": report.calibration.measured_false_alarm_rate.rate,
-        }
-        for name, value in found.items():
+        for name, value in _metrics_of(report).items():
+            values.setdefault(name, [])
             if value is not None:
                 values[name].append(value)
     mean = {name: float(np.mean(v)) if v else None for name, v in values.items()}
     std = {name: float(np.std(v)) if v else None for name, v in values.items()}
     return mean, std, {name: len(v) for name, v in values.items()}
+
+
+def _metrics_of(report: CategoryReport) -> dict[str, float | None]:
+    """By name; where each kind of defect is reported apart, also `<metric>/<kind>`."""
+    if report.results is None or report.calibration is None:
+        return {}
+    results = report.results
+    found: dict[str, float | None] = {
+        **{name: getattr(results, name) for name in _IMAGE_METRICS},
+        **{name: getattr(results.metrics, name) for name in DECISION_METRICS},
+        **{name: getattr(results.pixel_metrics, name) for name in PIXEL_METRICS},
+        "false_alarm_rate": report.calibration.measured_false_alarm_rate.rate,
+    }
+    if results.mean_over_defects is None:
+        return found
+    for kind, one in results.per_defect.items():
+        for name in report.own_metrics:
+            found[f"{name}/{kind}"] = getattr(one, name, getattr(one.pixel_metrics, name, None))
+    for name in report.own_metrics:
+        found[f"{name}/mean_over_defects"] = results.mean_over_defects.get(name)
+    return found
 
 
 def _plain(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -1,15 +1,19 @@
 """The run directory: names, schemas, atomic writes. Knows no detector and no torch."""
 
 from .directory import DEFAULT_OUTPUT, RecordWriter, RunDirectory, write_document, write_text
+from .maps import write_map, write_mask
 from .schema import (
     SCHEMA_VERSION,
     CalibrationReport,
     CategoryReport,
     Counts,
+    DefectResults,
     Failure,
     ImageRecord,
     MeasuredRate,
+    PixelCalibrationReport,
     Problem,
+    ProblemKind,
     Results,
     RunConfig,
     SingleReport,
@@ -25,10 +29,13 @@ __all__ = [
     "CalibrationReport",
     "CategoryReport",
     "Counts",
+    "DefectResults",
     "Failure",
     "ImageRecord",
     "MeasuredRate",
+    "PixelCalibrationReport",
     "Problem",
+    "ProblemKind",
     "RecordWriter",
     "Results",
     "RunConfig",
@@ -39,5 +46,7 @@ __all__ = [
     "Timings",
     "json_schemas",
     "write_document",
+    "write_map",
+    "write_mask",
     "write_text",
 ]

@@ -114,17 +114,30 @@ def write_text(path: Path, text: str) -> None:
         except OSError as error:
             raise DataError(f"{path}: cannot be written ({error.strerror})") from error
         return
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replace the file at `path` by `data`, atomically; `durable` also flushes it to the disk.
+
+    Raises
+    ------
+    DataError
+        It cannot be written.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
-            with beside.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+            with beside.open("wb") as file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
-        _flush_folder(path.parent)
+        if durable:
+            _flush_folder(path.parent)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
 

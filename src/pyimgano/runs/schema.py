@@ -72,6 +72,16 @@ class CalibrationReport(_Model):
     notes: list[str]
 
 
+class PixelCalibrationReport(_Model):
+    """Where the threshold of pixels comes from: mean + 3 std of maps of normal images."""
+
+    value: Number = Field(description="a pixel that scores at or above it is called defective")
+    method: str = Field(description="how the maps were obtained")
+    mean: Number
+    std: Number
+    n_images: int
+
+
 class ClassificationMetrics(_Model):
     """Decisions at the calibrated threshold."""
 
@@ -92,6 +102,21 @@ class PixelMetrics(_Model):
     pixel_auroc: Rate | None
     pixel_average_precision: Rate | None
     aupro: Rate | None
+    spro: Rate | None = Field(description="saturated per-region overlap, where the dataset has it")
+    segf1: Rate | None = Field(description="F1 of pixels at pixel_threshold")
+
+
+class DefectResults(_Model):
+    """One kind of defect, against all good test images."""
+
+    count: int = Field(description="test images with a score")
+    auroc: Rate | None
+    average_precision: Rate | None
+    recall: Rate | None = Field(description="at the calibrated threshold")
+    pixel_metrics: PixelMetrics | None = Field(
+        description="null unless the dataset's authors report each kind apart"
+    )
+    undefined: dict[str, Text]
 
 
 class Results(_Model):
@@ -101,9 +126,14 @@ class Results(_Model):
     average_precision: Rate | None
     threshold: Number | None
     metrics: ClassificationMetrics
+    pixel_threshold: Number | None
     pixel_metrics: PixelMetrics
-    pixel_aupro_limit: Rate
-    undefined: dict[str, str] = Field(description="why a metric is null")
+    pixel_aupro_limit: Rate = Field(description="of AUPRO and sPRO")
+    per_defect: dict[Text, DefectResults]
+    mean_over_defects: dict[str, Rate | None] | None = Field(
+        description="where the dataset's authors report it"
+    )
+    undefined: dict[str, Text] = Field(description="why a metric is null")
 
 
 class Counts(_Model):
@@ -112,21 +142,27 @@ class Counts(_Model):
     train: int
     train_used: int
     train_skipped: int
+    validation: int
+    validation_used: int = Field(description="for the threshold")
     test: int
     test_good: int
     test_defective: int
+    test_unlabelled: int
     test_unreadable: int
     masks: int = Field(description="defective test images with a usable mask")
 
 
 ProblemKind = Literal[
     "unreadable_train_image",
+    "unreadable_calibration_image",
     "unreadable_test_image",
     "mask_missing",
     "mask_unreadable",
     "mask_size",
     "mask_empty",
     "mask_vanishes",
+    "mask_value",
+    "several_pages",
 ]
 
 
@@ -161,6 +197,8 @@ class _Asked(_Model):
     schema_version: int = SCHEMA_VERSION
     dataset: str
     root: Text
+    split: str | None = Field(description="the authors' name for it; null if there is one only")
+    own_metrics: list[str] = Field(description="the metrics that the dataset's authors report")
     category: Text
     model: str
     preset: str | None
@@ -176,9 +214,11 @@ class CategoryReport(_Asked):
     calibration_quantile: Rate | None
     threshold: Number | None
     calibration: CalibrationReport | None
+    pixel_calibration: PixelCalibrationReport | None
     results: Results | None
     counts: Counts | None
     problems: list[Problem]
+    notes: list[Text] = Field(description="what a reader of the results should know")
     detector: Plain = Field(description="parameters, backbone, weights, bank")
     timings: Timings | None
     failure: Failure | None = None
@@ -229,6 +269,7 @@ class ImageRecord(_Model):
     threshold: Number
     pred: Literal[0, 1] | None
     error: Text | None = None
+    map: Text | None = Field(None, description="file of its anomaly map, relative to the run")
 
 
 class RunConfig(_Asked):
@@ -237,6 +278,7 @@ class RunConfig(_Asked):
     pyimgano_version: str
     started_at: str
     categories: list[Text]
+    allow_outside: bool
     detector_parameters: Plain = Field(description="keywords, with preset and defaults")
     calibration: str
     calibration_quantile: Rate | None

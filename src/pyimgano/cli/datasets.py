@@ -1,0 +1,137 @@
+"""`pyimgano-datasets`: what datasets there are, and whether one is as it should be."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .console import DATASETS, Bar, complain, plain, print_document, print_text
+
+if TYPE_CHECKING:
+    from ..datasets import CategoryCheck, DatasetCheck
+
+#: Findings of one category that are listed; --json has all of them.
+_LISTED = 50
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Look datasets over before anything is fitted on them."""
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def list_command(*, as_json: bool) -> int:
+    """Print the names that --dataset takes."""
+    from ..datasets import list_datasets
+
+    names = list_datasets()
+    if as_json:
+        print_document(names)
+    else:
+        print_text("\n".join(names))
+    return 0
+
+
+@command.command("check")
+@click.option("--dataset", required=True, help=f"{DATASETS}.")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    help="Folder that the dataset lies in; for custom also a manifest (.csv, .jsonl).",
+)
+@click.option("--category", default="all", show_default=True, help="A name, or all.")
+@click.option("--split", help="As of pyimgano-benchmark.")
+@click.option("--allow-outside", is_flag=True, help="Follow a manifest's paths out of its folder.")
+@click.option("--deep", is_flag=True, help="Decode every image: finds damage inside files too.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, with all findings.")
+def check_command(
+    *,
+    dataset: str,
+    root: Path | None,
+    category: str,
+    split: str | None,
+    allow_outside: bool,
+    deep: bool,
+    as_json: bool,
+) -> int:
+    """Count what a dataset holds, and list what is wrong with it, file by file.
+
+    Reads the headers of images and the pixels of masks. Errors are files that are missing,
+    unreadable or empty, masks that do not go with their image, and images that are in train
+    and in test alike.
+
+    Exit status: 0 no errors; 1 there are some; 2 usage.
+    """
+    from ..datasets import check_dataset
+
+    with Bar() as bar:
+        checked = check_dataset(
+            dataset,
+            root,
+            category=category,
+            split=split,
+            allow_outside=allow_outside,
+            deep=deep,
+            progress=bar.show,
+        )
+    if as_json:
+        print_document({**checked.model_dump(), "errors": checked.errors})
+    else:
+        print_text("\n".join([_table(checked), *_findings(checked)]))
+    if checked.errors:
+        complain(f"{checked.errors} error{'s' * (checked.errors > 1)} found")
+    return 1 if checked.errors else 0
+
+
+def _table(checked: DatasetCheck) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    counts = ("train", "validation", "good", "defective", "unlabelled", "masks")
+    shown = [name for name in counts if any(getattr(one, name) for one in checked.categories)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("category", no_wrap=True)
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("sizes", "modes", "errors"):
+        table.add_column(name, justify="right" if name == "errors" else "left", no_wrap=True)
+    for one in checked.categories:
+        table.add_row(
+            Text(plain(one.name)),
+            *(str(getattr(one, name)) for name in shown),
+            _sizes(one),
+            ", ".join(f"{mode} {count}" for mode, count in one.modes.items()),
+            str(sum(found.error for found in one.findings)),
+        )
+    console = Console(width=max(200, Console().width) if not sys.stdout.isatty() else None)
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
+
+
+def _sizes(one: CategoryCheck) -> str:
+    sizes = list(one.sizes)
+    if len(sizes) <= 3:
+        return ", ".join(sizes)
+    area = {size: int(size.split("x")[0]) * int(size.split("x")[1]) for size in sizes}
+    ordered = sorted(sizes, key=lambda size: area[size])
+    return f"{len(sizes)} sizes, {ordered[0]} to {ordered[-1]}"
+
+
+def _findings(checked: DatasetCheck) -> list[str]:
+    lines = []
+    for one in checked.categories:
+        for found in one.findings[:_LISTED]:
+            level = "error" if found.error else "remark"
+            text = f"{one.name}: {level}: {found.kind}: {found.path}: {found.message}"
+            lines.append(plain(text))
+        if len(one.findings) > _LISTED:
+            rest = len(one.findings) - _LISTED
+            lines.append(plain(f"{one.name}: and {rest} more; --json has all of them"))
+    return lines

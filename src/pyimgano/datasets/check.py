@@ -1,0 +1,332 @@
+"""Looking a dataset over before anything is fitted on it: what is there, and what is wrong.
+
+Of images only the headers are read, and whether the file is as long as its structure says;
+masks are decoded, since nothing else tells an empty one. Files of equal length are compared
+by samples of their bytes, and those with equal samples by a hash of all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from ..errors import DataError, ImageReadError, UsageError
+from ..images import ImageHeader, read_header, read_image, read_mask
+from ..images.stream import available_cores
+from .catalog import get_layout, open_root
+from .layout import Category, Layout, Sample
+
+#: What can be found: errors, but for those in `_REMARKS`, which are only worth knowing.
+Kind = Literal[
+    "category_unusable",
+    "image_missing",
+    "image_unreadable",
+    "duplicate_image",
+    "mask_missing",
+    "mask_unreadable",
+    "mask_size",
+    "mask_empty",
+    "mask_value",
+    "mask_without_image",
+    "repeated_image",
+    "several_pages",
+    "note",
+]
+_REMARKS = frozenset({"repeated_image", "several_pages", "note"})
+_SPLITS = ("train", "validation", "test")
+
+#: Told how many files of a category have been looked at, and how many there are.
+Progress = Callable[[str, int, int], None]
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Finding(_Model):
+    """Something about one file; `error` unless it is only worth knowing."""
+
+    kind: Kind
+    path: str
+    message: str
+    error: bool
+
+
+class CategoryCheck(_Model):
+    """What one category holds.
+
+    Attributes
+    ----------
+    train, validation, good, defective, unlabelled
+        Numbers of images; the last three are the test set's.
+    masks
+        Mask files of defective images.
+    sizes
+        "<width>x<height>" to the number of images of that size.
+    modes
+        Kind of pixels, as Pillow names it, to the number of images of that kind.
+    findings
+        Errors first.
+    """
+
+    name: str
+    train: int
+    validation: int
+    good: int
+    defective: int
+    unlabelled: int
+    masks: int
+    sizes: dict[str, int]
+    modes: dict[str, int]
+    findings: list[Finding]
+
+
+class DatasetCheck(_Model):
+    """What a dataset holds, category by category."""
+
+    dataset: str
+    root: str
+    split: str | None
+    categories: list[CategoryCheck]
+
+    @property
+    def errors(self) -> int:
+        """How many findings are errors."""
+        return sum(found.error for one in self.categories for found in one.findings)
+
+
+def check_dataset(
+    name: str,
+    root: str | Path | None = None,
+    *,
+    category: str = "all",
+    split: str | None = None,
+    allow_outside: bool = False,
+    deep: bool = False,
+    progress: Progress | None = None,
+) -> DatasetCheck:
+    """Look over a dataset without fitting anything.
+
+    Parameters
+    ----------
+    name, root, split, allow_outside
+        As `load_dataset`.
+    category
+        A name, or `all`.
+    deep
+        Decode every image, which finds damage inside a file too.
+    progress
+        Called with (category, files done, files there are).
+
+    Raises
+    ------
+    UsageError
+        An unknown dataset or split.
+    DataError
+        A missing root, an unknown category, or a table that cannot be read. What is wrong
+        with one category of several is a finding.
+    """
+    layout = get_layout(name, split=split, allow_outside=allow_outside)
+    folder = open_root(layout, root)
+    names = layout.list_categories(folder)
+    if category != "all":
+        layout.require_category(folder, category)
+        names = [category]
+    with ThreadPoolExecutor(available_cores(), thread_name_prefix="check") as pool:
+        checked = [_check(layout, folder, one, deep, pool, progress) for one in names]
+    return DatasetCheck(
+        dataset=layout.name, root=str(folder), split=layout.split, categories=checked
+    )
+
+
+def _check(
+    layout: Layout,
+    root: Path,
+    name: str,
+    deep: bool,
+    pool: ThreadPoolExecutor,
+    progress: Progress | None,
+) -> CategoryCheck:
+    try:
+        category = layout.load(root, name)
+    except UsageError:
+        raise
+    except DataError as error:
+        finding = _finding("category_unusable", root, str(error))
+        return _summary(Category(name, ()), [], [finding])
+    work = _Work(pool, progress, name, category)
+    findings = [_finding("note", root, note) for note in category.notes]
+    headers: list[ImageHeader] = []
+    readable: list[tuple[str, Sample, ImageHeader]] = []
+    listed = [(split, sample) for split in _SPLITS for sample in getattr(category, split)]
+    looked = work.map(lambda one: _look(one[1].path, deep), listed)
+    for (split, sample), found in zip(listed, looked, strict=True):
+        if isinstance(found, Finding):
+            findings.append(found)
+            continue
+        headers.append(found)
+        readable.append((split, sample, found))
+        if found.pages > 1:
+            message = f"has {found.pages} pages, of which the first is used"
+            findings.append(_finding("several_pages", sample.path, message))
+    findings += _duplicates(work, [(split, sample.path) for split, sample, _ in readable])
+    sizes = {sample.path: header.size for _, sample, header in readable}
+    defective = [sample for sample in category.test if sample.label]
+    known = None if category.saturation is None else frozenset(category.saturation)
+    for some in work.map(lambda s: _look_at_masks(s, sizes.get(s.path), known), defective):
+        findings += some
+    findings += [
+        _finding("mask_without_image", path, "belongs to no image") for path in category.stray_masks
+    ]
+    return _summary(category, headers, findings)
+
+
+class _Work:
+    """Looks at the files of a category with several threads, and tells how far it is."""
+
+    def __init__(
+        self, pool: ThreadPoolExecutor, progress: Progress | None, name: str, category: Category
+    ) -> None:
+        self._pool, self._progress, self._name = pool, progress, name
+        images = sum(len(getattr(category, split)) for split in _SPLITS)
+        self._done, self._total = 0, images + sum(bool(s.label) for s in category.test)
+
+    def map(self, look: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
+        """`look` at each item, in order."""
+        for found in self._pool.map(look, items):
+            self._done += 1
+            if self._progress is not None:
+                self._progress(self._name, min(self._done, self._total), self._total)
+            yield found
+
+    def quietly(self, look: Callable[[_In], _Out], items: Iterable[_In]) -> list[_Out]:
+        """The same, for files that were counted already."""
+        return list(self._pool.map(look, items))
+
+
+def _finding(kind: Kind, path: str | Path, message: str) -> Finding:
+    return Finding(kind=kind, path=str(path), message=message, error=kind not in _REMARKS)
+
+
+def _look(path: Path, deep: bool) -> ImageHeader | Finding:
+    try:
+        header = read_header(path)
+        if deep:
+            read_image(path)
+        return header
+    except ImageReadError as error:
+        missing = not path.exists()
+        return _finding("image_missing" if missing else "image_unreadable", path, error.reason)
+
+
+def _look_at_masks(
+    sample: Sample, size: tuple[int, int] | None, known: frozenset[int] | None
+) -> list[Finding]:
+    if not sample.mask_paths:
+        return [_finding("mask_missing", sample.path, "the defective image has no mask")]
+    findings = []
+    for path in sample.mask_paths:
+        try:
+            mask = read_mask(path)
+        except ImageReadError as error:
+            missing = not path.exists()
+            kind: Kind = "mask_missing" if missing else "mask_unreadable"
+            findings.append(_finding(kind, path, error.reason))
+            continue
+        height, width = mask.shape
+        if size is not None and (height, width) != size:
+            message = (
+                f"the mask is {width} x {height} pixels, its image {sample.path.name} "
+                f"{size[1]} x {size[0]}"
+            )
+            findings.append(_finding("mask_size", path, message))
+        if not mask.any():
+            findings.append(_finding("mask_empty", path, "no pixel of the mask means defect"))
+        elif known is not None:
+            strange = sorted(set(np.unique(mask).tolist()) - known - {0})
+            if strange:
+                message = f"no defect has the pixel value {strange[0]}"
+                findings.append(_finding("mask_value", path, message))
+    return findings
+
+
+def _duplicates(work: _Work, files: list[tuple[str, Path]]) -> list[Finding]:
+    """Files of equal content: an error across train, validation and test."""
+    groups: Iterable[list[tuple[str, Path]]] = [files]
+    for look in (_length, _sampled, _hashed):
+        finer: dict[tuple[int, Any], list[tuple[str, Path]]] = defaultdict(list)
+        for number, group in enumerate(groups):
+            looked = work.quietly(lambda one, look=look: look(one[1]), group)  # type: ignore[misc]
+            for one, key in zip(group, looked, strict=True):
+                if key is not None:
+                    finer[number, key].append(one)
+        groups = [group for group in finer.values() if len(group) > 1]
+    findings = []
+    for group in groups:
+        first_split, first = group[0]
+        for split, path in group[1:]:
+            kind: Kind = "repeated_image" if split == first_split else "duplicate_image"
+            message = f"({split}) is the same, byte by byte, as {first} ({first_split})"
+            findings.append(_finding(kind, path, message))
+    return findings
+
+
+def _length(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:  # gone since its header was read
+        return None
+
+
+def _sampled(path: Path) -> bytes | None:
+    """A hash of sixteen pieces, spread evenly: headers and borders are often all alike."""
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with path.open("rb") as file:
+            length = path.stat().st_size
+            for piece in range(16):
+                file.seek(piece * max(0, length - 1024) // 15)
+                digest.update(file.read(1024))
+    except OSError:
+        return None
+    return digest.digest()
+
+
+def _hashed(path: Path) -> bytes | None:
+    digest = hashlib.blake2b(digest_size=32)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        return None
+    return digest.digest()
+
+
+def _summary(
+    category: Category, headers: list[ImageHeader], findings: list[Finding]
+) -> CategoryCheck:
+    sizes = Counter(f"{header.size[1]}x{header.size[0]}" for header in headers)
+    modes = Counter(header.mode for header in headers)
+    return CategoryCheck(
+        name=category.name,
+        train=len(category.train),
+        validation=len(category.validation),
+        good=sum(sample.label == 0 for sample in category.test),
+        defective=sum(sample.label == 1 for sample in category.test),
+        unlabelled=sum(sample.label is None for sample in category.test),
+        masks=sum(len(sample.mask_paths) for sample in category.test),
+        sizes=dict(sizes.most_common()),
+        modes=dict(modes.most_common()),
+        findings=sorted(findings, key=lambda found: not found.error),
+    )

@@ -1,0 +1,148 @@
+"""A manifest: a CSV or JSONL file that lists images, wherever they lie.
+
+Columns (CSV) or keys (JSONL):
+
+==========  =====================================================================================
+path        of the image, relative to the manifest's folder
+split       `train`, `validation` or `test`
+label       good or defective, as 0 or 1, or one of the words below; empty means good in train
+            and validation, and not known in test
+mask        of a defective test image, relative to the manifest's folder; in JSONL also a list
+category    by default the manifest's name without its suffix
+defect      kind of defect; by default `anomaly`
+==========  =====================================================================================
+
+`path` and `split` must be there. A good image's mask is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from .layout import Category, Sample
+from .tables import Line, listed_path, read_csv
+
+SUFFIXES = (".csv", ".jsonl")
+
+_REQUIRED = ("path", "split")
+_OPTIONAL = ("label", "mask", "category", "defect")
+_SPLITS = ("train", "validation", "test")
+_LABELS: dict[str, int] = {
+    **dict.fromkeys(("0", "good", "normal", "ok"), 0),
+    **dict.fromkeys(("1", "bad", "anomaly", "anomalous", "defect", "defective", "ng", "ko"), 1),
+}
+
+
+def read_manifest(path: Path, *, allow_outside: bool = False) -> dict[str, Category]:
+    """The categories of a manifest, by name.
+
+    Parameters
+    ----------
+    path
+        A .csv or .jsonl file.
+    allow_outside
+        Whether paths may lead out of the manifest's folder.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or a line will not do: the message names file and line.
+    """
+    lines = _read_jsonl(path) if path.suffix.lower() == ".jsonl" else _read_rows(path)
+    found: dict[str, dict[str, list[Sample]]] = {}
+    seen: dict[tuple[str, Path], str] = {}
+    for line, masks in lines:
+        split, sample = _sample(path.parent, line, masks, allow_outside)
+        name = line.fields["category"].strip() or path.stem
+        earlier = seen.setdefault((name, sample.path), line.where)
+        if earlier is not line.where:
+            raise DataError(
+                f"{line.where}: {line.fields['path']!r} stands there already ({earlier})"
+            )
+        found.setdefault(name, {split: [] for split in _SPLITS})[split].append(sample)
+    if not found:
+        raise DataError(f"{path}: lists no image")
+    return {
+        name: Category(
+            name,
+            tuple(splits["train"]),
+            tuple(splits["test"]),
+            validation=tuple(splits["validation"]),
+        )
+        for name, splits in sorted(found.items())
+    }
+
+
+def _read_rows(path: Path) -> Iterator[tuple[Line, list[str]]]:
+    for line in read_csv(path, _REQUIRED, _OPTIONAL):
+        mask = line.fields["mask"].strip()
+        yield line, [mask] if mask else []
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[Line, list[str]]]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, text in enumerate(file, start=1):
+                if text.strip():
+                    yield _json_line(f"{path}: line {number}", text)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{path}: cannot be read ({reason})") from error
+
+
+def _json_line(where: str, text: str) -> tuple[Line, list[str]]:
+    try:
+        record: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: is not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: must be a JSON object, got {text.strip()[:80]!r}")
+    for name in _REQUIRED:
+        if name not in record:
+            raise DataError(f"{where}: lacks {name!r}")
+    masks = record.pop("mask", None) or []
+    masks = [masks] if isinstance(masks, str) else masks
+    if not isinstance(masks, list) or not all(isinstance(mask, str) and mask for mask in masks):
+        raise DataError(f"{where}: mask must be a path or a list of paths, got {masks!r}")
+    fields = dict.fromkeys((*_REQUIRED, *_OPTIONAL), "")
+    for name in fields:
+        value = record.get(name)
+        if isinstance(value, bool) or (name == "label" and isinstance(value, int)):
+            value = str(int(value))
+        if value is not None and not isinstance(value, str):
+            raise DataError(f"{where}: {name} must be text, got {value!r}")
+        fields[name] = value or ""
+    return Line(where, fields), masks
+
+
+def _sample(folder: Path, line: Line, masks: list[str], allow_outside: bool) -> tuple[str, Sample]:
+    """The split, and the sample."""
+    fields = {name: value.strip() for name, value in line.fields.items()}
+    # a path keeps its blanks: files with a blank at the end exist
+    if not fields["path"]:
+        raise DataError(f"{line.where}: names no image")
+    split, word = fields["split"].lower(), fields["label"].lower()
+    if split not in _SPLITS:
+        raise DataError(
+            f"{line.where}: split must be train, validation or test, got {fields['split']!r}"
+        )
+    if word and word not in _LABELS:
+        raise DataError(
+            f"{line.where}: label must be one of {' '.join(_LABELS)}, got {fields['label']!r}"
+        )
+    label = _LABELS[word] if word else (None if split == "test" else 0)
+    if label and split != "test":
+        raise DataError(
+            f"{line.where}: a {split} image must be good, got label {fields['label']!r}"
+        )
+
+    def path_of(name: str) -> Path:
+        return listed_path(folder, line.where, name, allow_outside=allow_outside)
+
+    defect = {0: "good", 1: fields["defect"] or "anomaly", None: "unlabelled"}[label]
+    found = tuple(path_of(mask) for mask in masks) if label else ()
+    return split, Sample(path_of(line.fields["path"]), label, defect, found)

@@ -1,0 +1,68 @@
+"""MVTec AD 2: a public test set, and two private ones for the authors' evaluation server.
+
+Heckler-Kram, Neudeck, Scheler, Koenig, Steger, "The MVTec AD 2 Dataset: Advanced Scenarios for
+Unsupervised Anomaly Detection", 2025 (arXiv:2503.21622).
+
+    <category>/train/good, validation/good
+    <category>/test_public/{good,bad}, test_public/ground_truth/bad/<stem>_mask.png
+    <category>/test_private/*, test_private_mixed/*       without labels
+
+The server takes, for each private image, a map as a 16-bit float TIFF under
+`anomaly_images/<category>/<split>/<stem>.tiff`, and the thresholded map, 0 and 255, under
+`anomaly_images_thresholded/<category>/<split>/<stem>.png`, as the authors' public utilities
+write them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+from ..errors import DataError
+from .folders import defective_samples, good_samples, train_samples
+from .layout import Category, Layout, Sample, category_names
+from .listing import Masks, image_files, is_folder
+
+_PRIVATE = ("test_private", "test_private_mixed")
+
+
+class MVTecAD2Layout(Layout):
+    """AUPRO to 0.05 and SegF1; the split `private` is both private test sets together."""
+
+    name = "mvtec_ad2"
+    splits: ClassVar[tuple[str, ...]] = ("test_public", *_PRIVATE, "private")
+    has_validation = True
+    own_metrics: ClassVar[tuple[str, ...]] = ("aupro", "segf1")
+    aupro_limit = 0.05
+
+    def list_categories(self, root: Path) -> list[str]:
+        return category_names(root, ("train/good", "train", "test_public"))
+
+    def load(self, root: Path, category: str) -> Category:
+        self.require_category(root, category)
+        folder = root / category
+        train = train_samples(folder / "train" / "good")
+        validation = tuple(good_samples(folder / "validation" / "good"))
+        if self.split == "test_public":
+            public = folder / "test_public"
+            masks = Masks(public / "ground_truth" / "bad")
+            test = good_samples(public / "good")
+            test += defective_samples(public / "bad", "bad", masks)
+            return Category(
+                category, train, tuple(test), validation, stray_masks=tuple(masks.strays())
+            )
+        assert self.split is not None
+        wanted = _PRIVATE if self.split == "private" else (self.split,)
+        unlabelled: list[Sample] = []
+        for split in wanted:
+            files = image_files(folder / split)
+            if not files:
+                what = "holds no images" if is_folder(folder / split) else "no such folder"
+                raise DataError(f"{folder / split}: {what}; the split {split!r} is wanted there")
+            unlabelled += [Sample(path, None, "unlabelled") for path in files]
+        return Category(category, train, tuple(unlabelled), validation)
+
+    def server_path(self, root: Path, sample: Sample) -> PurePosixPath | None:
+        if sample.label is not None:
+            return None
+        return PurePosixPath(sample.path.relative_to(root).with_suffix("").as_posix())
