@@ -11,8 +11,10 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from PIL import Image
 
 import pyimgano
+from pyimgano.datasets import load_dataset
 from pyimgano.errors import DataError, ImageReadError, UsageError
 from pyimgano.evaluation import compute_auroc
 from pyimgano.pipelines import list_dataset_categories, run_benchmark
@@ -148,7 +150,10 @@ def test_without_test_images_it_calibrates_and_says_so(
     report = run(root, tmp_path, dataset="custom", category="plates")
     assert report["status"] == "complete" and report["threshold"] > 0
     assert report["results"]["auroc"] is None
-    assert report["results"]["undefined"]["auroc"] == "the test set has no defective image"
+    assert report["results"]["undefined"]["auroc"] == "there are no test images"
+    assert report["notes"] == [
+        "there are no test images: the threshold is calibrated, nothing is measured"
+    ]
     assert report["calibration"]["measured_false_alarm_rate"]["rate"] is None
 
 
@@ -570,6 +575,36 @@ def test_split_without_masks_and_of_another_size(make_mvtec: MakeDataset) -> Non
         build_default_detector(zzz=1)
 
 
+def test_further_pages_are_named_and_do_no_harm(make_mvtec: MakeDataset, tmp_path: Path) -> None:
+    root = make_mvtec(suffix=".tif")
+    for part in ("train", "test"):
+        path = root / "nut" / part / "good" / "001.tif"
+        pages = [Image.open(path).copy(), Image.fromarray(picture(1))]
+        pages[0].save(path, save_all=True, append_images=pages[1:])
+    report = run(root, tmp_path)
+    assert [(p["kind"], Path(p["path"]).parts[-3:]) for p in report["problems"]] == [
+        ("several_pages", ("train", "good", "001.tif")),
+        ("several_pages", ("test", "good", "001.tif")),
+    ]
+    assert report["status"] == "complete" and report["results"]["auroc"] == 1.0
+
+
+def test_a_dataset_in_a_read_only_folder_of_links(make_mvtec: MakeDataset, tmp_path: Path) -> None:
+    root = make_mvtec()
+    linked = tmp_path / "it's a “set” of ü"
+    for path in sorted(root.rglob("*.png")):
+        link = linked / path.relative_to(root)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    for folder in sorted(p for p in linked.rglob("*") if p.is_dir()):
+        folder.chmod(0o555)
+    linked.chmod(0o555)
+    before = sorted(linked.rglob("*"))
+    report = run(linked, tmp_path)
+    assert report["status"] == "complete" and report["results"]["auroc"] == 1.0
+    assert sorted(linked.rglob("*")) == before
+
+
 def test_the_public_face() -> None:
     for name in pyimgano.__all__:
         assert getattr(pyimgano, name) is not None
@@ -608,6 +643,34 @@ def test_the_promise_on_real_images(real_reports: dict[str, dict[str, Any]], cat
     block = real_reports[category]["calibration"]
     measured = block["measured_false_alarm_rate"]
     assert measured["low"] <= block["promised_false_alarm_rate"]
+
+
+def test_real_images_in_other_formats(real_mvtec: Path, tmp_path: Path) -> None:
+    """A part of both categories as PNG, BMP and JPEG: the same scores, or nearly."""
+    limits = {"limit_train": 12, "limit_test": 10}
+    for category in ("bottle", "magnetic_tile"):
+        part = load_dataset("mvtec", real_mvtec, category, **limits).samples
+        for sample in (*part.train, *part.test):
+            image = Image.open(sample.path)
+            place = sample.path.relative_to(real_mvtec)
+            for kind, suffix in (("png", ".png"), ("bmp", ".BMP"), ("jpg", ".jpg")):
+                copy = (tmp_path / kind / place).with_suffix(suffix)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                image.save(copy, quality=98) if kind == "jpg" else image.save(copy)
+                for mask in sample.mask_paths:
+                    link = tmp_path / kind / mask.relative_to(real_mvtec)
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.symlink_to(mask.resolve())
+    reports = {
+        kind: run(tmp_path / kind, tmp_path, category="all") for kind in ("png", "bmp", "jpg")
+    }
+    for category in ("bottle", "magnetic_tile"):
+        png, bmp, jpg = (reports[k]["per_category"][category] for k in ("png", "bmp", "jpg"))
+        assert png["results"] == bmp["results"]
+        assert jpg["threshold"] == pytest.approx(png["threshold"], rel=0.1)
+        for metric in ("pixel_auroc", "aupro"):
+            close = pytest.approx(png["results"]["pixel_metrics"][metric], abs=0.05)
+            assert jpg["results"]["pixel_metrics"][metric] == close
 
 
 def test_the_empty_mask_of_magnetic_tile_is_named(

@@ -24,7 +24,9 @@ from pyimgano.evaluation import (
     compute_pixel_average_precision,
     compute_pixel_segf1,
     compute_pro_score,
+    compute_spro,
     evaluate_detector,
+    evaluate_kinds,
     find_optimal_threshold,
 )
 
@@ -108,6 +110,109 @@ def test_image_metrics_equal_scikit_learn(labels: np.ndarray, data: st.DataObjec
         assert found["precision"] is None
 
 
+def plain_spro(regions: list, maps: np.ndarray, limit: float) -> float:
+    """The definition, written out: every threshold, every region, clamped at saturation."""
+    outside = np.ones(maps.shape, bool)
+    for index, image in enumerate(regions):
+        for mask, _ in image:
+            outside[index] &= ~mask
+    points = [(0.0, 0.0)]
+    for threshold in np.unique(maps)[::-1]:
+        overlaps = [
+            min((maps[index][mask] >= threshold).sum() / saturation, 1.0)
+            for index, image in enumerate(regions)
+            for mask, saturation in image
+        ]
+        points.append(((maps[outside] >= threshold).mean(), float(np.mean(overlaps))))
+    x, y = np.array(points).T
+    inside = x <= limit
+    x_in, y_in = x[inside], y[inside]
+    if x_in[-1] < limit:
+        step = np.flatnonzero(~inside)[0]
+        share = (limit - x[step - 1]) / (x[step] - x[step - 1])
+        x_in = np.append(x_in, limit)
+        y_in = np.append(y_in, y[step - 1] + share * (y[step] - y[step - 1]))
+    return float(np.trapezoid(y_in, x_in) / limit)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), limit=st.sampled_from([0.05, 0.3, 1.0]))
+def test_spro_is_its_definition(data: st.DataObject, limit: float) -> None:
+    """Overlapping regions, whole and fractional saturation areas, ties, good images."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    levels = data.draw(st.sampled_from([3, 40, 10**6]))
+    maps = rng.integers(levels, size=(3, 9, 11)).astype(np.float32)
+    regions: list[list[tuple[np.ndarray, float]]] = [[], [], []]
+    for _ in range(data.draw(st.integers(1, 5))):
+        mask = np.zeros((9, 11), bool)
+        top, left = rng.integers(7), rng.integers(8)
+        mask[top : top + rng.integers(1, 5), left : left + rng.integers(1, 5)] = True
+        area = float(mask.sum())
+        saturation = data.draw(st.sampled_from([1.0, area, area / 2, area * 0.37]))
+        regions[rng.integers(1, 3)].append((mask, min(saturation, area)))
+    expected = plain_spro(regions, maps, limit)
+    assert compute_spro(regions, maps, limit) == pytest.approx(expected, abs=1e-9)
+
+
+def test_spro_saturated_at_the_whole_region_is_aupro() -> None:
+    rng = np.random.default_rng(5)
+    maps = rng.random((2, 12, 12))
+    masks = np.zeros((2, 12, 12), bool)
+    masks[0, :3, :4] = masks[0, 6:, 9:] = masks[1, 4:6] = True
+    first, second = masks[0].copy(), masks[0].copy()
+    first[6:], second[:6] = False, False
+    regions = [[(first, 12.0), (second, 18.0)], [(masks[1], 24.0)]]
+    assert compute_spro(regions, maps, 0.3) == pytest.approx(compute_aupro(masks, maps, 0.3))
+    assert compute_spro([[], []], maps) is None
+    assert compute_spro([[(np.ones((12, 12)), 1)]], maps[:1]) is None  # nothing outside
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10**6), threshold=st.floats(0, 1))
+def test_segf1_is_its_definition(seed: int, threshold: float) -> None:
+    rng = np.random.default_rng(seed)
+    maps = rng.integers(6, size=(3, 5, 7)) / 5
+    masks = rng.random((3, 5, 7)) < 0.2
+    tp = fp = fn = 0
+    for truth, score in zip(masks.ravel(), maps.ravel(), strict=True):
+        called = score >= threshold
+        tp, fp, fn = tp + (truth and called), fp + (called and not truth), fn + (truth > called)
+    f1 = compute_pixel_segf1(masks, maps, threshold=threshold)
+    if tp == 0:
+        assert f1 in (0.0, None)
+    else:
+        precision, recall = tp / (tp + fp), tp / (tp + fn)
+        assert f1 == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+def test_each_kind_of_defect_against_all_good_images() -> None:
+    y_true, scores = [0, 0, 1, 1, 1], [0.1, 0.5, 0.4, 0.9, 0.3]
+    kinds = ["good", "good", "dent", "hole", "dent"]
+    masks = np.zeros((5, 4, 4), bool)
+    masks[2:, 1, 1:3] = True
+    maps = np.random.default_rng(1).random((5, 4, 4))
+    regions = [[], [], *([(masks[2], 1.0)] for _ in range(3))]
+    found = evaluate_kinds(
+        y_true,
+        scores,
+        kinds,
+        threshold=0.45,
+        pixel_masks=masks,
+        pixel_scores=maps,
+        pixel_threshold=0.5,
+        regions=regions,
+    )
+    assert list(found) == ["dent", "hole"] and found["dent"]["count"] == 2
+    assert found["hole"]["auroc"] == 1.0 and found["dent"]["auroc"] == 0.5
+    assert found["hole"]["metrics"]["recall"] == 1.0 and found["dent"]["metrics"]["recall"] == 0.0
+    chosen = [0, 1, 2, 4]
+    dent = found["dent"]["pixel_metrics"]
+    assert dent["aupro"] == compute_aupro(masks[chosen], maps[chosen])
+    assert dent["spro"] == compute_spro([regions[i] for i in chosen], maps[chosen], 0.3)
+    assert dent["segf1"] == compute_pixel_segf1(masks[chosen], maps[chosen], threshold=0.5)
+    assert evaluate_kinds([0, 0], [1, 2], ["good", "good"]) == {}
+
+
 def test_perfect_scores_give_exactly_one() -> None:
     labels = np.array([0] * 7 + [1] * 13)
     assert compute_auroc(labels, np.linspace(0, 1, 20)) == 1.0
@@ -133,9 +238,10 @@ def test_what_is_undefined_is_none_with_a_reason_and_never_nan() -> None:
     for result in (only_good, only_bad, empty, unthresholded):
         json.dumps(result, allow_nan=False)
         values = {**result, **result["metrics"], **result["pixel_metrics"]}
-        assert {name for name, value in values.items() if value is None} - {"threshold"} == set(
-            result["undefined"]
-        )
+        assert {name for name, value in values.items() if value is None} - {
+            "threshold",
+            "pixel_threshold",
+        } == set(result["undefined"])
 
 
 def test_pixel_metrics_without_a_class_are_none() -> None:
@@ -200,6 +306,12 @@ def test_optimal_threshold_is_the_best_of_all(metric: str) -> None:
         (lambda: compute_aupro(np.ones((2, 2)), np.full((2, 2), np.inf)), "finite"),
         (lambda: compute_aupro(np.ones((2, 2)), np.ones((2, 2)), 0.0), "limit"),
         (lambda: find_optimal_threshold([0, 1], [0, 1], "auc"), "metric must be"),
+        (lambda: compute_spro([[]], np.ones((2, 2))), r"maps must be .N, H, W., got shape"),
+        (lambda: compute_spro([[]], np.ones((2, 2, 2))), "1 images with regions, but 2 maps"),
+        (lambda: compute_spro([[(np.ones((2, 1)), 1)]], np.ones((1, 2, 2))), "mask of shape"),
+        (lambda: compute_spro([[(np.eye(2), 3)]], np.ones((1, 2, 2))), "a saturation area of 3"),
+        (lambda: compute_spro([[(np.eye(2), 1)]], np.full((1, 2, 2), np.nan)), "finite"),
+        (lambda: evaluate_kinds([0, 1], [0, 1], ["a"]), "2 labels, but 1 kinds"),
         (lambda: evaluate_detector([0, 1], [0.0, 1.0], threshold=np.nan), "threshold must be"),
         (lambda: evaluate_detector([0, 1], [0.0, 1.0], threshold="x"), "threshold must be"),
         (lambda: compute_bg_fpr(np.ones((2, 2)), np.ones((2, 2)), threshold=np.nan), "threshold"),

@@ -17,6 +17,7 @@ from pyimgano.errors import ImageReadError, UsageError
 from pyimgano.images import (
     as_sources,
     image_size,
+    read_header,
     read_image,
     read_mask,
     resize_image,
@@ -62,22 +63,121 @@ def test_alpha_is_dropped_and_palette_looked_up(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "p.png"), expected)
 
 
-def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["I;16", "I;16B"])
+def test_16_bit_grey_tiff_of_either_byte_order(tmp_path: Path, mode: str) -> None:
+    grey = picture(2)[..., 0]
+    order = "<u2" if mode == "I;16" else ">u2"
+    wide = (grey.astype(np.uint16) * 257).astype(order)
+    Image.frombytes(mode, grey.shape[::-1], wide.tobytes()).save(tmp_path / "16.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "16.tif")[..., 1], grey)
+
+
+def test_cmyk_jpeg_is_converted(tmp_path: Path) -> None:
+    ink = np.zeros((16, 64, 4), np.uint8)  # white paper
+    ink[:, 16:32, 0] = ink[:, 32:48, 2] = ink[:, 48:, 3] = 255  # cyan, yellow, black
+    Image.fromarray(ink, mode="CMYK").save(tmp_path / "print.jpg", quality=100)
+    seen = read_image(tmp_path / "print.jpg")[8, 8::16].astype(int)
+    wanted = [[255, 255, 255], [0, 255, 255], [255, 255, 0], [0, 0, 0]]
+    assert np.abs(seen - wanted).max() <= 4
+    assert read_header(tmp_path / "print.jpg").mode == "CMYK"
+
+
+def test_16_bit_colour_keeps_the_upper_bits(tmp_path: Path) -> None:
+    import cv2
+
+    image = picture(7)
+    wide = image.astype(np.uint16) * 256 + 77
+    cv2.imwrite(str(tmp_path / "c.png"), wide[..., ::-1])
+    np.testing.assert_array_equal(read_image(tmp_path / "c.png"), image)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_exif_orientation_is_applied(tmp_path: Path, suffix: str) -> None:
     image = np.zeros((40, 80, 3), np.uint8)
     image[:, :40] = 255
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned a quarter clockwise
-    path = save(tmp_path / "turned.jpg", image, exif=exif, quality=95)
+    path = save(tmp_path / f"turned{suffix}", image, exif=exif, quality=95)
     seen = read_image(path)
     assert seen.shape == (80, 40, 3)
     assert seen[:40].mean() > 250 and seen[41:].mean() < 5
-    assert image_size(path) == (80, 40)
+    assert image_size(path) == (80, 40) == read_header(path).size
 
 
-def test_float_pixels_are_refused_by_name(tmp_path: Path) -> None:
-    path = save(tmp_path / "f.tiff", np.ones((8, 8), np.float32))
-    with pytest.raises(ImageReadError, match=r"f\.tiff: has float pixels of unknown range"):
+def test_orientation_behind_the_pixels_of_a_png(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = save(tmp_path / "a.png", picture(1, 40)[:20], exif=exif)
+    data = path.read_bytes()
+    chunks, position = [], 8
+    while position < len(data):
+        length = int.from_bytes(data[position : position + 4], "big") + 12
+        chunks.append(data[position : position + length])
+        position += length
+    block = next(chunk for chunk in chunks if chunk[4:8] == b"eXIf")
+    chunks.remove(block)
+    path.write_bytes(data[:8] + b"".join([*chunks[:-1], block, chunks[-1]]))
+    assert read_image(path).shape == (40, 20, 3) and image_size(path) == (40, 20)
+
+
+def test_float_pixels_need_a_stated_range(tmp_path: Path) -> None:
+    values = np.linspace(-1, 3, 64, dtype=np.float32).reshape(8, 8)
+    path = save(tmp_path / "f.tiff", values)
+    with pytest.raises(ImageReadError, match=r"f\.tiff: has float pixels of unknown range; state"):
         read_image(path)
+    tags = {340: 0.0, 341: 2.0}
+    save(path, values, tiffinfo=tags)
+    expected = np.rint(np.clip(values.astype(float) / 2, 0, 1) * 255)
+    np.testing.assert_array_equal(read_image(path)[..., 0], expected)
+    whole = (values * 1000).astype(np.int32)
+    save(path, whole, tiffinfo={340: 0.0, 341: 2000.0})
+    assert np.abs(read_image(path)[..., 2].astype(int) - expected).max() <= 1
+    values[3, 3] = np.nan
+    save(path, values, tiffinfo=tags)
+    with pytest.raises(ImageReadError, match="not finite"):
+        read_image(path)
+    save(path, values, tiffinfo={340: 2.0, 341: 2.0})
+    with pytest.raises(ImageReadError, match="states the range 2 to 2"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".webp"])
+def test_the_first_of_several_pages_is_read_and_that_is_said(tmp_path: Path, suffix: str) -> None:
+    pages = [Image.fromarray(picture(i)) for i in (1, 2, 3)]
+    path = tmp_path / f"pages{suffix}"
+    pages[0].save(path, save_all=True, append_images=pages[1:], lossless=True)
+    np.testing.assert_array_equal(read_image(path), picture(1))
+    assert read_header(path).pages == 3
+    (loaded,) = stream_images([path], (32, 32))
+    assert loaded.remark == "has 3 pages, of which the first is used"
+    (single,) = stream_images([save(tmp_path / "one.tif", picture(1))], (32, 32))
+    assert single.remark is None
+
+
+def test_one_pixel_and_a_hundred_million(tmp_path: Path) -> None:
+    dot = save(tmp_path / "dot.png", np.full((1, 1, 3), 9, np.uint8))
+    assert read_image(dot).shape == (1, 1, 3)
+    (loaded,) = stream_images([dot], (16, 24))
+    assert loaded.pixels is not None and loaded.pixels.shape == (16, 24, 3)
+    assert (loaded.pixels == 9).all()
+    large = np.zeros((9000, 12000), np.uint8)
+    large[4000:5000, 6000:8000] = 200
+    path = save(tmp_path / "large.png", large, compress_level=1)
+    assert read_header(path).size == (9000, 12000)
+    (loaded,) = stream_images([path], (90, 120))
+    assert loaded.pixels is not None and loaded.original_size == (9000, 12000)
+    assert loaded.pixels[45, 70, 1] == 200 and loaded.pixels[45, 90, 1] == 0
+
+
+def test_links_to_images(tmp_path: Path) -> None:
+    real = save(tmp_path / "store" / "a.png", picture(1))
+    (tmp_path / "set").symlink_to(tmp_path / "store")
+    (tmp_path / "b.png").symlink_to(real)
+    for path in (tmp_path / "set" / "a.png", tmp_path / "b.png"):
+        np.testing.assert_array_equal(read_image(path), picture(1))
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    with pytest.raises(ImageReadError, match=r"loop\.png: Too many levels of symbolic links"):
+        read_image(tmp_path / "loop.png")
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
@@ -113,7 +213,7 @@ def test_damaged_jpeg_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[st
 
 def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
-    for read in (read_image, read_mask, image_size):
+    for read in (read_image, read_mask, image_size, read_header):
         with pytest.raises(ImageReadError, match="is not a regular file"):
             read(tmp_path / "pipe.png")
 

@@ -16,7 +16,7 @@ from .image_level import (
     check_threshold,
     classification_metrics,
 )
-from .pixel_level import AUPRO_LIMIT, NO_REGIONS, PIXEL_METRICS, Regions, pixel_metrics
+from .pixel_level import AUPRO_LIMIT, PIXEL_METRICS, Regions, pixel_metrics
 from .undefined import MetricTable
 
 _NO_THRESHOLD = "no threshold was given"
@@ -33,7 +33,7 @@ def evaluate_detector(
     regions: Sequence[Regions] | None = None,
     pro_integration_limit: float = AUPRO_LIMIT,
     no_pixel_reason: str = "no masks were given",
-    no_regions_reason: str = NO_REGIONS,
+    no_regions_reason: str | None = None,
 ) -> dict[str, Any]:
     """Image-level and, where masks are given, pixel-level metrics.
 
@@ -54,16 +54,18 @@ def evaluate_detector(
         Of sPRO: as `compute_spro` takes them.
     pro_integration_limit
         Of AUPRO and sPRO, in (0, 1].
-    no_pixel_reason, no_regions_reason
-        The reasons given where there are no masks, and no regions.
+    no_pixel_reason
+        The reason given where there are no masks.
+    no_regions_reason
+        The reason given where sPRO is wanted and there are no regions.
 
     Returns
     -------
     dict
         `auroc`, `average_precision`, `threshold`, `metrics` (precision, recall, f1,
         specificity, accuracy, tp, tn, fp, fn), `pixel_threshold`, `pixel_metrics`
-        (pixel_auroc, pixel_average_precision, aupro, spro, segf1) and `undefined`, a reason
-        for each metric that is None. Every number is finite or None.
+        (pixel_auroc, pixel_average_precision, aupro, segf1; spro where regions are given)
+        and `undefined`, a reason for each metric that is None. Every number is finite or None.
 
     Raises
     ------
@@ -92,10 +94,13 @@ def evaluate_detector(
             integration_limit=pro_integration_limit,
             threshold=pixel_threshold,
             regions=regions,
-            no_regions_reason=no_regions_reason,
         )
         pixels = pixel_table.values
         undefined.update(pixel_table.reasons)
+        no_pixel_reason = no_regions_reason or ""
+    if "spro" not in pixels and no_regions_reason is not None:
+        pixels["spro"] = None
+        undefined["spro"] = no_pixel_reason
     return {
         **table.values,
         "threshold": limit,

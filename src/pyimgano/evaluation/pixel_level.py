@@ -18,14 +18,12 @@ from .weighted_curve import average_precision, threshold_curve
 #: The limit of the false-positive rate that AUPRO is integrated to by default.
 AUPRO_LIMIT = 0.3
 
-#: Metrics of maps: at every threshold, but for SegF1, which has one.
-PIXEL_METRICS = ("pixel_auroc", "pixel_average_precision", "aupro", "spro", "segf1")
+#: Metrics of maps: at every threshold, but for SegF1, which has one. sPRO joins them where
+#: the regions of masks are known.
+PIXEL_METRICS = ("pixel_auroc", "pixel_average_precision", "aupro", "segf1")
 
 #: The limit that sPRO is integrated to by default.
 SPRO_LIMIT = 0.05
-
-#: Why there is no sPRO where nothing else is said.
-NO_REGIONS = "the dataset does not say from which overlap on a region is found"
 
 #: Regions of one image: a mask (H, W) and a saturation area in pixels, for each.
 Regions: TypeAlias = "Sequence[tuple[Any, float]]"
@@ -120,6 +118,8 @@ def compute_spro(
 def spro(regions: Sequence[Regions], maps: Any, limit: float) -> float:
     """`compute_spro`; raises `UndefinedMetric` where it has no value."""
     scores = np.asarray(maps)
+    if scores.ndim != 3:
+        raise UsageError(f"maps must be (N, H, W), got shape {scores.shape}")
     if len(regions) != len(scores):
         raise UsageError(f"{len(regions)} images with regions, but {len(scores)} maps")
     anomalous, weights = [], []
@@ -258,38 +258,36 @@ def pixel_metrics(
     integration_limit: float = AUPRO_LIMIT,
     threshold: float | None = None,
     regions: Sequence[Regions] | None = None,
-    no_regions_reason: str = NO_REGIONS,
 ) -> MetricTable:
     """All of `PIXEL_METRICS`, those that sort the pixels from one sorting.
 
-    `threshold` is that of SegF1; `regions` are those of sPRO, which is integrated to the
-    same limit as AUPRO.
+    `threshold` is that of SegF1. With `regions` there is `spro` too, integrated to the same
+    limit as AUPRO.
     """
     _check_limit(integration_limit)
     table = MetricTable()
     try:
         scores = PixelScores.of(masks, maps)
     except UndefinedMetric as error:
-        for name in PIXEL_METRICS:
+        for name in ("pixel_auroc", "pixel_average_precision", "aupro"):
             table.fail(name, str(error))
     else:
         table.add("pixel_auroc", scores.auroc)
         table.add("pixel_average_precision", scores.average_precision)
         table.add("aupro", lambda: scores.aupro(integration_limit))
-        if regions is None:
-            table.fail("spro", no_regions_reason)
-        else:
-            table.add("spro", lambda: spro(regions, maps, integration_limit))
+    table.add("segf1", lambda: _segf1(masks, maps, threshold))
+    if regions is not None:
+        table.add("spro", lambda: spro(regions, maps, integration_limit))
+    return table
+
+
+def _segf1(masks: Any, maps: Any, threshold: float | None) -> float:
     if threshold is None:
-        table.fail("segf1", "there is no threshold for pixels")
-        return table
+        raise UndefinedMetric("there is no threshold for pixels")
     value = compute_pixel_segf1(masks, maps, threshold=threshold)
     if value is None:
-        table.fail("segf1", "no pixel is, or was called, anomalous")
-    else:
-        table.values["segf1"] = value
-        table.reasons.pop("segf1", None)
-    return table
+        raise UndefinedMetric("no pixel is, or was called, anomalous")
+    return value
 
 
 def _check_limit(limit: float) -> None:

@@ -252,6 +252,7 @@ def _measure(run: RunDocuments, name: str, listener: Listener | None) -> Categor
             else None,
             saturation=category.saturation,
             pixel=config.pixel,
+            spro="spro" in run.layout.own_metrics,
             kinds_apart=run.layout.kinds_apart,
             pro_integration_limit=run.aupro_limit,
             on_error=config.on_error,

@@ -123,7 +123,7 @@ class _Pixels:
         return mask, self._regions_of(sample, image_size)
 
     def _regions_of(self, sample: Sample, image_size: tuple[int, int] | None) -> _Regions:
-        if self.saturation is None:
+        if self.saturation is None or self.no_regions is not None:
             return []
         try:
             found = load_regions(sample.mask_paths, image_size, self.resize, self.saturation)
@@ -180,7 +180,7 @@ def run_trial(
     kinds_apart: bool = False,
     pro_integration_limit: float = 0.3,
     no_pixel_reason: str | None = None,
-    no_regions_reason: str | None = None,
+    spro: bool = False,
     on_error: str = "error",
     keep_maps: bool = False,
     on_score: Callable[[Sample, ImageScore], None] | None = None,
@@ -208,8 +208,10 @@ def run_trial(
         Whether pixel metrics are wanted.
     kinds_apart
         Whether they are also wanted for each kind of defect, and the mean over the kinds.
-    no_pixel_reason, no_regions_reason
-        Why `pixel` is False, and why there is no `saturation`, for the results.
+    no_pixel_reason
+        Why `pixel` is False, for the results.
+    spro
+        Whether sPRO is reported, be it only with the reason why it is null.
     on_error
         `skip` leaves unreadable training images out; otherwise one is an error.
     keep_maps
@@ -275,9 +277,10 @@ def run_trial(
         "pro_integration_limit": pro_integration_limit,
         "no_pixel_reason": no_pixel_reason or pixels.reason(detector),
     }
-    no_regions = pixels.no_regions or no_regions_reason
-    if no_regions is not None:
-        keywords["no_regions_reason"] = no_regions
+    if spro:
+        keywords["no_regions_reason"] = (
+            pixels.no_regions or "it is not known where regions saturate"
+        )
     arrays = pixels.arrays()
     results = evaluate_detector(labels, scores, **keywords, **arrays)
     results["pixel_aupro_limit"] = pro_integration_limit

@@ -10,7 +10,14 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 #: Raised when a field changes its meaning or goes away; additions leave it alone.
 SCHEMA_VERSION = 1
@@ -102,8 +109,17 @@ class PixelMetrics(_Model):
     pixel_auroc: Rate | None
     pixel_average_precision: Rate | None
     aupro: Rate | None
-    spro: Rate | None = Field(description="saturated per-region overlap, where the dataset has it")
     segf1: Rate | None = Field(description="F1 of pixels at pixel_threshold")
+    spro: Rate | None = Field(
+        None, description="saturated per-region overlap; only there where the dataset has it"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_what_was_not_asked(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        shown: dict[str, Any] = whole(self)
+        if "spro" not in self.model_fields_set:
+            del shown["spro"]
+        return shown
 
 
 class DefectResults(_Model):

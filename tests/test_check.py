@@ -1,0 +1,202 @@
+"""The dataset check: each kind of planted problem is found, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pyimgano.cli import datasets
+from pyimgano.datasets import check_dataset
+from pyimgano.errors import DataError, UsageError
+
+from .conftest import MakeDataset, picture, save, spot_mask
+
+
+def found(root: Path, dataset: str = "mvtec", **keywords: object) -> list[tuple[str, str, bool]]:
+    """Kind, file name and whether it is an error, of all findings."""
+    checked = check_dataset(dataset, root, **keywords)  # type: ignore[arg-type]
+    return [
+        (one.kind, Path(one.path).name, one.error)
+        for category in checked.categories
+        for one in category.findings
+    ]
+
+
+def test_a_whole_dataset_has_no_findings(make_mvtec: MakeDataset) -> None:
+    checked = check_dataset("mvtec", make_mvtec(("nut", "bolt")))
+    assert [one.name for one in checked.categories] == ["bolt", "nut"] and checked.errors == 0
+    nut = checked.categories[1]
+    assert (nut.train, nut.good, nut.defective, nut.masks) == (6, 3, 3, 3)
+    assert nut.sizes == {"64x64": 12} and nut.modes == {"RGB": 12} and nut.findings == []
+
+
+def truncate(path: Path, share: float = 0.6) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+
+
+PLANTED: dict[str, tuple[Callable[[Path], object], tuple[str, str, bool]]] = {
+    "no image at all": (
+        lambda root: (root / "train/good/001.png").write_text("<html>"),
+        ("image_unreadable", "001.png", True),
+    ),
+    "empty file": (
+        lambda root: (root / "test/spot/001.png").write_bytes(b""),
+        ("image_unreadable", "001.png", True),
+    ),
+    "truncated": (
+        lambda root: truncate(root / "test/good/002.png"),
+        ("image_unreadable", "002.png", True),
+    ),
+    "a dead link": (
+        lambda root: (root / "test/good/x.png").symlink_to(root / "nowhere.png"),
+        ("image_missing", "x.png", True),
+    ),
+    "in train and in test": (
+        lambda root: shutil.copy(root / "train/good/001.png", root / "test/good/copy.png"),
+        ("duplicate_image", "copy.png", True),
+    ),
+    "twice in train": (
+        lambda root: shutil.copy(root / "train/good/001.png", root / "train/good/copy.png"),
+        ("repeated_image", "copy.png", False),
+    ),
+    "no mask": (
+        lambda root: (root / "ground_truth/spot/001_mask.png").unlink(),
+        ("mask_missing", "001.png", True),
+    ),
+    "a mask that is none": (
+        lambda root: (root / "ground_truth/spot/001_mask.png").write_text("x"),
+        ("mask_unreadable", "001_mask.png", True),
+    ),
+    "a mask of another size": (
+        lambda root: save(root / "ground_truth/spot/001_mask.png", spot_mask(50)),
+        ("mask_size", "001_mask.png", True),
+    ),
+    "an empty mask": (
+        lambda root: save(root / "ground_truth/spot/001_mask.png", np.zeros((64, 64), np.uint8)),
+        ("mask_empty", "001_mask.png", True),
+    ),
+    "a mask without its image": (
+        lambda root: (root / "test/spot/001.png").unlink(),
+        ("mask_without_image", "001_mask.png", True),
+    ),
+    "masks of a kind without images": (
+        lambda root: save(root / "ground_truth/dent/007_mask.png", spot_mask()),
+        ("mask_without_image", "007_mask.png", True),
+    ),
+    "no training images": (
+        lambda root: shutil.rmtree(root / "train"),
+        ("category_unusable", "dataset", True),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_every_planted_problem_is_found(make_mvtec: MakeDataset, name: str) -> None:
+    root = make_mvtec()
+    plant, expected = PLANTED[name]
+    plant(root / "nut")
+    assert found(root) == [expected]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".bmp", ".tif", ".webp", ".png"])
+def test_files_that_end_too_early(make_mvtec: MakeDataset, suffix: str) -> None:
+    root = make_mvtec(suffix=suffix)
+    assert [f for f in found(root) if f[0] != "mask_size"] == []
+    truncate(root / f"nut/train/good/003{suffix}", 0.9)
+    assert found(root) == [("image_unreadable", f"003{suffix}", True)]
+
+
+def test_damage_inside_a_file_is_found_by_decoding(make_mvtec: MakeDataset) -> None:
+    root = make_mvtec()
+    path = root / "nut/train/good/003.png"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(bytes(data))
+    assert found(root) == []
+    assert found(root, deep=True) == [("image_unreadable", "003.png", True)]
+
+
+def test_several_pages_are_remarked(make_mvtec: MakeDataset) -> None:
+    root = make_mvtec(suffix=".tif")
+    pages = [Image.fromarray(picture(i)) for i in (1, 2)]
+    pages[0].save(root / "nut/test/good/000.tif", save_all=True, append_images=pages[1:])
+    assert found(root) == [("several_pages", "000.tif", False)]
+
+
+def test_images_of_equal_size_and_ends_are_told_apart(make_mvtec: MakeDataset) -> None:
+    root = make_mvtec(suffix=".bmp")
+    for i in range(2):  # equal but for one pixel in the middle
+        image = picture(1, 512)
+        image[255, 17 + i] ^= 1
+        save(root / f"nut/{('train', 'test')[i]}/good/big.bmp", image)
+    assert found(root) == []
+
+
+def test_a_manifest_that_names_what_is_not_there(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", picture(1))
+    save(tmp_path / "b.png", picture(2))
+    rows = "path,split,label,mask\na.png,train,,\nx.png,test,0,\nb.png,test,1,m.png\n"
+    (tmp_path / "list.csv").write_text(rows)
+    assert found(tmp_path / "list.csv", "custom") == [
+        ("image_missing", "x.png", True),
+        ("mask_missing", "m.png", True),
+    ]
+
+
+def test_names_that_are_not_there(make_mvtec: MakeDataset) -> None:
+    root = make_mvtec()
+    with pytest.raises(UsageError, match="unknown dataset"):
+        check_dataset("mvtek", root)
+    with pytest.raises(DataError, match="unknown category 'nutt'; did you mean nut"):
+        check_dataset("mvtec", root, category="nutt")
+
+
+def test_the_command(make_mvtec: MakeDataset, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_mvtec(("nut", "bolt"))
+    (root / "bolt/train/good/\x1b[31m.png").write_bytes(b"")
+    arguments = ["check", "--dataset", "mvtec", "--root", str(root)]
+    with pytest.raises(SystemExit) as done:
+        datasets(arguments)
+    out, err = capsys.readouterr()
+    assert done.value.code == 1 and err == "1 error found\n"
+    header, _, bolt, nut, finding = out.splitlines()
+    assert header.split() == [
+        "category", "train", "good", "defective", "masks", "sizes", "modes", "errors"
+    ]  # fmt: skip
+    assert bolt.split() == ["bolt", "7", "3", "3", "3", "64x64", "RGB", "12", "1"]
+    assert nut.split() == ["nut", "6", "3", "3", "3", "64x64", "RGB", "12", "0"]
+    assert finding.startswith("bolt: error: image_unreadable: ") and "\x1b" not in out
+    with pytest.raises(SystemExit):
+        datasets([*arguments, "--json", "--category", "bolt"])
+    document = json.loads(capsys.readouterr().out)
+    assert document["errors"] == 1 and document["categories"][0]["name"] == "bolt"
+    with pytest.raises(SystemExit) as done:
+        datasets([*arguments, "--category", "nut"])
+    assert done.value.code == 0 and capsys.readouterr().err == ""
+    with pytest.raises(SystemExit) as done:
+        datasets([*arguments, "--split", "x"])
+    assert done.value.code == 2 and "has no splits" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as done:
+        datasets(["list"])
+    assert done.value.code == 0 and "mvtec_loco\n" in capsys.readouterr().out
+
+
+def test_nothing_is_wrong_with_bottle(real_mvtec: Path) -> None:
+    checked = check_dataset("mvtec", real_mvtec, category="bottle")
+    (bottle,) = checked.categories
+    assert checked.errors == 0 and bottle.findings == []
+    assert (bottle.train, bottle.good, bottle.defective, bottle.masks) == (209, 20, 63, 63)
+    assert bottle.sizes == {"900x900": 292} and bottle.modes == {"RGB": 292}
+
+
+def test_the_empty_mask_of_magnetic_tile_is_found(real_mvtec: Path) -> None:
+    assert found(real_mvtec, category="magnetic_tile") == [
+        ("mask_empty", "exp3_num_45042_mask.png", True)
+    ]
