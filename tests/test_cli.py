@@ -17,7 +17,7 @@ import pytest
 from pyimgano import __version__
 from pyimgano.cli import benchmark, main
 
-from .conftest import MakeDataset
+from .conftest import MakeDataset, picture, save
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -54,6 +54,31 @@ def test_one_document_on_stdout_and_no_noise(
     stored = json.loads((Path(report["run_dir"]) / "report.json").read_text())
     assert stored == report
     assert Path(report["run_dir"]).parent == tmp_path / "o"
+
+
+def test_splits_manifests_and_calibration_arrive(call: Command, tmp_path: Path) -> None:
+    rows = ["path,split,label"]
+    for i in range(4):
+        save(tmp_path / "out" / f"{i}.png", picture(i))
+        rows.append(f"../out/{i}.png,{'train' if i < 3 else 'validation'},")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/nut.csv").write_text("\n".join(rows))
+    known = ["--dataset", "custom", "--root", str(tmp_path / "set/nut.csv")]
+    code, out, err = call(*known, "--list-categories")
+    assert code == 1 and out == "" and err.count("\n") == 1
+    assert "nut.csv: line 2: '../out/0.png' leads out" in err and "--allow-outside" in err
+    assert call(*known, "--list-categories", "--allow-outside")[:2] == (0, "nut\n")
+    more = ["--allow-outside", "--calibration", "validation", "--resize", "64", "64"]
+    code, out, err = call(*known, *more, "--no-save-run")
+    report = json.loads(out)["per_category"]["nut"]
+    assert code == 0 and report["calibration"]["method"] == "held-out-images"
+    assert err.splitlines()[0] == (
+        "nut: there are no test images: the threshold is calibrated, nothing is measured"
+    )
+    code, _, err = call(*known, "--split", "1cls")
+    assert code == 2 and "split: dataset 'custom' has no splits, got '1cls'" in err
+    code, _, err = call("--dataset", "mvtec", "--root", "x", "--calibration", "validation")
+    assert code == 2 and "dataset 'mvtec' has no validation images" in err
 
 
 def test_every_flag_arrives(call: Command, make_mvtec: MakeDataset, tmp_path: Path) -> None:

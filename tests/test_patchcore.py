@@ -15,6 +15,7 @@ from pyimgano.errors import UsageError
 from pyimgano.models import create_model
 from pyimgano.models.anomaly_map import smooth_maps
 from pyimgano.models.bank import random_projection
+from pyimgano.models.patchcore import VisionPatchCore
 
 from .conftest import picture
 from .test_coreset import textbook
@@ -241,3 +242,43 @@ def test_describe_names_what_ran() -> None:
     assert described["backbone"]["weights"]["source"] == "random"
     assert described["backbone"]["weights"]["detail"] == "seed 3"
     assert described["memory_bank"] == {"size": 38, "dimension": 384}
+
+
+def make(**keywords: object) -> VisionPatchCore:
+    return create_model("vision_patchcore", resize=(64, 64), device="cpu", **keywords)
+
+
+def test_held_out_images_calibrate_and_are_not_learned_from() -> None:
+    train, held_out = [picture(i) for i in range(5)], [picture(50 + i) for i in range(3)]
+    detector = make().fit(train, calibration_images=held_out)
+    alone = make().fit(train)
+    np.testing.assert_array_equal(detector.coreset_indices_, alone.coreset_indices_)
+    scores = alone.decision_function(held_out)
+    np.testing.assert_array_equal(detector.decision_scores_, scores)
+    assert detector.threshold_ == np.nextafter(scores.max(), np.inf)
+    assert detector.calibration_.method == "held-out-images" and detector.n_train_ == 5
+    maps = alone.predict_anomaly_map(held_out).astype(np.float64)
+    pixels = detector.pixel_calibration_
+    assert pixels is not None and pixels.n_images == 3
+    assert pixels.threshold == pytest.approx(maps.mean() + 3 * maps.std(), rel=1e-9)
+    with pytest.raises(UsageError, match="calibration_images is empty"):
+        make().fit(train, calibration_images=[])
+    with pytest.raises(UsageError, match="calibration_images must be a sequence"):
+        make().fit(train, calibration_images="a.png")
+
+
+def test_the_pixel_threshold_is_that_of_leave_one_out_maps() -> None:
+    """With a bank of all patches, leaving an image out is fitting without it."""
+    images = [picture(i) for i in range(4)]
+    detector = make(coreset_sampling_ratio=1.0).fit(images)
+    maps = [
+        make(coreset_sampling_ratio=1.0)
+        .fit([other for j, other in enumerate(images) if j != i])
+        .predict_anomaly_map([image])[0]
+        for i, image in enumerate(images)
+    ]
+    values = np.stack(maps).astype(np.float64)
+    pixels = detector.pixel_calibration_
+    assert pixels is not None and pixels.method == "leave-one-image-out"
+    assert pixels.mean == pytest.approx(values.mean(), rel=1e-4)
+    assert pixels.std == pytest.approx(values.std(), rel=1e-3)
