@@ -493,7 +493,9 @@ def test_reasons_do_not_deny_what_could_not_be_read(
     for path in (root / "nut/test").rglob("*.png"):
         path.write_text("broken")
     results = run(root, tmp_path)["results"]
-    assert results["undefined"]["auroc"].endswith("(6 unreadable test images left out)")
+    assert results["undefined"]["auroc"].endswith("(3 unreadable defective images left out)")
+    assert results["undefined"]["specificity"].endswith("(3 unreadable good images left out)")
+    assert results["per_defect"]["spot"]["undefined"]["auroc"] == "no image of this kind was scored"
 
 
 def test_a_category_without_training_images_is_not_dropped_in_silence(

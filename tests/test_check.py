@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -82,6 +83,14 @@ PLANTED: dict[str, tuple[Callable[[Path], object], tuple[str, str, bool]]] = {
         lambda root: save(root / "ground_truth/spot/001_mask.png", np.zeros((64, 64), np.uint8)),
         ("mask_empty", "001_mask.png", True),
     ),
+    "a mask of two images": (
+        lambda root: save(root / "test/spot/001.bmp", picture(77, spot=True)),
+        ("mask_shared", "001_mask.png", True),
+    ),
+    "a mask of a good image": (
+        lambda root: save(root / "ground_truth/good/001_mask.png", spot_mask()),
+        ("mask_without_image", "001_mask.png", True),
+    ),
     "a mask without its image": (
         lambda root: (root / "test/spot/001.png").unlink(),
         ("mask_without_image", "001_mask.png", True),
@@ -92,7 +101,7 @@ PLANTED: dict[str, tuple[Callable[[Path], object], tuple[str, str, bool]]] = {
     ),
     "no training images": (
         lambda root: shutil.rmtree(root / "train"),
-        ("category_unusable", "dataset", True),
+        ("category_unusable", "nut", True),
     ),
 }
 
@@ -111,6 +120,52 @@ def test_files_that_end_too_early(make_mvtec: MakeDataset, suffix: str) -> None:
     assert [f for f in found(root) if f[0] != "mask_size"] == []
     truncate(root / f"nut/train/good/003{suffix}", 0.9)
     assert found(root) == [("image_unreadable", f"003{suffix}", True)]
+
+
+def test_files_that_state_a_wrong_length_but_are_whole(make_mvtec: MakeDataset) -> None:
+    root = make_mvtec()
+    good = root / "nut/test/good"
+    save(good / "a.jpg", picture(61, 80), quality=95)
+    (good / "a.jpg").write_bytes((good / "a.jpg").read_bytes() + bytes(100_000))
+    save(good / "b.bmp", picture(62))
+    data = bytearray((good / "b.bmp").read_bytes())
+    data[2:6] = (len(data) + 2).to_bytes(4, "little")
+    (good / "b.bmp").write_bytes(bytes(data))
+    save(good / "c.tif", picture(63))
+    data = bytearray((good / "c.tif").read_bytes())
+    table = int.from_bytes(data[4:8], "little")
+    for entry in range(table + 2, table + 2 + 12 * data[table], 12):
+        if int.from_bytes(data[entry : entry + 2], "little") == 279:  # StripByteCounts
+            data[entry + 8 : entry + 12] = (10**6).to_bytes(4, "little")
+    (good / "c.tif").write_bytes(bytes(data))
+    assert found(root) == []
+
+
+def test_files_cut_short_behind_a_wrong_length(make_mvtec: MakeDataset) -> None:
+    root = make_mvtec()
+    good = root / "nut/test/good"
+    thumbnail = io.BytesIO()
+    Image.fromarray(picture(3, 32)).save(thumbnail, "JPEG")
+    block = b"\xff\xe2" + (len(thumbnail.getvalue()) + 2).to_bytes(2, "big") + thumbnail.getvalue()
+    save(good / "a.jpg", picture(61, 80), quality=95)
+    data = (good / "a.jpg").read_bytes()
+    (good / "a.jpg").write_bytes(data[:2] + block + data[2 : 2 * len(data) // 3])
+    save(good / "b.bmp", picture(62))
+    data = bytearray((good / "b.bmp").read_bytes())
+    data[2:6] = bytes(4)
+    (good / "b.bmp").write_bytes(bytes(data[: len(data) // 2]))
+    assert found(root) == [
+        ("image_unreadable", "a.jpg", True),
+        ("image_unreadable", "b.bmp", True),
+    ]
+
+
+def test_what_cannot_be_looked_at_is_a_finding(tmp_path: Path) -> None:
+    rows = [f"{'x' * 300}.png", "a.png"]
+    text = "\n".join(json.dumps({"path": name, "split": "train"}) for name in rows)
+    (tmp_path / "list.jsonl").write_text(text)
+    save(tmp_path / "a.png", picture(1))
+    assert [one[0] for one in found(tmp_path / "list.jsonl", "custom")] == ["image_unreadable"]
 
 
 def test_damage_inside_a_file_is_found_by_decoding(make_mvtec: MakeDataset) -> None:

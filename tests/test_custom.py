@@ -76,6 +76,18 @@ def test_defaults_of_a_manifest(tmp_path: Path) -> None:
     assert [s.defect for s in category.test] == ["unlabelled", "dent"]
 
 
+def test_names_with_colons_and_backslashes_and_other_separators(tmp_path: Path) -> None:
+    for name in ("a:0.png", "b\\s.png", "c.png"):
+        save(tmp_path / name, picture(1))
+    path = tmp_path / "list.csv"
+    path.write_text(
+        '\n\npath;split;"remarks, free"\na:0.png;train;x\nb\\s.png;train\n.\\c.png;train'
+    )
+    (category,) = read_manifest(path).values()
+    assert [s.path.name for s in category.train] == ["a:0.png", "b\\s.png", "c.png"]
+    assert all(s.path.is_file() for s in category.train)
+
+
 def test_images_without_a_label_are_scored_and_count_nowhere(
     scattered: Path, tmp_path: Path
 ) -> None:
@@ -118,7 +130,8 @@ def test_images_without_a_label_are_scored_and_count_nowhere(
         ("path,split\nC:\\a.png,train\n", "leads out"),
         ("path,split,label,mask\na.png,test,1,../m.png\n", "'../m.png' leads out"),
         ("path,split\nlink/a.png,train\n", "'link/a.png' leads out"),
-        ('path,split\n"a.png,train\n', "cannot be read"),
+        ('path,split\nb.png,train\n"a.png,train\n', "cannot be read after line 2"),
+        (b"path,split\n\xe4.png,train\n", "it is not UTF-8"),
         ("path,split\na\0.png,train\n", "line 2: .* is no path|line contains NUL"),
     ],
 )
@@ -128,7 +141,7 @@ def test_a_manifest_that_will_not_do(tmp_path: Path, text: str, said: str) -> No
     (tmp_path / "elsewhere").mkdir()
     (folder / "link").symlink_to(tmp_path / "elsewhere")
     path = folder / "list.csv"
-    path.write_text(text)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(DataError, match=said) as error:
         load_dataset("custom", path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
@@ -145,6 +158,13 @@ def test_a_manifest_that_will_not_do(tmp_path: Path, text: str, said: str) -> No
         ('{"path": "a", "split": "test", "label": 1, "mask": [1]}', "mask must be a path or a"),
         ('{"path": "a", "split": "test", "label": 1, "mask": "../x"}', "leads out"),
         ('{"path": "a", "split": "test", "label": 2}', "label must be one of"),
+        ('{"path": true, "split": "train"}', "path must be text, got True"),
+        ('{"path": "a", "split": "train", "lable": "bad"}', "did you mean 'label'"),
+        ('{"path": "a", "split": "train", "Label": "bad"}', "did you mean 'label'"),
+        ('{"path": "a", "split": "test", "label": 1, "label": 0}', "has a key twice"),
+        ('{"path": "a", "split": "test", "label": 1, "mask": " "}', "mask must be a path or a"),
+        ('{"path": "a", "split": "test", "label": 1, "mask": 0}', "mask must be a path or a"),
+        ('{"path": "\\ud800x.png", "split": "train"}', "is no path"),
     ],
 )
 def test_a_jsonl_manifest_that_will_not_do(tmp_path: Path, line: str, said: str) -> None:
@@ -208,6 +228,13 @@ def test_roots_that_will_not_do(tmp_path: Path) -> None:
         (tmp_path / f"manifest.{suffix}").touch()
     with pytest.raises(DataError, match=r"holds both manifest\.csv and manifest\.jsonl"):
         load_dataset("custom", tmp_path)
+
+
+def test_custom_is_a_name_for_the_only_category(tmp_path: Path) -> None:
+    save(tmp_path / "set" / "part" / "train" / "normal" / "a.png", picture(1))
+    assert load_dataset("custom", tmp_path / "set", "custom").get_train_paths() == (
+        load_dataset("custom", tmp_path / "set", "part").get_train_paths()
+    )
 
 
 def test_a_manifest_without_training_images(tmp_path: Path) -> None:

@@ -311,6 +311,26 @@ def test_another_package_adds_its_layout(tmp_path: Path) -> None:
     assert "the dataset plug-in 'broken' (nothing:X) cannot be loaded" in again.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((5, "x"), "dataset must be a name, got 5"),
+        (("mvtec", 5), "root must be a path, got 5"),
+        (("custom", "x", None, {"allow_outside": "no"}), "allow_outside must be True or False"),
+        (("visa", "x", None, {"split": 5}), "unknown split '5'"),
+    ],
+)
+def test_arguments_of_other_types(arguments: tuple, said: str) -> None:
+    keywords = arguments[3] if len(arguments) > 3 else {}
+    with pytest.raises(UsageError, match=said):
+        load_dataset(*arguments[:3], **keywords)
+
+
+def test_a_mask_has_a_file() -> None:
+    with pytest.raises(UsageError, match="paths is empty"):
+        load_mask([], None, (2, 2))
+
+
 def test_the_documented_import_path_is_the_same_function() -> None:
     import pyimgano
     from pyimgano.utils.datasets import load_dataset as documented

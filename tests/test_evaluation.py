@@ -185,6 +185,35 @@ def test_segf1_is_its_definition(seed: int, threshold: float) -> None:
         assert f1 == pytest.approx(2 * precision * recall / (precision + recall))
 
 
+def test_a_threshold_is_not_rounded_to_the_precision_of_maps() -> None:
+    tenth = np.float32(0.1)
+    masks, threshold = np.array([[[1, 0]]]), float(np.nextafter(np.float64(tenth), 1))
+    for maps in (np.full((1, 1, 2), tenth), np.full((1, 1, 2), np.float16(0.1))):
+        assert compute_bg_fpr(masks, maps, threshold=threshold) == 0.0
+        assert compute_pixel_segf1(masks, maps, threshold=threshold) == 0.0
+        assert compute_pro_score(masks, maps, threshold) == 0.0
+        assert compute_bg_fpr(masks, maps, threshold=float(maps.max())) == 1.0
+        assert compute_bg_fpr(masks, maps, threshold=1e6) == 0.0
+
+
+def test_pixel_thresholds_and_regions_of_evaluate_detector() -> None:
+    found = evaluate_detector([0, 1], [0, 1], pixel_threshold=np.float32(0.5), regions=[[], []])
+    json.dumps(found, allow_nan=False)
+    assert found["pixel_metrics"]["spro"] is None
+    assert found["undefined"]["spro"] == "no masks were given"
+    with pytest.raises(UsageError, match="pixel_threshold must be a finite number, got nan"):
+        evaluate_detector([0, 1], [0, 1], pixel_threshold=np.nan)
+    with pytest.raises(UsageError, match="maps must be finite"):
+        compute_spro([[]], np.full((1, 2, 2), np.nan))
+    # regions that are not what the masks say have a sorting of their own
+    masks = np.zeros((1, 4, 4), bool)
+    masks[0, 0] = True
+    maps = np.random.default_rng(3).random((1, 4, 4))
+    regions = [[(np.eye(4), 2.0)]]
+    found = evaluate_detector([1], [1], pixel_masks=masks, pixel_scores=maps, regions=regions)
+    assert found["pixel_metrics"]["spro"] == compute_spro(regions, maps, 0.3)
+
+
 def test_each_kind_of_defect_against_all_good_images() -> None:
     y_true, scores = [0, 0, 1, 1, 1], [0.1, 0.5, 0.4, 0.9, 0.3]
     kinds = ["good", "good", "dent", "hole", "dent"]
@@ -238,10 +267,9 @@ def test_what_is_undefined_is_none_with_a_reason_and_never_nan() -> None:
     for result in (only_good, only_bad, empty, unthresholded):
         json.dumps(result, allow_nan=False)
         values = {**result, **result["metrics"], **result["pixel_metrics"]}
-        assert {name for name, value in values.items() if value is None} - {
-            "threshold",
-            "pixel_threshold",
-        } == set(result["undefined"])
+        assert {name for name, value in values.items() if value is None} - {"threshold"} == set(
+            result["undefined"]
+        )
 
 
 def test_pixel_metrics_without_a_class_are_none() -> None:

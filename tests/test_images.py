@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import threading
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pyimgano.errors import ImageReadError, UsageError
 from pyimgano.images import (
@@ -24,7 +26,7 @@ from pyimgano.images import (
     stream_images,
 )
 
-from .conftest import picture, save
+from .conftest import picture, save, spot_mask
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".TIFF", ".PNG", ".webp"])
@@ -141,6 +143,64 @@ def test_float_pixels_need_a_stated_range(tmp_path: Path) -> None:
         read_image(path)
 
 
+def test_32_bit_unsigned_tiff(tmp_path: Path) -> None:
+    import tifffile
+
+    values = (np.arange(10, dtype=np.uint32) * 429496729).reshape(2, 5)
+    tags = [(340, "I", 1, 0, True), (341, "I", 1, 2**32 - 1, True)]
+    tifffile.imwrite(tmp_path / "u32.tif", values, extratags=tags)
+    expected = np.rint(values.astype(float) / (2**32 - 1) * 255)
+    np.testing.assert_array_equal(read_image(tmp_path / "u32.tif")[..., 0], expected)
+
+
+def test_grey_tiff_of_12_bits_or_with_white_as_zero(tmp_path: Path) -> None:
+    import tifffile
+
+    ramp = np.arange(0, 4096, 64, dtype=np.uint16).reshape(8, 8)
+    packed = np.unpackbits(ramp.astype(">u2").view(np.uint8).reshape(8, 8, 2), axis=2)
+    rows = [np.packbits(row[:, 4:].ravel()).tobytes() for row in packed]
+    header = [
+        *[(256, 8), (257, 8), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 8)],
+        (279, 96),
+    ]
+    table = struct.pack("<H", len(header))
+    table += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in header)
+    data = b"II*\x00" + struct.pack("<I", 8 + 96) + b"".join(rows) + table + bytes(4)
+    (tmp_path / "u12.tif").write_bytes(data)
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "u12.tif")[..., 0], np.rint(ramp / 4095 * 255)
+    )
+    wide = ramp * 16
+    tifffile.imwrite(tmp_path / "w.tif", wide, photometric="miniswhite")
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "w.tif")[..., 0], np.rint((65535 - wide.astype(float)) / 257)
+    )
+
+
+def test_a_damaged_second_page_does_not_change_the_first(tmp_path: Path) -> None:
+    values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    pages = [Image.fromarray(values), Image.fromarray(values)]
+    path = tmp_path / "f.tif"
+    tags = {340: 0.0, 341: 1.0}
+    pages[0].save(path, save_all=True, append_images=pages[1:], tiffinfo=tags)
+    whole = read_image(path)
+    data = path.read_bytes()
+    for cut in range(len(data) - 60, len(data), 7):
+        path.write_bytes(data[:cut])
+        np.testing.assert_array_equal(read_image(path), whole)
+
+
+def test_orientation_of_a_png_is_that_of_its_exif_chunk_alone(tmp_path: Path) -> None:
+    xmp = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+    info = PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", xmp)
+    for mode in ("RGB", "L", "RGBA", "P"):
+        image = Image.fromarray(picture(1, 40)[:20]).convert(mode)
+        image.save(tmp_path / "a.png", pnginfo=info)
+        assert read_image(tmp_path / "a.png").shape[:2] == (20, 40)
+        assert image_size(tmp_path / "a.png") == (20, 40)
+
+
 @pytest.mark.parametrize("suffix", [".tif", ".webp"])
 def test_the_first_of_several_pages_is_read_and_that_is_said(tmp_path: Path, suffix: str) -> None:
     pages = [Image.fromarray(picture(i)) for i in (1, 2, 3)]
@@ -199,6 +259,22 @@ def test_damaged_png_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str
     with pytest.raises(ImageReadError, match="checksum"):
         read_image(path)
     assert capfd.readouterr().err == ""  # no noise of a decoder beside our line
+
+
+@pytest.mark.parametrize("mode", ["LA", "P", "RGBA", "mask"])
+def test_damaged_png_of_any_kind_is_refused(tmp_path: Path, mode: str) -> None:
+    """Pillow passes over the checksums of pixels, and gives other pixels instead."""
+    image = Image.fromarray(picture(5, 100))
+    kept = Image.fromarray(spot_mask(100)) if mode == "mask" else image.convert(mode)
+    kept.save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    start = data.index(b"IDAT")
+    for position in range(start + 4, len(data) - 16, max(1, (len(data) - start) // 40)):
+        broken = bytearray(data)
+        broken[position] ^= 4
+        (tmp_path / "a.png").write_bytes(bytes(broken))
+        with pytest.raises(ImageReadError, match=r"damaged|truncated"):
+            (read_mask if mode == "mask" else read_image)(tmp_path / "a.png")
 
 
 def test_damaged_jpeg_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -12,10 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyimgano.datasets import MaskError, get_layout, load_dataset, load_regions
+from pyimgano.cli import benchmark
+from pyimgano.datasets import (
+    MaskError,
+    Saturation,
+    check_dataset,
+    get_layout,
+    load_dataset,
+    load_regions,
+)
 from pyimgano.errors import DataError, UsageError
 from pyimgano.models import create_model
 from pyimgano.pipelines import run_benchmark
+from pyimgano.pipelines.mvtec_visa import evaluate_split, load_benchmark_split
 
 from .conftest import picture, save, spot_mask
 
@@ -229,13 +238,18 @@ def test_loco_regions_are_kept_apart_at_the_size_of_the_map(loco: Path) -> None:
     sample = load_dataset("mvtec_loco", loco).samples.test[3]
     rules = get_layout("mvtec_loco").load(loco, "breakfast_box").saturation
     assert rules is not None and len(sample.mask_paths) == 2
-    (spot, spot_area), (corner, corner_area) = load_regions(
-        sample.mask_paths, (64, 64), (32, 32), rules
-    )
-    assert spot_area == 20 / 4  # 20 pixels of the file are 5 of the map
-    assert corner.sum() == 25 and corner_area == 12.5
-    (_, capped), _ = load_regions(sample.mask_paths, None, (128, 128), rules)
-    assert capped == 80 and spot.sum() >= 5
+    spot, corner = load_regions(sample.mask_paths, (64, 64), (32, 32), rules)
+    assert spot.saturation == 20 / 4  # 20 pixels of the file are 5 of the map
+    assert corner.mask.sum() == 25 and corner.saturation == 12.5
+    large, _ = load_regions(sample.mask_paths, None, (128, 128), rules)
+    assert large.saturation == 80 and spot.mask.sum() >= 5
+    tiny, _ = load_regions(sample.mask_paths, None, (4, 4), rules)
+    assert tiny.saturation == 20 * 16 / 4096  # one pixel is more than enough
+    whole = {255: Saturation(1e6, False), 254: Saturation(1.0, True)}
+    for region in load_regions(sample.mask_paths, None, (32, 32), whole):
+        assert region.saturation == region.mask.sum() > 0  # at most the region
+    gone = load_regions(sample.mask_paths, None, (1, 1), rules)
+    assert [region.saturation for region in gone] in ([0.0, 0.0], [20 / 4096, 0.0])
     with pytest.raises(MaskError, match="no defect has the pixel value 254; known: 255"):
         load_regions(sample.mask_paths, None, (64, 64), {255: rules[255]})
 
@@ -276,6 +290,7 @@ def test_loco_calibrated_on_validation_images(loco: Path, tmp_path: Path) -> Non
     [
         ("", "EOF"),
         ("{}", "should be a valid"),
+        ("[]", "lists no defect"),
         ('[{"defect_name": "a"}]', r"0\.pixel_value: Field required"),
         (
             "[{}]".format(
@@ -374,6 +389,11 @@ def test_ad2_private(ad2: Path, tmp_path: Path, split: str) -> None:
         assert set(results["undefined"].values()) == {"no test image has a label"}
         assert results["per_defect"] == {} and category["problems"] == []
         assert category["counts"]["test_unlabelled"] == 2 * len(parts)
+        count = 2 * len(parts)
+        assert category["notes"] == [
+            f"{count} of {count} maps for the evaluation server are under submission in the run "
+            "directory"
+        ]
         assert category["calibration"]["measured_false_alarm_rate"]["good_images"] == 0
         lines = (run / "categories" / name / "per_image.jsonl").read_text().splitlines()
         assert len(lines) == 2 * len(parts)
@@ -398,10 +418,94 @@ def test_ad2_private_without_the_folder_or_a_run(ad2: Path) -> None:
     assert labels[1].tolist() == [-1, -1] and labels[2] is None
     keywords = {"dataset": "mvtec_ad2", "root": ad2, "category": "can", "save_run": False}
     report = run_benchmark(split="test_private", resize=(64, 64), **keywords)
-    assert report["status"] == "complete" and report["notes"] == []
+    assert report["status"] == "complete"
+    assert report["notes"] == ["the run is not saved, and so no maps for the evaluation server"]
     shutil.rmtree(ad2 / "can/test_private")
     with pytest.raises(DataError, match="test_private: no such folder"):
         run_benchmark(split="test_private", **keywords)
+
+
+def test_ad2_private_images_that_would_share_a_map(ad2: Path) -> None:
+    save(ad2 / "can/test_private/000_regular.bmp", picture(1))
+    with pytest.raises(DataError, match=r"000_regular\.png: has the stem of 000_regular\.bmp"):
+        run_benchmark(
+            dataset="mvtec_ad2", root=ad2, category="can", split="private", save_run=False
+        )
+
+
+def test_ad2_private_images_that_cannot_be_read(ad2: Path, tmp_path: Path) -> None:
+    (ad2 / "can/test_private/000_regular.png").write_bytes(b"")
+    report = run_benchmark(
+        dataset="mvtec_ad2",
+        root=ad2,
+        category="can",
+        split="test_private",
+        resize=(64, 64),
+        output_dir=tmp_path,
+    )
+    assert report["notes"][0].startswith("1 of 2 maps")
+    assert set(report["results"]["undefined"].values()) == {"no test image has a label"}
+
+
+def test_loco_kinds_of_which_no_image_was_scored(loco: Path) -> None:
+    for path in (loco / "screw_bag/test/logical_anomalies").iterdir():
+        path.write_bytes(b"")
+    report = run_benchmark(
+        dataset="mvtec_loco", root=loco, category="screw_bag", resize=(64, 64), save_run=False
+    )
+    results = report["results"]
+    logical = results["per_defect"]["logical_anomalies"]
+    assert logical["count"] == 0 and logical["auroc"] is None
+    assert logical["pixel_metrics"]["spro"] is None
+    assert results["mean_over_defects"]["auroc"] is None
+    assert results["undefined"]["mean_over_defects/spro"] == (
+        "logical_anomalies: no image of this kind was scored"
+    )
+    assert results["per_defect"]["structural_anomalies"]["auroc"] == 1.0
+
+
+def test_loco_regions_that_vanish_are_named(loco: Path) -> None:
+    dot = np.zeros((64, 64), np.uint8)
+    dot[3, 3] = 254
+    masks = loco / "screw_bag/ground_truth/logical_anomalies/000"
+    save(masks / "001.png", dot)
+    report = run_benchmark(
+        dataset="mvtec_loco", root=loco, category="screw_bag", resize=(16, 16), save_run=False
+    )
+    assert [(p["kind"], p["path"]) for p in report["problems"]] == [
+        ("mask_vanishes", str(masks / "001.png"))
+    ]
+
+
+def test_loco_where_every_category_fails(
+    loco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    for path in loco.rglob("train/good/*.png"):
+        path.write_bytes(b"")
+    monkeypatch.setattr("pyimgano.cli.console._on_terminal", lambda: True)
+    with pytest.raises(SystemExit) as done:
+        benchmark(
+            ["--dataset", "mvtec_loco", "--root", str(loco), "--output-dir", str(tmp_path / "r")]
+        )
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert done.value.code == 1 and report["mean_metrics"]["spro"] is None
+    assert "sPRO" in err and "Traceback" not in err
+
+
+def test_step_by_step_with_images_without_a_label(tmp_path: Path) -> None:
+    for i in range(6):
+        save(tmp_path / f"{i}.png", picture(i, spot=i == 4))
+    rows = ["path,split,label", *(f"{i}.png,train," for i in range(3))]
+    rows += ["3.png,test,0", "4.png,test,1", "5.png,test,"]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    split = load_benchmark_split(
+        dataset="custom", root=tmp_path / "list.csv", category="list", resize=(64, 64)
+    )
+    assert split.test_labels.tolist() == [0, 1, -1] and split.test_masks is None
+    detector = create_model("vision_patchcore", resize=(64, 64), device="cpu")
+    found = evaluate_split(detector, split)
+    assert found["auroc"] == 1.0 and found["metrics"]["tn"] + found["metrics"]["fp"] == 1
 
 
 def test_a_category_given_as_root_is_said(loco: Path, ad2: Path, btad: Path, visa: Path) -> None:
@@ -410,6 +514,29 @@ def test_a_category_given_as_root_is_said(loco: Path, ad2: Path, btad: Path, vis
         category = load_dataset(dataset, root).category
         with pytest.raises(DataError, match="is itself a category; the root is its parent"):
             load_dataset(dataset, root / category)
+
+
+def test_masks_that_nothing_asks_for(visa: Path, loco: Path) -> None:
+    save(visa / "candle/Data/Masks/Anomaly/9.png", spot_mask())
+    (candle, _) = check_dataset("visa", visa).categories
+    assert [(f.kind, Path(f.path).name) for f in candle.findings] == [
+        ("mask_without_image", "9.png")
+    ]
+    for split in ("1cls", "2cls_fewshot"):  # also where its image is left out
+        assert check_dataset("visa", visa, category="pcb1", split=split).errors == 0
+    save(loco / "screw_bag/ground_truth/logical_anomalies/001.png", spot_mask())
+    save(loco / "screw_bag/ground_truth/structural_anomalies/007/000.png", spot_mask())
+    (_, bag) = check_dataset("mvtec_loco", loco).categories
+    assert sorted((f.kind, Path(f.path).name) for f in bag.findings) == [
+        ("mask_without_image", "000.png"),
+        ("mask_without_image", "001.png"),
+    ]
+
+
+def test_every_layout_passes_the_check(visa: Path, loco: Path, ad2: Path, btad: Path) -> None:
+    for dataset, root in (("visa", visa), ("mvtec_loco", loco), ("mvtec_ad2", ad2), ("btad", btad)):
+        assert check_dataset(dataset, root).errors == 0
+    assert check_dataset("mvtec_ad2", ad2, split="private").categories[0].unlabelled == 4
 
 
 def test_a_mask_that_the_table_names_but_is_not_there(visa: Path) -> None:

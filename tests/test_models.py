@@ -86,7 +86,7 @@ class TestContract:
         assert recorded[3].score is None and recorded[3].anomaly_map is None
         assert recorded[3].error is not None and recorded[3].error.path == str(broken)
         assert all(r.score is not None for r in recorded if r.index != 3)
-        with pytest.raises(DataError, match="none of 1 training images could be read"):
+        with pytest.raises(DataError, match="none of 1 training images could be used; the first: "):
             make(name).fit([str(broken)], on_error="skip")
 
     def test_bad_input(self, name: str) -> None:
@@ -130,7 +130,7 @@ class TestContract:
             return scores, anomaly_maps
 
         monkeypatch.setattr(detector, "_score_batch", broken)
-        with pytest.raises(ImageReadError, match="image 1: the score is not finite"):
+        with pytest.raises(ImageReadError, match="image 1: the score or the map is not finite"):
             detector.predict(IMAGES[:3])
         recorded = list(detector.score_images(IMAGES[:3], on_error="record"))
         assert [r.score is None for r in recorded] == [False, True, False]

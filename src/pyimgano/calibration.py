@@ -18,7 +18,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from .errors import UsageError
+from .errors import DataError, UsageError
 
 #: The quantile where neither `calibration_quantile` nor `contamination` says another.
 DEFAULT_QUANTILE = 0.995
@@ -73,6 +73,8 @@ class PixelCalibration:
         How the maps were obtained, as `Calibration.method`.
     n_images
         How many normal images there were.
+    unseen
+        Whether the detector had not seen them.
     """
 
     threshold: float
@@ -80,6 +82,7 @@ class PixelCalibration:
     std: float
     method: str
     n_images: int
+    unseen: bool
 
 
 class MapStatistics:
@@ -89,26 +92,36 @@ class MapStatistics:
     """
 
     def __init__(self) -> None:
-        self._sums: list[float] = []
-        self._squares: list[float] = []
-        self._pixels = 0
+        self._pixels: list[int] = []
+        self._means: list[float] = []
+        self._squares: list[float] = []  # of the deviations from the image's own mean
 
     def add(self, maps: npt.NDArray[np.floating]) -> None:
         """Take in maps (B, H, W)."""
         for one in maps:
             values = one.astype(np.float64).ravel()
-            self._sums.append(float(values.sum()))
-            self._squares.append(float(np.square(values).sum()))
-            self._pixels += values.size
+            mean = float(values.mean())
+            self._pixels.append(values.size)
+            self._means.append(mean)
+            self._squares.append(float(np.square(values - mean).sum()))
 
-    def calibrate(self, method: str) -> PixelCalibration | None:
-        """The threshold; None without maps."""
+    def calibrate(self, method: str, *, unseen: bool = True) -> PixelCalibration | None:
+        """The threshold; None without maps.
+
+        Raises
+        ------
+        DataError
+            A map holds values that are not finite.
+        """
         if not self._pixels:
             return None
-        mean = math.fsum(self._sums) / self._pixels
-        variance = math.fsum(self._squares) / self._pixels - mean * mean
-        std = math.sqrt(max(0.0, variance))
-        return PixelCalibration(mean + 3.0 * std, mean, std, method, len(self._sums))
+        total = sum(self._pixels)
+        mean = math.fsum(n * m for n, m in zip(self._pixels, self._means)) / total
+        between = (n * (m - mean) ** 2 for n, m in zip(self._pixels, self._means))
+        std = math.sqrt((math.fsum(self._squares) + math.fsum(between)) / total)
+        if not math.isfinite(mean + std):
+            raise DataError("the anomaly maps of normal images are not finite")
+        return PixelCalibration(mean + 3.0 * std, mean, std, method, len(self._pixels), unseen)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,11 @@ class ImageReadError(DataError):
         self.path = path
         self.reason = reason
 
+    @property
+    def missing(self) -> bool:
+        """Whether the reason is that there is no such file."""
+        return isinstance(self.__cause__, FileNotFoundError)
+
     def __reduce__(self) -> tuple[type[ImageReadError], tuple[str, str]]:
         return type(self), (self.path, self.reason)
 

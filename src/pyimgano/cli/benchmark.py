@@ -115,7 +115,10 @@ def command(
         from ..pipelines import list_dataset_categories
 
         names_found = list_dataset_categories(
-            dataset=dataset, root=arguments["root"], allow_outside=arguments["allow_outside"]
+            dataset=dataset,
+            root=arguments["root"],
+            split=arguments["split"],
+            allow_outside=arguments["allow_outside"],
         )
         _print_list(names_found, as_json)
         return 0
@@ -130,8 +133,8 @@ def command(
         report = run_benchmark(
             dataset=dataset, model_kwargs=keywords, listener=console, **arguments
         )
-    console.table(report)
     print_document(report)
+    console.table(report)
     status = complain_of_problems(report, skip=arguments["on_error"] == "skip")
     if output is not None:
         from ..runs import write_text

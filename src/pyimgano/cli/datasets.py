@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,7 +108,8 @@ def _table(checked: DatasetCheck) -> str:
             ", ".join(f"{mode} {count}" for mode, count in one.modes.items()),
             str(sum(found.error for found in one.findings)),
         )
-    console = Console(width=max(200, Console().width) if not sys.stdout.isatty() else None)
+    # as wide as it needs: a table cut to the terminal's width would hide what it is for
+    console = Console(width=max(250, Console().width))
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")

@@ -4,10 +4,11 @@ from .catalog import get_layout, list_datasets, open_root
 from .check import CategoryCheck, DatasetCheck, Finding, check_dataset
 from .dataset import Dataset, load_dataset
 from .layout import Category, Layout, Sample, Saturation
-from .masks import MaskError, load_mask, load_regions
+from .masks import NO_MASK, MaskError, Region, load_mask, load_regions
 from .sampling import limit_category, limit_samples
 
 __all__ = [
+    "NO_MASK",
     "Category",
     "CategoryCheck",
     "Dataset",
@@ -15,6 +16,7 @@ __all__ = [
     "Finding",
     "Layout",
     "MaskError",
+    "Region",
     "Sample",
     "Saturation",
     "check_dataset",

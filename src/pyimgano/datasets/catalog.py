@@ -6,9 +6,11 @@ point is a subclass of `Layout`.
 
 from __future__ import annotations
 
+import os
 import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError, UsageError, unknown_name
 from .btad import BTADLayout
@@ -52,12 +54,20 @@ def get_layout(name: str, *, split: str | None = None, allow_outside: bool = Fal
     UsageError
         An unknown name, with the near ones, or options that mean nothing to the layout.
     """
+    if not isinstance(name, str):
+        raise UsageError(f"dataset must be a name, got {name!r}")
     layouts = _built_in()
     if name not in layouts:  # a plug-in that is broken does no harm to the others
         layouts = _layouts()
     if name not in layouts:
         raise UsageError(unknown_name("dataset", name, layouts))
-    return layouts[name](split=split, allow_outside=allow_outside)
+    options: dict[str, Any] = {} if split is None else {"split": split}
+    if allow_outside is not False:
+        options["allow_outside"] = allow_outside
+    try:
+        return layouts[name](**options)
+    except TypeError as error:  # a plug-in whose `__init__` takes none
+        raise UsageError(f"dataset {name!r} does not take {' and '.join(options)}") from error
 
 
 def open_root(layout: Layout, root: str | Path | None) -> Path:
@@ -70,6 +80,8 @@ def open_root(layout: Layout, root: str | Path | None) -> Path:
     DataError
         The folder is not there.
     """
+    if root is not None and not isinstance(root, (str, os.PathLike)):
+        raise UsageError(f"root must be a path, got {root!r}")
     folder = Path(root) if root is not None else layout.default_root()
     if folder is None:
         raise UsageError(f"dataset {layout.name!r} needs a root (--root), the folder it lies in")
@@ -89,6 +101,8 @@ def _layouts() -> dict[str, type[Layout]]:
     for point in entry_points(group="pyimgano.datasets"):
         try:
             layout = point.load()
+            if not (isinstance(layout, type) and issubclass(layout, Layout)):
+                raise TypeError(f"{layout!r} is no subclass of Layout")
             names = (layout.name, *layout.aliases)
         except Exception as error:
             warnings.warn(

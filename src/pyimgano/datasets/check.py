@@ -18,10 +18,17 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ..errors import DataError, ImageReadError, UsageError
-from ..images import ImageHeader, read_header, read_image, read_mask
-from ..images.stream import available_cores
+from ..images import (
+    ImageHeader,
+    available_cores,
+    pages_remark,
+    read_header,
+    read_image,
+    read_mask,
+)
 from .catalog import get_layout, open_root
 from .layout import Category, Layout, Sample
+from .masks import NO_MASK, size_mismatch
 
 #: What can be found: errors, but for those in `_REMARKS`, which are only worth knowing.
 Kind = Literal[
@@ -34,6 +41,7 @@ Kind = Literal[
     "mask_size",
     "mask_empty",
     "mask_value",
+    "mask_shared",
     "mask_without_image",
     "repeated_image",
     "several_pages",
@@ -70,7 +78,7 @@ class CategoryCheck(_Model):
     train, validation, good, defective, unlabelled
         Numbers of images; the last three are the test set's.
     masks
-        Mask files of defective images.
+        Mask files that defective images have, or should have by a table.
     sizes
         "<width>x<height>" to the number of images of that size.
     modes
@@ -139,7 +147,7 @@ def check_dataset(
     layout = get_layout(name, split=split, allow_outside=allow_outside)
     folder = open_root(layout, root)
     names = layout.list_categories(folder)
-    if category != "all":
+    if category != "all" or "all" in names:
         layout.require_category(folder, category)
         names = [category]
     with ThreadPoolExecutor(available_cores(), thread_name_prefix="check") as pool:
@@ -162,10 +170,10 @@ def _check(
     except UsageError:
         raise
     except DataError as error:
-        finding = _finding("category_unusable", root, str(error))
+        finding = _finding("category_unusable", root / name, str(error))
         return _summary(Category(name, ()), [], [finding])
     work = _Work(pool, progress, name, category)
-    findings = [_finding("note", root, note) for note in category.notes]
+    findings = [_finding("note", root / name, note) for note in category.notes]
     headers: list[ImageHeader] = []
     readable: list[tuple[str, Sample, ImageHeader]] = []
     listed = [(split, sample) for split in _SPLITS for sample in getattr(category, split)]
@@ -176,15 +184,22 @@ def _check(
             continue
         headers.append(found)
         readable.append((split, sample, found))
-        if found.pages > 1:
-            message = f"has {found.pages} pages, of which the first is used"
-            findings.append(_finding("several_pages", sample.path, message))
+        remark = pages_remark(found.pages)
+        if remark is not None:
+            findings.append(_finding("several_pages", sample.path, remark))
     findings += _duplicates(work, [(split, sample.path) for split, sample, _ in readable])
     sizes = {sample.path: header.size for _, sample, header in readable}
     defective = [sample for sample in category.test if sample.label]
     known = None if category.saturation is None else frozenset(category.saturation)
     for some in work.map(lambda s: _look_at_masks(s, sizes.get(s.path), known), defective):
         findings += some
+    owner: dict[Path, Path] = {}
+    for sample in defective:
+        for mask in sample.mask_paths:
+            first = owner.setdefault(mask, sample.path)
+            if first != sample.path:
+                message = f"is the mask of {first.name} and of {sample.path.name}"
+                findings.append(_finding("mask_shared", mask, message))
     findings += [
         _finding("mask_without_image", path, "belongs to no image") for path in category.stray_masks
     ]
@@ -206,7 +221,7 @@ class _Work:
         for found in self._pool.map(look, items):
             self._done += 1
             if self._progress is not None:
-                self._progress(self._name, min(self._done, self._total), self._total)
+                self._progress(self._name, self._done, self._total)
             yield found
 
     def quietly(self, look: Callable[[_In], _Out], items: Iterable[_In]) -> list[_Out]:
@@ -225,31 +240,27 @@ def _look(path: Path, deep: bool) -> ImageHeader | Finding:
             read_image(path)
         return header
     except ImageReadError as error:
-        missing = not path.exists()
-        return _finding("image_missing" if missing else "image_unreadable", path, error.reason)
+        return _finding(
+            "image_missing" if error.missing else "image_unreadable", path, error.reason
+        )
 
 
 def _look_at_masks(
     sample: Sample, size: tuple[int, int] | None, known: frozenset[int] | None
 ) -> list[Finding]:
     if not sample.mask_paths:
-        return [_finding("mask_missing", sample.path, "the defective image has no mask")]
+        return [_finding("mask_missing", sample.path, NO_MASK)]
     findings = []
     for path in sample.mask_paths:
         try:
             mask = read_mask(path)
         except ImageReadError as error:
-            missing = not path.exists()
-            kind: Kind = "mask_missing" if missing else "mask_unreadable"
+            kind: Kind = "mask_missing" if error.missing else "mask_unreadable"
             findings.append(_finding(kind, path, error.reason))
             continue
-        height, width = mask.shape
-        if size is not None and (height, width) != size:
-            message = (
-                f"the mask is {width} x {height} pixels, its image {sample.path.name} "
-                f"{size[1]} x {size[0]}"
-            )
-            findings.append(_finding("mask_size", path, message))
+        shape = (mask.shape[0], mask.shape[1])
+        if size is not None and shape != size:
+            findings.append(_finding("mask_size", path, size_mismatch(shape, size)))
         if not mask.any():
             findings.append(_finding("mask_empty", path, "no pixel of the mask means defect"))
         elif known is not None:

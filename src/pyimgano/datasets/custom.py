@@ -5,9 +5,9 @@ The root is one of
 - `train/normal`, and optionally `validation/normal`, `test/normal`, `test/anomaly` and
   `ground_truth/anomaly/<stem>_mask.png`: one category, named as its folder or `custom`;
 - a folder of such folders, one a category;
-- a folder with good images directly in it: one category without a test set;
 - a manifest (`.csv` or `.jsonl`, see `manifest.py`), or a folder that holds `manifest.csv` or
-  `manifest.jsonl` and none of the above.
+  `manifest.jsonl` and none of the above;
+- a folder with good images directly in it: one category without a test set.
 """
 
 from __future__ import annotations
@@ -57,6 +57,9 @@ class CustomLayout(Layout):
 
     def load(self, root: Path, category: str) -> Category:
         self.require_category(root, category)
+        names = self.list_categories(root)
+        if category not in names:  # `custom`, for the only one
+            return replace(self.load(root, names[0]), name=category)
         if _is_single(root):
             return _from_folders(category, root)
         if is_folder(root) and category_folders(root, ("train", "test")):
@@ -64,11 +67,10 @@ class CustomLayout(Layout):
         manifest = _find_manifest(root)
         if manifest is None:
             return Category(category, tuple(good_samples(root)))
-        listed = self._manifest(manifest)
-        found = listed.get(category) or next(iter(listed.values()))
+        found = self._manifest(manifest)[category]
         if not found.train:
             raise DataError(f"{manifest}: lists no training image of category {category!r}")
-        return replace(found, name=category)
+        return found
 
     def _manifest(self, path: Path) -> dict[str, Category]:
         if path not in self._read:

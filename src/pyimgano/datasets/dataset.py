@@ -14,7 +14,7 @@ from ..errors import DataError, ImageReadError, invalid_value
 from ..images import image_size, read_image, resize_image
 from .catalog import get_layout, open_root
 from .layout import Sample
-from .masks import load_mask
+from .masks import NO_MASK, load_mask
 from .sampling import limit_category
 
 Side = Annotated[int, Field(ge=1, le=16384)]
@@ -140,7 +140,7 @@ class Dataset:
 
     def _mask_of(self, sample: Sample) -> npt.NDArray[np.uint8]:
         if not sample.mask_paths:
-            raise DataError(f"{sample.path}: the defective image has no mask")
+            raise DataError(f"{sample.path}: {NO_MASK}")
         try:
             size = image_size(sample.path)
         except ImageReadError:  # the image's own trouble, which shows when it is scored
@@ -174,10 +174,12 @@ def load_dataset(
     name
         One of `list_datasets()`, or an alias.
     root
-        The folder that the dataset lies in; the demo needs none.
+        The folder that the dataset lies in, or a manifest of own images; the demo needs none.
     category
         By default the first.
     kwargs
+        `split`, one that the dataset's authors defined; `allow_outside`, whether a table's
+        paths may lead out of the dataset's folder;
         `resize` (height, width) of masks and pixels, by default (256, 256); `load_masks`;
         `limit_train`, `limit_test` and `seed` for a smaller, evenly spread sample.
 

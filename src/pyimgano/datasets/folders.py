@@ -28,7 +28,7 @@ def samples_by_kind(
 ) -> tuple[list[Sample], list[Path]]:
     """`test/<good or defect>/*` with `ground_truth/<defect>`: samples, and stray masks."""
     samples: list[Sample] = []
-    strays: list[Path] = []
+    strays = image_files(ground_truth)
     kinds = subfolders(test)
     for kind in kinds:
         if kind.name == "good":
@@ -37,7 +37,7 @@ def samples_by_kind(
         masks = find(ground_truth / kind.name)
         samples += defective_samples(kind, kind.name, masks)
         strays += masks.strays()
-    known = {kind.name for kind in kinds}
+    known = {kind.name for kind in kinds} - {"good"}  # a good image has no mask
     for folder in subfolders(ground_truth):
         if folder.name not in known:
             strays += find(folder).strays()

@@ -79,11 +79,6 @@ class Category:
     stray_masks: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
 
-    @property
-    def labelled(self) -> bool:
-        """Whether any test image has a label."""
-        return any(sample.label is not None for sample in self.test)
-
 
 class Layout(ABC):
     """How one family of datasets lies on disk.
@@ -118,11 +113,17 @@ class Layout(ABC):
     #: Whether they report each kind of defect apart, and the mean over the kinds.
     kinds_apart: ClassVar[bool] = False
 
+    #: Set from the arguments of the same names; here for subclasses that take none.
+    split: str | None = None
+    allow_outside: bool = False
+
     def __init__(self, *, split: str | None = None, allow_outside: bool = False) -> None:
+        if not isinstance(allow_outside, bool):
+            raise UsageError(f"allow_outside must be True or False, got {allow_outside!r}")
         if split is not None and split not in self.splits:
             if not self.splits:
                 raise UsageError(f"split: dataset {self.name!r} has no splits, got {split!r}")
-            raise UsageError(unknown_name("split", split, self.splits))
+            raise UsageError(unknown_name("split", str(split), self.splits))
         if allow_outside and not self.tables:
             raise UsageError(f"allow_outside: dataset {self.name!r} has no table of paths")
         self.split = split or (self.splits[0] if self.splits else None)
@@ -154,7 +155,7 @@ class Layout(ABC):
         """Raise `DataError`, with the near names, if `root` has no such category."""
         names = self.list_categories(root)
         if category not in names:
-            raise DataError(f"{root}: {unknown_name('category', category, names)}")
+            raise DataError(f"{root}: {unknown_name('category', str(category), names)}")
 
 
 def category_names(root: Path, parts: tuple[str, ...]) -> list[str]:

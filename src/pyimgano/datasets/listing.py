@@ -22,8 +22,16 @@ def image_files(folder: Path) -> list[Path]:
         for path in _entries(folder)
         if path.suffix.lower() in IMAGE_SUFFIXES
         and not path.name.startswith(".")
-        and not is_folder(path)
+        and not _surely_a_folder(path)
     )
+
+
+def _surely_a_folder(path: Path) -> bool:
+    """What cannot be found out is taken for a file, which is then named as unreadable."""
+    try:
+        return is_folder(path)
+    except DataError:
+        return False
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -107,7 +115,10 @@ class MaskFolders:
 
     def strays(self) -> list[Path]:
         """Masks that no image asked for."""
-        return sorted(path for folder in self._unclaimed.values() for path in image_files(folder))
+        loose = image_files(self._folder)  # beside the folders that masks are wanted in
+        return sorted(
+            [*loose, *(path for folder in self._unclaimed.values() for path in image_files(folder))]
+        )
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from ..errors import DataError
 from .layout import Category, Sample
-from .tables import Line, listed_path, read_csv
+from .tables import Line, listed_path, read_csv, refuse_near_misses
 
 SUFFIXES = (".csv", ".jsonl")
 
@@ -96,27 +96,39 @@ def _read_jsonl(path: Path) -> Iterator[tuple[Line, list[str]]]:
 
 def _json_line(where: str, text: str) -> tuple[Line, list[str]]:
     try:
-        record: Any = json.loads(text)
+        pairs: Any = json.loads(text, object_pairs_hook=_Pairs)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: is not JSON ({error})") from None
-    if not isinstance(record, dict):
+    if not isinstance(pairs, _Pairs):
         raise DataError(f"{where}: must be a JSON object, got {text.strip()[:80]!r}")
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise DataError(f"{where}: has a key twice")
     for name in _REQUIRED:
         if name not in record:
             raise DataError(f"{where}: lacks {name!r}")
-    masks = record.pop("mask", None) or []
-    masks = [masks] if isinstance(masks, str) else masks
-    if not isinstance(masks, list) or not all(isinstance(mask, str) and mask for mask in masks):
+    refuse_near_misses(where, list(record), (*_REQUIRED, *_OPTIONAL))
+    masks = record.pop("mask", None)
+    masks = [] if masks in (None, "") else [masks] if isinstance(masks, str) else masks
+    if (
+        not isinstance(masks, list)
+        or isinstance(masks, _Pairs)
+        or not all(isinstance(mask, str) and mask.strip() for mask in masks)
+    ):
         raise DataError(f"{where}: mask must be a path or a list of paths, got {masks!r}")
     fields = dict.fromkeys((*_REQUIRED, *_OPTIONAL), "")
     for name in fields:
         value = record.get(name)
-        if isinstance(value, bool) or (name == "label" and isinstance(value, int)):
+        if name == "label" and isinstance(value, int):  # a bool is one
             value = str(int(value))
         if value is not None and not isinstance(value, str):
             raise DataError(f"{where}: {name} must be text, got {value!r}")
         fields[name] = value or ""
     return Line(where, fields), masks
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """The keys and values of a JSON object, doubled ones too."""
 
 
 def _sample(folder: Path, line: Line, masks: list[str], allow_outside: bool) -> tuple[str, Sample]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -10,9 +11,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError
+from ..errors import DataError, UsageError
 from ..images import read_mask
 from .layout import Saturation
+
+#: What is wrong with a defective image without `mask_paths`.
+NO_MASK = "the defective image has no mask"
+
+
+def size_mismatch(mask: tuple[int, int], image: tuple[int, int]) -> str:
+    """What is wrong with a mask of another (height, width) than its image."""
+    return f"the mask is {mask[1]} x {mask[0]} pixels, its image {image[1]} x {image[0]}"
 
 
 class MaskError(DataError):
@@ -25,6 +34,25 @@ class MaskError(DataError):
         self.path = path
         self.reason = reason
         self.kind = kind
+
+
+@dataclass(frozen=True)
+class Region:
+    """One defect of one image, as sPRO counts it.
+
+    Attributes
+    ----------
+    path
+        The mask file.
+    mask
+        (H, W) bool; without a pixel where nothing is left of it at that size.
+    saturation
+        From how many pixels of it on it counts as found; 0 where nothing is left.
+    """
+
+    path: Path
+    mask: npt.NDArray[np.bool_]
+    saturation: float
 
 
 def load_mask(
@@ -56,6 +84,8 @@ def load_mask(
         Of another size than the image.
     ImageReadError
         Unreadable.
+    UsageError
+        No files.
     """
     union: npt.NDArray[np.bool_] | None = None
     for path in paths:
@@ -64,7 +94,8 @@ def load_mask(
         if not defect.any():
             defect = values > 0
         union = defect if union is None else union | defect
-    assert union is not None, "a mask without files"
+    if union is None:
+        raise UsageError("paths is empty: a mask has at least one file")
     return _shrink(union, resize)
 
 
@@ -73,7 +104,7 @@ def load_regions(
     image_size: tuple[int, int] | None,
     resize: tuple[int, int],
     saturation: Mapping[int, Saturation],
-) -> list[tuple[npt.NDArray[np.bool_], float]]:
+) -> list[Region]:
     """The regions of an image's masks, kept apart: one for each value of each file.
 
     Parameters
@@ -85,10 +116,9 @@ def load_regions(
 
     Returns
     -------
-    list of (mask, area)
-        Mask (H, W) bool at `resize`, without pixels where nothing is left of the region at
-        that size, and its saturation area in pixels of `resize`: a number of pixels of the
-        file shrinks as the image does, and is at most the region.
+    list of Region
+        Their union is what `load_mask` gives for masks of one value each. The saturation of
+        a number of pixels of the file shrinks as the image does, and is at most the region.
 
     Raises
     ------
@@ -110,7 +140,7 @@ def load_regions(
             mask = _shrink(values == value, resize).astype(np.bool_)
             rule, area = saturation[value], float(mask.sum())
             wanted = rule.threshold * (area if rule.relative else shrinks)
-            regions.append((mask, min(wanted, area)))
+            regions.append(Region(path, mask, min(wanted, area)))
     return regions
 
 
@@ -118,11 +148,7 @@ def _read(path: Path, image_size: tuple[int, int] | None) -> npt.NDArray[np.uint
     values = read_mask(path)
     size = (values.shape[0], values.shape[1])
     if image_size is not None and size != image_size:
-        raise MaskError(
-            path,
-            f"the mask is {size[1]} x {size[0]} pixels, its image "
-            f"{image_size[1]} x {image_size[0]}",
-        )
+        raise MaskError(path, size_mismatch(size, image_size))
     return values
 
 

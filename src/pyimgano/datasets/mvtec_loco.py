@@ -46,7 +46,7 @@ class MVTecLOCOLayout(Layout):
         train = train_samples(folder / "train" / "good")
         test, strays = samples_by_kind(folder / "test", folder / "ground_truth", MaskFolders)
         saturation = _read_config(folder / _CONFIG)
-        notes = () if saturation else (f"{folder / _CONFIG}: no such file, so no sPRO",)
+        notes = () if saturation is not None else (f"{folder / _CONFIG}: no such file, so no sPRO",)
         return Category(
             category,
             train,
@@ -79,6 +79,8 @@ def _read_config(path: Path) -> Mapping[int, Saturation] | None:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise DataError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from error
+    if not entries:
+        raise DataError(f"{path}: lists no defect")
     found: dict[int, Saturation] = {}
     for entry in entries:
         if entry.relative_saturation and entry.saturation_threshold > 1:

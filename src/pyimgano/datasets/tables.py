@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,38 +24,56 @@ class Line:
 def read_csv(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Line]:
     """The lines of a CSV file with a header.
 
-    Fields are separated by commas, or by semicolons or tabs if those are all that the header
-    has. UTF-8, with or without a byte-order mark. Other columns are passed over, unless their
-    name is a near miss of one that is not there.
+    Fields are separated by commas, semicolons or tabs. UTF-8, with or without a byte-order
+    mark. Other columns are passed over, unless their name is a near miss of one that is not
+    there.
 
     Raises
     ------
     DataError
         The file cannot be read, a column is missing or doubled, a line has too many fields.
     """
+    number = 0
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            header = file.readline()
-            file.seek(0)
-            separator = next((s for s in ",;\t" if s in header), ",")
-            rows = csv.reader(file, delimiter=separator, strict=True)
-            columns = [name.strip() for name in next(rows, [])]
-            _check_columns(path, columns, required, optional)
-            for row in rows:
-                if not any(field.strip() for field in row):
-                    continue
-                where = f"{path}: line {rows.line_num}"
-                if len(row) > len(columns):
-                    raise DataError(
-                        f"{where}: has {len(row)} fields, the header {len(columns)}; a comma in "
-                        "a name needs quotes around it"
-                    )
-                fields = dict.fromkeys((*required, *optional), "")
-                fields.update(zip(columns, row, strict=False))
-                yield Line(where, fields)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"{path}: cannot be read ({reason})") from error
+            text = "".join(file)
+        separator = _separator(text.lstrip(), required)
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        columns: list[str] | None = None
+        for row in rows:
+            number = rows.line_num
+            if not any(field.strip() for field in row):
+                continue
+            if columns is None:
+                columns = [name.strip() for name in row]
+                _check_columns(path, columns, required, optional)
+                continue
+            where = f"{path}: line {number}"
+            if len(row) > len(columns):
+                raise DataError(
+                    f"{where}: has {len(row)} fields, the header {len(columns)}; a comma in "
+                    "a name needs quotes around it"
+                )
+            fields = dict.fromkeys((*required, *optional), "")
+            fields.update(zip(columns, row, strict=False))
+            yield Line(where, fields)
+        if columns is None:
+            _check_columns(path, [], required, optional)
+    except csv.Error as error:
+        raise DataError(f"{path}: cannot be read after line {number} ({error})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: cannot be read (it is not UTF-8)") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _separator(text: str, required: Sequence[str]) -> str:
+    """What gives the required columns, or a comma."""
+    header = text.split("\n", 1)[0]
+    for separator in ",;\t":
+        if set(required) <= {name.strip().strip('"') for name in header.split(separator)}:
+            return separator
+    return ","
 
 
 def _check_columns(
@@ -65,13 +84,19 @@ def _check_columns(
             raise DataError(
                 f"{path}: lacks the column {name!r}; wanted: {', '.join((*required, *optional))}"
             )
-    missing = [name for name in optional if name not in columns]
     for name in columns:
         if columns.count(name) > 1:
             raise DataError(f"{path}: has the column {name!r} twice")
+    refuse_near_misses(str(path), columns, (*required, *optional))
+
+
+def refuse_near_misses(where: str, names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise `DataError` for a name that is not known, but nearly one of those missing."""
+    missing = [name for name in known if name not in names]
+    for name in names:
         near = get_close_matches(name.lower(), missing, n=1, cutoff=0.75)
-        if near and name not in (*required, *optional):
-            raise DataError(f"{path}: unknown column {name!r}; did you mean {near[0]!r}?")
+        if near and name not in known:
+            raise DataError(f"{where}: unknown column {name!r}; did you mean {near[0]!r}?")
 
 
 def listed_path(folder: Path, where: str, name: str, *, allow_outside: bool = False) -> Path:
@@ -94,16 +119,21 @@ def listed_path(folder: Path, where: str, name: str, *, allow_outside: bool = Fa
     DataError
         The path leads out of the folder.
     """
-    relative = PurePosixPath(name.replace("\\", "/"))
     if "\0" in name:
         raise DataError(f"{where}: {name!r} is no path")
-    if allow_outside:
-        return folder / relative
-    outside = relative.is_absolute() or bool(PureWindowsPath(name).drive) or ".." in relative.parts
-    path = folder / relative
-    if not outside:
-        real, home = os.path.realpath(path), os.path.realpath(folder)
-        outside = os.path.commonpath([real, home]) != home
+    try:
+        literal = "\\" not in name or os.path.lexists(folder / name)  # a name of POSIX may have one
+        relative = PurePosixPath(name if literal else name.replace("\\", "/"))
+        path = folder / relative
+        if allow_outside:
+            return path
+        outside = relative.is_absolute() or PureWindowsPath(name).is_absolute()
+        outside = outside or ".." in relative.parts
+        if not outside:
+            real, home = os.path.realpath(path), os.path.realpath(folder)
+            outside = os.path.commonpath([real, home]) != home
+    except (OSError, ValueError) as error:  # half a character; on Windows another drive
+        raise DataError(f"{where}: {name!r} is no path ({error})") from error
     if outside:
         raise DataError(
             f"{where}: {name!r} leads out of the dataset's folder; --allow-outside "

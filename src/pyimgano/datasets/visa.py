@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from ..errors import DataError
 from .layout import Category, Layout, Sample, category_names
-from .listing import is_folder
+from .listing import image_files, is_folder
 from .mvtec import MVTecLayout
 from .tables import Line, listed_path, read_csv
 
@@ -65,7 +65,15 @@ class VisALayout(Layout):
             raise DataError(f"{table}: lists no good training image of category {category!r}")
         left_out = len(train) - len(good)
         notes = (f"{left_out} defective training images of the split are not used",)
-        return Category(category, tuple(good), tuple(test), notes=notes if left_out else ())
+        listed = {mask for sample in (*train, *test) for mask in sample.mask_paths}
+        masks = image_files(root / category / "Data" / "Masks" / "Anomaly")
+        return Category(
+            category,
+            tuple(good),
+            tuple(test),
+            stray_masks=tuple(mask for mask in masks if mask not in listed),
+            notes=notes if left_out else (),
+        )
 
     def _read_split(self, root: Path, table: Path, category: str) -> Iterator[tuple[str, Sample]]:
         """`train` or `test`, and the sample, for each line of the category."""

@@ -16,7 +16,13 @@ from .image_level import (
     check_threshold,
     classification_metrics,
 )
-from .pixel_level import AUPRO_LIMIT, PIXEL_METRICS, Regions, pixel_metrics
+from .pixel_level import (
+    AUPRO_LIMIT,
+    NO_PIXEL_THRESHOLD,
+    PIXEL_METRICS,
+    Regions,
+    pixel_metrics,
+)
 from .undefined import MetricTable
 
 _NO_THRESHOLD = "no threshold was given"
@@ -74,6 +80,9 @@ def evaluate_detector(
     """
     labels, values = check_scores(y_true, scores)
     limit = None if threshold is None else check_threshold(threshold)
+    pixel_limit = None
+    if pixel_threshold is not None:
+        pixel_limit = check_threshold(pixel_threshold, "pixel_threshold")
     table = MetricTable()
     table.add("auroc", lambda: auroc(labels, values))
     table.add("average_precision", lambda: ap(labels, values))
@@ -84,28 +93,32 @@ def evaluate_detector(
     else:
         decisions, reasons = classification_metrics(labels, values >= limit)
         undefined.update(reasons)
+    if pixel_limit is None:
+        undefined["pixel_threshold"] = NO_PIXEL_THRESHOLD
     if pixel_masks is None or pixel_scores is None:
         pixels: dict[str, Any] = dict.fromkeys(PIXEL_METRICS)
         undefined.update(dict.fromkeys(PIXEL_METRICS, no_pixel_reason))
+        no_spro_reason = no_pixel_reason
     else:
         pixel_table = pixel_metrics(
             pixel_masks,
             pixel_scores,
             integration_limit=pro_integration_limit,
-            threshold=pixel_threshold,
+            threshold=pixel_limit,
             regions=regions,
         )
         pixels = pixel_table.values
         undefined.update(pixel_table.reasons)
-        no_pixel_reason = no_regions_reason or ""
-    if "spro" not in pixels and no_regions_reason is not None:
+        no_spro_reason = no_regions_reason or ""
+    spro_wanted = regions is not None or no_regions_reason is not None
+    if spro_wanted and "spro" not in pixels:
         pixels["spro"] = None
-        undefined["spro"] = no_pixel_reason
+        undefined["spro"] = no_spro_reason
     return {
         **table.values,
         "threshold": limit,
         "metrics": decisions,
-        "pixel_threshold": pixel_threshold,
+        "pixel_threshold": pixel_limit,
         "pixel_metrics": pixels,
         "undefined": undefined,
     }

@@ -124,14 +124,14 @@ def check_scores(y_true: Any, scores: Any) -> tuple[npt.NDArray[np.bool_], npt.N
     return labels, values
 
 
-def check_threshold(threshold: Any) -> float:
+def check_threshold(threshold: Any, name: str = "threshold") -> float:
     """A finite threshold: comparing with NaN would call everything good."""
     try:
         value = float(threshold)
     except (TypeError, ValueError):
         value = np.nan
     if not np.isfinite(value):
-        raise UsageError(f"threshold must be a finite number, got {threshold!r}")
+        raise UsageError(f"{name} must be a finite number, got {threshold!r}")
     return value
 
 

@@ -25,6 +25,9 @@ PIXEL_METRICS = ("pixel_auroc", "pixel_average_precision", "aupro", "segf1")
 #: The limit that sPRO is integrated to by default.
 SPRO_LIMIT = 0.05
 
+#: Why there is no SegF1 where no threshold is given.
+NO_PIXEL_THRESHOLD = "there is no threshold for pixels"
+
 #: Regions of one image: a mask (H, W) and a saturation area in pixels, for each.
 Regions: TypeAlias = "Sequence[tuple[Any, float]]"
 
@@ -112,43 +115,11 @@ def compute_spro(
         Numbers or shapes differ, scores are not finite, or an s is out of range.
     """
     _check_limit(integration_limit)
-    return value_or_none(lambda: spro(regions, maps, integration_limit))
-
-
-def spro(regions: Sequence[Regions], maps: Any, limit: float) -> float:
-    """`compute_spro`; raises `UndefinedMetric` where it has no value."""
     scores = np.asarray(maps)
     if scores.ndim != 3:
         raise UsageError(f"maps must be (N, H, W), got shape {scores.shape}")
-    if len(regions) != len(scores):
-        raise UsageError(f"{len(regions)} images with regions, but {len(scores)} maps")
-    anomalous, weights = [], []
-    outside = np.ones(scores.shape, dtype=np.bool_)
-    for index, image in enumerate(regions):
-        for mask, saturation in image:
-            inside = np.asarray(mask) > 0
-            if inside.shape != scores.shape[1:]:
-                raise UsageError(
-                    f"regions[{index}]: a mask of shape {inside.shape}, wanted {scores.shape[1:]}"
-                )
-            outside[index] &= ~inside
-            found = np.sort(scores[index][inside])[::-1]
-            if not 0 < saturation <= len(found):
-                raise UsageError(
-                    f"regions[{index}]: a saturation area of {saturation:g}, wanted one in "
-                    f"(0, {len(found)}], the region's pixels"
-                )
-            # the first s pixels of a region to be found weigh 1 / s each, the others nothing
-            weight = np.clip(saturation - np.arange(len(found)), 0.0, 1.0) / saturation
-            counts = weight > 0
-            anomalous.append(found[counts])
-            weights.append(weight[counts])
-    if not anomalous:
-        raise UndefinedMetric("the masks have no region")
-    # sorting and checking as for the other metrics of pixels
-    split = PixelScores.of(~outside, scores)
-    joined = np.concatenate(weights) / len(weights)
-    return threshold_curve(np.concatenate(anomalous), joined, split.normal_sorted).area(limit)
+    _, scores = _check(np.zeros(scores.shape, np.bool_), scores)
+    return value_or_none(lambda: _spro(regions, scores, integration_limit, None))
 
 
 def compute_pro_score(
@@ -168,7 +139,7 @@ def compute_pro_score(
 
     def overlap() -> float:
         scores = PixelScores.of(masks, maps)
-        found = scores.anomalous >= limit
+        found = _found(scores.anomalous, limit)
         return float((found * scores.region_weights()).sum())
 
     return value_or_none(overlap)
@@ -181,16 +152,14 @@ def compute_pixel_segf1(masks: Any, maps: Any, *, threshold: float) -> float | N
     is called, anomalous.
     """
     truth, scores = _check(masks, maps)
-    found = scores >= check_threshold(threshold)
-    tp = int((found & truth).sum())
-    whole = int(found.sum()) + int(truth.sum())
-    return None if whole == 0 else 2 * tp / whole
+    limit = check_threshold(threshold)
+    return value_or_none(lambda: _segf1(truth, scores, limit))
 
 
 def compute_bg_fpr(masks: Any, maps: Any, *, threshold: float) -> float | None:
     """Share of the normal pixels that score at or above `threshold`; None without any."""
     truth, scores = _check(masks, maps)
-    alarms = (scores >= check_threshold(threshold)) & ~truth
+    alarms = _found(scores, check_threshold(threshold)) & ~truth
     normal = int((~truth).sum())
     return None if normal == 0 else int(alarms.sum()) / normal
 
@@ -215,8 +184,12 @@ class PixelScores:
 
     @classmethod
     def of(cls, masks: Any, maps: Any) -> PixelScores:
-        """Split and sort; raises `UndefinedMetric` where a class has no pixel."""
-        truth, scores = _check(masks, maps)
+        """Check, split and sort; raises `UndefinedMetric` where a class has no pixel."""
+        return cls.split(*_check(masks, maps))
+
+    @classmethod
+    def split(cls, truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating]) -> PixelScores:
+        """The same for arrays that were checked."""
         anomalous = scores[truth]
         if len(anomalous) == 0:
             raise UndefinedMetric("no pixel of the masks is anomalous")
@@ -262,12 +235,14 @@ def pixel_metrics(
     """All of `PIXEL_METRICS`, those that sort the pixels from one sorting.
 
     `threshold` is that of SegF1. With `regions` there is `spro` too, integrated to the same
-    limit as AUPRO.
+    limit as AUPRO; their union is usually what `masks` says, and then shares the sorting.
     """
     _check_limit(integration_limit)
+    truth, checked = _check(masks, maps)
     table = MetricTable()
+    scores: PixelScores | None = None
     try:
-        scores = PixelScores.of(masks, maps)
+        scores = PixelScores.split(truth, checked)
     except UndefinedMetric as error:
         for name in ("pixel_auroc", "pixel_average_precision", "aupro"):
             table.fail(name, str(error))
@@ -275,19 +250,66 @@ def pixel_metrics(
         table.add("pixel_auroc", scores.auroc)
         table.add("pixel_average_precision", scores.average_precision)
         table.add("aupro", lambda: scores.aupro(integration_limit))
-    table.add("segf1", lambda: _segf1(masks, maps, threshold))
+    if threshold is None:
+        table.fail("segf1", NO_PIXEL_THRESHOLD)
+    else:
+        table.add("segf1", lambda: _segf1(truth, checked, threshold))
     if regions is not None:
-        table.add("spro", lambda: spro(regions, maps, integration_limit))
+        table.add("spro", lambda: _spro(regions, checked, integration_limit, scores))
     return table
 
 
-def _segf1(masks: Any, maps: Any, threshold: float | None) -> float:
-    if threshold is None:
-        raise UndefinedMetric("there is no threshold for pixels")
-    value = compute_pixel_segf1(masks, maps, threshold=threshold)
-    if value is None:
+def _found(scores: npt.NDArray[np.floating], threshold: float) -> npt.NDArray[np.bool_]:
+    """At or above the threshold, which is not rounded to the precision of the scores."""
+    return np.asarray(scores >= np.float64(threshold))
+
+
+def _segf1(
+    truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating], threshold: float
+) -> float:
+    found = _found(scores, threshold)
+    whole = int(found.sum()) + int(truth.sum())
+    if whole == 0:
         raise UndefinedMetric("no pixel is, or was called, anomalous")
-    return value
+    return 2 * int((found & truth).sum()) / whole
+
+
+def _spro(
+    regions: Sequence[Regions],
+    scores: npt.NDArray[np.floating],
+    limit: float,
+    known: PixelScores | None,
+) -> float:
+    """`compute_spro` on checked maps; `known` saves a sorting if it divides the same pixels."""
+    if len(regions) != len(scores):
+        raise UsageError(f"{len(regions)} images with regions, but {len(scores)} maps")
+    anomalous, weights = [], []
+    anywhere = np.zeros(scores.shape, dtype=np.bool_)
+    for index, image in enumerate(regions):
+        for mask, saturation in image:
+            inside = np.asarray(mask) > 0
+            if inside.shape != scores.shape[1:]:
+                raise UsageError(
+                    f"regions[{index}]: a mask of shape {inside.shape}, wanted {scores.shape[1:]}"
+                )
+            anywhere[index] |= inside
+            found = np.sort(scores[index][inside])[::-1]
+            if not 0 < saturation <= len(found):
+                raise UsageError(
+                    f"regions[{index}]: a saturation area of {saturation:g}, wanted one in "
+                    f"(0, {len(found)}], the region's pixels"
+                )
+            # the first s pixels of a region to be found weigh 1 / s each, the others nothing
+            weight = np.clip(saturation - np.arange(len(found)), 0.0, 1.0) / saturation
+            counts = weight > 0
+            anomalous.append(found[counts])
+            weights.append(weight[counts])
+    if not anomalous:
+        raise UndefinedMetric("the masks have no region")
+    if known is None or not np.array_equal(known.masks, anywhere):
+        known = PixelScores.split(anywhere, scores)
+    joined = np.concatenate(weights) / len(weights)
+    return threshold_curve(np.concatenate(anomalous), joined, known.normal_sorted).area(limit)
 
 
 def _check_limit(limit: float) -> None:

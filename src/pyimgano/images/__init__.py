@@ -4,8 +4,8 @@
 """
 
 from .header import ImageHeader, image_size, read_header
-from .read import IMAGE_SUFFIXES, read_image, read_mask, resize_image
-from .stream import ImageSource, LoadedImage, as_sources, stream_images
+from .read import IMAGE_SUFFIXES, pages_remark, read_image, read_mask, resize_image
+from .stream import ImageSource, LoadedImage, as_sources, available_cores, stream_images
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -13,7 +13,9 @@ __all__ = [
     "ImageSource",
     "LoadedImage",
     "as_sources",
+    "available_cores",
     "image_size",
+    "pages_remark",
     "read_header",
     "read_image",
     "read_mask",

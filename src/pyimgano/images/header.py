@@ -12,19 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 from PIL import Image
 
 from ..errors import ImageReadError
 from .read import (
-    EXIF_ORIENTATION,
     PNG_SIGNATURE,
     orientation,
+    orientation_in,
     page_count,
+    read_image,
     reason_of,
     require_regular_file,
 )
 
-_TIFF_CHUNKS = ((273, 279), (324, 325))  # offsets and byte counts of strips, and of tiles
 _JPEG_END = b"\xff\xd9"
 
 
@@ -68,11 +69,16 @@ def read_header(path: str | Path) -> ImageHeader:
     ------
     ImageReadError
         The file cannot be opened, is empty or no image, or ends too early (PNG, JPEG, BMP,
-        TIFF, WebP).
+        TIFF, WebP). A file that seems too short is decoded before it is refused.
     """
     header, complete = _read(path)
     if not complete:
-        raise ImageReadError(str(path), f"the {header.file_format} is truncated")
+        # structures are written wrongly more often than files are cut: decoding decides
+        try:
+            read_image(path)
+        except ImageReadError as error:
+            reason = f"the {header.file_format} is truncated ({error.reason})"
+            raise ImageReadError(str(path), reason) from error
     return header
 
 
@@ -90,7 +96,7 @@ def _read(path: str | Path) -> tuple[ImageHeader, bool]:
                 if header.format == "PNG":
                     # Pillow would decode the image to find metadata behind the pixels
                     complete, metadata = _walk_png(file, length)
-                    turn = _orientation_in(metadata)
+                    turn = orientation_in(metadata)
                 else:
                     turn = orientation(header)
                     complete = _reaches_its_end(file, header, length)
@@ -104,40 +110,80 @@ def _read(path: str | Path) -> tuple[ImageHeader, bool]:
         raise ImageReadError(str(path), reason_of(error)) from error
 
 
-def _orientation_in(metadata: bytes | None) -> int:
-    """The orientation in the EXIF block of a PNG; 1 without one, and where it is damaged."""
-    if metadata is None:
-        return 1
-    try:
-        block = Image.Exif()
-        block.load(b"Exif\x00\x00" + metadata)
-        found = block.get(EXIF_ORIENTATION, 1)
-    except Exception:  # metadata of a picture that is otherwise whole
-        return 1
-    return found if isinstance(found, int) else 1
-
-
 def _reaches_its_end(file: BinaryIO, header: Image.Image, length: int) -> bool:
     """Whether the file is as long as its structure says; True for other formats."""
     if header.format in ("JPEG", "MPO"):
-        file.seek(max(0, length - 65536))
-        end: bytes = file.read()
-        return _JPEG_END in end
+        return _jpeg_reaches_its_end(file, length)
     if header.format == "BMP":
-        file.seek(2)
-        (declared,) = struct.unpack("<I", file.read(4))  # some writers leave it 0
-        return int(declared) <= length
+        return _bmp_bytes(file) <= length
     if header.format == "WEBP":
         file.seek(4)
         (declared,) = struct.unpack("<I", file.read(4))
         return int(declared) + 8 <= length
     if header.format == "TIFF":
-        tags = getattr(header, "tag_v2", {})
-        for offsets, counts in _TIFF_CHUNKS:
-            for offset, count in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=False):
-                if offset + count > length:
-                    return False
+        return _tiff_bytes(header) <= length
     return True
+
+
+def _jpeg_reaches_its_end(file: BinaryIO, length: int) -> bool:
+    """Whether the end marker follows the pixels, and not only a thumbnail in the metadata."""
+    position = 2
+    while position + 4 <= length:  # from segment to segment, up to the pixels
+        file.seek(position)
+        mark, kind, size = struct.unpack(">BBH", file.read(4))
+        if mark != 0xFF or kind == 0xDA:
+            break
+        if kind == 0xFF or 0xD0 <= kind <= 0xD8 or kind == 0x01:  # filling, and bare markers
+            position += 1 if kind == 0xFF else 2
+            continue
+        position += 2 + size
+    for start in (max(position, length - 65536), position):  # other bytes may follow the end
+        file.seek(start)
+        if _JPEG_END in file.read(length - start):
+            return True
+    return False
+
+
+def _bmp_bytes(file: BinaryIO) -> int:
+    """How long an uncompressed BMP must be; 0 for others. The length it states is often wrong."""
+    file.seek(0)
+    start = file.read(34)
+    offset, kind = struct.unpack_from("<II", start, 10)
+    if kind == 12:
+        width, height, _, bits = struct.unpack_from("<HHHH", start, 18)
+        compression = 0
+    else:
+        width, height, _, bits, compression = struct.unpack_from("<iiHHI", start, 18)
+    if compression not in (0, 3):
+        return 0
+    return int(offset) + int((width * bits + 31) // 32 * 4 * abs(height))
+
+
+def _tiff_bytes(header: Image.Image) -> int:
+    """How long the file must be for its first page.
+
+    What a strip or tile takes is counted if it is not compressed: the numbers that the file
+    states for that are often wrong.
+    """
+    tags = getattr(header, "tag_v2", {})
+    width, height = int(tags[256]), int(tags[257])
+    bits = [int(one) for one in np.ravel(tags.get(258, 1))]
+    if len(bits) == 1:
+        bits = bits * int(tags.get(277, 1))
+    planes = len(bits) if tags.get(284, 1) == 2 else 1
+    sample_bits = sum(bits) if planes == 1 else bits[0]
+    uncompressed = int(tags.get(259, 1)) == 1 and int(tags.get(262, 1)) != 6
+    if 324 in tags:
+        offsets, counts = tags[324], tags.get(325, ())
+        sizes = [(int(tags[322]) * sample_bits + 7) // 8 * int(tags[323])] * len(offsets)
+    else:
+        offsets, counts = tags.get(273, ()), tags.get(279, ())
+        rows = min(int(tags.get(278, height)), height) or height
+        row = (width * sample_bits + 7) // 8
+        strips = max(1, len(offsets) // planes)
+        sizes = [row * min(rows, height - i % strips * rows) for i in range(len(offsets))]
+    taken = sizes if uncompressed else list(counts)
+    return max((int(o) + int(n) for o, n in zip(offsets, taken, strict=False)), default=0)
 
 
 def _walk_png(file: BinaryIO, length: int) -> tuple[bool, bytes | None]:

@@ -14,13 +14,15 @@ How each kind becomes 8-bit RGB:
 RGBA, grey with alpha     the alpha channel is dropped
 palette                   looked up
 CMYK, YCbCr, LAB          Pillow's conversion, without colour profiles
-16-bit grey               ``value / 257``: 0 stays 0, 65535 becomes 255
+16-bit grey               ``value / 257``: 0 stays 0, 65535 becomes 255; in a TIFF with b bits a
+                          sample ``255 value / (2^b - 1)``
+grey where 0 is white     inverted (TIFF)
 16-bit colour             the upper eight bits
 32-bit or float           ``255 (value - low) / (high - low)``, cut at 0 and 255, where the TIFF
                           tags SMinSampleValue and SMaxSampleValue state the range from low to
                           high; refused without them, since the range is then not known
 several pages             the first page, with a remark in the report
-EXIF orientation          applied
+EXIF orientation          applied; in a PNG that of its eXIf chunk alone
 ========================  ==================================================================
 """
 
@@ -55,8 +57,20 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 EXIF_ORIENTATION = 0x0112
 _SAMPLE_RANGE = (340, 341)  # the TIFF tags SMinSampleValue and SMaxSampleValue
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # further TIFF tags
 # Formats whose further pages are pictures of their own; those of MPO are a JPEG's thumbnails.
 _PAGED = frozenset({"TIFF", "WEBP", "GIF", "PNG"})
+# OpenCV complains on stderr of a PNG with a longer side, and does not read it.
+_LONGEST_SIDE = 1_000_000
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
@@ -85,13 +99,23 @@ def read_image_and_remark(path: str | Path) -> tuple[npt.NDArray[np.uint8], str 
     """As `read_image`, and what was left out of the file, in words; None if nothing was."""
     data = _read_bytes(path)
     header = _open_header(path, data)
-    count = page_count(header)
-    remark = f"has {count} pages, of which the first is used" if count > 1 else None
-    return _decode(path, data, header), remark
+    pixels = _decode(path, data, header)
+    if header.format not in _PAGED:
+        return pixels, None
+    # counted on a reader of its own: one that has gone to a page that is damaged stays there
+    return pixels, pages_remark(page_count(_open_header(path, data)))
+
+
+def pages_remark(count: int) -> str | None:
+    """What is left out of a file with `count` pages, in words; None if nothing is."""
+    return f"has {count} pages, of which the first is used" if count > 1 else None
 
 
 def page_count(header: Image.Image) -> int:
-    """Pictures in the file that are pages or frames; 1 where that cannot be told."""
+    """Pictures in the file that are pages or frames; 1 where that cannot be told.
+
+    The reader may be at another page afterwards.
+    """
     if header.format not in _PAGED:
         return 1
     try:
@@ -101,9 +125,12 @@ def page_count(header: Image.Image) -> int:
 
 
 def _decode(path: str | Path, data: bytes, header: Image.Image) -> npt.NDArray[np.uint8]:
+    turn = None
+    if header.format == "PNG":
+        # whatever its kind: Pillow passes over checksums of pixels
+        turn = orientation_in(_check_png(path, data))
     if header.mode in ("L", "RGB"):
-        if header.format == "PNG":
-            _check_png(path, data)
+        if header.format == "PNG" and max(header.size) <= _LONGEST_SIDE:
             decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
             if decoded is not None:
                 return np.asarray(decoded, dtype=np.uint8)  # (H, W, 3)
@@ -112,7 +139,7 @@ def _decode(path: str | Path, data: bytes, header: Image.Image) -> npt.NDArray[n
             image = _decode_jpeg(path, data)
             if orientation(header) == 1:
                 return image
-    return _decode_with_pillow(path, header)
+    return _decode_with_pillow(path, header, turn)
 
 
 def read_mask(path: str | Path) -> npt.NDArray[np.uint8]:
@@ -131,7 +158,10 @@ def read_mask(path: str | Path) -> npt.NDArray[np.uint8]:
     ImageReadError
         As `read_image`; also for negative or float values.
     """
-    header = _open_header(path, _read_bytes(path))
+    data = _read_bytes(path)
+    header = _open_header(path, data)
+    if header.format == "PNG":
+        _check_png(path, data)
     try:
         header.load()
         values = _mask_values(header)
@@ -228,14 +258,24 @@ def _decode_jpeg(path: str | Path, data: bytes) -> npt.NDArray[np.uint8]:
         raise ImageReadError(str(path), reason_of(error)) from error
 
 
-def _decode_with_pillow(path: str | Path, image: Image.Image) -> npt.NDArray[np.uint8]:
+def _decode_with_pillow(
+    path: str | Path, image: Image.Image, turn: int | None
+) -> npt.NDArray[np.uint8]:
+    """`turn` is the orientation; None takes it from the image's metadata."""
     try:
         image.load()
-        oriented = ImageOps.exif_transpose(image)
+        if turn is None:
+            oriented = ImageOps.exif_transpose(image)
+        else:
+            oriented = image.transpose(_TURNS[turn]) if turn in _TURNS else image
         # some versions of Pillow open 16-bit PNG as 32-bit integers
         if oriented.mode.startswith("I;16") or (oriented.mode == "I" and image.format == "PNG"):
-            wide = np.asarray(oriented).astype(np.float32)  # (H, W), 0 to 65535
-            grey = np.rint(wide / 257.0).astype(np.uint8)
+            tags = getattr(image, "tag_v2", {})
+            top = 2.0 ** min(16, max(9, int(np.ravel(tags.get(_BITS, 16))[0]))) - 1.0
+            wide = np.minimum(np.asarray(oriented).astype(np.float64), top)  # (H, W), 0 to top
+            if tags.get(_PHOTOMETRIC) == 0:
+                wide = top - wide
+            grey = np.rint(wide * 255.0 / top).astype(np.uint8)
             return np.repeat(grey[:, :, None], 3, axis=2)
         if oriented.mode in ("I", "F"):
             return _from_stated_range(path, image, oriented)
@@ -262,15 +302,33 @@ def _from_stated_range(
         ) from None
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise ImageReadError(str(path), f"states the range {low:g} to {high:g} for its pixels")
-    values = np.asarray(oriented).astype(np.float64)  # (H, W)
+    pixels = np.asarray(oriented)  # (H, W)
+    unsigned = [int(np.ravel(tags.get(tag, 1))[0]) for tag in (_BITS, _SAMPLE_FORMAT)] == [32, 1]
+    if oriented.mode == "I" and unsigned:
+        pixels = pixels.view(np.uint32)  # for which Pillow has no kind of its own
+    values = pixels.astype(np.float64)
     if not np.isfinite(values).all():
         raise ImageReadError(str(path), "has float pixels that are not finite")
     grey = np.rint(255.0 * np.clip((values - low) / (high - low), 0.0, 1.0)).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
-def _check_png(path: str | Path, data: bytes) -> None:
-    """Refuse a PNG that ends early or whose checksums do not hold."""
+def orientation_in(metadata: bytes | None) -> int:
+    """The orientation in the EXIF block of a PNG; 1 without one, and where it is damaged."""
+    if metadata is None:
+        return 1
+    try:
+        block = Image.Exif()
+        block.load(b"Exif\x00\x00" + metadata)
+        found = block.get(EXIF_ORIENTATION, 1)
+    except Exception:  # metadata of a picture that is otherwise whole
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _check_png(path: str | Path, data: bytes) -> bytes | None:
+    """Refuse a PNG that ends early or whose checksums do not hold; gives its EXIF block."""
+    metadata = None
     position = len(PNG_SIGNATURE)
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -281,8 +339,10 @@ def _check_png(path: str | Path, data: bytes) -> None:
         if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != stored:
             name = kind.decode("ascii", "replace")
             raise ImageReadError(str(path), f"the PNG is damaged (checksum of chunk {name})")
+        if kind == b"eXIf":
+            metadata = data[position + 8 : end - 4]
         if kind == b"IEND":
-            return
+            return metadata
         position = end
     raise ImageReadError(str(path), "the PNG is truncated (no end chunk)")
 

@@ -104,6 +104,14 @@ class _Reading:
         if remark is not None:
             self.remarked.append(SkippedImage(index, str(source), remark, role))
 
+    def nothing_used(self, role: _Role, count: int) -> DataError:
+        """The error where every image was skipped."""
+        first = next(one for one in self.skipped if one.role == role)
+        what = "training" if role == "train" else role
+        return DataError(
+            f"none of {count} {what} images could be used; the first: {first.path}: {first.reason}"
+        )
+
 
 class Detector(ABC):
     """Base class of all detectors.
@@ -114,7 +122,7 @@ class Detector(ABC):
     Attributes
     ----------
     decision_scores_
-        (N,) float64 scores of the normal images that the threshold was calibrated on: the
+        (M,) float64 scores of the normal images that the threshold was calibrated on: the
         training images that were used, out-of-sample unless `calibration="in-sample"`; or
         the `calibration_images` of `fit`.
     threshold_
@@ -130,7 +138,7 @@ class Detector(ABC):
     remarked_
         Those of which a part was left out, such as the further pages of a file.
     n_train_
-        N.
+        How many training images were learned from.
     """
 
     #: Whether the method gives anomaly maps.
@@ -172,7 +180,10 @@ class Detector(ABC):
     def _score_batch(
         self, images: list[npt.NDArray[np.uint8]], maps: bool
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
-        """Scores (B,) and, if `maps` and the method has them, maps (B, H, W)."""
+        """Scores (B,) and, if `maps` and the method has them, maps (B, H, W).
+
+        `params_` is there; `threshold_` is not while calibration images are scored.
+        """
 
     def _finish(self) -> None:  # noqa: B027 -- not every method keeps what it learned from
         """Let go of what only `_training_scores` needs."""
@@ -283,18 +294,18 @@ class Detector(ABC):
             _training_batches(sources, params.resize, self.batch_size, on_error, reading, progress),
             progress,
         )
+        self.params_ = params
+        training = None
         try:
             if held_out is None:
                 training = self._training_scores(params.calibration != "in-sample")
-            else:
-                training = self._held_out_scores(
-                    held_out, params.resize, on_error, reading, progress
-                )
         finally:
             self._finish()
+        if held_out is not None:
+            training = self._held_out_scores(held_out, on_error, reading, progress)
+        assert training is not None
         if not np.isfinite(training.scores).all():
             raise DataError("the images to calibrate on gave scores that are not finite")
-        self.params_ = params
         self.n_train_ = reading.used
         self.skipped_ = reading.skipped
         self.remarked_ = reading.remarked
@@ -306,7 +317,7 @@ class Detector(ABC):
             unseen=training.unseen,
             notes=training.notes,
         )
-        self.pixel_calibration_ = training.maps.calibrate(training.method)
+        self.pixel_calibration_ = training.maps.calibrate(training.method, unseen=training.unseen)
         self.threshold_ = self.calibration_.threshold
         return self
 
@@ -337,12 +348,12 @@ class Detector(ABC):
             One for each image, in order.
         """
         self._check_fitted()
-        # that of the fit, whatever was set since
-        yield from self._score_stream(X, self.params_.resize, maps, on_error)
+        yield from self._score_stream(X, maps, on_error)
 
     def _score_stream(
-        self, X: Iterable[ImageSource], size: tuple[int, int], maps: bool, on_error: str
+        self, X: Iterable[ImageSource], maps: bool, on_error: str
     ) -> Iterator[ImageScore]:
+        size = self.params_.resize  # that of the fit, whatever was set since
         waiting: list[LoadedImage] = []
         for loaded in stream_images(X, size):
             if loaded.error is not None and on_error == "raise":
@@ -367,13 +378,14 @@ class Detector(ABC):
             score = float(scores[position])
             anomaly_map = None if anomaly_maps is None else anomaly_maps[position]
             position += 1
-            if np.isfinite(score):
+            finite = np.isfinite(score) and (anomaly_map is None or np.isfinite(anomaly_map).all())
+            if finite:
                 yield ImageScore(
                     item.index, score, anomaly_map, item.original_size, remark=item.remark
                 )
                 continue
             # comparing NaN with a threshold would call it good
-            error = ImageReadError(item.name, "the score is not finite")
+            error = ImageReadError(item.name, "the score or the map is not finite")
             if on_error == "raise":
                 raise error
             yield ImageScore(item.index, None, None, None, error)
@@ -381,7 +393,6 @@ class Detector(ABC):
     def _held_out_scores(
         self,
         sources: Sequence[ImageSource],
-        size: tuple[int, int],
         on_error: OnError,
         reading: _Reading,
         progress: Progress | None,
@@ -390,7 +401,7 @@ class Detector(ABC):
         scores: list[float] = []
         maps = MapStatistics()
         handling = "raise" if on_error == "raise" else "record"
-        for result in self._score_stream(sources, size, self.has_maps, handling):
+        for result in self._score_stream(sources, self.has_maps, handling):
             if progress is not None:
                 progress("calibration images", result.index + 1, len(sources))
             if result.error is not None:
@@ -403,7 +414,7 @@ class Detector(ABC):
             if result.anomaly_map is not None:
                 maps.add(result.anomaly_map[None])
         if not scores:
-            raise DataError(f"none of {len(sources)} calibration images could be read")
+            raise reading.nothing_used("calibration", len(sources))
         return TrainingScores(np.asarray(scores), "held-out-images", unseen=True, maps=maps)
 
     def decision_function(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float64]:
@@ -476,8 +487,4 @@ def _training_batches(
     if batch:
         yield batch
     if not reading.used:
-        first = reading.skipped[0]
-        raise DataError(
-            f"none of {len(sources)} training images could be read; the first: "
-            f"{first.path}: {first.reason}"
-        )
+        raise reading.nothing_used("train", len(sources))

@@ -16,7 +16,7 @@ from ..runs import CategoryReport, Failure, RecordWriter
 from .config import BenchmarkConfig
 from .run_documents import RunDocuments
 from .submission import Submission
-from .trial import run_trial
+from .trial import EvaluationProtocol, run_trial
 
 _log = logging.getLogger(__name__)
 
@@ -166,9 +166,13 @@ def run_benchmark(
 
 
 def list_dataset_categories(
-    *, dataset: str, root: str | Path | None = None, allow_outside: bool = False
+    *,
+    dataset: str,
+    root: str | Path | None = None,
+    split: str | None = None,
+    allow_outside: bool = False,
 ) -> list[str]:
-    """Names of a dataset's categories, sorted; `allow_outside` as `run_benchmark`.
+    """Names of a dataset's categories, sorted; the arguments are those of `run_benchmark`.
 
     Raises
     ------
@@ -177,7 +181,7 @@ def list_dataset_categories(
     DataError
         A missing root, or one without categories.
     """
-    layout = get_layout(dataset, allow_outside=allow_outside)
+    layout = get_layout(dataset, split=split, allow_outside=allow_outside)
     return layout.list_categories(open_root(layout, root))
 
 
@@ -201,8 +205,8 @@ def _choose_categories(layout: Layout, root: Path, wanted: str | list[str]) -> l
 
 def _one_category(run: RunDocuments, name: str, listener: Listener | None) -> CategoryReport:
     """Run it and write its report; of several, a failed one is a report that says so."""
-    run.keep(run.category_report(name, status="running"))
     try:
+        run.keep(run.category_report(name, status="running"))
         report = _measure(run, name, listener)
     except Exception as error:  # whatever it is, it costs this category alone
         report = run.category_report(name, status="failed", failure=_failure(error))
@@ -228,10 +232,7 @@ def _measure(run: RunDocuments, name: str, listener: Listener | None) -> Categor
     if held_out and not category.validation:
         raise DataError(f"{run.root}: category {name!r} has no validation images")
     detector = create_model(config.model, **run.keywords)
-    submission = Submission(run.layout, run.root, run.directory, category.test)
-    notes = [*category.notes, *submission.notes(detector)]
-    if not category.test:
-        notes.append("there are no test images: the threshold is calibrated, nothing is measured")
+    submission = Submission(run.layout, run.root, run.directory, category.test, detector)
     with ExitStack() as stack:
         records: RecordWriter | None = None
         if run.directory is not None and config.per_image_jsonl:
@@ -250,16 +251,22 @@ def _measure(run: RunDocuments, name: str, listener: Listener | None) -> Categor
             calibration_images=[str(sample.path) for sample in category.validation]
             if held_out
             else None,
-            saturation=category.saturation,
-            pixel=config.pixel,
-            spro="spro" in run.layout.own_metrics,
-            kinds_apart=run.layout.kinds_apart,
-            pro_integration_limit=run.aupro_limit,
+            protocol=EvaluationProtocol(
+                pixel=config.pixel,
+                pro_integration_limit=run.aupro_limit,
+                spro="spro" in run.layout.own_metrics,
+                saturation=category.saturation,
+                kinds=tuple(sorted({sample.defect for sample in whole.test if sample.label})),
+                kinds_apart=run.layout.kinds_apart,
+            ),
             on_error=config.on_error,
             keep_maps=submission.wanted,
             on_score=record,
             progress=None if listener is None else listener.stage,
         )
+    notes = [*category.notes, *submission.notes()]
+    if not category.test:
+        notes.append("there are no test images: the threshold is calibrated, nothing is measured")
     return run.finished(category, detector, trial, notes)
 
 

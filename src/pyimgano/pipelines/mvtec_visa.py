@@ -1,6 +1,7 @@
 """The step-by-step way of the benchmark: load a split, make a detector, evaluate it.
 
-For notebooks. `run_benchmark` does the same and leaves a run directory.
+For notebooks. `run_benchmark` does the same, leaves a run directory, and measures besides what a
+dataset's authors report: kinds of defects, sPRO, their limit of integration.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ from ..datasets import Sample, load_dataset
 from ..errors import UsageError
 from ..models import Detector, create_model
 from ..models.registry import default_keywords
-from .trial import run_trial
+from .trial import EvaluationProtocol, run_trial
+
+#: Label and kind of defect, by what stands in `test_labels`.
+_KNOWN: dict[int, tuple[int | None, str]] = {
+    0: (0, "good"),
+    1: (1, "anomaly"),
+    -1: (None, "unlabelled"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class BenchmarkSplit:
     train_paths, test_paths
         Paths of the good training images and of the test images.
     test_labels
-        (N,) 0 good, 1 defective.
+        (N,) 0 good, 1 defective, -1 not known: such an image counts in no metric.
     test_masks
         (N, H, W) uint8 of 0 and 1, or None.
     """
@@ -47,12 +55,13 @@ def load_benchmark_split(
     category: str,
     resize: tuple[int, int] = (256, 256),
     load_masks: bool = True,
+    split: str | None = None,
 ) -> BenchmarkSplit:
     """Paths, labels and masks of one category.
 
     Parameters
     ----------
-    dataset, root, category
+    dataset, root, category, split
         As `pyimgano.datasets.load_dataset`.
     resize
         (height, width) of the masks; the detector's `resize` must be the same.
@@ -64,7 +73,9 @@ def load_benchmark_split(
     UsageError, DataError, ImageReadError
         As `load_dataset` and `Dataset.get_test_paths`.
     """
-    loaded = load_dataset(dataset, root, category, resize=resize, load_masks=load_masks)
+    loaded = load_dataset(
+        dataset, root, category, resize=resize, load_masks=load_masks, split=split
+    )
     paths, labels, masks = loaded.get_test_paths()
     return BenchmarkSplit(loaded.get_train_paths(), paths, labels, masks)
 
@@ -113,13 +124,14 @@ def evaluate_split(
     Returns
     -------
     dict
-        As `pyimgano.evaluation.evaluate_detector`, and `problems`: a list of
+        As `results` of a category's report, and `problems`: a list of
         `{kind, path, message}`, one for each unreadable image.
 
     Raises
     ------
     UsageError
-        Lengths differ, or masks of another size than the detector's `resize`.
+        Lengths differ, labels are none, or masks are of another size than the detector's
+        `resize`.
     ImageReadError
         An unreadable training image.
     """
@@ -133,8 +145,10 @@ def evaluate_split(
             f"test_masks has shape {masks.shape}, wanted {(count, *size)}: one mask a test "
             "image, at the detector's resize"
         )
+    if not np.isin(split.test_labels, (-1, 0, 1)).all():
+        raise UsageError("test_labels must hold 0 (good), 1 (defective) and -1 (not known) only")
     samples = [
-        Sample(Path(path), int(label), "anomaly" if label else "good")
+        Sample(Path(path), *_KNOWN[int(label)])
         for path, label in zip(split.test_paths, split.test_labels, strict=True)
     ]
     trial = run_trial(
@@ -142,8 +156,9 @@ def evaluate_split(
         list(split.train_paths),
         samples,
         masks=masks,
-        pixel=compute_pixel_scores and masks is not None,
-        pro_integration_limit=pro_integration_limit,
+        protocol=EvaluationProtocol(
+            compute_pixel_scores and masks is not None, pro_integration_limit
+        ),
         no_pixel_reason="the split carries no masks" if masks is None else None,
     )
     return {**trial.results, "problems": [problem.model_dump() for problem in trial.problems]}

@@ -75,7 +75,8 @@ class RunDocuments:
             layout.aupro_limit if config.pixel_aupro_limit is None else config.pixel_aupro_limit
         )
         self.started = datetime.now().astimezone()
-        self.parameters = _plain(self.keywords)
+        # the run's word for where the threshold comes from, which a detector does not know
+        self.parameters = {**_plain(self.keywords), "calibration": config.calibration}
         self.category = (
             config.category if isinstance(config.category, str) else ",".join(config.category)
         )
@@ -151,6 +152,7 @@ class RunDocuments:
                 mean=pixels.mean,
                 std=pixels.std,
                 n_images=pixels.n_images,
+                unseen=pixels.unseen,
             ),
             results=Results.model_validate(trial.results),
             counts=Counts(
@@ -244,7 +246,7 @@ class RunDocuments:
             if status != "complete":
                 fields["status"] = status
             return SingleReport(**fields)
-        mean, std, over = _summary(self.reports)
+        mean, std, over = _summary(self.reports, self.layout)
         first = next((r for r in self.reports.values() if r.status == "complete"), None)
         asked = self._asked(self.category)
         if first is not None:
@@ -286,13 +288,13 @@ class RunDocuments:
 
 
 def _summary(
-    reports: dict[str, CategoryReport],
+    reports: dict[str, CategoryReport], layout: Layout
 ) -> tuple[dict[str, float | None], dict[str, float | None], dict[str, int]]:
     """Mean, population standard deviation, and number of categories, of every metric."""
-    values: dict[str, list[float]] = {
-        name: [] for name in (*_IMAGE_METRICS, *DECISION_METRICS, *PIXEL_METRICS)
-    }
-    values["false_alarm_rate"] = []
+    names = (*_IMAGE_METRICS, *DECISION_METRICS, *PIXEL_METRICS, *layout.own_metrics)
+    values: dict[str, list[float]] = {name: [] for name in (*names, "false_alarm_rate")}
+    if layout.kinds_apart:
+        values.update({f"{name}/mean_over_defects": [] for name in layout.own_metrics})
     for report in reports.values():
         for name, value in _metrics_of(report).items():
             values.setdefault(name, [])

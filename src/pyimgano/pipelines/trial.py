@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..calibration import BinomialInterval, clopper_pearson
-from ..datasets import MaskError, Sample, Saturation, load_mask, load_regions
+from ..datasets import NO_MASK, MaskError, Region, Sample, Saturation, load_mask, load_regions
 from ..errors import ImageReadError
 from ..evaluation import evaluate_detector, evaluate_kinds
 from ..models import Detector, ImageScore
@@ -24,7 +24,6 @@ from ..models.detector import Progress
 from ..runs import Problem, ProblemKind
 
 Mask = npt.NDArray[np.uint8]
-_Regions = list[tuple[npt.NDArray[np.bool_], float]]
 
 _UNREADABLE: dict[str, ProblemKind] = {
     "train": "unreadable_train_image",
@@ -32,6 +31,34 @@ _UNREADABLE: dict[str, ProblemKind] = {
 }
 #: What a kind of defect is reported with.
 _KIND_METRICS = ("auroc", "average_precision", "recall")
+
+
+@dataclass(frozen=True)
+class EvaluationProtocol:
+    """What is measured, and how the dataset's authors do it.
+
+    Attributes
+    ----------
+    pixel
+        Whether pixel metrics are wanted.
+    pro_integration_limit
+        Of AUPRO and sPRO, in (0, 1].
+    spro
+        Whether sPRO is reported, be it only with the reason why it is null.
+    saturation
+        By value of a mask's pixels, as sPRO needs it; None where it is not known.
+    kinds
+        Kinds of defect to report; by default those of the test images.
+    kinds_apart
+        Whether pixel metrics are also wanted for each kind, and the mean over the kinds.
+    """
+
+    pixel: bool = True
+    pro_integration_limit: float = 0.3
+    spro: bool = False
+    saturation: Mapping[int, Saturation] | None = None
+    kinds: tuple[str, ...] | None = None
+    kinds_apart: bool = False
 
 
 @dataclass
@@ -74,7 +101,7 @@ class _Pixels:
     saturation: Mapping[int, Saturation] | None  # set where regions are wanted
     masks: list[Mask] = field(default_factory=list)
     maps: list[npt.NDArray[np.float32]] = field(default_factory=list)
-    regions: list[_Regions] = field(default_factory=list)
+    regions: list[list[Region]] = field(default_factory=list)
     usable: int = 0
     unusable: list[str] = field(default_factory=list)  # names of defective images without one
     no_regions: str | None = None
@@ -84,7 +111,7 @@ class _Pixels:
         if not self.wanted or result.anomaly_map is None:
             return
         mask: Mask | None = np.zeros(self.resize, np.uint8)
-        regions: _Regions = []
+        regions: list[Region] = []
         if self.given is not None:
             mask = self.given[result.index]
         elif sample.label:
@@ -99,16 +126,18 @@ class _Pixels:
 
     def _masks_of(
         self, sample: Sample, image_size: tuple[int, int] | None
-    ) -> tuple[Mask | None, _Regions]:
+    ) -> tuple[Mask | None, list[Region]]:
         """The united masks, None if they will not do; and the regions, if they are wanted."""
         if not sample.mask_paths:
-            self.note("mask_missing", sample.path, "the defective image has no mask")
+            self.note("mask_missing", sample.path, NO_MASK)
             return None, []
         try:
+            if self.saturation is not None:
+                return self._regions_of(sample, image_size, self.saturation)
             mask = load_mask(sample.mask_paths, image_size, self.resize)
         except ImageReadError as error:
-            there = Path(error.path).exists()
-            self.note("mask_unreadable" if there else "mask_missing", error.path, error.reason)
+            kind: ProblemKind = "mask_missing" if error.missing else "mask_unreadable"
+            self.note(kind, error.path, error.reason)
             return None, []
         except MaskError as error:
             self.note(error.kind, error.path, error.reason)
@@ -118,27 +147,42 @@ class _Pixels:
             if load_mask(sample.mask_paths, None, image_size or self.resize).any():
                 self._vanishes(sample.mask_paths[0])
             else:
-                reason = "the mask of a defective image is empty"
-                self.note("mask_empty", sample.mask_paths[0], reason)
-        return mask, self._regions_of(sample, image_size)
+                self._empty(sample.mask_paths[0])
+        return mask, []
 
-    def _regions_of(self, sample: Sample, image_size: tuple[int, int] | None) -> _Regions:
-        if self.saturation is None or self.no_regions is not None:
-            return []
+    def _regions_of(
+        self,
+        sample: Sample,
+        image_size: tuple[int, int] | None,
+        saturation: Mapping[int, Saturation],
+    ) -> tuple[Mask, list[Region]]:
         try:
-            found = load_regions(sample.mask_paths, image_size, self.resize, self.saturation)
+            regions = load_regions(sample.mask_paths, image_size, self.resize, saturation)
         except MaskError as error:
+            if error.kind != "mask_value":
+                raise
             self.note(error.kind, error.path, error.reason)
             self.no_regions = f"{error.path.name}: {error.reason}"
-            return []
-        kept = [(mask, area) for mask, area in found if area > 0]
-        if 0 < len(kept) < len(found):  # all of them: said of the united mask
-            self._vanishes(sample.mask_paths[0])
-        return kept
+            mask = load_mask(sample.mask_paths, image_size, self.resize)
+            self.usable += 1
+            return mask, []
+        self.usable += 1
+        if not regions:
+            self._empty(sample.mask_paths[0])
+        for region in regions:
+            if not region.saturation:
+                self._vanishes(region.path)
+        united = np.zeros(self.resize, np.uint8)
+        for region in regions:
+            united |= region.mask
+        return united, [region for region in regions if region.saturation]
+
+    def _empty(self, path: Path) -> None:
+        self.note("mask_empty", path, "the mask of a defective image is empty")
 
     def _vanishes(self, path: Path) -> None:
         height, width = self.resize
-        reason = f"nothing is left of a mask at {width} x {height} pixels"
+        reason = f"nothing is left of the mask at {width} x {height} pixels"
         self.note("mask_vanishes", path, reason)
 
     def note(self, kind: ProblemKind, path: str | Path, message: str) -> None:
@@ -148,11 +192,13 @@ class _Pixels:
         """Keywords of `evaluate_detector`."""
         if not self.masks:
             return {}
-        with_regions = self.saturation is not None and self.no_regions is None
+        regions = None
+        if self.saturation is not None and self.no_regions is None:
+            regions = [[(one.mask, one.saturation) for one in image] for image in self.regions]
         return {
             "pixel_masks": np.stack(self.masks),
             "pixel_scores": np.stack(self.maps),
-            "regions": self.regions if with_regions else None,
+            "regions": regions,
         }
 
     def reason(self, detector: Detector) -> str:
@@ -175,12 +221,8 @@ def run_trial(
     *,
     calibration_images: Sequence[str] | None = None,
     masks: Mask | None = None,
-    saturation: Mapping[int, Saturation] | None = None,
-    pixel: bool = True,
-    kinds_apart: bool = False,
-    pro_integration_limit: float = 0.3,
+    protocol: EvaluationProtocol = EvaluationProtocol(),
     no_pixel_reason: str | None = None,
-    spro: bool = False,
     on_error: str = "error",
     keep_maps: bool = False,
     on_score: Callable[[Sample, ImageScore], None] | None = None,
@@ -202,22 +244,18 @@ def run_trial(
     masks
         (N, H, W) of 0 and 1 at the detector's `resize`, if they are at hand; by default
         they are read from the samples' mask files.
-    saturation
-        By value of a mask's pixels, where sPRO is wanted.
-    pixel
-        Whether pixel metrics are wanted.
-    kinds_apart
-        Whether they are also wanted for each kind of defect, and the mean over the kinds.
+    protocol
+        What is measured.
     no_pixel_reason
-        Why `pixel` is False, for the results.
-    spro
-        Whether sPRO is reported, be it only with the reason why it is null.
+        Why `protocol.pixel` is False, for the results.
     on_error
         `skip` leaves unreadable training images out; otherwise one is an error.
     keep_maps
         Whether `on_score` needs the maps, whatever is measured.
     on_score
         Called with each scored image; the detector's thresholds are known then.
+    progress
+        Called with (stage, done, total).
 
     Raises
     ------
@@ -242,14 +280,16 @@ def run_trial(
     ]
     labelled = any(sample.label is not None for sample in test)
     pixels = _Pixels(
-        detector.params_.resize, pixel and detector.has_maps and labelled, masks, saturation
+        detector.params_.resize,
+        protocol.pixel and detector.has_maps and labelled,
+        masks,
+        protocol.saturation,
     )
-    labels: list[int] = []
+    scored_samples: list[Sample] = []
+    unreadable: list[Sample] = []
     scores: list[float] = []
-    kinds: list[str] = []
-    unreadable = 0
-    paths = [str(sample.path) for sample in test]
     with_maps = pixels.wanted or keep_maps
+    paths = [str(sample.path) for sample in test]
     for result in detector.score_images(paths, maps=with_maps, on_error="record"):
         sample = test[result.index]
         if on_score is not None:
@@ -259,91 +299,128 @@ def run_trial(
         if result.remark is not None:
             pixels.note("several_pages", sample.path, result.remark)
         if result.error is not None:
-            unreadable += 1
+            unreadable.append(sample)
             pixels.note("unreadable_test_image", result.error.path, result.error.reason)
-            continue
-        assert result.score is not None
-        if sample.label is not None:
-            labels.append(sample.label)
+        elif sample.label is not None:
+            assert result.score is not None
+            scored_samples.append(sample)
             scores.append(result.score)
-            kinds.append(sample.defect)
             pixels.add(sample, result)
     scored = time.perf_counter()
 
-    calibration = detector.pixel_calibration_
-    keywords: dict[str, Any] = {
-        "threshold": detector.threshold_,
-        "pixel_threshold": None if calibration is None else calibration.threshold,
-        "pro_integration_limit": pro_integration_limit,
-        "no_pixel_reason": no_pixel_reason or pixels.reason(detector),
-    }
-    if spro:
-        keywords["no_regions_reason"] = (
-            pixels.no_regions or "it is not known where regions saturate"
-        )
-    arrays = pixels.arrays()
-    results = evaluate_detector(labels, scores, **keywords, **arrays)
-    results["pixel_aupro_limit"] = pro_integration_limit
-    _add_kinds(results, labels, scores, kinds, keywords, arrays if kinds_apart else None)
+    results = _measure(
+        detector,
+        protocol,
+        pixels,
+        scored_samples,
+        scores,
+        no_pixel_reason or pixels.reason(detector),
+    )
+    _add_kinds(results, protocol, test)
     _explain(results, test, labelled, unreadable)
     good = results["metrics"]["tn"] + results["metrics"]["fp"]
     return Trial(
         results=results,
         false_alarms=clopper_pearson(results["metrics"]["fp"], good),
         problems=problems + pixels.problems,
-        n_unreadable=unreadable,
+        n_unreadable=len(unreadable),
         n_masks=pixels.usable,
         fit_seconds=fitted - began,
         score_seconds=scored - fitted,
     )
 
 
-def _add_kinds(
-    results: dict[str, Any],
-    labels: list[int],
+def _measure(
+    detector: Detector,
+    protocol: EvaluationProtocol,
+    pixels: _Pixels,
+    samples: list[Sample],
     scores: list[float],
-    kinds: list[str],
-    keywords: dict[str, Any],
-    arrays: dict[str, Any] | None,
+    no_pixel_reason: str,
+) -> dict[str, Any]:
+    """All metrics, and under `per_defect` all of each kind that was scored."""
+    calibration = detector.pixel_calibration_
+    labels = [sample.label for sample in samples]
+    keywords: dict[str, Any] = {
+        "threshold": detector.threshold_,
+        "pixel_threshold": None if calibration is None else calibration.threshold,
+        "pro_integration_limit": protocol.pro_integration_limit,
+        "no_pixel_reason": no_pixel_reason,
+    }
+    if protocol.spro:
+        unknown = "it is not known where the masks' regions saturate"
+        keywords["no_regions_reason"] = pixels.no_regions or unknown
+    arrays = pixels.arrays()
+    results = evaluate_detector(labels, scores, **keywords, **arrays)
+    results["pixel_aupro_limit"] = protocol.pro_integration_limit
+    results["per_defect"] = evaluate_kinds(
+        labels,
+        scores,
+        [sample.defect for sample in samples],
+        **keywords,
+        **(arrays if protocol.kinds_apart else {}),
+    )
+    return results
+
+
+def _add_kinds(
+    results: dict[str, Any], protocol: EvaluationProtocol, test: Sequence[Sample]
 ) -> None:
-    """The metrics of each kind of defect; those of pixels, and the mean, with `arrays`."""
-    found = evaluate_kinds(labels, scores, kinds, **keywords, **(arrays or {}))
-    results["per_defect"] = {}
-    rows = []
-    for kind, one in found.items():
-        row = {name: one.get(name, one["metrics"].get(name)) for name in _KIND_METRICS}
-        pixels = one["pixel_metrics"] if arrays is not None else None
-        shown = {*row, *(pixels or ())}
-        undefined = {name: why for name, why in one["undefined"].items() if name in shown}
-        results["per_defect"][kind] = {
-            "count": one["count"],
-            **row,
-            "pixel_metrics": pixels,
+    """Bring `per_defect` to what a report shows, and add the mean over the kinds."""
+    kinds = protocol.kinds
+    if kinds is None:
+        kinds = tuple(sorted({sample.defect for sample in test if sample.label}))
+    measured = results["per_defect"]
+    pixel_names = tuple(results["pixel_metrics"]) if protocol.kinds_apart else ()
+    names = (*_KIND_METRICS, *pixel_names)
+    nothing = dict.fromkeys(names, "no image of this kind was scored")
+    shown: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, float | None]] = {}
+    for kind in kinds:
+        one = measured.get(kind)
+        rows[kind] = row = dict.fromkeys(names)
+        undefined = nothing
+        if one is not None:
+            values = {**one, **one["metrics"], **one["pixel_metrics"]}
+            row.update({name: values[name] for name in names})
+            undefined = {name: one["undefined"][name] for name in names if row[name] is None}
+        shown[kind] = {
+            "count": 0 if one is None else one["count"],
+            **{name: row[name] for name in _KIND_METRICS},
+            "pixel_metrics": {name: row[name] for name in pixel_names} or None,
             "undefined": undefined,
         }
-        rows.append({**row, **(pixels or {})})
+    results["per_defect"] = shown
     results["mean_over_defects"] = None
-    if arrays is not None and rows:
-        results["mean_over_defects"] = {
-            name: None
-            if any(row[name] is None for row in rows)
-            else float(np.mean([row[name] for row in rows]))
-            for name in rows[0]
-        }
+    if protocol.kinds_apart and rows:
+        mean: dict[str, float | None] = {}
+        results["mean_over_defects"] = mean
+        for name in names:
+            values_of = [row[name] for row in rows.values()]
+            known = [value for value in values_of if value is not None]
+            mean[name] = float(np.mean(known)) if len(known) == len(rows) else None
+            if mean[name] is None:
+                missing = next(kind for kind in rows if rows[kind][name] is None)
+                reason = f"{missing}: {shown[missing]['undefined'][name]}"
+                results["undefined"][f"mean_over_defects/{name}"] = reason
 
 
 def _explain(
-    results: dict[str, Any], test: Sequence[Sample], labelled: bool, unreadable: int
+    results: dict[str, Any], test: Sequence[Sample], labelled: bool, unreadable: Sequence[Sample]
 ) -> None:
     """Reasons that only the test set as a whole knows."""
     undefined = results["undefined"]
     if not labelled:
         reason = "no test image has a label" if test else "there are no test images"
         undefined.update(dict.fromkeys(undefined, reason))
-    elif unreadable:
-        undefined.update(
-            {
-                name: f"{reason} ({unreadable} unreadable test images left out)"
-                for name, reason in undefined.items()
-            }
-        )
+        return
+    for label, word in ((0, "good"), (1, "defective")):
+        count = sum(sample.label == label for sample in unreadable)
+        if not count:
+            continue
+        missing = f"the test set has no {word} image"
+        said = f"{missing} ({count} unreadable {word} image{'s' * (count > 1)} left out)"
+        for reasons in (undefined, *(one["undefined"] for one in results["per_defect"].values())):
+            for name, reason in reasons.items():
+                if reason == missing:
+                    reasons[name] = said

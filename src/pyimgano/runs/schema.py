@@ -87,6 +87,7 @@ class PixelCalibrationReport(_Model):
     mean: Number
     std: Number
     n_images: int
+    unseen: bool = Field(description="whether the detector had not seen the images")
 
 
 class ClassificationMetrics(_Model):
@@ -116,10 +117,10 @@ class PixelMetrics(_Model):
 
     @model_serializer(mode="wrap")
     def _without_what_was_not_asked(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        shown: dict[str, Any] = whole(self)
+        fields: dict[str, Any] = whole(self)
         if "spro" not in self.model_fields_set:
-            del shown["spro"]
-        return shown
+            del fields["spro"]
+        return fields
 
 
 class DefectResults(_Model):
@@ -147,7 +148,7 @@ class Results(_Model):
     pixel_aupro_limit: Rate = Field(description="of AUPRO and sPRO")
     per_defect: dict[Text, DefectResults]
     mean_over_defects: dict[str, Rate | None] | None = Field(
-        description="where the dataset's authors report it"
+        description="where the dataset's authors report it; null if a kind has none"
     )
     undefined: dict[str, Text] = Field(description="why a metric is null")
 
