@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyimgano.errors import UsageError
-from pyimgano.models.bank import MemoryBank, greedy_coreset, grouped_points, random_projection
+from pyimgano.models.bank import (
+    MemoryBank,
+    greedy_coreset,
+    grouped_points,
+    memory_bank,
+    random_projection,
+)
 from pyimgano.models.bank import coreset as coreset_module
 
 
@@ -87,6 +93,9 @@ def test_copies_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once only copies of picks are left, the rest is filled up in order."""
     updates = [0]
     update = coreset_module._update
+
+    monkeypatch.setattr(memory_bank, "_FEW", 0)
+    monkeypatch.setattr(memory_bank, "_FEW_IN_HALF", 0)
 
     def counting(*arguments):  # type: ignore[no-untyped-def]
         updates[0] += 1
@@ -174,14 +183,17 @@ def test_search_is_exact_where_much_is_ruled_out(monkeypatch: pytest.MonkeyPatch
     features = clusters(4000, 16, 3, 0.5)
     asked = clusters(3000, 16, 3, 0.5) + 0.1
     looked_at = [0]
-    compare = grouped_points._Search.compare
+    compare = grouped_points.Search.compare
+
+    monkeypatch.setattr(memory_bank, "_FEW", 0)
+    monkeypatch.setattr(memory_bank, "_FEW_IN_HALF", 0)
 
     def counting(self, rows, candidates, origin=None):  # type: ignore[no-untyped-def]
         size = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
         looked_at[0] += size * len(self._centres if candidates is None else candidates)
         compare(self, rows, candidates, origin)
 
-    monkeypatch.setattr(grouped_points._Search, "compare", counting)
+    monkeypatch.setattr(grouped_points.Search, "compare", counting)
     bank = MemoryBank(torch.from_numpy(features), torch.zeros(4000, dtype=torch.int64))
     distances, _ = bank.search(torch.from_numpy(asked))
     plain = torch.cdist(torch.from_numpy(asked).double(), torch.from_numpy(features).double())

@@ -241,7 +241,7 @@ def test_describe_names_what_ran() -> None:
     described = small(backbone="resnet18", pretrained=False, random_seed=3).fit(IMAGES).describe()
     assert described["backbone"]["weights"]["source"] == "random"
     assert described["backbone"]["weights"]["detail"] == "seed 3"
-    assert described["memory_bank"] == {"size": 38, "dimension": 384}
+    assert described["memory_bank"] == {"size": 38, "dimension": 384, "selections": 1}
 
 
 def make(**keywords: object) -> VisionPatchCore:

@@ -19,11 +19,9 @@ from ..images.stream import available_cores
 from .efficientnet_lite import EfficientNetLite, rename_package_keys
 from .engines import Engine, OpenVinoEngine, TorchEngine, as_batch, resolve_device, resolve_engine
 from .network import FeatureGraph, TappedNetwork
+from .programs import ProgramStore
 from .resnet import drop_classifier, resnet18, resnet34, resnet50, wide_resnet50_2
 from .weights import WeightsOrigin, WeightsPackage, load_weights
-
-#: Images that go through the network together.
-BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
@@ -195,9 +193,11 @@ def _create(
     graph = FeatureGraph(network, chosen)
     runner: Engine
     if engine == "openvino":
-        runner = OpenVinoEngine(
-            graph, batch_size=BATCH_SIZE, threads=available_cores(), cache=_compile_cache()
-        )
+        store = None
+        if origin.sha256 is not None:  # random weights, and timm's, have no name of their own
+            identity = f"{name} {' '.join(chosen)} {origin.sha256}"
+            store = ProgramStore(user_cache_path("pyimgano") / "programs", identity)
+        runner = OpenVinoEngine(graph, threads=available_cores(), store=store)
     else:
         runner = TorchEngine(graph, device)
     return Backbone(name, network, origin, chosen, device, runner)
@@ -229,13 +229,3 @@ def _build(
         seed=seed,
     )
     return network, origin
-
-
-def _compile_cache() -> Path | None:
-    """The folder of compiled programs; None where the user's cache cannot be written."""
-    folder = user_cache_path("pyimgano") / "openvino"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder

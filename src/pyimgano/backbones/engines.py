@@ -11,7 +11,6 @@ import importlib.util
 import threading
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from .network import FeatureGraph
+from .programs import ProgramStore
 
 #: Largest difference between the engines' features, relative to a layer's largest value.
 ENGINE_TOLERANCE = 1e-4
@@ -57,29 +57,25 @@ class TorchEngine:
 class OpenVinoEngine:
     """OpenVINO on the CPU.
 
-    A program is compiled for each shape of input, and a batch is filled up to a fixed
-    number of images: a compiled program is not for another shape, and a fixed shape keeps
-    an image's features the same whatever company it is in.
+    A program is compiled for each size of image, and takes one image at a time: that is
+    quickest, also for many images, and keeps an image's features the same whatever company
+    it is in.
     """
 
     name = "openvino"
 
-    def __init__(
-        self, graph: FeatureGraph, *, batch_size: int, threads: int, cache: Path | None
-    ) -> None:
+    def __init__(self, graph: FeatureGraph, *, threads: int, store: ProgramStore | None) -> None:
         import openvino
 
         self._graph = graph.eval()
-        self._batch_size = batch_size
         self._core = openvino.Core()
+        self._store = store
         self._settings: dict[str, Any] = {
             # On CPUs with bfloat16 units OpenVINO would otherwise use them unasked.
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
         }
-        if cache is not None:
-            self._settings["CACHE_DIR"] = str(cache)
         self._compiled: dict[tuple[int, int], Any] = {}
         self._lock = threading.Lock()  # detectors share backbones, and may run in threads
 
@@ -90,38 +86,39 @@ class OpenVinoEngine:
     def _run(self, pixels: npt.NDArray[np.uint8]) -> list[Tensor]:
         count, height, width, _ = pixels.shape
         program = self._program(height, width)
-        parts: list[list[Tensor]] = []
-        for start in range(0, count, self._batch_size):
-            batch = pixels[start : start + self._batch_size]
-            filled = len(batch)
-            if filled < self._batch_size:
-                rest = np.zeros((self._batch_size - filled, height, width, 3), np.uint8)
-                batch = np.concatenate([batch, rest])
-            results = program(batch)
-            # the results live in buffers that the next batch overwrites, hence the copies
-            parts.append(
-                [torch.from_numpy(results[i][:filled].copy()) for i in range(len(results))]
-            )
-        return [torch.cat(layer) if len(layer) > 1 else layer[0] for layer in zip(*parts)]
+        layers: list[Tensor] = []
+        for index in range(count):
+            results = program(pixels[index : index + 1])
+            if not layers:
+                layers = [torch.empty((count, *results[i].shape[1:])) for i in range(len(results))]
+            for number, layer in enumerate(layers):
+                # the results live in buffers that the next image overwrites
+                layer[index] = torch.from_numpy(results[number][0])
+        return layers
 
     def _program(self, height: int, width: int) -> Any:
         if (height, width) not in self._compiled:
-            import openvino
-
-            # Traced by hand on one image: openvino's own tracing runs the network several
-            # times on the whole batch, which for a wide ResNet takes longer than compiling.
-            one = torch.zeros((1, height, width, 3), dtype=torch.uint8)
-            with torch.inference_mode(), warnings.catch_warnings():
-                # that padding depends on the shape, which is fixed for this program
-                warnings.simplefilter("ignore")
-                traced = torch.jit.trace(self._graph, one, check_trace=False)
-                model = openvino.convert_model(
-                    traced,
-                    example_input=one,
-                    input=[openvino.PartialShape([self._batch_size, height, width, 3])],
-                )
+            model = None
+            if self._store is not None:
+                model = self._store.load(self._core, (height, width))
+            if model is None:
+                model = self._convert(height, width)
+                if self._store is not None:
+                    self._store.save(model, (height, width))
             self._compiled[height, width] = self._core.compile_model(model, "CPU", self._settings)
         return self._compiled[height, width]
+
+    def _convert(self, height: int, width: int) -> Any:
+        import openvino
+
+        # Traced by hand: openvino's own tracing runs the network several times.
+        one = torch.zeros((1, height, width, 3), dtype=torch.uint8)
+        with torch.inference_mode(), warnings.catch_warnings():
+            # that padding depends on the shape, which is fixed for this program
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(self._graph, one, check_trace=False)
+            shape = openvino.PartialShape([1, height, width, 3])
+            return openvino.convert_model(traced, example_input=one, input=[shape])
 
 
 def resolve_device(device: str) -> torch.device:

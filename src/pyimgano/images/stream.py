@@ -20,6 +20,10 @@ import numpy.typing as npt
 from ..errors import ImageReadError, UsageError
 from .read import read_image_and_remark, resize_image
 
+# Decoded images that may wait for the consumer, at most.
+_AHEAD_BYTES = 2**25
+_AHEAD_IMAGES = 256
+
 #: What a detector takes for an image: a path, or an (H, W, 3) uint8 RGB array.
 ImageSource: TypeAlias = "str | Path | npt.NDArray[np.uint8]"
 
@@ -117,7 +121,9 @@ def stream_images(
     threads
         Decoding threads; by default as many as the process may use cores.
     ahead
-        How many images may be in flight; by default four for each thread.
+        How many images may be in flight; by default as many as take 32 MiB at `size`, up to
+        256, so that decoding goes on while the consumer is busy, and at least four for each
+        thread.
 
     Yields
     ------
@@ -126,7 +132,9 @@ def stream_images(
         becomes of it is the caller's decision.
     """
     threads = threads or available_cores()
-    ahead = ahead or 4 * threads
+    if ahead is None:
+        small = 0 if size is None else _AHEAD_BYTES // (3 * size[0] * size[1])
+        ahead = max(4 * threads, min(_AHEAD_IMAGES, small))
     pending: deque[Future[LoadedImage]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:

@@ -427,8 +427,19 @@ class Detector(ABC):
         return (self.decision_function(X) >= self.threshold_).astype(np.int64)
 
     def fit_predict(self, X: Sequence[ImageSource], y: Any = None) -> npt.NDArray[np.int64]:
-        """Fit, then the decision on each training image by its `decision_scores_`."""
+        """Fit, then the decision on each training image by its `decision_scores_`.
+
+        Raises
+        ------
+        UsageError
+            There are so many images that only a part of them was scored.
+        """
         self.fit(X)
+        if len(self.decision_scores_) < self.n_train_:
+            raise UsageError(
+                f"fit_predict: {len(self.decision_scores_)} of {self.n_train_} training images "
+                "were scored; use fit and predict"
+            )
         return (self.decision_scores_ >= self.threshold_).astype(np.int64)
 
     def predict_anomaly_map(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float32]:

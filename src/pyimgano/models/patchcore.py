@@ -36,6 +36,27 @@ if TYPE_CHECKING:
     from .bank import MemoryBank
 
 
+# Training images whose features are kept for calibration, at most; and their bytes.
+_CALIBRATION_IMAGES = 512
+_CALIBRATION_BYTES = 2**30
+
+
+def _calibration_images(image_bytes: int) -> int:
+    return max(1, min(_CALIBRATION_IMAGES, _CALIBRATION_BYTES // image_bytes))
+
+
+class _Spread:
+    """`part` of `whole` numbers, evenly spread; all of them if there are no more."""
+
+    def __init__(self, whole: int, part: int) -> None:
+        self._whole, self._part = whole, part
+
+    def takes(self, number: int) -> bool:
+        if self._part >= self._whole:
+            return True
+        return (number + 1) * self._part // self._whole > number * self._part // self._whole
+
+
 @register_model(
     "vision_patchcore",
     tags=("memory-bank", "pixel-map", "deep-features"),
@@ -64,6 +85,9 @@ class VisionPatchCore(Detector):
         backbone's own choice, strides 8 and 16.
     coreset_sampling_ratio
         Share of the training patches that the memory bank keeps, in (0, 1].
+    max_bank_size
+        Bound of the memory bank, whatever the ratio. It binds above 320 training images at 256
+        pixels, and keeps memory and the time to score an image in bounds.
     feature_projection_dim
         Width of the random projection in which the coreset is selected; None selects in
         the features themselves. Scores always use the features.
@@ -98,10 +122,13 @@ class VisionPatchCore(Detector):
 
     Notes
     -----
-    Three things differ from the paper, each named here: images are resized whole, without
+    Four things differ from the paper, each named here: images are resized whole, without
     the paper's centre crop, because defects at the border count; at the border a patch's
-    neighbourhood is averaged over the cells that exist; and features are joined at their
-    full width instead of being pooled to 1024 channels.
+    neighbourhood is averaged over the cells that exist; features are joined at their full
+    width instead of being pooled to 1024 channels; and the bank is bounded by `max_bank_size`.
+    Above half a million training patches the coreset is selected block by block and merged
+    (`pyimgano.models.bank.streamed_coreset`), and above 512 training images, or 1 GiB of
+    their features, the threshold is calibrated on an evenly spread part of them.
 
     Examples
     --------
@@ -116,6 +143,7 @@ class VisionPatchCore(Detector):
         backbone: str = "efficientnet_lite0",
         layers: Sequence[str] | None = None,
         coreset_sampling_ratio: Ratio = 0.1,
+        max_bank_size: Count = 32_768,
         feature_projection_dim: Count | None = 128,
         n_neighbors: Count = 9,
         pretrained: Flag = True,
@@ -131,6 +159,7 @@ class VisionPatchCore(Detector):
         self.backbone = backbone
         self.layers = layers
         self.coreset_sampling_ratio = coreset_sampling_ratio
+        self.max_bank_size = max_bank_size
         self.feature_projection_dim = feature_projection_dim
         self.n_neighbors = n_neighbors
         self.pretrained = pretrained
@@ -192,34 +221,47 @@ class VisionPatchCore(Detector):
     ) -> None:
         import torch
 
-        from .bank import MemoryBank, greedy_coreset, random_projection
+        from .bank import MemoryBank, StreamedCoreset
 
-        features: Tensor | None = None  # (N h w, D), filled image by image
-        filled = 0
+        coreset: StreamedCoreset | None = None
+        kept: list[Tensor] = []  # features of the images to calibrate on, (hw, D) each
+        numbers: list[int] = []  # and which images these are
+        seen = 0
         for images in batches:
-            patches = self._patches(images)  # (B, h, w, D)
-            self.grid_ = (int(patches.shape[1]), int(patches.shape[2]))
-            flat = patches.flatten(0, 2)  # (B h w, D)
-            if features is None:
-                cells = self.grid_[0] * self.grid_[1]
-                features = flat.new_empty((self._n_images * cells, flat.shape[1]))
-            features[filled : filled + len(flat)] = flat
-            filled += len(flat)
-        assert features is not None
-        self._train_features = features[:filled]
-        cells = self.grid_[0] * self.grid_[1]
-        self._train_image = torch.arange(filled // cells, device=features.device)
-        self._train_image = self._train_image.repeat_interleave(cells)  # (N h w,)
-        seed = self._params.random_seed
-        self.coreset_indices_ = greedy_coreset(
-            random_projection(self._train_features, self._params.feature_projection_dim, seed),
-            max(1, round(filled * self._params.coreset_sampling_ratio)),
-            start=int(np.random.default_rng(seed).integers(filled)),
-            progress=None if progress is None else lambda a, b: progress("coreset", a, b),
-        )
-        self._bank: MemoryBank = MemoryBank(
-            self._train_features[self.coreset_indices_], self._train_image[self.coreset_indices_]
-        )
+            grid = self._patches(images)  # (B, h, w, D)
+            self.grid_ = (int(grid.shape[1]), int(grid.shape[2]))
+            patches = grid.flatten(1, 2)  # (B, hw, D)
+            cells = patches.shape[1]
+            if coreset is None:
+                coreset = StreamedCoreset(
+                    expected=self._n_images * cells,
+                    ratio=self._params.coreset_sampling_ratio,
+                    max_rows=self._params.max_bank_size,
+                    projection_dim=self._params.feature_projection_dim,
+                    seed=self._params.random_seed,
+                    progress=None if progress is None else lambda a, b: progress("coreset", a, b),
+                )
+                spread = _Spread(self._n_images, _calibration_images(patches[0].nbytes))
+            coreset.add(patches.flatten(0, 1))
+            for one in patches:
+                if spread.takes(seen):
+                    numbers.append(seen)
+                    if not coreset.single:
+                        kept.append(one.clone())
+                seen += 1
+        assert coreset is not None
+        features, self.coreset_indices_ = coreset.finish()
+        self._selections = coreset.selections
+        self._n_seen = seen
+        self._bank: MemoryBank = MemoryBank(features, self.coreset_indices_ // cells)
+        image = torch.tensor(numbers, device=features.device)
+        if coreset.whole is None:
+            self._train_features = torch.cat(kept)
+        elif len(numbers) == seen:
+            self._train_features = coreset.whole
+        else:
+            self._train_features = coreset.whole.view(seen, cells, -1)[image].flatten(0, 1)
+        self._train_image = image.repeat_interleave(cells)  # (n hw,)
 
     # ---- scores, section 3.3
 
@@ -281,7 +323,7 @@ class VisionPatchCore(Detector):
                 return self._scores_against_bank(None, "in-sample")
             if len(self._bank.image.unique()) > 1:
                 return self._scores_against_bank(self._train_image, "leave-one-image-out")
-            return self._scores_without_others(int(self._train_image[-1]) + 1)
+            return self._scores_without_others()
 
     def _finish(self) -> None:
         del self._train_features, self._train_image  # a bank's size many times over
@@ -296,8 +338,17 @@ class VisionPatchCore(Detector):
             rows.view(-1, cells),
             None if image is None else image[::cells],
         )
+        notes = []
+        if len(grids) < self._n_seen:
+            notes.append(
+                f"calibrated on {len(grids)} of the {self._n_seen} training images, evenly spread"
+            )
         return TrainingScores(
-            scores.double().cpu().numpy(), method, image is not None, maps=self._statistics(grids)
+            scores.double().cpu().numpy(),
+            method,
+            image is not None,
+            notes=tuple(notes),
+            maps=self._statistics(grids),
         )
 
     def _statistics(self, grids: Tensor) -> MapStatistics:
@@ -308,7 +359,7 @@ class VisionPatchCore(Detector):
             found.add(maps.cpu().numpy())
         return found
 
-    def _scores_without_others(self, n: int) -> TrainingScores:
+    def _scores_without_others(self) -> TrainingScores:
         """All of the bank comes from one image, so no other is left to compare it with.
 
         The image that the bank comes from is compared with the memory features at least a
@@ -319,6 +370,7 @@ class VisionPatchCore(Detector):
 
         height, width = self.grid_
         cells = height * width
+        n = len(self._train_image) // cells
         memory = self.coreset_indices_ % cells
         source = int(self._bank.image[0])
         nearest, rows = [], []
@@ -332,7 +384,8 @@ class VisionPatchCore(Detector):
             down = (place[:, None] % cells // width - memory // width).abs()
             across = (place[:, None] % width - memory % width).abs()
             near = (down * 4 < height) & (across * 4 < width)
-            near &= (place[:, None] // cells == source) & ~near.all(dim=1, keepdim=True)
+            own = self._train_image[start : start + 1024, None] == source
+            near &= own & ~near.all(dim=1, keepdim=True)
             found = away.masked_fill_(near, torch.inf).min(dim=1)
             nearest.append(found.values)
             rows.append(found.indices)
@@ -359,5 +412,6 @@ class VisionPatchCore(Detector):
             "memory_bank": {
                 "size": len(self._bank),
                 "dimension": int(self._bank.features.shape[1]),
+                "selections": self._selections,
             },
         }

@@ -14,8 +14,7 @@ fraction of the work:
    construction).
 
 The distances that decide are sums of squared differences, whose value depends on the two
-points alone, so that the picks depend neither on the pool nor on how the work was cut up
-(but for ties of more than `_CONTENDERS` picks within rounding, see `grouped_points`).
+points alone, so that the picks depend neither on the pool nor on how the work was cut up.
 """
 
 from __future__ import annotations

@@ -8,16 +8,18 @@ one matrix product. On MVTec AD's bottle 3 to 7 % of the centres remain in the c
 selection and 13 % in leave-one-image-out, because background, edges and texture lie far apart;
 on a rough texture all remain, and the search is the plain one.
 
-Everything is float32. Matrix products propose: of vectors relative to the pivot, so that as
-little as possible cancels in |x|^2 + |c|^2 - 2xc. Sums of squared differences decide: every
-centre whose proposal lies within rounding of the least is compared by them, up to
-`_CONTENDERS` of them.
+Matrix products propose: of vectors relative to the pivot, so that as little as possible is
+lost to rounding, in float32; or, where nothing is ruled out and the machine is quick at it, in
+bfloat16 (`half_precision`). Sums of squared differences in float32 decide: every centre whose
+proposal lies within rounding of the least is compared by them.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from .half_precision import Rounded, bounds
 
 # Points and centres of one matrix product: the result stays in the processor's cache.
 _ROWS = 1024
@@ -26,8 +28,10 @@ _COLUMNS = 1024
 _GATHER_COST = 128
 # Proposals this close, relative to the squared lengths involved, may be in the wrong order.
 _ROUNDING = 64 * 2.0**-23
-# How many of them are compared exactly; among more, those whose proposals are least.
-_CONTENDERS = 8
+# Pairs of a point and a centre whose distance is computed together.
+_PAIRS = 65536
+# Centres of one product where all are compared, and nothing is picked out.
+_ALL_COLUMNS = 4096
 # Bounds are widened by this, relative and absolute, for rounding in float32.
 _SLACK = 1e-3
 
@@ -87,7 +91,7 @@ class GroupedPoints:
             one product. That is quicker for many centres, but products are then not
             relative to a pivot, and tell centres apart less finely.
         """
-        search = _Search(self._points, centres, nearest, winner, labels)
+        search = Search(self._points, centres, nearest, winner, labels)
         to_centres = _distances(self._pivots.double(), centres.double())  # (G, C)
         everywhere = []  # points that are better compared with all centres, together
         for number, start, stop in self._chunks:
@@ -113,13 +117,22 @@ class GroupedPoints:
         labels: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         """As `lower`, without ruling any centre out: for few centres."""
-        search = _Search(self._points, centres, nearest, winner, labels)
+        search = Search(self._points, centres, nearest, winner, labels)
         for start in range(0, len(self), _ROWS):
             search.compare(slice(start, start + _ROWS), None)
 
 
-class _Search:
-    """Lowers `nearest` and sets `winner` of some points by some centres at a time."""
+class Search:
+    """Lowers `nearest` and sets `winner` of some points by some centres at a time.
+
+    Parameters
+    ----------
+    points, centres, nearest, winner, labels
+        As `GroupedPoints.lower`; the points may be in any order.
+    rounded
+        The centres rounded beforehand, to be compared with all together in half precision.
+        By default float32 is used.
+    """
 
     def __init__(
         self,
@@ -128,72 +141,122 @@ class _Search:
         nearest: Tensor,
         winner: Tensor,
         labels: tuple[Tensor, Tensor] | None,
+        rounded: Rounded | None = None,
     ) -> None:
         self._points = points
         self._centres = centres
         self._nearest = nearest
         self._winner = winner
         self._labels = labels
-        self._lengths = centres.square().sum(dim=1)
+        self._rounded = rounded
+
+    def compare_all(self) -> None:
+        """Compare all points with all centres."""
+        for start in range(0, len(self._points), _ROWS):
+            self.compare(slice(start, start + _ROWS), None, columns=_ALL_COLUMNS)
 
     def compare(
-        self, rows: slice | Tensor, candidates: Tensor | None, origin: Tensor | None = None
+        self,
+        rows: slice | Tensor,
+        candidates: Tensor | None,
+        origin: Tensor | None = None,
+        columns: int = _COLUMNS,
     ) -> None:
         """Compare the points `rows` with the `candidates`, or with all centres for None."""
         points = self._points[rows]  # (r, D)
         relative = points if origin is None else points - origin
-        norms = relative.square().sum(dim=1)
         nearest, winner = self._nearest[rows], self._winner[rows]
         count = len(self._centres) if candidates is None else len(candidates)
-        for start in range(0, count, _COLUMNS):
-            some: slice | Tensor = slice(start, start + _COLUMNS)
+        rounded = None
+        if self._rounded is not None and candidates is None:
+            rounded = Rounded(relative, left=True)
+        for start in range(0, count, columns):
+            some: slice | Tensor = slice(start, start + columns)
             if candidates is not None:
                 some = candidates[some]
-            picked = self._centres[some]  # (c, D)
-            if origin is not None:
-                picked = picked - origin
-            lengths = self._lengths[some] if origin is None else picked.square().sum(dim=1)
-            # |c|^2 - 2xc, (r, c)
-            away = torch.addmm(lengths, relative, picked.T, alpha=-2.0)
+            own = None
             if self._labels is not None:
                 own = self._labels[0][rows][:, None] == self._labels[1][some]
-                away.masked_fill_(own, torch.inf)
-            least = away.amin(dim=1)  # of |c|^2 - 2xc
-            doubt = _ROUNDING * (norms + (least + norms).abs())
+            if rounded is not None:
+                assert self._rounded is not None and isinstance(some, slice)
+                proposed = _propose_in_half(rounded, self._rounded.part(some), own)
+            else:
+                picked = self._centres[some]  # (c, D)
+                if origin is not None:
+                    picked = picked - origin
+                proposed = _propose(relative, picked, own)
+            away, floor, limit = proposed
             # most points are not nearer to any of these: only the others look for which
-            maybe = (least <= nearest - norms + doubt).nonzero().squeeze(1)
-            maybe = maybe[least[maybe].isfinite()]
+            maybe = ((floor <= nearest) & floor.isfinite()).nonzero().squeeze(1)
             if len(maybe) == 0:
                 continue
-            pairs = _contenders(away[maybe], (least + doubt)[maybe])  # (m, k) columns, -1 for none
-            centre = pairs.clamp(min=0) + start
-            if candidates is not None:
-                centre = candidates[centre]
-            apart = points[maybe][:, None, :] - self._centres[centre]  # (m, k, D)
-            exact = apart.square_().sum(dim=2).masked_fill_(pairs < 0, torch.inf)
-            closest, which = exact.min(dim=1)
+            if len(maybe) < len(points):
+                away, limit = away[maybe], limit[maybe]
+            which = some if isinstance(some, Tensor) else None
+            closest, chosen = self._decide(points, maybe, away, limit, start, which)
             nearer = closest < nearest[maybe]
-            chosen = centre.gather(1, which[:, None]).squeeze(1)
             winner[maybe] = torch.where(nearer, chosen, winner[maybe])
             nearest[maybe] = torch.minimum(nearest[maybe], closest)
         self._nearest[rows], self._winner[rows] = nearest, winner
 
+    def _decide(
+        self,
+        points: Tensor,
+        rows: Tensor,
+        away: Tensor,
+        limit: Tensor,
+        start: int,
+        candidates: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Exact squared distances (m,) of the nearest centres of `points[rows]`, and which.
 
-def _contenders(away: Tensor, limit: Tensor) -> Tensor:
-    """Columns (m, k) of each row's entries up to `limit` (m,), least first, padded with -1.
+        Every centre whose proposal in `away` (m, c) is within the row's limit is compared.
+        Column j is centre `candidates[j]`, or `start + j` for None.
+        """
+        row, column = (away <= limit[:, None]).nonzero(as_tuple=True)  # (p,) by row
+        centre = column + start if candidates is None else candidates[column]
+        exact = torch.cat(
+            [
+                (points[rows[r]] - self._centres[c]).square_().sum(dim=1)
+                for r, c in zip(row.split(_PAIRS), centre.split(_PAIRS))
+            ]
+        )
+        if len(row) == len(rows):  # one each: a row has its least proposal at any rate
+            return exact, centre
+        closest = exact.new_full((len(rows),), torch.inf)
+        closest.scatter_reduce_(0, row, exact, "amin")
+        best = (exact == closest[row]).nonzero().squeeze(1)
+        chosen = centre.new_full((len(rows),), len(self._centres))
+        chosen.scatter_reduce_(0, row[best], centre[best], "amin")  # the first of equals
+        return closest, chosen
 
-    k is 1 unless some row has several, and at most `_CONTENDERS`.
+
+def _propose(points: Tensor, centres: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Proposals (r, c) of |c|^2 - 2xc, a lower bound of all squared distances (r,), and the
+    limit (r,) that the nearest centre's proposal does not exceed, but for rounding.
+
+    `own` (r, c) marks pairs that do not count.
     """
-    several = ((away <= limit[:, None]).sum(dim=1) > 1).nonzero().squeeze(1)
-    first = away.argmin(dim=1, keepdim=True)  # (m, 1)
-    if len(several) == 0:
-        return first
-    values, columns = away[several].topk(min(_CONTENDERS, away.shape[1]), largest=False)
-    columns[values > limit[several, None]] = -1
-    pairs = first.new_full((len(away), columns.shape[1]), -1)
-    pairs[:, :1] = first
-    pairs[several] = columns
-    return pairs
+    norms = points.square().sum(dim=1)
+    away = torch.addmm(centres.square().sum(dim=1), points, centres.T, alpha=-2.0)
+    if own is not None:
+        away.masked_fill_(own, torch.inf)
+    least = away.amin(dim=1)
+    doubt = _ROUNDING * (norms + (least + norms).abs())
+    # of infinity, where nothing counts, nothing is subtracted that would make it NaN
+    floor = torch.where(least.isfinite(), least + norms - doubt, torch.inf)
+    return away, floor, least + doubt
+
+
+def _propose_in_half(
+    points: Rounded, centres: Rounded, own: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_propose`; the proposals are squared distances in bfloat16, and so is the limit."""
+    away = points.factors @ centres.factors.T
+    if own is not None:
+        away.masked_fill_(own, torch.inf)
+    floor, limit = bounds(points, centres, away)
+    return away, floor, limit
 
 
 def _apart(a: Tensor, b: Tensor) -> Tensor:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .grouped_points import GroupedPoints
+from .grouped_points import GroupedPoints, Search
+from .half_precision import Rounded, is_quick
 
 _PIVOTS = 64
 _ROWS_PER_PIVOT = 32
 # Queries searched together: enough to share the work, few enough to bound memory.
 _SLAB = 32768
+# Up to so many queries all rows are compared.
+_FEW = 4096
+_FEW_IN_HALF = 16384
 # Every so many rows, one is looked at first, for upper bounds that rule most others out.
 _STRIDE = 32
 
@@ -35,6 +39,10 @@ class MemoryBank:
         count = min(_PIVOTS, max(1, len(features) // _ROWS_PER_PIVOT))
         # The first picks of a greedy selection lie far apart: good pivots.
         self._pivots = self._centred[:count]
+        quick = is_quick(features.device)
+        self._rounded = Rounded(self._centred, left=False) if quick else None
+        #: Queries up to which comparing with all rows is quicker than ruling rows out.
+        self._few = _FEW_IN_HALF if quick else _FEW
 
     def __len__(self) -> int:
         return len(self.features)
@@ -66,6 +74,8 @@ class MemoryBank:
             return torch.cat([d for d, _ in found]), torch.cat([r for _, r in found])
 
     def _search(self, queries: Tensor, query_image: Tensor | None) -> tuple[Tensor, Tensor]:
+        if len(queries) <= self._few:
+            return self._search_all(queries - self._centre, query_image)
         groups = GroupedPoints(queries - self._centre, self._pivots)
         nearest = queries.new_full((len(queries),), torch.inf)  # group order, squared
         winner = torch.zeros_like(groups.order)
@@ -77,6 +87,15 @@ class MemoryBank:
         distances, rows = torch.empty_like(nearest), torch.empty_like(winner)
         distances[groups.order], rows[groups.order] = nearest.sqrt(), winner
         return distances, rows
+
+    def _search_all(self, queries: Tensor, query_image: Tensor | None) -> tuple[Tensor, Tensor]:
+        nearest = queries.new_full((len(queries),), torch.inf)  # squared
+        winner = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
+        labels = None
+        if query_image is not None:
+            labels = (query_image.int(), self.image.int())
+        Search(queries, self._centred, nearest, winner, labels, self._rounded).compare_all()
+        return nearest.sqrt_(), winner
 
     def _look_at_some(
         self,

@@ -1,0 +1,133 @@
+"""A coreset of more patches than fit in memory: block by block, merged and reduced.
+
+Patches come image by image. They are gathered in a block; when it is full, greedy selection
+picks the block's share, the picks join the bank, and a bank that has outgrown its bound is
+brought back to it by greedy selection among its own rows. What fits in one block, as all
+categories of the published datasets do, is selected at once: then the result is that of the
+textbook loop over all patches.
+
+With several blocks it is not, but it stays a cover: a patch lies within r of a pick of its
+block, and that pick within R of a row of the bank, where r and R are the radii of the two
+selections, so within r + R of the bank (the merge-and-reduce scheme of Har-Peled & Mazumdar,
+"On coresets for k-means and k-median clustering", STOC 2004, with k-centre covers). Each
+reduction adds its radius once more. Memory is that of a block and the bank, whatever the
+number of images; time grows in proportion to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .coreset import greedy_coreset, random_projection
+
+#: A block has at most so many rows, and so many bytes of features.
+BLOCK_ROWS = 2**19
+BLOCK_BYTES = 2**31
+
+Progress = Callable[[int, int], None]
+
+
+class StreamedCoreset:
+    """Gathers patch features and keeps a coreset of them.
+
+    Parameters
+    ----------
+    expected
+        How many patches there will be, at most.
+    ratio
+        Share of them to keep, in (0, 1].
+    max_rows
+        Bound of the coreset.
+    projection_dim
+        Width of the random projection that selections are made in; None for none.
+    seed
+        Of the projection and of each block's first pick.
+    progress
+        Told of each selection: (picked, to pick).
+    """
+
+    def __init__(
+        self,
+        *,
+        expected: int,
+        ratio: float,
+        max_rows: int,
+        projection_dim: int | None,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> None:
+        self._expected = expected
+        self._ratio = ratio
+        self._max_rows = max_rows
+        self._projection_dim = projection_dim
+        self._seed = seed
+        self._rng = np.random.default_rng(seed)
+        self._progress = progress
+        self._block: Tensor | None = None  # (B, D), filled from the start
+        self._filled = 0
+        self._before = 0  # patches of earlier blocks
+        self._bank: Tensor | None = None  # (M, D) picks of earlier blocks
+        self._indices: Tensor | None = None  # (M,) their numbers among all patches
+        #: Whether all patches fit in one block, known after the first `add`.
+        self.single = True
+        #: How many selections were made; 1 means that the coreset is the textbook's.
+        self.selections = 0
+        #: All patches (N, D), if they fit in one block; set by `finish`.
+        self.whole: Tensor | None = None
+
+    def add(self, patches: Tensor) -> None:
+        """Take in patches (n, D) float32, the next ones in their numbering."""
+        if self._block is None:
+            rows = min(BLOCK_ROWS, max(1, BLOCK_BYTES // (4 * patches.shape[1])))
+            self.single = self._expected <= rows
+            self._block = patches.new_empty((min(rows, self._expected), patches.shape[1]))
+        while len(patches):
+            room = len(self._block) - self._filled
+            some = patches[:room]
+            self._block[self._filled : self._filled + len(some)] = some
+            self._filled += len(some)
+            patches = patches[len(some) :]
+            if len(patches):  # more to come, and the block is full
+                self._reduce_block()
+
+    def finish(self) -> tuple[Tensor, Tensor]:
+        """Features (M, D) float32 of the coreset and their numbers (M,) int64."""
+        if self._before == 0 and self._block is not None:
+            self.whole = self._block[: self._filled]
+        if self._filled:
+            self._reduce_block()
+        self._block = None
+        assert self._bank is not None and self._indices is not None
+        count = min(self._max_rows, max(1, round(self._before * self._ratio)))
+        if len(self._bank) > count:
+            self._reduce_bank(count)
+        return self._bank, self._indices
+
+    def _reduce_block(self) -> None:
+        assert self._block is not None
+        block = self._block[: self._filled]
+        count = min(self._max_rows, max(1, round(len(block) * self._ratio)))
+        picked = self._select(block, count, int(self._rng.integers(len(block))))
+        features, indices = block[picked], picked + self._before
+        if self._bank is not None and self._indices is not None:
+            features = torch.cat([self._bank, features])
+            indices = torch.cat([self._indices, indices])
+        self._bank, self._indices = features, indices
+        self._before += self._filled
+        self._filled = 0
+        if len(features) > self._max_rows:
+            self._reduce_bank(self._max_rows)
+
+    def _reduce_bank(self, count: int) -> None:
+        assert self._bank is not None and self._indices is not None
+        kept = self._select(self._bank, count, 0)
+        self._bank, self._indices = self._bank[kept], self._indices[kept]
+
+    def _select(self, features: Tensor, count: int, start: int) -> Tensor:
+        self.selections += 1
+        projected = random_projection(features, self._projection_dim, self._seed)
+        return greedy_coreset(projected, count, start=start, progress=self._progress)
