@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pyimgano.backbones import ENGINE_TOLERANCE, create_backbone, list_backbones
+from pyimgano.backbones import ENGINE_TOLERANCE, backbone, create_backbone, list_backbones, programs
 from pyimgano.backbones.efficientnet_lite import EfficientNetLite, rename_package_keys
 from pyimgano.backbones.resnet import resnet18, resnet50, wide_resnet50_2
 from pyimgano.backbones.weights import WeightsPackage
@@ -320,3 +320,47 @@ def test_lite_variants_have_their_published_depths() -> None:
     # blocks of Lite0, 1 and 2; the last width of Lite2's trunk is 352
     assert [len(EfficientNetLite(v).blocks) for v in (0, 1, 2)] == [16, 21, 21]
     assert EfficientNetLite(2).state_dict()["blocks.20.project.conv.weight"].shape[0] == 352
+
+
+def test_programs_are_kept_checked_and_forgotten(tmp_path: Path) -> None:
+    import openvino
+
+    core = openvino.Core()
+
+    def model() -> openvino.Model:
+        given = openvino.opset13.parameter([1, 4], np.float32)
+        return openvino.Model([openvino.opset13.multiply(given, np.float32([2.0]))], [given], "m")
+
+    store = programs.ProgramStore(tmp_path / "kept", "net a")
+    assert store.load(core, (8, 8)) is None
+    store.save(model(), (8, 8))
+    kept = store.load(core, (8, 8))
+    assert kept is not None
+    result = core.compile_model(kept, "CPU")(np.ones((1, 4), np.float32))[0]
+    np.testing.assert_array_equal(result, 2.0)
+    assert store.load(core, (8, 9)) is None
+    assert programs.ProgramStore(tmp_path / "kept", "net b").load(core, (8, 8)) is None
+    (numbers,) = (tmp_path / "kept").glob("*.bin")
+    whole = numbers.read_bytes()
+    numbers.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert store.load(core, (8, 8)) is None  # changed: converted anew
+    numbers.write_bytes(whole)
+    for side in range(20):
+        store.save(model(), (side, 8))
+    assert len(list((tmp_path / "kept").glob("*.json"))) == 16
+    assert len(list((tmp_path / "kept").iterdir())) == 48
+    (tmp_path / "file").touch()
+    blocked = programs.ProgramStore(tmp_path / "file", "net a")  # a folder that cannot be
+    blocked.save(model(), (8, 8))
+    assert blocked.load(core, (8, 8)) is None
+
+
+def test_a_kept_program_gives_the_same_features() -> None:
+    images = [np.random.default_rng(i).integers(0, 256, (64, 64, 3), np.uint8) for i in range(3)]
+    backbone._create.cache_clear()
+    first = create_backbone(device="cpu", engine="openvino").features(images)
+    backbone._create.cache_clear()
+    again = create_backbone(device="cpu", engine="openvino").features(images)
+    alone = create_backbone(device="cpu", engine="openvino").features(images[1:2])
+    for one, two, three in zip(first, again, alone, strict=True):
+        assert torch.equal(one, two) and torch.equal(one[1:2], three)

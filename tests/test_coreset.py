@@ -15,8 +15,10 @@ from pyimgano.models.bank import (
     grouped_points,
     memory_bank,
     random_projection,
+    streamed_coreset,
 )
 from pyimgano.models.bank import coreset as coreset_module
+from pyimgano.models.bank.half_precision import Rounded, bounds
 
 
 def textbook(features: np.ndarray, count: int, start: int) -> list[int]:
@@ -218,3 +220,93 @@ def test_neighbourhood_is_sorted_masked_and_begins_with_itself() -> None:
         torch.tensor([1]), 9, torch.tensor([0])
     )
     assert few.shape == (1, 4) and valid.tolist() == [[True, True, True, False]]
+
+
+def stream(features: np.ndarray, step: int, **keywords: object) -> streamed_coreset.StreamedCoreset:
+    given = {"ratio": 0.1, "max_rows": 10**6, "projection_dim": None, "seed": 4, **keywords}
+    builder = streamed_coreset.StreamedCoreset(expected=len(features), **given)  # type: ignore[arg-type]
+    for start in range(0, len(features), step):
+        builder.add(torch.from_numpy(features[start : start + step]))
+    return builder
+
+
+def radius(features: np.ndarray, bank: np.ndarray) -> float:
+    """How far the farthest point is from the bank."""
+    return float(torch.cdist(torch.from_numpy(features), torch.from_numpy(bank)).amin(1).max())
+
+
+@pytest.mark.parametrize("step", [1, 7, 500])
+def test_what_fits_in_one_block_is_the_textbooks(step: int) -> None:
+    features = clusters(300, 8, 2, 1.0)
+    builder = stream(features, step)
+    bank, indices = builder.finish()
+    start = int(np.random.default_rng(4).integers(300))
+    assert indices.tolist() == textbook(features, 30, start)
+    np.testing.assert_array_equal(bank.numpy(), features[indices])
+    assert builder.single and builder.selections == 1 and builder.whole is not None
+    np.testing.assert_array_equal(builder.whole.numpy(), features)
+
+
+@pytest.mark.parametrize(("max_rows", "step"), [(10**6, 37), (120, 37), (120, 1000), (30, 9)])
+def test_blocks_are_merged_and_reduced(
+    monkeypatch: pytest.MonkeyPatch, max_rows: int, step: int
+) -> None:
+    monkeypatch.setattr(streamed_coreset, "BLOCK_ROWS", 400)
+    features = clusters(2900, 8, 2, 1.0)
+    builder = stream(features, step, max_rows=max_rows)
+    bank, indices = builder.finish()
+    assert not builder.single and builder.selections > 1 and builder.whole is None
+    assert len(bank) == min(290, max_rows) and len(set(indices.tolist())) == len(indices)
+    np.testing.assert_array_equal(bank.numpy(), features[indices])
+    # a cover within a small factor of the one that sees all points at once
+    best = radius(features, features[textbook(features, len(bank), 0)])
+    assert radius(features, bank.numpy()) <= 2.5 * best
+    again, same = stream(features, 13, max_rows=max_rows).finish()
+    assert torch.equal(same, indices) and torch.equal(again, bank)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    scale=st.sampled_from([1e-3, 1.0, 300.0]),
+    offset=st.sampled_from([0.0, 5.0]),
+    masked=st.booleans(),
+)
+def test_half_precision_bounds_hold(seed: int, scale: float, offset: float, masked: bool) -> None:
+    rng = np.random.default_rng(seed)
+    a = torch.from_numpy((rng.normal(offset, scale, (20, 24))).astype(np.float32))
+    b = torch.from_numpy((rng.normal(offset, scale, (50, 24))).astype(np.float32))
+    b[:20] = a + torch.from_numpy(rng.normal(0, 0.01 * scale, (20, 24)).astype(np.float32))
+    left, right = Rounded(a, left=True), Rounded(b, left=False)
+    away = left.factors @ right.factors.T
+    true = (a.double()[:, None] - b.double()[None]).square().sum(-1)
+    if masked:
+        own = torch.arange(20)[:, None] == torch.arange(50)
+        away.masked_fill_(own, torch.inf)
+        true.masked_fill_(own, torch.inf)
+    floor, limit = bounds(left, right, away)
+    assert (floor.double() <= true.amin(1)).all()
+    nearest = true.argmin(1)
+    assert (away[torch.arange(20), nearest] <= limit).all()
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_every_way_of_searching_finds_the_same(
+    monkeypatch: pytest.MonkeyPatch, half: bool, masked: bool
+) -> None:
+    """All rows in float32 or bfloat16, or what pivots leave of them."""
+    monkeypatch.setattr(memory_bank, "is_quick", lambda device: half)
+    features = torch.from_numpy(clusters(5000, 24, 3, 0.5))
+    queries = torch.from_numpy(clusters(3000, 24, 3, 0.5) + 0.1)
+    image = torch.arange(5000) // 50
+    asked = (torch.arange(3000) // 30) if masked else None
+    dense = MemoryBank(features, image).search(queries, asked)
+    monkeypatch.setattr(memory_bank, "_FEW", 0)
+    monkeypatch.setattr(memory_bank, "_FEW_IN_HALF", 0)
+    pruned = MemoryBank(features, image).search(queries, asked)
+    torch.testing.assert_close(dense[0], pruned[0], rtol=1e-6, atol=0)
+    true = torch.cdist(queries.double(), features.double())
+    if masked:
+        true.masked_fill_((torch.arange(3000) // 30)[:, None] == image, torch.inf)
+    torch.testing.assert_close(dense[0].double(), true.amin(1), rtol=1e-5, atol=1e-6)

@@ -12,9 +12,9 @@ from scipy.ndimage import gaussian_filter
 
 from pyimgano.backbones import create_backbone
 from pyimgano.errors import UsageError
-from pyimgano.models import create_model
+from pyimgano.models import create_model, patchcore
 from pyimgano.models.anomaly_map import smooth_maps
-from pyimgano.models.bank import random_projection
+from pyimgano.models.bank import random_projection, streamed_coreset
 from pyimgano.models.patchcore import VisionPatchCore
 
 from .conftest import picture
@@ -282,3 +282,27 @@ def test_the_pixel_threshold_is_that_of_leave_one_out_maps() -> None:
     assert pixels is not None and pixels.method == "leave-one-image-out"
     assert pixels.mean == pytest.approx(values.mean(), rel=1e-4)
     assert pixels.std == pytest.approx(values.std(), rel=1e-3)
+
+
+def test_many_training_images_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks, and calibration on a part: scores are those of the bank that came out."""
+    images = [picture(i) for i in range(13)]
+    monkeypatch.setattr(streamed_coreset, "BLOCK_ROWS", 150)  # 64 patches an image
+    monkeypatch.setattr(patchcore, "_CALIBRATION_IMAGES", 5)
+    detector = make(max_bank_size=40).fit(images)
+    assert len(detector.coreset_indices_) == 40
+    assert detector.describe()["memory_bank"]["selections"] > 1
+    assert detector.calibration_.n_scores == 5 and detector.n_train_ == 13
+    assert "calibrated on 5 of the 13 training images, evenly spread" in detector.calibration_.notes
+    kept = [i for i in range(13) if (i + 1) * 5 // 13 > i * 5 // 13]
+    whole = make(coreset_sampling_ratio=1.0).fit(images)  # features of all patches, in order
+    order = whole.coreset_indices_.argsort()
+    features = whole._bank.features[order].numpy()
+    bank = features[detector.coreset_indices_]
+    for number, score in zip(kept, detector.decision_scores_, strict=True):
+        others = bank[detector.coreset_indices_.numpy() // 64 != number]
+        mine = features[number * 64 : (number + 1) * 64]
+        nearest = np.linalg.norm(mine[:, None] - others[None], axis=2).min(axis=1)
+        assert 0 < score <= nearest.max() * (1 + 1e-5)
+    with pytest.raises(UsageError, match="fit_predict: 5 of 13 training images were scored"):
+        make().fit_predict(images)
