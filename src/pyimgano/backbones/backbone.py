@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -15,11 +16,12 @@ from platformdirs import user_cache_path
 from torch import Tensor
 
 from ..errors import UsageError, unknown_name
-from ..images.stream import available_cores
+from ..images import KeyedImage, NetworkInput, available_cores
 from .efficientnet_lite import EfficientNetLite, rename_package_keys
 from .engines import Engine, OpenVinoEngine, TorchEngine, as_batch, resolve_device, resolve_engine
+from .feature_cache import FeatureCache, recalled_features
 from .network import FeatureGraph, TappedNetwork
-from .programs import ProgramStore
+from .programs import ProgramStore, code_hash
 from .resnet import drop_classifier, resnet18, resnet34, resnet50, wide_resnet50_2
 from .weights import WeightsOrigin, WeightsPackage, load_weights
 
@@ -59,6 +61,8 @@ class Backbone:
         What the weights are (`WeightsOrigin`).
     device, engine
         Where it runs: a torch device, and `openvino` or `torch`.
+    cache
+        Where features of image files are kept; None if they are not.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Backbone:
         layers: tuple[str, ...],
         device: torch.device,
         engine: Engine,
+        cache: FeatureCache | None = None,
     ) -> None:
         self.name = name
         self.network = network
@@ -76,25 +81,45 @@ class Backbone:
         self.layers = layers
         self.device = device
         self._engine = engine
+        self.cache = cache
 
     @property
     def engine(self) -> str:
         return self._engine.name
 
-    def features(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Tensor]:
+    def features(self, images: Sequence[NetworkInput]) -> list[Tensor]:
         """Feature maps of images of one size.
 
         Parameters
         ----------
         images
-            N arrays (H, W, 3) uint8 RGB.
+            N arrays (H, W, 3) uint8 RGB, or what `stream_images` yields with `cache`.
 
         Returns
         -------
         list of torch.Tensor
             For each layer (N, C_l, H_l, W_l) float32 on `device`.
         """
-        return self._engine.run(as_batch(images))
+        plain: list[npt.NDArray[np.uint8]] = []
+        for image in images:
+            pixels = image.pixels if isinstance(image, KeyedImage) else image
+            if pixels is not None:
+                plain.append(pixels)
+        computed = self._engine.run(as_batch(plain)) if plain else []
+        if len(plain) == len(images) and self.cache is None:
+            return computed
+        each: list[list[Tensor]] = []
+        done = 0
+        for image in images:
+            if isinstance(image, KeyedImage) and image.pixels is None:
+                each.append([layer.to(self.device) for layer in recalled_features(image)])
+                continue
+            layers = [layer[done] for layer in computed]
+            done += 1
+            if isinstance(image, KeyedImage) and self.cache is not None:
+                self.cache.store(image, layers)
+            each.append(layers)
+        return [torch.stack(layer) for layer in zip(*each)]
 
     def describe(self) -> dict[str, Any]:
         """What a report says of the backbone; plain JSON values."""
@@ -125,6 +150,7 @@ def create_backbone(
     device: str = "auto",
     engine: str = "auto",
     seed: int = 0,
+    cache_dir: str | Path | None = None,
 ) -> Backbone:
     """Make a backbone.
 
@@ -142,6 +168,8 @@ def create_backbone(
         `auto`, `cpu`, `cuda` or `cuda:N`.
     engine
         `auto`, `openvino` or `torch`.
+    cache_dir
+        A folder to keep features of image files in. Those of timm models are not kept.
 
     Raises
     ------
@@ -165,6 +193,7 @@ def create_backbone(
         torch_device,
         engine_name,
         seed,
+        None if cache_dir is None else str(cache_dir),
     )
 
 
@@ -178,6 +207,7 @@ def _create(
     device: torch.device,
     engine: str,
     seed: int,
+    cache_dir: str | None,
 ) -> Backbone:
     """A backbone never changes, so the categories of a run share one, and its compilation."""
     network, origin = _build(name, pretrained, weights, seed)
@@ -200,7 +230,20 @@ def _create(
         runner = OpenVinoEngine(graph, threads=available_cores(), store=store)
     else:
         runner = TorchEngine(graph, device)
-    return Backbone(name, network, origin, chosen, device, runner)
+    cache = None
+    if cache_dir is not None and origin.source != "timm":
+        facts = [name, chosen, origin.source, origin.detail, origin.sha256, runner.name]
+        facts += [device.type, _version(runner.name), code_hash("backbones", "images")]
+        cache = FeatureCache(Path(cache_dir), json.dumps(facts))
+    return Backbone(name, network, origin, chosen, device, runner, cache)
+
+
+def _version(engine: str) -> str:
+    if engine == "openvino":
+        import openvino
+
+        return str(openvino.__version__)
+    return str(torch.__version__)
 
 
 def _build(

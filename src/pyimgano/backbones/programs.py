@@ -72,7 +72,7 @@ class ProgramStore:
     def _stem(self, size: tuple[int, int]) -> Path:
         import openvino
 
-        text = json.dumps([self._identity, size, openvino.__version__, _code()])
+        text = json.dumps([self._identity, size, openvino.__version__, code_hash("backbones")])
         return self._folder / hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def _forget_the_oldest(self) -> None:
@@ -88,9 +88,10 @@ def _digest(path: Path) -> str:
 
 
 @cache
-def _code() -> str:
-    """A hash of the code that defines networks, so that a change to it is seen."""
+def code_hash(*rooms: str) -> str:
+    """A hash of the code in folders of this package, so that a change to it is seen."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    for room in rooms:
+        for path in sorted((Path(__file__).parents[1] / room).glob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -71,6 +71,11 @@ from .console import DATASETS, print_document, print_text
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder that the run directory is made in. Default runs.",
 )
+@click.option(
+    "--cache-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep features of images there, for the next run on them.",
+)
 @click.option("--save-run/--no-save-run", default=True, show_default=True)
 @click.option("--per-image-jsonl/--no-per-image-jsonl", default=True, show_default=True)
 @click.option(

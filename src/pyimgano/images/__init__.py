@@ -5,13 +5,27 @@
 
 from .header import ImageHeader, image_size, read_header
 from .read import IMAGE_SUFFIXES, pages_remark, read_image, read_mask, resize_image
-from .stream import ImageSource, LoadedImage, as_sources, available_cores, stream_images
+from .stream import (
+    ImageSource,
+    KeyedImage,
+    LoadedImage,
+    NetworkInput,
+    Recall,
+    Recalled,
+    as_sources,
+    available_cores,
+    stream_images,
+)
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "ImageHeader",
     "ImageSource",
+    "KeyedImage",
     "LoadedImage",
+    "NetworkInput",
+    "Recall",
+    "Recalled",
     "as_sources",
     "available_cores",
     "image_size",

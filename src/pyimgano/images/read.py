@@ -95,9 +95,14 @@ def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
     return read_image_and_remark(path)[0]
 
 
-def read_image_and_remark(path: str | Path) -> tuple[npt.NDArray[np.uint8], str | None]:
-    """As `read_image`, and what was left out of the file, in words; None if nothing was."""
-    data = _read_bytes(path)
+def read_image_and_remark(
+    path: str | Path, data: bytes | None = None
+) -> tuple[npt.NDArray[np.uint8], str | None]:
+    """As `read_image`, and what was left out of the file, in words; None if nothing was.
+
+    `data` is the file's content if it is at hand.
+    """
+    data = read_bytes(path) if data is None else data
     header = _open_header(path, data)
     pixels = _decode(path, data, header)
     if header.format not in _PAGED:
@@ -158,7 +163,7 @@ def read_mask(path: str | Path) -> npt.NDArray[np.uint8]:
     ImageReadError
         As `read_image`; also for negative or float values.
     """
-    data = _read_bytes(path)
+    data = read_bytes(path)
     header = _open_header(path, data)
     if header.format == "PNG":
         _check_png(path, data)
@@ -216,7 +221,8 @@ def resize_image(
     return image
 
 
-def _read_bytes(path: str | Path) -> bytes:
+def read_bytes(path: str | Path) -> bytes:
+    """The content of a file that is not empty; raises `ImageReadError`."""
     try:
         require_regular_file(path)
         data = Path(path).read_bytes()

@@ -6,19 +6,20 @@ images however many are asked for.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import ImageReadError, UsageError
-from .read import read_image_and_remark, resize_image
+from .read import read_bytes, read_image_and_remark, resize_image
 
 # Decoded images that may wait for the consumer, at most.
 _AHEAD_BYTES = 2**25
@@ -26,6 +27,60 @@ _AHEAD_IMAGES = 256
 
 #: What a detector takes for an image: a path, or an (H, W, 3) uint8 RGB array.
 ImageSource: TypeAlias = "str | Path | npt.NDArray[np.uint8]"
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What a cache of features knows of an image.
+
+    Attributes
+    ----------
+    features
+        What a network made of it, as the cache was given it.
+    original_size
+        (height, width) before resizing.
+    remark
+        As `LoadedImage.remark`.
+    """
+
+    features: Any
+    original_size: tuple[int, int]
+    remark: str | None
+
+
+class Recall(Protocol):
+    """A cache of features, by a key that stands for the bytes of a file and a size."""
+
+    def lookup(self, key: str) -> Recalled | None:
+        """What is known; called by several threads."""
+        ...
+
+
+@dataclass(frozen=True)
+class KeyedImage:
+    """An image of a stream with a cache: its pixels, or the features in their place.
+
+    Attributes
+    ----------
+    key
+        Stands for the bytes of its file and the size it was resized to.
+    pixels
+        (H, W, 3) uint8 RGB; None if `features` are there.
+    features
+        Of the cache; None if it has none.
+    original_size, remark
+        As `LoadedImage`.
+    """
+
+    key: str
+    pixels: npt.NDArray[np.uint8] | None
+    features: Any
+    original_size: tuple[int, int]
+    remark: str | None
+
+
+#: What a network takes: pixels, or what a stream with a cache yields.
+NetworkInput: TypeAlias = "npt.NDArray[np.uint8] | KeyedImage"
 
 
 @dataclass(frozen=True)
@@ -39,7 +94,8 @@ class LoadedImage:
     name
         Its path, or `image <index>` for an array.
     pixels
-        (H, W, 3) uint8 RGB at the size asked for; None if `error` is set.
+        (H, W, 3) uint8 RGB at the size asked for, or a `KeyedImage` from a stream with a
+        cache; None if `error` is set.
     original_size
         (height, width) before resizing; None if `error` is set.
     error
@@ -50,7 +106,7 @@ class LoadedImage:
 
     index: int
     name: str
-    pixels: npt.NDArray[np.uint8] | None
+    pixels: NetworkInput | None
     original_size: tuple[int, int] | None
     error: ImageReadError | None
     remark: str | None = None
@@ -109,6 +165,7 @@ def stream_images(
     *,
     threads: int | None = None,
     ahead: int | None = None,
+    recall: Recall | None = None,
 ) -> Iterator[LoadedImage]:
     """Yield every source, decoded and resized, in order.
 
@@ -124,6 +181,8 @@ def stream_images(
         How many images may be in flight; by default as many as take 32 MiB at `size`, up to
         256, so that decoding goes on while the consumer is busy, and at least four for each
         thread.
+    recall
+        A cache of features: files that it knows are read, but not decoded.
 
     Yields
     ------
@@ -133,13 +192,14 @@ def stream_images(
     """
     threads = threads or available_cores()
     if ahead is None:
-        small = 0 if size is None else _AHEAD_BYTES // (3 * size[0] * size[1])
+        # features may be larger than pixels
+        small = 0 if size is None or recall is not None else _AHEAD_BYTES // (3 * size[0] * size[1])
         ahead = max(4 * threads, min(_AHEAD_IMAGES, small))
     pending: deque[Future[LoadedImage]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
         for index, source in enumerate(sources):
-            pending.append(pool.submit(_load, index, source, size))
+            pending.append(pool.submit(_load, index, source, size, recall))
             if len(pending) >= ahead:
                 yield pending.popleft().result()
         while pending:
@@ -148,15 +208,27 @@ def stream_images(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _load(index: int, source: ImageSource, size: tuple[int, int] | None) -> LoadedImage:
-    name = f"image {index}" if isinstance(source, np.ndarray) else str(source)
-    remark = None
+def _load(
+    index: int, source: ImageSource, size: tuple[int, int] | None, recall: Recall | None
+) -> LoadedImage:
+    if isinstance(source, np.ndarray):
+        shape = (source.shape[0], source.shape[1])
+        return LoadedImage(index, f"image {index}", resize_image(source, size), shape, None)
+    name, key = str(source), ""
     try:
-        if isinstance(source, np.ndarray):
-            image = source
-        else:
-            image, remark = read_image_and_remark(source)
+        data = read_bytes(source)
+        if recall is not None:
+            key = f"{hashlib.blake2b(data, digest_size=20).hexdigest()}-{size}".replace(" ", "")
+            known = recall.lookup(key)
+            if known is not None:
+                keyed = KeyedImage(key, None, known.features, known.original_size, known.remark)
+                return LoadedImage(index, name, keyed, known.original_size, None, known.remark)
+        image, remark = read_image_and_remark(source, data)
     except ImageReadError as error:
         return LoadedImage(index, name, None, None, error)
-    height, width = image.shape[:2]
-    return LoadedImage(index, name, resize_image(image, size), (height, width), None, remark)
+    original = (image.shape[0], image.shape[1])
+    pixels: NetworkInput = resize_image(image, size)
+    if recall is not None:
+        assert isinstance(pixels, np.ndarray)
+        pixels = KeyedImage(key, pixels, None, original, remark)
+    return LoadedImage(index, name, pixels, original, None, remark)

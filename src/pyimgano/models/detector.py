@@ -23,7 +23,14 @@ from ..calibration import (
     choose_quantile,
 )
 from ..errors import DataError, ImageReadError, NotFittedError, UsageError
-from ..images import ImageSource, LoadedImage, as_sources, stream_images
+from ..images import (
+    ImageSource,
+    LoadedImage,
+    NetworkInput,
+    Recall,
+    as_sources,
+    stream_images,
+)
 from .parameters import check_parameters, parameter_names, reject_unknown
 
 OnError = Literal["raise", "skip"]
@@ -167,10 +174,11 @@ class Detector(ABC):
         """Get ready to learn from at most `n_images` images; `params` are checked values."""
 
     @abstractmethod
-    def _learn(
-        self, batches: Iterator[list[npt.NDArray[np.uint8]]], progress: Progress | None
-    ) -> None:
-        """Learn from all batches: lists of (H, W, 3) uint8 images at `resize`."""
+    def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
+        """Learn from all batches: lists of (H, W, 3) uint8 images at `resize`.
+
+        With a `_recall` they are `KeyedImage`s, which a backbone takes as they are.
+        """
 
     @abstractmethod
     def _training_scores(self, unseen: bool) -> TrainingScores:
@@ -178,12 +186,16 @@ class Detector(ABC):
 
     @abstractmethod
     def _score_batch(
-        self, images: list[npt.NDArray[np.uint8]], maps: bool
+        self, images: list[NetworkInput], maps: bool
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
         """Scores (B,) and, if `maps` and the method has them, maps (B, H, W).
 
         `params_` is there; `threshold_` is not while calibration images are scored.
         """
+
+    def _recall(self) -> Recall | None:
+        """The cache of features of what `_start` made ready, if there is one."""
+        return None
 
     def _finish(self) -> None:  # noqa: B027 -- not every method keeps what it learned from
         """Let go of what only `_training_scores` needs."""
@@ -291,7 +303,14 @@ class Detector(ABC):
         reading = _Reading()
         self._start(params, len(sources))
         self._learn(
-            _training_batches(sources, params.resize, self.batch_size, on_error, reading, progress),
+            _training_batches(
+                stream_images(sources, params.resize, recall=self._recall()),
+                sources,
+                self.batch_size,
+                on_error,
+                reading,
+                progress,
+            ),
             progress,
         )
         self.params_ = params
@@ -355,7 +374,7 @@ class Detector(ABC):
     ) -> Iterator[ImageScore]:
         size = self.params_.resize  # that of the fit, whatever was set since
         waiting: list[LoadedImage] = []
-        for loaded in stream_images(X, size):
+        for loaded in stream_images(X, size, recall=self._recall()):
             if loaded.error is not None and on_error == "raise":
                 raise loaded.error
             waiting.append(loaded)
@@ -471,16 +490,16 @@ class Detector(ABC):
 
 
 def _training_batches(
+    stream: Iterator[LoadedImage],
     sources: Sequence[ImageSource],
-    size: tuple[int, int],
     batch_size: int,
     on_error: OnError,
     reading: _Reading,
     progress: Progress | None,
-) -> Iterator[list[npt.NDArray[np.uint8]]]:
+) -> Iterator[list[NetworkInput]]:
     """Batches of readable images; `reading` learns what became of each."""
-    batch: list[npt.NDArray[np.uint8]] = []
-    for loaded in stream_images(sources, size):
+    batch: list[NetworkInput] = []
+    for loaded in stream:
         if loaded.pixels is None:
             assert loaded.error is not None
             if on_error == "raise":

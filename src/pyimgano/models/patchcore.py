@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..calibration import MapStatistics
+from ..images import NetworkInput, Recall
 from .anomaly_map import smooth_maps
 from .detector import Detector, Progress, TrainingScores
 from .parameters import (
@@ -111,6 +112,8 @@ class VisionPatchCore(Detector):
         `out-of-sample`, or `in-sample` for the naive way, which promises nothing.
     calibration_quantile
         In (0, 1); beats `contamination`. Without either 0.995.
+    cache_dir
+        A folder to keep the backbone's features of image files in, for the next time.
 
     Attributes
     ----------
@@ -155,6 +158,7 @@ class VisionPatchCore(Detector):
         contamination: Contamination | None = None,
         calibration: CalibrationSource = "out-of-sample",
         calibration_quantile: Quantile | None = None,
+        cache_dir: str | None = None,
     ) -> None:
         self.backbone = backbone
         self.layers = layers
@@ -171,10 +175,11 @@ class VisionPatchCore(Detector):
         self.contamination = contamination
         self.calibration = calibration
         self.calibration_quantile = calibration_quantile
+        self.cache_dir = cache_dir
 
     # ---- patch features, section 3.1
 
-    def _patches(self, images: list[npt.NDArray[np.uint8]]) -> Tensor:
+    def _patches(self, images: list[NetworkInput]) -> Tensor:
         """P(x) of B images: (B, h, w, D) float32."""
         import torch
         from torch.nn import functional
@@ -209,16 +214,18 @@ class VisionPatchCore(Detector):
             device=params.device,
             engine=params.engine,
             seed=params.random_seed,
+            cache_dir=params.cache_dir,
         )
+
+    def _recall(self) -> Recall | None:
+        return self._backbone.cache
 
     def _start(self, params: Any, n_images: int) -> None:
         self._params = params
         self._n_images = n_images
         self._backbone = self._make_backbone(params)
 
-    def _learn(
-        self, batches: Iterator[list[npt.NDArray[np.uint8]]], progress: Progress | None
-    ) -> None:
+    def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
         import torch
 
         from .bank import MemoryBank, StreamedCoreset
@@ -291,7 +298,7 @@ class VisionPatchCore(Detector):
         return weight.clamp(min=0.0) * s_star
 
     def _score_batch(
-        self, images: list[npt.NDArray[np.uint8]], maps: bool
+        self, images: list[NetworkInput], maps: bool
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
         import torch
 

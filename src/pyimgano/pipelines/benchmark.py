@@ -56,6 +56,7 @@ def run_benchmark(
     save_run: bool = True,
     per_image_jsonl: bool = True,
     output_dir: str | Path | None = None,
+    cache_dir: str | Path | None = None,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
     """Run a detector over one category of a dataset, some, or all.
@@ -99,6 +100,9 @@ def run_benchmark(
     save_run, output_dir, per_image_jsonl
         Whether a run directory is written, the folder it is made in (`runs`), and whether
         it holds per_image.jsonl files.
+    cache_dir
+        A folder to keep features of images in: another run on the same images with the same
+        backbone decodes and extracts nothing. It is bounded to 20 GiB.
     listener
         Told of progress.
 
@@ -139,6 +143,7 @@ def run_benchmark(
         on_error=on_error,
         save_run=save_run,
         per_image_jsonl=per_image_jsonl,
+        cache_dir=None if cache_dir is None else str(cache_dir),
     )
     detector = create_model(model, **config.detector_keywords())
     layout = get_layout(dataset, split=config.split, allow_outside=config.allow_outside)

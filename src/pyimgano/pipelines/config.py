@@ -29,6 +29,7 @@ _OWN_ARGUMENTS = {
     "contamination": "contamination",
     "calibration": "calibration",
     "calibration_quantile": "calibration_quantile",
+    "cache_dir": "cache_dir",
 }
 
 _Limit = Annotated[int, Strict(), Field(ge=1)]
@@ -60,6 +61,7 @@ class BenchmarkConfig(BaseModel):
     on_error: Literal["error", "skip"]
     save_run: Flag
     per_image_jsonl: Flag
+    cache_dir: str | None
 
     @classmethod
     def check(cls, **values: Any) -> BenchmarkConfig:
@@ -94,6 +96,7 @@ class BenchmarkConfig(BaseModel):
             "resize": self.resize,
             "contamination": self.contamination,
             "calibration_quantile": self.calibration_quantile,
+            "cache_dir": self.cache_dir if "cache_dir" in accepted else None,
         }
         given.update({name: value for name, value in optional.items() if value is not None})
         for name in ("pretrained", "random_seed"):  # not every method has a network, or chance

@@ -28,6 +28,8 @@ _COLUMNS = 1024
 _GATHER_COST = 128
 # Proposals this close, relative to the squared lengths involved, may be in the wrong order.
 _ROUNDING = 64 * 2.0**-23
+# Proposals whose least is looked at before they are.
+_PIECE = 64
 # Pairs of a point and a centre whose distance is computed together.
 _PAIRS = 65536
 # Centres of one product where all are compared, and nothing is picked out.
@@ -94,9 +96,8 @@ class GroupedPoints:
         search = Search(self._points, centres, nearest, winner, labels)
         to_centres = _distances(self._pivots.double(), centres.double())  # (G, C)
         everywhere = []  # points that are better compared with all centres, together
-        for number, start, stop in self._chunks:
-            bound = (self._reach[start:stop] + nearest[start:stop].clamp(min=0).sqrt()).amax()
-            near = to_centres[number] < bound * (1 + _SLACK) + _SLACK
+        for (number, start, stop), bound in zip(self._chunks, self._bounds(nearest)):
+            near = to_centres[number] < bound
             candidates = near.nonzero().squeeze(1)
             size = stop - start
             pruned = len(candidates) * (size + _GATHER_COST)
@@ -107,6 +108,23 @@ class GroupedPoints:
         if everywhere:
             for rows in torch.cat(everywhere).split(_ROWS):
                 search.compare(rows, None)
+
+    def share_left(self, nearest: Tensor, centres: Tensor) -> float:
+        """Which share of all comparisons `lower` would make, from 0 to 1."""
+        to_centres = _distances(self._pivots.double(), centres.double())  # (G, C)
+        left = sum(
+            int((to_centres[number] < bound).sum()) * (stop - start)
+            for (number, start, stop), bound in zip(self._chunks, self._bounds(nearest))
+        )
+        return left / (len(self) * len(centres))
+
+    def _bounds(self, nearest: Tensor) -> list[float]:
+        """For each chunk: a centre at this distance from the pivot, or farther, is no use."""
+        reach = self._reach + nearest.clamp(min=0).sqrt()
+        return [
+            float(reach[start:stop].amax()) * (1 + _SLACK) + _SLACK
+            for _, start, stop in self._chunks
+        ]
 
     def lower_by_all(
         self,
@@ -151,9 +169,15 @@ class Search:
         self._rounded = rounded
 
     def compare_all(self) -> None:
-        """Compare all points with all centres."""
-        for start in range(0, len(self._points), _ROWS):
-            self.compare(slice(start, start + _ROWS), None, columns=_ALL_COLUMNS)
+        """Compare all points with all centres; quickest where labels stand in runs."""
+        starts = [0]
+        if self._labels is not None:
+            label = self._labels[0]
+            starts += ((label[1:] != label[:-1]).nonzero().squeeze(1) + 1).tolist()
+        for start, stop in zip(starts, [*starts[1:], len(self._points)]):
+            for first in range(start, stop, _ROWS):
+                rows = slice(first, min(first + _ROWS, stop))
+                self.compare(rows, None, columns=_ALL_COLUMNS)
 
     def compare(
         self,
@@ -174,9 +198,7 @@ class Search:
             some: slice | Tensor = slice(start, start + columns)
             if candidates is not None:
                 some = candidates[some]
-            own = None
-            if self._labels is not None:
-                own = self._labels[0][rows][:, None] == self._labels[1][some]
+            own = None if self._labels is None else _own(self._labels, rows, some)
             if rounded is not None:
                 assert self._rounded is not None and isinstance(some, slice)
                 proposed = _propose_in_half(rounded, self._rounded.part(some), own)
@@ -213,7 +235,7 @@ class Search:
         Every centre whose proposal in `away` (m, c) is within the row's limit is compared.
         Column j is centre `candidates[j]`, or `start + j` for None.
         """
-        row, column = (away <= limit[:, None]).nonzero(as_tuple=True)  # (p,) by row
+        row, column = _within(away, limit)  # (p,) by row
         centre = column + start if candidates is None else candidates[column]
         exact = torch.cat(
             [
@@ -231,16 +253,45 @@ class Search:
         return closest, chosen
 
 
+def _within(away: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of each entry up to its row's limit, row by row."""
+    rows, columns = away.shape
+    if columns % _PIECE:
+        return (away <= limit[:, None]).nonzero(as_tuple=True)  # type: ignore[return-value]
+    # most pieces of a row have none: their least entries tell
+    pieces = away.view(rows, -1, _PIECE)  # (r, c / piece, piece)
+    row, piece = (pieces.amin(dim=2) <= limit[:, None]).nonzero(as_tuple=True)
+    which, column = (pieces[row, piece] <= limit[row, None]).nonzero(as_tuple=True)
+    return row[which], piece[which] * _PIECE + column
+
+
+def _own(labels: tuple[Tensor, Tensor], rows: slice | Tensor, some: slice | Tensor) -> Tensor:
+    """The pairs that do not count, (r, c) bool; or, where all rows have one label, the columns
+    (k,) int64 that do not."""
+    mine, theirs = labels[0][rows], labels[1][some]
+    if bool((mine == mine[0]).all()):
+        return (theirs == mine[0]).nonzero().squeeze(1)
+    return mine[:, None] == theirs
+
+
+def _mask(away: Tensor, own: Tensor | None) -> None:
+    if own is None:
+        return
+    if own.dtype == torch.bool:
+        away.masked_fill_(own, torch.inf)
+    else:
+        away.index_fill_(1, own, torch.inf)
+
+
 def _propose(points: Tensor, centres: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Proposals (r, c) of |c|^2 - 2xc, a lower bound of all squared distances (r,), and the
     limit (r,) that the nearest centre's proposal does not exceed, but for rounding.
 
-    `own` (r, c) marks pairs that do not count.
+    `own` are the pairs that do not count, as `_own` gives them.
     """
     norms = points.square().sum(dim=1)
     away = torch.addmm(centres.square().sum(dim=1), points, centres.T, alpha=-2.0)
-    if own is not None:
-        away.masked_fill_(own, torch.inf)
+    _mask(away, own)
     least = away.amin(dim=1)
     doubt = _ROUNDING * (norms + (least + norms).abs())
     # of infinity, where nothing counts, nothing is subtracted that would make it NaN
@@ -253,8 +304,7 @@ def _propose_in_half(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `_propose`; the proposals are squared distances in bfloat16, and so is the limit."""
     away = points.factors @ centres.factors.T
-    if own is not None:
-        away.masked_fill_(own, torch.inf)
+    _mask(away, own)
     floor, limit = bounds(points, centres, away)
     return away, floor, limit
 

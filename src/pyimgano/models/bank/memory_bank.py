@@ -15,6 +15,8 @@ _SLAB = 32768
 # Up to so many queries all rows are compared.
 _FEW = 4096
 _FEW_IN_HALF = 16384
+_MUCH = 0.8
+_MUCH_IN_HALF = 0.3
 # Every so many rows, one is looked at first, for upper bounds that rule most others out.
 _STRIDE = 32
 
@@ -41,8 +43,10 @@ class MemoryBank:
         self._pivots = self._centred[:count]
         quick = is_quick(features.device)
         self._rounded = Rounded(self._centred, left=False) if quick else None
-        #: Queries up to which comparing with all rows is quicker than ruling rows out.
+        # Queries up to which comparing with all rows is quicker than ruling rows out, and the
+        # share of comparisons above which it is whatever the number of queries.
         self._few = _FEW_IN_HALF if quick else _FEW
+        self._much = _MUCH_IN_HALF if quick else _MUCH
 
     def __len__(self) -> int:
         return len(self.features)
@@ -74,27 +78,25 @@ class MemoryBank:
             return torch.cat([d for d, _ in found]), torch.cat([r for _, r in found])
 
     def _search(self, queries: Tensor, query_image: Tensor | None) -> tuple[Tensor, Tensor]:
-        if len(queries) <= self._few:
-            return self._search_all(queries - self._centre, query_image)
-        groups = GroupedPoints(queries - self._centre, self._pivots)
-        nearest = queries.new_full((len(queries),), torch.inf)  # group order, squared
-        winner = torch.zeros_like(groups.order)
-        labels = None
-        if query_image is not None:
-            labels = (query_image[groups.order].int(), self.image.int())
-        self._look_at_some(groups, nearest, winner, labels)
-        groups.lower(nearest, self._centred, winner=winner, labels=labels)
-        distances, rows = torch.empty_like(nearest), torch.empty_like(winner)
-        distances[groups.order], rows[groups.order] = nearest.sqrt(), winner
-        return distances, rows
-
-    def _search_all(self, queries: Tensor, query_image: Tensor | None) -> tuple[Tensor, Tensor]:
+        centred = queries - self._centre
         nearest = queries.new_full((len(queries),), torch.inf)  # squared
         winner = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
         labels = None
         if query_image is not None:
             labels = (query_image.int(), self.image.int())
-        Search(queries, self._centred, nearest, winner, labels, self._rounded).compare_all()
+        if len(queries) > self._few:
+            groups = GroupedPoints(centred, self._pivots)
+            order = groups.order
+            grouped = None if labels is None else (labels[0][order], labels[1])
+            bound, which = nearest[order], winner[order]
+            self._look_at_some(groups, bound, which, grouped)
+            much = groups.share_left(bound, self._centred) > self._much
+            if not much:
+                groups.lower(bound, self._centred, winner=which, labels=grouped)
+            nearest[order], winner[order] = bound, which
+            if not much:
+                return nearest.sqrt_(), winner
+        Search(centred, self._centred, nearest, winner, labels, self._rounded).compare_all()
         return nearest.sqrt_(), winner
 
     def _look_at_some(

@@ -1,0 +1,135 @@
+"""Features of images kept on disk, so that a second run decodes and extracts nothing.
+
+An entry is named by a hash of the image file's bytes and the size it was resized to, in a
+folder named by a hash of all else that its features depend on: backbone, layers, weights,
+engine and its version, and the code of this package that decodes images and defines networks.
+So a changed byte in an image, or another version of anything, is another entry.
+
+Entries are written beside and renamed, so two processes may share a folder, and carry a hash
+of their numbers, so that what a disk damaged is extracted anew. When the folder outgrows its
+bound, the entries longest unused go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import threading
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load, save
+from torch import Tensor
+
+from ..images import KeyedImage, Recalled
+
+#: Bytes that a cache folder may hold unless another bound is given.
+MAX_BYTES = 20 * 2**30
+# The folder is looked over before the first entry is written, and then each so many.
+_TRIM_EVERY = 512
+_SUFFIX = ".safetensors"
+
+
+class FeatureCache:
+    """Features of one backbone, by image.
+
+    Parameters
+    ----------
+    folder
+        Of the cache, which other backbones may share; made if need be.
+    identity
+        Of the backbone: equal only where features are equal.
+    max_bytes
+        Bound of the whole folder.
+    """
+
+    def __init__(self, folder: Path, identity: str, max_bytes: int = MAX_BYTES) -> None:
+        self._folder = folder
+        self._space = folder / hashlib.sha256(identity.encode()).hexdigest()[:16]
+        self._max_bytes = max_bytes
+        self._written = 0
+        self._works = True
+        self._lock = threading.Lock()
+
+    def lookup(self, key: str) -> Recalled | None:
+        """What is known of an image; None if nothing is, or it was damaged."""
+        path = self._path(key)
+        try:
+            entry = load(path.read_bytes())
+            facts = json.loads(entry.pop("facts").tobytes())
+            layers = [entry[f"layer{i}"] for i in range(len(entry))]
+            if facts["hash"] != _digest(layers):
+                return None
+            os.utime(path)
+        except Exception:  # whatever it is, extracting anew mends it
+            return None
+        return Recalled(layers, tuple(facts["size"]), facts["remark"])
+
+    def store(self, image: KeyedImage, layers: Sequence[Tensor]) -> None:
+        """Keep the features of an image, (C_l, h_l, w_l) for each layer.
+
+        A disk that is full or cannot be written ends the caching with a warning, not the run.
+        """
+        if not self._works:
+            return
+        arrays = [np.ascontiguousarray(layer.cpu().numpy()) for layer in layers]
+        facts = {"hash": _digest(arrays), "size": image.original_size, "remark": image.remark}
+        entry = {f"layer{i}": array for i, array in enumerate(arrays)}
+        entry["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+        path = self._path(image.key)
+        try:
+            with self._lock:
+                if self._written % _TRIM_EVERY == 0:
+                    self._trim()
+                self._written += 1
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, beside = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(save(entry))
+                Path(beside).replace(path)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    Path(beside).unlink()
+        except OSError as error:
+            self._works = False
+            warnings.warn(f"{self._folder}: nothing more is cached ({error})", stacklevel=2)
+
+    def _path(self, key: str) -> Path:
+        return self._space / key[:2] / f"{key}{_SUFFIX}"
+
+    def _trim(self) -> None:
+        """Bring the folder to nine tenths of its bound, if it is above it."""
+        entries = []
+        for path in self._folder.glob(f"*/*/*{_SUFFIX}"):
+            with contextlib.suppress(OSError):  # another process was quicker
+                status = path.stat()
+                entries.append((status.st_mtime, status.st_size, path))
+        total = sum(size for _, size, _ in entries)
+        if total <= self._max_bytes:
+            return
+        for _, size, path in sorted(entries):
+            with contextlib.suppress(OSError):
+                path.unlink()
+            total -= size
+            if total <= 0.9 * self._max_bytes:
+                return
+
+
+def recalled_features(image: KeyedImage) -> list[Tensor]:
+    """The features that a stream found in a cache."""
+    assert image.features is not None
+    return [torch.from_numpy(array) for array in image.features]
+
+
+def _digest(arrays: Sequence[np.ndarray]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(array.tobytes())
+    return digest.hexdigest()
