@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from platformdirs import user_cache_path
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UsageError, unknown_name
 from ..images import KeyedImage, NetworkInput, available_cores
 from .efficientnet_lite import EfficientNetLite, rename_package_keys
 from .engines import Engine, OpenVinoEngine, TorchEngine, as_batch, resolve_device, resolve_engine
 from .feature_cache import FeatureCache, recalled_features
-from .network import FeatureGraph, TappedNetwork
+from .network import FeatureGraph, PatchGraph, TappedNetwork
 from .programs import ProgramStore, code_hash
 from .resnet import drop_classifier, resnet18, resnet34, resnet50, wide_resnet50_2
 from .weights import WeightsOrigin, WeightsPackage, load_weights
@@ -98,7 +98,8 @@ class Backbone:
         Returns
         -------
         list of torch.Tensor
-            For each layer (N, C_l, H_l, W_l) float32 on `device`.
+            For each layer (N, C_l, H_l, W_l) float32 on `device`; or, of a backbone of
+            patches, one (N, h, w, D).
         """
         plain: list[npt.NDArray[np.uint8]] = []
         for image in images:
@@ -151,6 +152,7 @@ def create_backbone(
     engine: str = "auto",
     seed: int = 0,
     cache_dir: str | Path | None = None,
+    patches: bool = False,
 ) -> Backbone:
     """Make a backbone.
 
@@ -170,6 +172,9 @@ def create_backbone(
         `auto`, `openvino` or `torch`.
     cache_dir
         A folder to keep features of image files in. Those of timm models are not kept.
+    patches
+        Whether `features` gives locally aware patch features, joined over the layers, as one
+        (N, h, w, D) tensor (`PatchGraph`), instead of a map a layer.
 
     Raises
     ------
@@ -194,6 +199,7 @@ def create_backbone(
         engine_name,
         seed,
         None if cache_dir is None else str(cache_dir),
+        patches,
     )
 
 
@@ -208,6 +214,7 @@ def _create(
     engine: str,
     seed: int,
     cache_dir: str | None,
+    patches: bool,
 ) -> Backbone:
     """A backbone never changes, so the categories of a run share one, and its compilation."""
     network, origin = _build(name, pretrained, weights, seed)
@@ -220,19 +227,21 @@ def _create(
     if len(set(chosen)) != len(chosen):
         raise UsageError(f"layers must differ, got {', '.join(chosen)}")
     network.eval().requires_grad_(False)
-    graph = FeatureGraph(network, chosen)
+    graph: nn.Module = FeatureGraph(network, chosen)
+    if patches:
+        graph = PatchGraph(FeatureGraph(network, chosen))
     runner: Engine
     if engine == "openvino":
         store = None
         if origin.sha256 is not None:  # random weights, and timm's, have no name of their own
-            identity = f"{name} {' '.join(chosen)} {origin.sha256}"
+            identity = f"{name} {' '.join(chosen)} {origin.sha256} {patches}"
             store = ProgramStore(user_cache_path("pyimgano") / "programs", identity)
         runner = OpenVinoEngine(graph, threads=available_cores(), store=store)
     else:
         runner = TorchEngine(graph, device)
     cache = None
     if cache_dir is not None and origin.source != "timm":
-        facts = [name, chosen, origin.source, origin.detail, origin.sha256, runner.name]
+        facts = [name, chosen, patches, origin.source, origin.detail, origin.sha256, runner.name]
         facts += [device.type, _version(runner.name), code_hash("backbones", "images")]
         cache = FeatureCache(Path(cache_dir), json.dumps(facts))
     return Backbone(name, network, origin, chosen, device, runner, cache)

@@ -1,8 +1,8 @@
 """The programs that run a frozen network: OpenVINO on a CPU, torch on a CPU or a GPU.
 
-Both run the same `FeatureGraph` in float32 and agree to within `ENGINE_TOLERANCE` of the
-largest absolute feature of a layer; they sum in different orders, so they do not agree to
-the bit.
+Both run the same graph (`network.FeatureGraph`, or a `PatchGraph` around it) in float32 and
+agree to within `ENGINE_TOLERANCE` of the largest absolute feature of a layer; they sum in
+different orders, so they do not agree to the bit.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UsageError
-from .network import FeatureGraph
 from .programs import ProgramStore
 
 #: Largest difference between the engines' features, relative to a layer's largest value.
@@ -43,7 +42,7 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, graph: FeatureGraph, device: torch.device) -> None:
+    def __init__(self, graph: nn.Module, device: torch.device) -> None:
         self._graph = graph.to(device).eval()
         self._device = device
 
@@ -64,7 +63,7 @@ class OpenVinoEngine:
 
     name = "openvino"
 
-    def __init__(self, graph: FeatureGraph, *, threads: int, store: ProgramStore | None) -> None:
+    def __init__(self, graph: nn.Module, *, threads: int, store: ProgramStore | None) -> None:
         import openvino
 
         self._graph = graph.eval()
@@ -86,15 +85,17 @@ class OpenVinoEngine:
     def _run(self, pixels: npt.NDArray[np.uint8]) -> list[Tensor]:
         count, height, width, _ = pixels.shape
         program = self._program(height, width)
-        layers: list[Tensor] = []
+        layers: list[npt.NDArray[np.float32]] = []
         for index in range(count):
             results = program(pixels[index : index + 1])
             if not layers:
-                layers = [torch.empty((count, *results[i].shape[1:])) for i in range(len(results))]
+                shapes = [results[i].shape[1:] for i in range(len(results))]
+                layers = [np.empty((count, *shape), np.float32) for shape in shapes]
             for number, layer in enumerate(layers):
-                # the results live in buffers that the next image overwrites
-                layer[index] = torch.from_numpy(results[number][0])
-        return layers
+                # The results live in buffers that the next image overwrites. Copied by numpy:
+                # torch would wake its threads, which then get in the way of the next image.
+                layer[index] = results[number][0]
+        return [torch.from_numpy(layer) for layer in layers]
 
     def _program(self, height: int, width: int) -> Any:
         if (height, width) not in self._compiled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,44 @@ class FeatureGraph(nn.Module):
         x = pixels.permute(0, 3, 1, 2).to(self.mean.dtype)  # (N, 3, H, W)
         x = (x - self.mean) * self.inverse_std
         return tuple(self.network.tapped(x, self.layers))
+
+
+class PatchGraph(nn.Module):
+    """Pixels in, locally aware patch features out (Roth et al. 2022, section 3.1).
+
+    Each cell of a layer becomes the mean of its 3x3 neighbourhood, over the cells that exist;
+    layers are brought to the finest grid, bilinearly, and joined. Output one
+    (N, h, w, D) float32 tensor.
+    """
+
+    def __init__(self, graph: FeatureGraph) -> None:
+        super().__init__()
+        self.maps = graph  # TorchScript has an attribute `graph` of its own
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        maps = self.maps(pixels)  # (N, C_l, h_l, w_l)
+        grid = max((int(m.shape[-2]), int(m.shape[-1])) for m in maps)  # that of the finest
+        joined = []
+        for m in maps:
+            rows = _mean_and_resize(int(m.shape[-2]), grid[0]).to(m)  # (h, h_l)
+            columns = _mean_and_resize(int(m.shape[-1]), grid[1]).to(m)  # (w, w_l)
+            joined.append(rows @ (m @ columns.T))
+        return (torch.cat(joined, dim=1).permute(0, 2, 3, 1).contiguous(),)
+
+
+@lru_cache(maxsize=32)
+def _mean_and_resize(cells: int, wanted: int) -> Tensor:
+    """(wanted, cells): along one axis, the mean of each cell and its neighbours that exist,
+    then bilinear resizing with half-pixel centres. Both axes together are the 3x3 mean and
+    bilinear resizing, which are separable."""
+    number = torch.arange(cells)
+    near = ((number[:, None] - number).abs() <= 1).double()
+    mean = near / near.sum(dim=1, keepdim=True)
+    centre = ((torch.arange(wanted) + 0.5) * cells / wanted - 0.5).clamp(0, cells - 1).double()
+    left = centre.floor().long()
+    right = (left + 1).clamp(max=cells - 1)
+    share = (centre - left)[:, None]
+    return ((1 - share) * mean[left] + share * mean[right]).float()
 
 
 def initialise(network: nn.Module, seed: int) -> None:

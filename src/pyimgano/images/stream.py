@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from ..errors import ImageReadError, UsageError
 from .read import read_bytes, read_image_and_remark, resize_image
 
+_THREADS = "decode"
 # Decoded images that may wait for the consumer, at most.
 _AHEAD_BYTES = 2**25
 _AHEAD_IMAGES = 256
@@ -196,7 +198,7 @@ def stream_images(
         small = 0 if size is None or recall is not None else _AHEAD_BYTES // (3 * size[0] * size[1])
         ahead = max(4 * threads, min(_AHEAD_IMAGES, small))
     pending: deque[Future[LoadedImage]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix=_THREADS)
     try:
         for index, source in enumerate(sources):
             pending.append(pool.submit(_load, index, source, size, recall))
@@ -205,7 +207,9 @@ def stream_images(
         while pending:
             yield pending.popleft().result()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        # a generator that is left is closed by whichever thread collects it
+        own = threading.current_thread().name.startswith(_THREADS)
+        pool.shutdown(wait=not own, cancel_futures=True)
 
 
 def _load(

@@ -182,21 +182,10 @@ class VisionPatchCore(Detector):
     def _patches(self, images: list[NetworkInput]) -> Tensor:
         """P(x) of B images: (B, h, w, D) float32."""
         import torch
-        from torch.nn import functional
 
         with torch.inference_mode():
-            maps = [  # equation 2: each cell becomes the average of its 3x3 neighbourhood
-                functional.avg_pool2d(features, 3, stride=1, padding=1, count_include_pad=False)
-                for features in self._backbone.features(images)  # (B, C_l, h_l, w_l)
-            ]
-            grid = max(features.shape[-2:] for features in maps)  # that of the finest
-            joined = [
-                features
-                if features.shape[-2:] == grid
-                else functional.interpolate(features, size=grid, mode="bilinear")
-                for features in maps
-            ]
-            return torch.cat(joined, dim=1).permute(0, 2, 3, 1).contiguous()
+            (patches,) = self._backbone.features(images)  # equation 2 is part of its graph
+            return patches
 
     # ---- the memory bank, section 3.2
 
@@ -215,6 +204,7 @@ class VisionPatchCore(Detector):
             engine=params.engine,
             seed=params.random_seed,
             cache_dir=params.cache_dir,
+            patches=True,
         )
 
     def _recall(self) -> Recall | None:

@@ -255,14 +255,18 @@ class Search:
 
 def _within(away: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
     """Row and column of each entry up to its row's limit, row by row."""
-    rows, columns = away.shape
-    if columns % _PIECE:
-        return (away <= limit[:, None]).nonzero(as_tuple=True)  # type: ignore[return-value]
+    columns = away.shape[1]
+    main = columns // _PIECE * _PIECE
     # most pieces of a row have none: their least entries tell
-    pieces = away.view(rows, -1, _PIECE)  # (r, c / piece, piece)
+    pieces = away[:, :main].unflatten(1, (-1, _PIECE))  # (r, main / piece, piece)
     row, piece = (pieces.amin(dim=2) <= limit[:, None]).nonzero(as_tuple=True)
     which, column = (pieces[row, piece] <= limit[row, None]).nonzero(as_tuple=True)
-    return row[which], piece[which] * _PIECE + column
+    row, column = row[which], piece[which] * _PIECE + column
+    if main < columns:
+        last_row, last = (away[:, main:] <= limit[:, None]).nonzero(as_tuple=True)
+        row, order = torch.cat([row, last_row]).sort(stable=True)
+        column = torch.cat([column, last + main])[order]
+    return row, column
 
 
 def _own(labels: tuple[Tensor, Tensor], rows: slice | Tensor, some: slice | Tensor) -> Tensor:
