@@ -64,12 +64,13 @@ class FeatureCache:
             entry = load(path.read_bytes())
             facts = json.loads(entry.pop("facts").tobytes())
             layers = [entry[f"layer{i}"] for i in range(len(entry))]
-            if facts["hash"] != _digest(layers):
+            found = Recalled(layers, tuple(facts["size"]), facts["remark"])
+            if facts["hash"] != _digest(layers, found.original_size, found.remark):
                 return None
             os.utime(path)
         except Exception:  # whatever it is, extracting anew mends it
             return None
-        return Recalled(layers, tuple(facts["size"]), facts["remark"])
+        return found
 
     def store(self, image: KeyedImage, layers: Sequence[Tensor]) -> None:
         """Keep the features of an image, (C_l, h_l, w_l) for each layer.
@@ -79,7 +80,11 @@ class FeatureCache:
         if not self._works:
             return
         arrays = [np.ascontiguousarray(layer.cpu().numpy()) for layer in layers]
-        facts = {"hash": _digest(arrays), "size": image.original_size, "remark": image.remark}
+        facts = {
+            "hash": _digest(arrays, image.original_size, image.remark),
+            "size": image.original_size,
+            "remark": image.remark,
+        }
         entry = {f"layer{i}": array for i, array in enumerate(arrays)}
         entry["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
         path = self._path(image.key)
@@ -128,8 +133,9 @@ def recalled_features(image: KeyedImage) -> list[Tensor]:
     return [torch.from_numpy(array) for array in image.features]
 
 
-def _digest(arrays: Sequence[np.ndarray]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+def _digest(arrays: Sequence[np.ndarray], size: tuple[int, int], remark: str | None) -> str:
+    digest = hashlib.blake2b(repr((size, remark)).encode(), digest_size=16)
     for array in arrays:
+        digest.update(repr(array.shape).encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
