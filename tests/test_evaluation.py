@@ -28,6 +28,7 @@ from pyimgano.evaluation import (
     evaluate_detector,
     evaluate_kinds,
     find_optimal_threshold,
+    weighted_curve,
 )
 
 CASES = ("aupro_case_64_diag", "aupro_case_256", "aupro_case_256_ties")
@@ -165,6 +166,16 @@ def test_spro_saturated_at_the_whole_region_is_aupro() -> None:
     assert compute_spro(regions, maps, 0.3) == pytest.approx(compute_aupro(masks, maps, 0.3))
     assert compute_spro([[], []], maps) is None
     assert compute_spro([[(np.ones((12, 12)), 1)]], maps[:1]) is None  # nothing outside
+
+
+def test_metrics_do_not_depend_on_how_pixels_are_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(8)
+    maps = np.round(rng.random((3, 40, 40)), 2)  # with ties
+    masks = rng.random((3, 40, 40)) < 0.1
+    whole = [compute_pixel_auroc(masks, maps), compute_aupro(masks, maps)]
+    monkeypatch.setattr(weighted_curve, "_WORTH_THREADS", 1)
+    monkeypatch.setattr(weighted_curve, "available_cores", lambda: 5)
+    assert [compute_pixel_auroc(masks, maps), compute_aupro(masks, maps)] == whole
 
 
 @settings(max_examples=50, deadline=None)

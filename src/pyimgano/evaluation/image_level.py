@@ -147,7 +147,7 @@ def check_labels(labels: Any, name: str) -> npt.NDArray[np.bool_]:
 def _curve(labels: npt.NDArray[np.bool_], values: npt.NDArray[np.float64]) -> ThresholdCurve:
     if not labels.any():
         raise UndefinedMetric("the test set has no defective image")
-    return threshold_curve(values[labels], None, np.sort(values[~labels]))
+    return threshold_curve(values[labels], None, [np.sort(values[~labels])])
 
 
 def auroc(labels: npt.NDArray[np.bool_], values: npt.NDArray[np.float64]) -> float:

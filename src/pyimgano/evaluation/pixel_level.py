@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..errors import UsageError
 from .image_level import check_threshold
 from .undefined import MetricTable, UndefinedMetric, value_or_none
-from .weighted_curve import average_precision, threshold_curve
+from .weighted_curve import average_precision, sort_in_parts, threshold_curve
 
 #: The limit of the false-positive rate that AUPRO is integrated to by default.
 AUPRO_LIMIT = 0.3
@@ -173,13 +173,13 @@ class PixelScores:
     anomalous
         (P,) scores of the anomalous pixels, image by image in row order.
     normal_sorted
-        (Q,) scores of the normal pixels, ascending.
+        Scores of the normal pixels, in parts that are each ascending.
     masks
         (N, H, W) bool.
     """
 
     anomalous: npt.NDArray[np.floating]
-    normal_sorted: npt.NDArray[np.floating]
+    normal_sorted: list[npt.NDArray[np.floating]]
     masks: npt.NDArray[np.bool_]
 
     @classmethod
@@ -196,8 +196,7 @@ class PixelScores:
         normal = scores[~truth]
         if len(normal) == 0:
             raise UndefinedMetric("every pixel of the masks is anomalous")
-        normal.sort()
-        return cls(anomalous, normal, truth)
+        return cls(anomalous, sort_in_parts(normal), truth)
 
     def auroc(self) -> float:
         return threshold_curve(self.anomalous, None, self.normal_sorted).area()
