@@ -74,9 +74,6 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
 
     What went wrong is one line on stderr. A traceback is a bug of ours.
     """
-    # OpenMP's threads, which torch uses, otherwise wait for work by running in circles, and take
-    # the cores from decoding and from OpenVINO. Read when torch is loaded, which is later.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if threading.current_thread() is threading.main_thread():
         # what stops services stops a run as Ctrl-C does: its reports say so
         signal.signal(signal.SIGTERM, signal.default_int_handler)
