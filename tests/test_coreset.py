@@ -310,3 +310,16 @@ def test_every_way_of_searching_finds_the_same(
     if masked:
         true.masked_fill_((torch.arange(3000) // 30)[:, None] == image, torch.inf)
     torch.testing.assert_close(dense[0].double(), true.amin(1), rtol=1e-5, atol=1e-6)
+
+
+def test_neighbourhoods_are_exact_far_from_the_mean() -> None:
+    rng = np.random.default_rng(3)
+    centres = rng.normal(0, 100, (8, 40))
+    rows = (centres[rng.integers(0, 8, 400)] + rng.normal(0, 0.5, (400, 40))).astype(np.float32)
+    bank = MemoryBank(torch.from_numpy(rows), torch.arange(400) // 4)
+    asked = torch.arange(0, 400, 7)
+    found, valid = bank.neighbourhood(asked, 9)
+    true = torch.cdist(torch.from_numpy(rows).double(), torch.from_numpy(rows).double())
+    assert valid.all() and (found[:, 0] == asked).all()
+    wanted = true[asked].topk(9, largest=False).values
+    torch.testing.assert_close(true[asked[:, None], found], wanted, rtol=1e-6, atol=1e-9)

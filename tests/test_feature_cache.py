@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from pyimgano.backbones import backbone, feature_cache
+from pyimgano.backbones import backbone, create_backbone, feature_cache
 from pyimgano.backbones.feature_cache import FeatureCache
+from pyimgano.errors import UsageError
 from pyimgano.images import KeyedImage
 from pyimgano.models import create_model
 from pyimgano.pipelines import run_benchmark
@@ -124,18 +126,52 @@ def test_damaged_entries_are_misses(tmp_path: Path) -> None:
 
 
 def test_the_folder_is_bounded_and_the_oldest_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(feature_cache, "_TRIM_EVERY", 1)
     FeatureCache(tmp_path, "a").store(keyed("ab00"), entry(0))
     size = next(tmp_path.rglob("*.safetensors")).stat().st_size
+    other = tmp_path / "facebook" / "dinov2" / "model.safetensors"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(bytes(50 * size))
+    left = tmp_path / "pyimgano-features" / "aa" / "bb" / "x.tmp"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    os.utime(left, (0, 0))
     cache = FeatureCache(tmp_path, "a", max_bytes=10 * size)
     for number in range(30):
         cache.store(keyed(f"ab{number:02d}"), entry(number))
         cache.lookup("ab00")  # used again and again
+    assert other.exists() and not left.exists()  # what is not the cache's own stays
+    other.unlink()
     kept = {path.stem for path in tmp_path.rglob("*.safetensors")}
     assert len(kept) <= 11 and {"ab00", "ab29"} <= kept
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_cache_that_can_only_be_read_hits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = FeatureCache(tmp_path, "a")
+    cache.store(keyed("ab12"), entry(1))
+
+    def refuse(*arguments: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(feature_cache.os, "utime", refuse)
+    assert cache.lookup("ab12") is not None
+
+
+def test_names_of_cache_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="cache_dir must be a folder, got ''"):
+        create_backbone(cache_dir="")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = create_backbone(cache_dir="~/features").cache
+    assert made is not None and str(made._folder).startswith(str(tmp_path / "features"))
+
+
+def test_versions_of_decoders_are_part_of_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert any(text.startswith("opencv") for text in backbone._versions())
+    assert any(text.startswith("pillow") for text in backbone._versions())
 
 
 def test_two_writers_at_once(tmp_path: Path) -> None:

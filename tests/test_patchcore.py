@@ -17,7 +17,7 @@ from pyimgano.models.anomaly_map import smooth_maps
 from pyimgano.models.bank import random_projection, streamed_coreset
 from pyimgano.models.patchcore import VisionPatchCore
 
-from .conftest import picture
+from .conftest import picture, save
 from .test_coreset import textbook
 
 SIZE = (64, 48)
@@ -294,7 +294,8 @@ def test_many_training_images_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None
     assert detector.describe()["memory_bank"]["selections"] > 1
     assert detector.calibration_.n_scores == 5 and detector.n_train_ == 13
     assert "calibrated on 5 of the 13 training images, evenly spread" in detector.calibration_.notes
-    kept = [i for i in range(13) if (i + 1) * 5 // 13 > i * 5 // 13]
+    kept = [i for i in range(13) if i * 5 % 13 < 5]
+    assert len(kept) == 5 and kept[0] == 0
     whole = make(coreset_sampling_ratio=1.0).fit(images)  # features of all patches, in order
     order = whole.coreset_indices_.argsort()
     features = whole._bank.features[order].numpy()
@@ -306,3 +307,16 @@ def test_many_training_images_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None
         assert 0 < score <= nearest.max() * (1 + 1e-5)
     with pytest.raises(UsageError, match="fit_predict: 5 of 13 training images were scored"):
         make().fit_predict(images)
+
+
+@pytest.mark.parametrize("block", [10**6, 100])
+def test_few_of_many_images_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(streamed_coreset, "BLOCK_ROWS", block)
+    monkeypatch.setattr(patchcore, "_CALIBRATION_IMAGES", 2)
+    paths = [save(tmp_path / f"{i:02d}.png", picture(i)) for i in range(12)]
+    for path in paths[3:]:
+        path.write_bytes(b"")
+    detector = make().fit(paths, on_error="skip")
+    assert detector.n_train_ == 3 and detector.calibration_.n_scores >= 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,8 @@ def create_backbone(
     WeightsError
         No weights found, or weights that do not fit.
     """
+    if cache_dir is not None and not str(cache_dir):
+        raise UsageError("cache_dir must be a folder, got ''")
     torch_device = resolve_device(device)
     engine_name = resolve_engine(engine, torch_device)
     stamp = None
@@ -198,7 +202,7 @@ def create_backbone(
         torch_device,
         engine_name,
         seed,
-        None if cache_dir is None else str(cache_dir),
+        None if cache_dir is None else str(Path(cache_dir).expanduser().absolute()),
         patches,
     )
 
@@ -239,20 +243,23 @@ def _create(
         runner = OpenVinoEngine(graph, threads=available_cores(), store=store)
     else:
         runner = TorchEngine(graph, device)
-    cache = None
+    kept = None
     if cache_dir is not None and origin.source != "timm":
         facts = [name, chosen, patches, origin.source, origin.detail, origin.sha256, runner.name]
-        facts += [device.type, _version(runner.name), code_hash("backbones", "images")]
-        cache = FeatureCache(Path(cache_dir), json.dumps(facts))
-    return Backbone(name, network, origin, chosen, device, runner, cache)
+        facts += [device.type, _versions(), code_hash("backbones", "images")]
+        kept = FeatureCache(Path(cache_dir), json.dumps(facts))
+    return Backbone(name, network, origin, chosen, device, runner, kept)
 
 
-def _version(engine: str) -> str:
-    if engine == "openvino":
-        import openvino
-
-        return str(openvino.__version__)
-    return str(torch.__version__)
+@cache
+def _versions() -> list[str]:
+    """Of all that features depend on besides our own code: decoders, resizing, engines."""
+    names = ("torch", "openvino", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
+    found = []
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return found
 
 
 def _build(

@@ -18,6 +18,7 @@ import json
 import os
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,9 +32,14 @@ from ..images import KeyedImage, Recalled
 
 #: Bytes that a cache folder may hold unless another bound is given.
 MAX_BYTES = 20 * 2**30
-# The folder is looked over before the first entry is written, and then each so many.
-_TRIM_EVERY = 512
+# The folder is looked over before the first entry is written, and then whenever this share of
+# its bound has been added.
+_TRIM_SHARE = 0.02
+# In a folder of its own, so that nothing else is ever counted or deleted.
+_HOME = "pyimgano-features"
 _SUFFIX = ".safetensors"
+# What killed processes left is removed after so many seconds.
+_STALE = 3600
 
 
 class FeatureCache:
@@ -42,18 +48,18 @@ class FeatureCache:
     Parameters
     ----------
     folder
-        Of the cache, which other backbones may share; made if need be.
+        Where the cache's own folder is made, which other backbones may share.
     identity
         Of the backbone: equal only where features are equal.
     max_bytes
-        Bound of the whole folder.
+        Bound of that folder, which each process may go beyond by a fiftieth.
     """
 
     def __init__(self, folder: Path, identity: str, max_bytes: int = MAX_BYTES) -> None:
-        self._folder = folder
-        self._space = folder / hashlib.sha256(identity.encode()).hexdigest()[:16]
+        self._folder = folder.absolute() / _HOME
+        self._space = self._folder / hashlib.sha256(identity.encode()).hexdigest()[:16]
         self._max_bytes = max_bytes
-        self._written = 0
+        self._added: int | None = None  # bytes since the folder was looked over
         self._works = True
         self._lock = threading.Lock()
 
@@ -67,9 +73,10 @@ class FeatureCache:
             found = Recalled(layers, tuple(facts["size"]), facts["remark"])
             if facts["hash"] != _digest(layers, found.original_size, found.remark):
                 return None
-            os.utime(path)
         except Exception:  # whatever it is, extracting anew mends it
             return None
+        with contextlib.suppress(OSError):  # a cache that others fill may be read only
+            os.utime(path)
         return found
 
     def store(self, image: KeyedImage, layers: Sequence[Tensor]) -> None:
@@ -89,15 +96,17 @@ class FeatureCache:
         entry["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
         path = self._path(image.key)
         try:
+            data = save(entry)
             with self._lock:
-                if self._written % _TRIM_EVERY == 0:
+                if self._added is None or self._added > _TRIM_SHARE * self._max_bytes:
                     self._trim()
-                self._written += 1
+                    self._added = 0
+                self._added += len(data)
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, beside = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
             try:
                 with os.fdopen(handle, "wb") as file:
-                    file.write(save(entry))
+                    file.write(data)
                 Path(beside).replace(path)
             finally:
                 with contextlib.suppress(FileNotFoundError):
@@ -112,6 +121,10 @@ class FeatureCache:
     def _trim(self) -> None:
         """Bring the folder to nine tenths of its bound, if it is above it."""
         entries = []
+        for left in self._folder.glob("*/*/*.tmp"):
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > _STALE:
+                    left.unlink()
         for path in self._folder.glob(f"*/*/*{_SUFFIX}"):
             with contextlib.suppress(OSError):  # another process was quicker
                 status = path.stat()
@@ -136,6 +149,6 @@ def recalled_features(image: KeyedImage) -> list[Tensor]:
 def _digest(arrays: Sequence[np.ndarray], size: tuple[int, int], remark: str | None) -> str:
     digest = hashlib.blake2b(repr((size, remark)).encode(), digest_size=16)
     for array in arrays:
-        digest.update(repr(array.shape).encode())
+        digest.update(repr((array.shape, array.dtype.str)).encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

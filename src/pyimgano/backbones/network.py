@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -100,14 +101,16 @@ def _mean_and_resize(cells: int, wanted: int) -> Tensor:
     """(wanted, cells): along one axis, the mean of each cell and its neighbours that exist,
     then bilinear resizing with half-pixel centres. Both axes together are the 3x3 mean and
     bilinear resizing, which are separable."""
-    number = torch.arange(cells)
-    near = ((number[:, None] - number).abs() <= 1).double()
-    mean = near / near.sum(dim=1, keepdim=True)
-    centre = ((torch.arange(wanted) + 0.5) * cells / wanted - 0.5).clamp(0, cells - 1).double()
-    left = centre.floor().long()
-    right = (left + 1).clamp(max=cells - 1)
+    # numpy, so that tracing takes the result as a constant
+    number = np.arange(cells)
+    near = (np.abs(number[:, None] - number) <= 1).astype(np.float64)
+    mean = near / near.sum(axis=1, keepdims=True)
+    centre = np.clip((np.arange(wanted) + 0.5) * cells / wanted - 0.5, 0, cells - 1)
+    left = np.floor(centre).astype(np.int64)
+    right = np.minimum(left + 1, cells - 1)
     share = (centre - left)[:, None]
-    return ((1 - share) * mean[left] + share * mean[right]).float()
+    operator = (1 - share) * mean[left] + share * mean[right]
+    return torch.from_numpy(operator.astype(np.float32))
 
 
 def initialise(network: nn.Module, seed: int) -> None:

@@ -46,7 +46,8 @@ class ProgramStore:
                 if wanted[suffix] != _digest(stem.with_suffix(suffix)):
                     return None
             for suffix in _SUFFIXES:
-                os.utime(stem.with_suffix(suffix))
+                with contextlib.suppress(OSError):  # a cache that others fill may be read only
+                    os.utime(stem.with_suffix(suffix))
             return core.read_model(stem.with_suffix(".xml"), stem.with_suffix(".bin"))
         except Exception:  # whatever it is, converting anew mends it
             return None

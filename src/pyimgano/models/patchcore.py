@@ -55,7 +55,8 @@ class _Spread:
     def takes(self, number: int) -> bool:
         if self._part >= self._whole:
             return True
-        return (number + 1) * self._part // self._whole > number * self._part // self._whole
+        # the first of each stretch, so that there is one however many come
+        return number * self._part % self._whole < self._part
 
 
 @register_model(
@@ -119,7 +120,8 @@ class VisionPatchCore(Detector):
     ----------
     coreset_indices_
         (M,) int64: which training patches the bank holds, in the order of their selection.
-        Patch i of image n at grid row r and column c has the index (n h + r) w + c.
+        Patch i of image n at grid row r and column c has the index (n h + r) w + c, where n
+        counts the images that could be read.
     grid_
         (h, w), the patch grid of an image.
 

@@ -17,6 +17,8 @@ _FEW = 4096
 _FEW_IN_HALF = 16384
 _MUCH = 0.8
 _MUCH_IN_HALF = 0.3
+# Neighbours compared exactly beyond those wanted.
+_DOUBTFUL = 8
 # Every so many rows, one is looked at first, for upper bounds that rule most others out.
 _STRIDE = 32
 
@@ -140,16 +142,25 @@ class MemoryBank:
         with torch.inference_mode():
             size = min(size, len(self))
             norms = self._centred.square().sum(dim=1)
+            more = min(size + _DOUBTFUL, len(self))
             found, valid = [], []
             for start in range(0, len(rows), 256):
                 some = rows[start : start + 256]
                 away = torch.addmm(norms, self._centred[some], self._centred.T, alpha=-2.0)
+                own = None
+                if row_image is not None:
+                    own = row_image[start : start + 256, None] == self.image  # (q, M)
                 # a row is its own nearest, also where rounding says otherwise
                 away[torch.arange(len(some), device=away.device), some] = -torch.inf
-                if row_image is not None:
-                    own = row_image[start : start + 256, None] == self.image
-                    away.masked_fill_(own, torch.inf)  # (q, M)
-                values, indices = away.topk(size, dim=1, largest=False)
-                found.append(indices)
-                valid.append(~values.isposinf())
+                if own is not None:
+                    away.masked_fill_(own, torch.inf)
+                indices = away.topk(more, dim=1, largest=False).indices  # (q, more)
+                # the product proposes, sums of squared differences decide
+                apart = self.features[some][:, None, :] - self.features[indices]
+                exact = apart.square_().sum(dim=2)  # (q, more)
+                if own is not None:
+                    exact.masked_fill_(own.gather(1, indices), torch.inf)
+                values, order = exact.sort(dim=1, stable=True)
+                found.append(indices.gather(1, order)[:, :size])
+                valid.append(~values[:, :size].isposinf())
             return torch.cat(found), torch.cat(valid)
