@@ -288,25 +288,23 @@ def test_another_package_adds_its_layout(tmp_path: Path) -> None:
         "assert 'flat' in list_datasets()\n"
         "print(load_dataset('flat', sys.argv[1]).get_train_paths())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "images")],
-        env={"PYTHONPATH": str(tmp_path), "PATH": ""},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+
+    def ask() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "images")],
+            env={"PYTHONPATH": str(tmp_path), "PATH": ""},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+    done = ask()
     assert done.stdout.strip() == str([str(tmp_path / "images" / "a.png")])
     # one that is broken is complained of, and harms neither the built-in ones nor the others
     (info / "entry_points.txt").write_text(
         "[pyimgano.datasets]\nbroken = nothing:X\nflat = flat:Flat\n"
     )
-    again = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "images")],
-        env={"PYTHONPATH": str(tmp_path), "PATH": ""},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    again = ask()
     assert again.stdout == done.stdout
     assert "the dataset plug-in 'broken' (nothing:X) cannot be loaded" in again.stderr
 

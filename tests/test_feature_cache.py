@@ -169,9 +169,22 @@ def test_names_of_cache_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert made is not None and str(made._folder).startswith(str(tmp_path / "features"))
 
 
-def test_versions_of_decoders_are_part_of_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert any(text.startswith("opencv") for text in backbone._versions())
-    assert any(text.startswith("pillow") for text in backbone._versions())
+def test_versions_of_decoders_are_part_of_an_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {text.split()[0] for text in backbone._versions()}
+    assert {"torch", "opencv-python-headless", "pillow", "simplejpeg"} <= names
+
+    def space() -> Path:
+        backbone._create.cache_clear()
+        cache = create_backbone(cache_dir=tmp_path).cache
+        assert cache is not None
+        return cache._space
+
+    before = space()
+    assert space() == before
+    monkeypatch.setattr(backbone, "_versions", lambda: ["pillow 0.1"])
+    assert space() != before
 
 
 def test_two_writers_at_once(tmp_path: Path) -> None:

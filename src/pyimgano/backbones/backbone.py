@@ -231,9 +231,8 @@ def _create(
     if len(set(chosen)) != len(chosen):
         raise UsageError(f"layers must differ, got {', '.join(chosen)}")
     network.eval().requires_grad_(False)
-    graph: nn.Module = FeatureGraph(network, chosen)
-    if patches:
-        graph = PatchGraph(FeatureGraph(network, chosen))
+    tapped = FeatureGraph(network, chosen)
+    graph: nn.Module = PatchGraph(tapped) if patches else tapped
     runner: Engine
     if engine == "openvino":
         store = None

@@ -66,7 +66,10 @@ def get_layout(name: str, *, split: str | None = None, allow_outside: bool = Fal
         options["allow_outside"] = allow_outside
     try:
         return layouts[name](**options)
-    except TypeError as error:  # a plug-in whose `__init__` takes none
+    except TypeError as error:
+        if not options:
+            raise
+        # a plug-in whose `__init__` takes none
         raise UsageError(f"dataset {name!r} does not take {' and '.join(options)}") from error
 
 

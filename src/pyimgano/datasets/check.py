@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ..errors import DataError, ImageReadError, UsageError
+from ..errors import DataError, ImageReadError
 from ..images import (
     ImageHeader,
     available_cores,
@@ -147,7 +147,7 @@ def check_dataset(
     layout = get_layout(name, split=split, allow_outside=allow_outside)
     folder = open_root(layout, root)
     names = layout.list_categories(folder)
-    if category != "all" or "all" in names:
+    if category != "all":
         layout.require_category(folder, category)
         names = [category]
     with ThreadPoolExecutor(available_cores(), thread_name_prefix="check") as pool:
@@ -167,14 +167,11 @@ def _check(
 ) -> CategoryCheck:
     try:
         category = layout.load(root, name)
-    except UsageError:
-        raise
     except DataError as error:
         finding = _finding("category_unusable", root / name, str(error))
         return _summary(Category(name, ()), [], [finding])
     work = _Work(pool, progress, name, category)
     findings = [_finding("note", root / name, note) for note in category.notes]
-    headers: list[ImageHeader] = []
     readable: list[tuple[str, Sample, ImageHeader]] = []
     listed = [(split, sample) for split in _SPLITS for sample in getattr(category, split)]
     looked = work.map(lambda one: _look(one[1].path, deep), listed)
@@ -182,7 +179,6 @@ def _check(
         if isinstance(found, Finding):
             findings.append(found)
             continue
-        headers.append(found)
         readable.append((split, sample, found))
         remark = pages_remark(found.pages)
         if remark is not None:
@@ -203,7 +199,7 @@ def _check(
     findings += [
         _finding("mask_without_image", path, "belongs to no image") for path in category.stray_masks
     ]
-    return _summary(category, headers, findings)
+    return _summary(category, [header for _, _, header in readable], findings)
 
 
 class _Work:

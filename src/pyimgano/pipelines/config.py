@@ -96,7 +96,7 @@ class BenchmarkConfig(BaseModel):
             "resize": self.resize,
             "contamination": self.contamination,
             "calibration_quantile": self.calibration_quantile,
-            "cache_dir": self.cache_dir if "cache_dir" in accepted else None,
+            "cache_dir": self.cache_dir,
         }
         given.update({name: value for name, value in optional.items() if value is not None})
         for name in ("pretrained", "random_seed"):  # not every method has a network, or chance
@@ -104,6 +104,8 @@ class BenchmarkConfig(BaseModel):
                 del given[name]
         if not self.pretrained and "pretrained" not in accepted:
             raise UsageError(f"pretrained=False means nothing to model {self.model!r}")
+        if self.cache_dir is not None and "cache_dir" not in accepted:
+            raise UsageError(f"cache_dir means nothing to model {self.model!r}")
         for name in self.model_kwargs:
             if name in _OWN_ARGUMENTS:
                 raise UsageError(

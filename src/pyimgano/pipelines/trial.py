@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..calibration import BinomialInterval, clopper_pearson
-from ..datasets import NO_MASK, MaskError, Region, Sample, Saturation, load_mask, load_regions
-from ..errors import ImageReadError
+from ..datasets import Sample, Saturation
 from ..evaluation import evaluate_detector, evaluate_kinds
 from ..models import Detector, ImageScore
 from ..models.detector import Progress
 from ..runs import Problem, ProblemKind
-
-Mask = npt.NDArray[np.uint8]
+from .pixels import Mask, Pixels
 
 _UNREADABLE: dict[str, ProblemKind] = {
     "train": "unreadable_train_image",
@@ -91,129 +87,6 @@ class Trial:
     score_seconds: float
 
 
-@dataclass
-class _Pixels:
-    """Masks and maps of the test images so far, or why pixel metrics are out of reach."""
-
-    resize: tuple[int, int]
-    wanted: bool
-    given: Mask | None  # (N, H, W), beats the samples' own mask files
-    saturation: Mapping[int, Saturation] | None  # set where regions are wanted
-    masks: list[Mask] = field(default_factory=list)
-    maps: list[npt.NDArray[np.float32]] = field(default_factory=list)
-    regions: list[list[Region]] = field(default_factory=list)
-    usable: int = 0
-    unusable: list[str] = field(default_factory=list)  # names of defective images without one
-    no_regions: str | None = None
-    problems: list[Problem] = field(default_factory=list)
-
-    def add(self, sample: Sample, result: ImageScore) -> None:
-        if not self.wanted or result.anomaly_map is None:
-            return
-        mask: Mask | None = np.zeros(self.resize, np.uint8)
-        regions: list[Region] = []
-        if self.given is not None:
-            mask = self.given[result.index]
-        elif sample.label:
-            mask, regions = self._masks_of(sample, result.original_size)
-        if mask is None:
-            self.unusable.append(sample.path.name)
-            self.masks, self.maps, self.regions = [], [], []  # of no use any more
-        elif not self.unusable:
-            self.masks.append(mask)
-            self.maps.append(result.anomaly_map)
-            self.regions.append(regions)
-
-    def _masks_of(
-        self, sample: Sample, image_size: tuple[int, int] | None
-    ) -> tuple[Mask | None, list[Region]]:
-        """The united masks, None if they will not do; and the regions, if they are wanted."""
-        if not sample.mask_paths:
-            self.note("mask_missing", sample.path, NO_MASK)
-            return None, []
-        try:
-            if self.saturation is not None:
-                return self._regions_of(sample, image_size, self.saturation)
-            mask = load_mask(sample.mask_paths, image_size, self.resize)
-        except ImageReadError as error:
-            kind: ProblemKind = "mask_missing" if error.missing else "mask_unreadable"
-            self.note(kind, error.path, error.reason)
-            return None, []
-        except MaskError as error:
-            self.note(error.kind, error.path, error.reason)
-            return None, []
-        self.usable += 1
-        if not mask.any():
-            if load_mask(sample.mask_paths, None, image_size or self.resize).any():
-                self._vanishes(sample.mask_paths[0])
-            else:
-                self._empty(sample.mask_paths[0])
-        return mask, []
-
-    def _regions_of(
-        self,
-        sample: Sample,
-        image_size: tuple[int, int] | None,
-        saturation: Mapping[int, Saturation],
-    ) -> tuple[Mask, list[Region]]:
-        try:
-            regions = load_regions(sample.mask_paths, image_size, self.resize, saturation)
-        except MaskError as error:
-            if error.kind != "mask_value":
-                raise
-            self.note(error.kind, error.path, error.reason)
-            self.no_regions = f"{error.path.name}: {error.reason}"
-            mask = load_mask(sample.mask_paths, image_size, self.resize)
-            self.usable += 1
-            return mask, []
-        self.usable += 1
-        if not regions:
-            self._empty(sample.mask_paths[0])
-        for region in regions:
-            if not region.saturation:
-                self._vanishes(region.path)
-        united = np.zeros(self.resize, np.uint8)
-        for region in regions:
-            united |= region.mask
-        return united, [region for region in regions if region.saturation]
-
-    def _empty(self, path: Path) -> None:
-        self.note("mask_empty", path, "the mask of a defective image is empty")
-
-    def _vanishes(self, path: Path) -> None:
-        height, width = self.resize
-        reason = f"nothing is left of the mask at {width} x {height} pixels"
-        self.note("mask_vanishes", path, reason)
-
-    def note(self, kind: ProblemKind, path: str | Path, message: str) -> None:
-        self.problems.append(Problem(kind=kind, path=str(path), message=message))
-
-    def arrays(self) -> dict[str, Any]:
-        """Keywords of `evaluate_detector`."""
-        if not self.masks:
-            return {}
-        regions = None
-        if self.saturation is not None and self.no_regions is None:
-            regions = [[(one.mask, one.saturation) for one in image] for image in self.regions]
-        return {
-            "pixel_masks": np.stack(self.masks),
-            "pixel_scores": np.stack(self.maps),
-            "regions": regions,
-        }
-
-    def reason(self, detector: Detector) -> str:
-        """Why there are no pixel metrics."""
-        if not detector.has_maps:
-            return "the method scores whole images and has no anomaly maps"
-        if not self.wanted:
-            return "pixel metrics were not asked for"
-        if self.unusable:
-            named = ", ".join(self.unusable[:3]) + ", ..." * (len(self.unusable) > 3)
-            plural = "s have" if len(self.unusable) > 1 else " has"
-            return f"{len(self.unusable)} defective image{plural} no usable mask: {named}"
-        return "no test image could be scored"
-
-
 def run_trial(
     detector: Detector,
     train: Sequence[str],
@@ -279,7 +152,7 @@ def run_trial(
         for one in detector.remarked_
     ]
     labelled = any(sample.label is not None for sample in test)
-    pixels = _Pixels(
+    pixels = Pixels(
         detector.params_.resize,
         protocol.pixel and detector.has_maps and labelled,
         masks,
@@ -333,7 +206,7 @@ def run_trial(
 def _measure(
     detector: Detector,
     protocol: EvaluationProtocol,
-    pixels: _Pixels,
+    pixels: Pixels,
     samples: list[Sample],
     scores: list[float],
     no_pixel_reason: str,
