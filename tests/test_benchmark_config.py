@@ -1,0 +1,36 @@
+"""What a benchmark refuses because it would mean nothing to the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pyimgano.errors import UsageError
+from pyimgano.models import registry
+from pyimgano.models.detector import Detector
+from pyimgano.pipelines import run_benchmark
+
+
+class Plain(Detector):
+    """A method without a network, weights or a cache."""
+
+    def __init__(self, *, resize: tuple[int, int] = (8, 8)) -> None:
+        self.resize = resize
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"cache_dir": "kept"}, "cache_dir means nothing to model 'plain'"),
+        ({"pretrained": False}, "pretrained=False means nothing to model 'plain'"),
+    ],
+)
+def test_arguments_that_mean_nothing_to_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict, said: str
+) -> None:
+    registry.list_models()  # all built-in ones are there before the dictionary is copied
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    registry.register_model("plain")(Plain)
+    with pytest.raises(UsageError, match=said):
+        run_benchmark(dataset="mvtec", root=tmp_path, model="plain", **given)
