@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from .undefined import MetricTable, UndefinedMetric, value_or_none
-from .weighted_curve import ThresholdCurve, average_precision, threshold_curve
+from .weighted_curve import Interleaving, NormalScores, ThresholdCurve, average_precision
 
 #: Metrics of decisions at a threshold.
 DECISION_METRICS = ("precision", "recall", "f1", "specificity", "accuracy")
@@ -147,7 +147,7 @@ def check_labels(labels: Any, name: str) -> npt.NDArray[np.bool_]:
 def _curve(labels: npt.NDArray[np.bool_], values: npt.NDArray[np.float64]) -> ThresholdCurve:
     if not labels.any():
         raise UndefinedMetric("the test set has no defective image")
-    return threshold_curve(values[labels], None, [np.sort(values[~labels])])
+    return Interleaving.of(values[labels], NormalScores.of(values[~labels])).curve()
 
 
 def auroc(labels: npt.NDArray[np.bool_], values: npt.NDArray[np.float64]) -> float:

@@ -3,14 +3,16 @@
 Every threshold metric here changes only where an anomalous score is crossed: between two
 neighbouring anomalous scores the true positives stand still. So it is enough to know, for
 each distinct anomalous score t, the weight of anomalies at and above t and the number of
-normal items above, and at or above, t. The normal scores are sorted once and searched.
+normal items above, and at or above, t. The normal scores are sorted once, by all cores, and
+searched once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,10 @@ Floats = npt.NDArray[np.float64]
 
 # From so many values on, several threads sort quicker than one.
 _WORTH_THREADS = 1_000_000
+# More parts gain nothing.
+_MOST_PARTS = 64
+
+_P = TypeVar("_P")
 
 
 @dataclass(frozen=True)
@@ -70,46 +76,131 @@ class ThresholdCurve:
         return min(1.0, float(area / (most * self.hit[-1])))
 
 
-def sort_in_parts(values: npt.NDArray[np.floating]) -> list[npt.NDArray[np.floating]]:
-    """Sort (Q,) values, in place, in as many parts as there are cores, each by its thread."""
-    parts = available_cores() if len(values) >= _WORTH_THREADS else 1
-    pieces = np.array_split(values, parts)
-    if parts == 1:
-        values.sort()
-        return [values]
-    with ThreadPoolExecutor(parts) as pool:
-        list(pool.map(np.ndarray.sort, pieces))
-    return pieces
+@dataclass(frozen=True)
+class NormalScores:
+    """Scores of the normal items, sorted as far as a curve needs them.
 
-
-def threshold_curve(
-    anomalous: npt.NDArray[np.floating],
-    weights: Floats | None,
-    normal_sorted: Sequence[npt.NDArray[np.floating]],
-) -> ThresholdCurve:
-    """The curve of anomalous scores (P,) with weights (P,), against normal scores, which come
-    in parts that are each sorted.
-
-    Raises
-    ------
-    UndefinedMetric
-        No anomalous score.
+    Attributes
+    ----------
+    parts
+        Arrays that are each ascending. Scores below every anomalous one may be left out:
+        no threshold is crossed there.
+    count
+        How many normal items there are, with those left out.
     """
-    if len(anomalous) == 0:
-        raise UndefinedMetric("there is nothing anomalous to find")
-    order = np.argsort(anomalous, kind="stable")[::-1]
-    scores = anomalous[order]
-    weight = np.ones(len(scores)) if weights is None else weights[order]
-    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # last of each tie
-    hit = np.cumsum(weight)[last]
-    distinct = scores[last]
-    normal = sum(len(part) for part in normal_sorted)
-    above = np.full(len(distinct), normal)
-    at = above.copy()
-    for part in normal_sorted:
-        above -= np.searchsorted(part, distinct, side="right")
-        at -= np.searchsorted(part, distinct, side="left")
-    return ThresholdCurve(hit, above.astype(np.float64), at.astype(np.float64), normal)
+
+    parts: list[npt.NDArray[np.floating]]
+    count: int
+
+    @classmethod
+    def of(cls, scores: npt.NDArray[np.floating]) -> NormalScores:
+        """Of (Q,) scores."""
+        return cls([np.sort(scores)], len(scores))
+
+    @classmethod
+    def outside(
+        cls, truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating], least: float, hits: int
+    ) -> NormalScores:
+        """Of `scores` where `truth`, of the same shape, is false.
+
+        `least` is the lowest score of an anomaly, and `hits` how many anomalies there are.
+        Threads sort parts: the smaller a part the quicker, but each is searched for each
+        anomaly.
+        """
+        flags, values = truth.reshape(-1), scores.reshape(-1)
+        threads = available_cores() if len(values) >= _WORTH_THREADS else 1
+        parts = 1
+        if threads > 1:
+            parts = max(threads, min(_MOST_PARTS, len(values) // (4 * max(1, hits))))
+
+        def part(piece: tuple[npt.NDArray[np.bool_], npt.NDArray[np.floating]]) -> Any:
+            flag, value = piece
+            found = value[(value >= least) > flag]  # at least `least`, and not flagged
+            found.sort()
+            return found
+
+        pieces = list(zip(np.array_split(flags, parts), np.array_split(values, parts)))
+        return cls(in_threads(part, pieces, threads), len(values) - int(np.count_nonzero(flags)))
+
+    def above_and_at(
+        self, thresholds: npt.NDArray[np.floating]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """How many scores are > t_k, and >= t_k, for (K,) descending thresholds."""
+
+        def part(scores: npt.NDArray[np.floating]) -> Any:
+            below = np.searchsorted(scores, ascending, side="left")
+            # only where a score equals the threshold is there more than one place for it
+            at_hand = below < len(scores)
+            tied = np.flatnonzero(scores[below[at_hand]] == ascending[at_hand])
+            upto = below.copy()
+            upto[tied] = np.searchsorted(scores, ascending[tied], side="right")
+            return len(scores) - upto, len(scores) - below
+
+        ascending = thresholds[::-1].copy()
+        threads = available_cores() if len(self.parts) > 1 else 1
+        above = np.zeros(len(thresholds), np.int64)
+        at = np.zeros(len(thresholds), np.int64)
+        for over, reached in in_threads(part, self.parts, threads):
+            above += over
+            at += reached
+        return above[::-1], at[::-1]
+
+
+def in_threads(work: Callable[[_P], Any], pieces: Sequence[_P], threads: int) -> list[Any]:
+    """`work` on each piece, in order; numpy's loops let go of the interpreter meanwhile."""
+    if threads == 1:
+        return [work(piece) for piece in pieces]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, pieces))
+
+
+@dataclass(frozen=True)
+class Interleaving:
+    """Where anomalous and normal scores lie between each other, whatever they weigh.
+
+    Attributes
+    ----------
+    order
+        (P,) positions of the anomalous scores, from the highest to the lowest.
+    last
+        (K,) where in `order` each distinct score ends.
+    above, at
+        (K,) normal items with a score > t_k, and >= t_k.
+    normal
+        How many normal items there are.
+    """
+
+    order: npt.NDArray[np.intp]
+    last: npt.NDArray[np.intp]
+    above: npt.NDArray[np.int64]
+    at: npt.NDArray[np.int64]
+    normal: int
+
+    @classmethod
+    def of(cls, anomalous: npt.NDArray[np.floating], normal: NormalScores) -> Interleaving:
+        """Of (P,) anomalous scores.
+
+        Raises
+        ------
+        UndefinedMetric
+            No anomalous score.
+        """
+        if len(anomalous) == 0:
+            raise UndefinedMetric("there is nothing anomalous to find")
+        order = np.argsort(anomalous, kind="stable")[::-1]
+        scores = anomalous[order]
+        last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # last of each tie
+        above, at = normal.above_and_at(scores[last])
+        return cls(order, last, above, at, normal.count)
+
+    def curve(self, weights: Floats | None = None) -> ThresholdCurve:
+        """The curve with (P,) weights of the anomalies, or one for each."""
+        if weights is None:
+            hit = (self.last + 1).astype(np.float64)
+        else:
+            hit = np.cumsum(weights[self.order])[self.last]
+        alarms = self.at.astype(np.float64)
+        return ThresholdCurve(hit, self.above.astype(np.float64), alarms, self.normal)
 
 
 def average_precision(curve: ThresholdCurve) -> float:
