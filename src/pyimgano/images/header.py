@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ImageReadError
+from .png import PNG_SIGNATURE
 from .read import (
-    PNG_SIGNATURE,
     orientation,
     orientation_in,
     page_count,

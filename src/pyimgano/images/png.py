@@ -1,0 +1,148 @@
+"""PNG files: their parts held to their checksums, and their pixels inflated quickly.
+
+OpenCV spends more than a third of its time on a PNG in inflating it. `quick_png` hands that
+to ISA-L (the package `isal`), about 2.5 times as fast, and gives OpenCV the same file with
+its pixels stored instead of compressed. Without the package files are read as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import threading
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ImageReadError
+
+igzip_lib: Any = None
+isal_zlib: Any = None
+with contextlib.suppress(ImportError):  # a machine that it is not built for
+    from isal import igzip_lib, isal_zlib
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Bytes that one stored block of a deflate stream holds at most (RFC 1951, section 3.2.4).
+_BLOCK = 65_535
+# What takes more is read as it is: the copies would count.
+_QUICK_BYTES = 2**26
+# Samples a pixel, by the colour type in the header chunk.
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+
+_of_thread = threading.local()
+
+
+@dataclass(frozen=True)
+class PngParts:
+    """Where things are in a PNG whose checksums hold.
+
+    Attributes
+    ----------
+    header
+        Content of the chunk IHDR.
+    exif
+        Content of the chunk eXIf; None without one.
+    pixels
+        Start and end of the content of each chunk IDAT.
+    in_a_row
+        Whether these chunks follow one another, as they have to.
+    """
+
+    header: bytes
+    exif: bytes | None
+    pixels: tuple[tuple[int, int], ...]
+    in_a_row: bool
+
+
+def check_png(path: str | Path, data: bytes) -> PngParts:
+    """Refuse a PNG that ends early or whose checksums do not hold; says what is where.
+
+    Raises
+    ------
+    ImageReadError
+        It is truncated, or the checksum of a chunk differs.
+    """
+    checksum = zlib.crc32 if isal_zlib is None else isal_zlib.crc32
+    view = memoryview(data)
+    header, exif = b"", None
+    pixels: list[tuple[int, int]] = []
+    in_a_row = True
+    position = len(PNG_SIGNATURE)
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            break
+        (stored,) = struct.unpack_from(">I", data, end - 4)
+        if checksum(view[position + 4 : end - 4]) != stored:
+            name = kind.decode("ascii", "replace")
+            raise ImageReadError(str(path), f"the PNG is damaged (checksum of chunk {name})")
+        if kind == b"IHDR":
+            header = data[position + 8 : end - 4]
+        elif kind == b"eXIf":
+            exif = data[position + 8 : end - 4]
+        elif kind == b"IDAT":
+            in_a_row &= not pixels or pixels[-1][1] + 4 == position
+            pixels.append((position + 8, end - 4))
+        elif kind == b"IEND":
+            return PngParts(header, exif, tuple(pixels), in_a_row)
+        position = end
+    raise ImageReadError(str(path), "the PNG is truncated (no end chunk)")
+
+
+def quick_png(data: bytes, parts: PngParts) -> bytes | memoryview:
+    """The same PNG with its pixels stored, which decodes to the same pixels, only quicker.
+
+    What is interlaced, large or in any way odd is given back as it is: its decoder has the
+    last word. The result is good until the same thread calls this again.
+    """
+    if isal_zlib is None or len(parts.header) != 13 or not parts.pixels or not parts.in_a_row:
+        return data
+    width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", parts.header)
+    # each row of pixels, after a byte that names its filter (PNG specification, section 7.2)
+    expected = height * (1 + (width * bits * _CHANNELS.get(colour, 1) + 7) // 8)
+    if interlaced or not 0 < expected <= _QUICK_BYTES:
+        return data
+    blocks = -(-expected // _BLOCK)
+    before, after = data[: parts.pixels[0][0] - 8], data[parts.pixels[-1][1] + 4 :]
+    # a zlib header (RFC 1950, section 2.2), the blocks with their headers, a checksum
+    length = 2 + 5 * blocks + expected + 4
+    buffer = _buffer(len(before) + 8 + length + 4 + len(after))
+    position = len(before) + 8
+    buffer[: position + 2] = before + struct.pack(">I4s", length, b"IDAT") + b"\x78\x01"
+    position += 2
+    compressed = b"".join([data[start:end] for start, end in parts.pixels])
+    inflater = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_ZLIB)
+    sum_of_rows = 1  # where Adler-32 begins
+    try:
+        for start in range(0, expected, _BLOCK):
+            size = min(_BLOCK, expected - start)
+            rows = inflater.decompress(b"" if start else compressed, size)
+            if len(rows) != size:
+                return data
+            struct.pack_into(
+                "<BHH", buffer, position, start + size == expected, size, ~size & 0xFFFF
+            )
+            buffer[position + 5 : position + 5 + size] = rows
+            sum_of_rows = isal_zlib.adler32(rows, sum_of_rows)
+            position += 5 + size
+        if not inflater.eof and inflater.decompress(b"", 1):
+            return data  # more rows than the header declares
+    except (igzip_lib.error, EOFError):
+        return data
+    if not inflater.eof:
+        return data
+    struct.pack_into(">I", buffer, position, sum_of_rows)
+    position += 4
+    checksum = isal_zlib.crc32(buffer[len(before) + 4 : position])
+    end = struct.pack(">I", checksum) + after
+    buffer[position : position + len(end)] = end
+    return buffer[: position + len(end)]
+
+
+def _buffer(size: int) -> memoryview:
+    """At least `size` bytes, the same for each image of a thread: fresh memory is slow."""
+    if len(getattr(_of_thread, "buffer", b"")) < size:
+        _of_thread.buffer = bytearray(size)
+    return memoryview(_of_thread.buffer)
