@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -253,6 +255,36 @@ def test_registering(fresh_registry: None) -> None:
         register_model("other", presets={"p": {"zzz": 1}})(Mine)
 
 
+def test_the_table_of_built_in_models_is_what_they_register() -> None:
+    """A model whose line is missing in the table would not be found."""
+    package = importlib.import_module("pyimgano.models")
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.ispkg:
+            importlib.import_module(f"pyimgano.models.{module.name}")
+    registered = {
+        name: entry.detector.__module__.removeprefix("pyimgano.models.")
+        for name, entry in registry_module._entries.items()
+        if entry.detector.__module__.startswith("pyimgano.models.")
+    }
+    assert registered == registry_module.BUILT_IN
+
+
+def test_a_built_in_name_is_taken_before_its_module_is_imported() -> None:
+    code = (
+        "from pyimgano.models import Detector, create_model, register_model\n"
+        "from pyimgano.errors import UsageError\n"
+        "class Mine(Detector):\n"
+        "    def __init__(self, *, resize=(8, 8)): self.resize = resize\n"
+        "    _start = _learn = _training_scores = _score_batch = lambda self: None\n"
+        "try: register_model('vision_patchcore')(Mine); raise SystemExit('taken over')\n"
+        "except UsageError: pass\n"
+        "register_model('vision_patchcore', overwrite=True)(Mine)\n"
+        "import pyimgano.models.patchcore\n"
+        "assert type(create_model('vision_patchcore')) is Mine\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 PLUGIN = '''
 from pyimgano.models import register_model
 from pyimgano.models.registry import model_entry
@@ -286,7 +318,8 @@ def test_listing_models_does_not_import_torch() -> None:
     code = (
         "import sys, pyimgano\n"
         "assert not {'torch', 'numpy', 'cv2', 'pydantic'} & set(sys.modules)\n"
-        "pyimgano.list_models(); assert 'torch' not in sys.modules\n"
+        "pyimgano.list_models()\n"
+        "assert not {'torch', 'numpy', 'cv2', 'pydantic'} & set(sys.modules)\n"
         "pyimgano.model_info('vision_patchcore'); assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,7 +1,16 @@
-"""Detectors by registry name."""
+"""Detectors by registry name. Names are looked up when they are first used."""
 
-from .detector import Detector, ImageScore, SkippedImage
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .registry import create_model, list_models, model_info, register_model
+
+if TYPE_CHECKING:
+    from .detector import Detector, ImageScore, SkippedImage
+
+_HOMES = {"Detector": "detector", "ImageScore": "detector", "SkippedImage": "detector"}
 
 __all__ = [
     "Detector",
@@ -12,3 +21,11 @@ __all__ = [
     "model_info",
     "register_model",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value

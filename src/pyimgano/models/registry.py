@@ -1,28 +1,30 @@
 """Detectors by name: the built-in ones, those registered here, those of other packages.
 
-Every module of this package is imported when the registry is first asked; they import torch
-only inside their methods, so that listing names stays quick. What needs torch at import
-lives in subpackages, which are not. Another
-package adds its own through the entry-point group `pyimgano.models`, each entry point being
-a module that registers when it is imported.
+The names of the built-in ones stand in a table, so that listing them imports neither their
+modules nor numpy; a module is imported when its detector is asked for. Another package adds
+its own through the entry-point group `pyimgano.models`, each entry point being a module that
+registers when it is imported.
 """
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError, unknown_name
-from .detector import Detector
-from .parameters import describe_parameters, parameter_defaults, reject_unknown
 
-_D = TypeVar("_D", bound=type[Detector])
+if TYPE_CHECKING:
+    from .detector import Detector
+
+_D = TypeVar("_D", bound="type[Detector]")
+
+#: The built-in detectors and the modules of this package that they register from.
+BUILT_IN = {"vision_patchcore": "patchcore"}
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,16 @@ def register_model(
     """
 
     def register(cls: _D) -> _D:
+        from .detector import Detector
+        from .parameters import reject_unknown
+
         if not (isinstance(cls, type) and issubclass(cls, Detector)):
             raise UsageError(f"model {name!r} must be a subclass of Detector, got {cls!r}")
-        if name in _entries and not overwrite:
+        # imported after a plug-in took its name over: what took over stays
+        built_in = cls.__module__ == f"{__package__}.{BUILT_IN.get(name)}"
+        if built_in and name in _entries and _entries[name].detector.__module__ != cls.__module__:
+            return cls
+        if (name in _entries or (name in BUILT_IN and not built_in)) and not overwrite:
             raise UsageError(f"model {name!r} is registered already; overwrite=True replaces it")
         for keywords in (presets or {}).values():
             reject_unknown(cls, name, keywords)
@@ -88,16 +97,22 @@ def register_model(
 
 def list_models(*, tags: Iterable[str] | str | None = None) -> list[str]:
     """Registered names, sorted; with `tags`, those that have every one of them."""
-    _load()
+    _load_plug_ins()
+    names = sorted({*BUILT_IN, *_entries})
     wanted = {tags} if isinstance(tags, str) else set(tags or ())
-    return sorted(name for name, entry in _entries.items() if wanted <= set(entry.tags))
+    if not wanted:
+        return names
+    return [name for name in names if wanted <= set(model_entry(name).tags)]
 
 
 def model_entry(name: str) -> ModelEntry:
     """The registered entry; an unknown name is a `UsageError` that lists the near ones."""
-    _load()
+    if name not in _entries and name in BUILT_IN:
+        importlib.import_module(f"{__package__}.{BUILT_IN[name]}")
     if name not in _entries:
-        raise UsageError(unknown_name("model", name, _entries))
+        _load_plug_ins()
+    if name not in _entries:
+        raise UsageError(unknown_name("model", name, list_models()))
     return _entries[name]
 
 
@@ -111,6 +126,8 @@ def model_info(name: str) -> dict[str, Any]:
     UsageError
         An unknown name.
     """
+    from .parameters import describe_parameters
+
     entry = model_entry(name)
     summary = next(iter((entry.detector.__doc__ or "").strip().splitlines()), "")
     return {
@@ -141,6 +158,8 @@ def create_model(name: str, *, preset: str | None = None, **kwargs: Any) -> Dete
     UsageError
         An unknown name, preset or keyword (with the near ones), or a value out of range.
     """
+    from .parameters import reject_unknown
+
     entry = model_entry(name)
     reject_unknown(entry.detector, name, kwargs)
     detector = entry.detector(**{**preset_keywords(name, preset), **kwargs})
@@ -166,32 +185,27 @@ def preset_keywords(name: str, preset: str | None) -> dict[str, Any]:
 
 def default_keywords(name: str) -> dict[str, Any]:
     """A model's keywords with their defaults."""
+    from .parameters import parameter_defaults
+
     return parameter_defaults(model_entry(name).detector)
 
 
-def _load() -> None:
+def _load_plug_ins() -> None:
     global _loaded, _begun
     with _loading:
         if _loaded or _begun:
             return
         _begun = True
         try:
-            _load_all()
+            for point in entry_points(group="pyimgano.models"):
+                try:
+                    point.load()
+                except Exception as error:  # one that is broken does no harm to the others
+                    warnings.warn(
+                        f"the model plug-in {point.name!r} ({point.value}) cannot be loaded: "
+                        f"{error}",
+                        stacklevel=4,
+                    )
             _loaded = True
         finally:
             _begun = False
-
-
-def _load_all() -> None:
-    package = importlib.import_module(__package__ or "pyimgano.models")
-    for module in pkgutil.iter_modules(package.__path__):
-        if not module.ispkg:
-            importlib.import_module(f"{package.__name__}.{module.name}")
-    for point in entry_points(group="pyimgano.models"):
-        try:
-            point.load()
-        except Exception as error:  # a plug-in that is broken does no harm to the others
-            warnings.warn(
-                f"the model plug-in {point.name!r} ({point.value}) cannot be loaded: {error}",
-                stacklevel=4,
-            )
