@@ -274,7 +274,7 @@ def test_a_built_in_name_is_taken_before_its_module_is_imported() -> None:
         "from pyimgano.models import Detector, create_model, register_model\n"
         "from pyimgano.errors import UsageError\n"
         "class Mine(Detector):\n"
-        "    def __init__(self, *, resize=(8, 8)): self.resize = resize\n"
+        "    def __init__(self, *, resize: tuple = (8, 8)): self.resize = resize\n"
         "    _start = _learn = _training_scores = _score_batch = lambda self: None\n"
         "try: register_model('vision_patchcore')(Mine); raise SystemExit('taken over')\n"
         "except UsageError: pass\n"
