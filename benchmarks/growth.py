@@ -23,7 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pyimgano.images import available_cores
+from pyimgano.threads import thread_count
 
 
 def draw(folder: Path, count: int, size: int) -> None:
@@ -68,7 +68,7 @@ def main() -> None:
     if arguments.fit is not None:
         fit(arguments.folder, arguments.fit, arguments.preset)
         return
-    print(f"{platform.machine()}, {available_cores()} cores")
+    print(f"{platform.machine()}, {thread_count()} threads")
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder), max(arguments.images), arguments.size)
         before: tuple[int, float] | None = None

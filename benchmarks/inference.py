@@ -17,9 +17,10 @@ import time
 from pathlib import Path
 
 from pyimgano.datasets import load_dataset
-from pyimgano.images import available_cores, stream_images
+from pyimgano.images import stream_images
 from pyimgano.models import create_model
 from pyimgano.models.registry import preset_keywords
+from pyimgano.threads import thread_count
 
 
 def main() -> None:
@@ -39,7 +40,7 @@ def main() -> None:
     detector.fit(train)
     bank = detector.describe()["memory_bank"]
     print(
-        f"{platform.machine()}, {available_cores()} cores, bank of {bank['size']} x "
+        f"{platform.machine()}, {thread_count()} threads, bank of {bank['size']} x "
         f"{bank['dimension']}, {keywords}"
     )
     singles = []

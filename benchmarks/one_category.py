@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pyimgano.datasets import load_dataset
 from pyimgano.images import stream_images
-from pyimgano.images.stream import available_cores
+from pyimgano.threads import thread_count
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     arguments, options = parser.parse_known_args()
     dataset = load_dataset("mvtec", arguments.root, arguments.category, load_masks=False)
     paths = [*dataset.get_train_paths(), *dataset.get_test_paths()[0]]
-    print(f"{platform.machine()}, {available_cores()} cores, {len(paths)} images")
+    print(f"{platform.machine()}, {thread_count()} threads, {len(paths)} images")
     command = [
         *[sys.executable, "-m", "pyimgano", "benchmark", "--dataset", "mvtec", "--no-save-run"],
         *["--root", str(arguments.root), "--category", arguments.category, *options],

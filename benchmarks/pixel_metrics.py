@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from pyimgano.evaluation.pixel_level import PixelScores
-from pyimgano.images import available_cores
+from pyimgano.threads import thread_count
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
             masks[index, top : top + side // 12, left : left + side // 15] = True
             maps[index, top : top + side // 12, left : left + side // 15] += 0.5
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"{platform.machine()}, {available_cores()} cores, {maps.shape} maps")
+    print(f"{platform.machine()}, {thread_count()} threads, {maps.shape} maps")
     began = time.perf_counter()
     scores = PixelScores.of(masks, maps)
     values = [scores.auroc(), scores.average_precision(), scores.aupro(0.3), scores.aupro(0.05)]

@@ -174,7 +174,7 @@ def test_metrics_do_not_depend_on_how_pixels_are_sorted(monkeypatch: pytest.Monk
     masks = rng.random((3, 40, 40)) < 0.1
     whole = [compute_pixel_auroc(masks, maps), compute_aupro(masks, maps)]
     monkeypatch.setattr(weighted_curve, "_WORTH_THREADS", 1)
-    monkeypatch.setattr(weighted_curve, "available_cores", lambda: 5)
+    monkeypatch.setattr(weighted_curve, "thread_count", lambda: 5)
     assert [compute_pixel_auroc(masks, maps), compute_aupro(masks, maps)] == whole
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .datasets import load_dataset
     from .models import create_model, list_models, model_info, register_model
     from .pipelines import list_dataset_categories, run_benchmark
+    from .threads import set_num_threads
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ _HOMES = {
     "model_info": "models",
     "register_model": "models",
     "load_dataset": "datasets",
+    "set_num_threads": "threads",
     "run_benchmark": "pipelines",
     "list_dataset_categories": "pipelines",
 }
@@ -37,6 +39,7 @@ __all__ = [
     "model_info",
     "register_model",
     "run_benchmark",
+    "set_num_threads",
 ]
 
 

@@ -18,7 +18,8 @@ from platformdirs import user_cache_path
 from torch import Tensor, nn
 
 from ..errors import UsageError, unknown_name
-from ..images import KeyedImage, NetworkInput, available_cores
+from ..images import KeyedImage, NetworkInput
+from ..threads import apply_thread_count, thread_count
 from .efficientnet_lite import EfficientNetLite, rename_package_keys
 from .engines import Engine, OpenVinoEngine, TorchEngine, as_batch, resolve_device, resolve_engine
 from .feature_cache import FeatureCache, recalled_features
@@ -187,6 +188,7 @@ def create_backbone(
     """
     if cache_dir is not None and not str(cache_dir):
         raise UsageError("cache_dir must be a folder, got ''")
+    apply_thread_count()
     torch_device = resolve_device(device)
     engine_name = resolve_engine(engine, torch_device)
     stamp = None
@@ -204,6 +206,7 @@ def create_backbone(
         seed,
         None if cache_dir is None else str(Path(cache_dir).expanduser().absolute()),
         patches,
+        thread_count(),
     )
 
 
@@ -219,6 +222,7 @@ def _create(
     seed: int,
     cache_dir: str | None,
     patches: bool,
+    threads: int,
 ) -> Backbone:
     """A backbone never changes, so the categories of a run share one, and its compilation."""
     network, origin = _build(name, pretrained, weights, seed)
@@ -239,7 +243,7 @@ def _create(
         if origin.sha256 is not None:  # random weights, and timm's, have no name of their own
             identity = f"{name} {' '.join(chosen)} {origin.sha256} {patches}"
             store = ProgramStore(user_cache_path("pyimgano") / "programs", identity)
-        runner = OpenVinoEngine(graph, threads=available_cores(), store=store)
+        runner = OpenVinoEngine(graph, threads=threads, store=store)
     else:
         runner = TorchEngine(graph, device)
     kept = None

@@ -76,6 +76,12 @@ from .console import DATASETS, print_document, print_text
     type=click.Path(path_type=Path, file_okay=False),
     help="Keep features of images there, for the next run on them.",
 )
+@click.option(
+    "--num-threads",
+    type=int,
+    metavar="N",
+    help="At most as many as there are cores, which is the default; OMP_NUM_THREADS is another.",
+)
 @click.option("--save-run/--no-save-run", default=True, show_default=True)
 @click.option("--per-image-jsonl/--no-per-image-jsonl", default=True, show_default=True)
 @click.option(

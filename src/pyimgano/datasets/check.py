@@ -20,12 +20,12 @@ from pydantic import BaseModel, ConfigDict
 from ..errors import DataError, ImageReadError
 from ..images import (
     ImageHeader,
-    available_cores,
     pages_remark,
     read_header,
     read_image,
     read_mask,
 )
+from ..threads import thread_count
 from .catalog import get_layout, open_root
 from .layout import Category, Layout, Sample
 from .masks import NO_MASK, size_mismatch
@@ -150,7 +150,7 @@ def check_dataset(
     if category != "all":
         layout.require_category(folder, category)
         names = [category]
-    with ThreadPoolExecutor(available_cores(), thread_name_prefix="check") as pool:
+    with ThreadPoolExecutor(thread_count(), thread_name_prefix="check") as pool:
         checked = [_check(layout, folder, one, deep, pool, progress) for one in names]
     return DatasetCheck(
         dataset=layout.name, root=str(folder), split=layout.split, categories=checked

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ..images import available_cores
+from ..threads import thread_count
 from .undefined import UndefinedMetric
 
 Floats = npt.NDArray[np.float64]
@@ -108,7 +108,7 @@ class NormalScores:
         anomaly.
         """
         flags, values = truth.reshape(-1), scores.reshape(-1)
-        threads = available_cores() if len(values) >= _WORTH_THREADS else 1
+        threads = thread_count() if len(values) >= _WORTH_THREADS else 1
         parts = 1
         if threads > 1:
             parts = max(threads, min(_MOST_PARTS, len(values) // (4 * max(1, hits))))
@@ -137,7 +137,7 @@ class NormalScores:
             return len(scores) - upto, len(scores) - below
 
         ascending = thresholds[::-1].copy()
-        threads = available_cores() if len(self.parts) > 1 else 1
+        threads = thread_count() if len(self.parts) > 1 else 1
         above = np.zeros(len(thresholds), np.int64)
         at = np.zeros(len(thresholds), np.int64)
         for over, reached in in_threads(part, self.parts, threads):

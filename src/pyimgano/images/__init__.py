@@ -13,7 +13,6 @@ from .stream import (
     Recall,
     Recalled,
     as_sources,
-    available_cores,
     stream_images,
 )
 
@@ -27,7 +26,6 @@ __all__ = [
     "Recall",
     "Recalled",
     "as_sources",
-    "available_cores",
     "image_size",
     "pages_remark",
     "read_header",

@@ -7,7 +7,6 @@ images however many are asked for.
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ImageReadError, UsageError
+from ..threads import thread_count
 from .read import read_bytes, read_image_and_remark, resize_image
 
 _THREADS = "decode"
@@ -114,13 +114,6 @@ class LoadedImage:
     remark: str | None = None
 
 
-def available_cores() -> int:
-    """How many cores this process may use, which is not always how many there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return max(1, os.cpu_count() or 1)
-
-
 def as_sources(X: Any, *, name: str = "X") -> Sequence[ImageSource]:
     """Check that `X` is a sequence of paths or of (H, W, 3) uint8 arrays.
 
@@ -178,7 +171,7 @@ def stream_images(
     size
         (height, width) to resize to, or None.
     threads
-        Decoding threads; by default as many as the process may use cores.
+        Decoding threads; by default `pyimgano.threads.thread_count()`.
     ahead
         How many images may be in flight; by default as many as take 32 MiB at `size`, up to
         256, so that decoding goes on while the consumer is busy, and at least four for each
@@ -192,7 +185,7 @@ def stream_images(
         One for each source. An image that cannot be read is yielded with its error: what
         becomes of it is the caller's decision.
     """
-    threads = threads or available_cores()
+    threads = threads or thread_count()
     if ahead is None:
         # features may be larger than pixels
         small = 0 if size is None or recall is not None else _AHEAD_BYTES // (3 * size[0] * size[1])

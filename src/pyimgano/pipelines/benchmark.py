@@ -13,6 +13,7 @@ from ..errors import DataError, PyimganoError, UsageError
 from ..models import ImageScore
 from ..models.registry import create_model
 from ..runs import CategoryReport, Failure, RecordWriter
+from ..threads import limited_threads
 from .config import BenchmarkConfig
 from .run_documents import RunDocuments
 from .submission import Submission
@@ -57,6 +58,7 @@ def run_benchmark(
     per_image_jsonl: bool = True,
     output_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
+    num_threads: int | None = None,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
     """Run a detector over one category of a dataset, some, or all.
@@ -103,6 +105,10 @@ def run_benchmark(
     cache_dir
         A folder to keep features of images in: another run on the same images with the same
         backbone decodes and extracts nothing. It is bounded to 20 GiB.
+    num_threads
+        Threads to use meanwhile; by default those of the environment variable
+        OMP_NUM_THREADS, else as many as the process may use cores, and never more than these.
+        Results do not depend on it.
     listener
         Told of progress.
 
@@ -144,9 +150,20 @@ def run_benchmark(
         save_run=save_run,
         per_image_jsonl=per_image_jsonl,
         cache_dir=None if cache_dir is None else str(cache_dir),
+        num_threads=num_threads,
     )
-    detector = create_model(model, **config.detector_keywords())
-    layout = get_layout(dataset, split=config.split, allow_outside=config.allow_outside)
+    with limited_threads(config.num_threads):
+        return _run(config, root, output_dir, listener)
+
+
+def _run(
+    config: BenchmarkConfig,
+    root: str | Path | None,
+    output_dir: str | Path | None,
+    listener: Listener | None,
+) -> dict[str, Any]:
+    detector = create_model(config.model, **config.detector_keywords())
+    layout = get_layout(config.dataset, split=config.split, allow_outside=config.allow_outside)
     if config.calibration == "validation" and not layout.has_validation:
         raise UsageError(f"calibration: dataset {layout.name!r} has no validation images")
     folder = open_root(layout, root)

@@ -62,6 +62,7 @@ class BenchmarkConfig(BaseModel):
     save_run: Flag
     per_image_jsonl: Flag
     cache_dir: str | None
+    num_threads: _Limit | None
 
     @classmethod
     def check(cls, **values: Any) -> BenchmarkConfig:

@@ -1,0 +1,122 @@
+"""How many threads the program uses: one number for all that has threads of its own.
+
+Decoding, metrics, OpenVINO, torch and OpenCV each bring their own threads. All take their
+number from here, and it is never more than the cores that the process may use.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from .errors import UsageError
+
+_CONTROL_GROUP = Path("/sys/fs/cgroup/cpu.max")
+
+_chosen: int | None = None
+
+
+def available_cores() -> int:
+    """How many cores this process may use, which is not always how many there are.
+
+    The affinity of the process counts, and the share of processor time that its container is
+    given (cgroup v2), rounded up.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    try:
+        quota, period = _CONTROL_GROUP.read_text().split()[:2]
+        cores = min(cores, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max": no limit
+        pass
+    return max(1, cores)
+
+
+def thread_count() -> int:
+    """Threads to use: those of `set_num_threads`, else of OMP_NUM_THREADS, else all cores."""
+    wanted = _chosen
+    if wanted is None:
+        # a list, "4,2", gives the number of each level of nesting
+        first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+        if first.isdecimal() and int(first) > 0:
+            wanted = int(first)
+    cores = available_cores()
+    return cores if wanted is None else min(wanted, cores)
+
+
+def set_num_threads(count: int | None) -> None:
+    """Use at most `count` threads from now on; None goes back to the default.
+
+    The networks of detectors that are fitted already keep the number they were made with.
+
+    Parameters
+    ----------
+    count
+        At least 1; more than the cores there are has no effect.
+
+    Raises
+    ------
+    UsageError
+        `count` is no whole number of at least 1.
+    """
+    global _chosen
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        raise UsageError(f"num_threads must be a whole number of at least 1, got {count!r}")
+    _chosen = count
+    apply_thread_count()
+
+
+@contextmanager
+def limited_threads(count: int | None) -> Iterator[None]:
+    """`set_num_threads` for a while; None changes nothing."""
+    global _chosen
+    if count is None:
+        yield
+        return
+    before, default = _chosen, thread_count()
+    numbers = {name: told.get() for name, told in _told().items()}
+    set_num_threads(count)
+    try:
+        yield
+    finally:
+        _chosen = before
+        for name, told in _told().items():
+            told.set(numbers.get(name, default))
+
+
+def apply_thread_count() -> None:
+    """Tell torch and OpenCV, as far as they are imported; called once torch is.
+
+    Without `set_num_threads` they are only ever told to use fewer: a program that has set
+    numbers of its own keeps them.
+    """
+    count = thread_count()
+    for told in _told().values():
+        if _chosen is not None or told.get() > count:
+            told.set(count)
+
+
+class _Told(NamedTuple):
+    """How a library is asked for its number of threads, and told another."""
+
+    get: Callable[[], int]
+    set: Callable[[int], None]
+
+
+def _told() -> dict[str, _Told]:
+    """Those that are imported."""
+    found = {}
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        found["torch"] = _Told(torch.get_num_threads, torch.set_num_threads)
+    if "cv2" in sys.modules:
+        cv2 = sys.modules["cv2"]
+        found["cv2"] = _Told(cv2.getNumThreads, cv2.setNumThreads)
+    return found
