@@ -28,9 +28,16 @@ def smooth_maps(grids: Tensor, size: tuple[int, int], sigma: float = SIGMA) -> T
     import torch
 
     height, width = grids.shape[-2:]
-    rows = torch.from_numpy(_operator(height, size[0], sigma)).to(grids)  # (H, h)
-    columns = torch.from_numpy(_operator(width, size[1], sigma)).to(grids)  # (W, w)
+    operators = map_operators((height, width), size, sigma)
+    rows, columns = (torch.from_numpy(operator).to(grids) for operator in operators)
     return rows @ grids @ columns.T  # (N, H, W)
+
+
+def map_operators(
+    grid: tuple[int, int], size: tuple[int, int], sigma: float = SIGMA
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The matrices R (H, h) and C (W, w) of a grid (h, w) and maps of `size` (H, W)."""
+    return _operator(grid[0], size[0], sigma), _operator(grid[1], size[1], sigma)
 
 
 @lru_cache(maxsize=16)

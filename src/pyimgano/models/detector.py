@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,9 @@ from ..images import (
     stream_images,
 )
 from .parameters import check_parameters, parameter_names, reject_unknown
+
+if TYPE_CHECKING:
+    from torch import nn
 
 OnError = Literal["raise", "skip"]
 _Role = Literal["train", "calibration"]
@@ -215,6 +218,24 @@ class Detector(ABC):
     def describe(self) -> dict[str, Any]:
         """What a report says of the fitted detector; plain JSON values."""
         return {}
+
+    def export_graph(self) -> nn.Module:
+        """The fitted detector as one torch module on the CPU, for export.
+
+        Returns
+        -------
+        torch.nn.Module
+            Takes (N, H, W, 3) uint8 RGB at the fit's `resize`, and gives `score` (N,)
+            float32, `anomaly_map` (N, H, W) float32 and `label` (N,) int64, in this order.
+
+        Raises
+        ------
+        UsageError
+            The method cannot be exported.
+        NotFittedError
+            Nothing was learned yet.
+        """
+        raise UsageError(f"{type(self).__name__} cannot be exported")
 
     # ---- estimator
 

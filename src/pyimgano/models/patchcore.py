@@ -31,7 +31,7 @@ from .parameters import (
 from .registry import register_model
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ..backbones import Backbone
     from .bank import MemoryBank
@@ -403,6 +403,24 @@ class VisionPatchCore(Detector):
             notes=(note,),
             maps=self._statistics(grids),
         )
+
+    def export_graph(self) -> nn.Module:
+        import torch
+
+        from .graphs import PatchCoreGraph
+
+        self._check_fitted()
+        with torch.inference_mode():
+            rows = torch.arange(len(self._bank), device=self._bank.features.device)
+            neighbours, _ = self._bank.neighbourhood(rows, self.params_.n_neighbors)
+        return PatchCoreGraph(
+            self._backbone.graph(),
+            self._bank.features.cpu(),
+            neighbours.cpu(),
+            self.grid_,
+            self.params_.resize,
+            self.threshold_,
+        ).eval()
 
     def describe(self) -> dict[str, Any]:
         return {

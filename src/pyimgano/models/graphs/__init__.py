@@ -1,0 +1,8 @@
+"""Whole fitted detectors as torch modules, from pixels to the decision, for export.
+
+A package of its own because its modules import torch, which listing models must not.
+"""
+
+from .patchcore import PatchCoreGraph
+
+__all__ = ["PatchCoreGraph"]

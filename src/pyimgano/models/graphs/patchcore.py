@@ -1,0 +1,121 @@
+"""A fitted PatchCore as one torch module: pixels in; score, map and decision out.
+
+What `pyimgano.models.patchcore` does with searches that choose their way as they go is here
+a fixed sequence of operations, which any engine runs: all distances by one matrix product, of
+which the least few are recomputed by differences.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...calibration import float32_threshold
+from ..anomaly_map import map_operators
+
+# Neighbours that the product proposes and differences decide between, for each patch.
+_CANDIDATES = 8
+
+
+class PatchCoreGraph(nn.Module):
+    """Roth et al. 2022, section 3, with everything learned as constants.
+
+    Input (N, H, W, 3) uint8 RGB at the detector's `resize`. Outputs, in this order: `score`
+    (N,) float32, `anomaly_map` (N, H, W) float32 and `label` (N,) int64, 1 where the score
+    reaches the threshold, and also where it is not a number. H and W are fixed, N is not.
+
+    Parameters
+    ----------
+    patches
+        Gives locally aware patch features (N, h, w, D) float32 of pixels, as the only entry
+        of a tuple: a `PatchGraph`.
+    bank
+        (M, D) float32, the memory bank.
+    neighbours
+        (M, K) int64: of each row the K nearest rows, itself among them, for the re-weighting
+        of equations 6 and 7; None turns it off.
+    grid
+        (h, w) of the patches.
+    size
+        (H, W) of the maps.
+    threshold
+        Of the scores, float64.
+    inside
+        (H, W) bool: pixels outside are filled with `fill` before anything else, and the map
+        is 0 there; None for the whole image.
+    fill
+        RGB, 0 to 255.
+    """
+
+    centre: Tensor
+    bank: Tensor
+    norms: Tensor
+    neighbours: Tensor | None
+    rows: Tensor
+    columns: Tensor
+    threshold: Tensor
+    inside: Tensor | None
+    fill: Tensor
+
+    def __init__(
+        self,
+        patches: nn.Module,
+        bank: Tensor,
+        neighbours: Tensor | None,
+        grid: tuple[int, int],
+        size: tuple[int, int],
+        threshold: float,
+        inside: Tensor | None = None,
+        fill: tuple[int, int, int] = (0, 0, 0),
+    ) -> None:
+        super().__init__()
+        self.patches = patches
+        self.cells = grid[0] * grid[1]
+        self.grid = grid
+        # centred, as the detector's own bank, so that products cancel as little as possible
+        self.register_buffer("centre", bank.mean(dim=0))
+        self.register_buffer("bank", bank - self.centre)
+        self.register_buffer("norms", self.bank.square().sum(dim=1))
+        # with one neighbour alone, the row itself, there is nothing to weigh with
+        weigh = neighbours is not None and neighbours.shape[1] > 1
+        self.register_buffer("neighbours", neighbours if weigh else None)
+        rows, columns = map_operators(grid, size)
+        self.register_buffer("rows", torch.from_numpy(rows))  # (H, h)
+        self.register_buffer("columns", torch.from_numpy(columns.T.copy()))  # (w, W)
+        self.register_buffer("threshold", torch.tensor(float32_threshold(threshold)))
+        self.register_buffer("inside", inside)
+        self.register_buffer("fill", torch.tensor(fill, dtype=torch.uint8))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.inside is not None:
+            pixels = torch.where(self.inside[None, :, :, None], pixels, self.fill)
+        queries = self.patches(pixels)[0].reshape(-1, self.bank.shape[1]) - self.centre  # (Q, D)
+        away = functional.linear(-2.0 * queries, self.bank, self.norms)  # (Q, M), but for |q|^2
+        few = min(_CANDIDATES, int(self.bank.shape[0]))
+        proposed = away.topk(few, dim=1, largest=False, sorted=False).indices  # (Q, few)
+        exact = (self.bank[proposed] - queries[:, None, :]).square().sum(dim=2)
+        squared, which = exact.min(dim=1, keepdim=True)
+        nearest = proposed.gather(1, which)  # (Q, 1) rows of the bank
+        distances = squared.sqrt().reshape(-1, self.cells)  # (N, hw)
+        score = self._score(distances, nearest.reshape(-1, self.cells), queries)
+        anomaly_map = self.rows @ distances.reshape(-1, *self.grid) @ self.columns  # (N, H, W)
+        if self.inside is not None:
+            anomaly_map = anomaly_map * self.inside.to(anomaly_map.dtype)
+        # not less, so that what is not a number is never called good
+        label = torch.logical_not(score < self.threshold).to(torch.int64)
+        return score, anomaly_map, label
+
+    def _score(self, distances: Tensor, nearest: Tensor, queries: Tensor) -> Tensor:
+        """Equations 6 and 7, (N,): as `VisionPatchCore._image_scores`, without masking."""
+        s_star, where = distances.max(dim=1, keepdim=True)  # (N, 1)
+        if self.neighbours is None:
+            return s_star.squeeze(1)
+        m_star = nearest.gather(1, where).squeeze(1)  # (N,)
+        width = int(self.bank.shape[1])
+        patches = queries.reshape(-1, self.cells, width)  # (N, hw, D)
+        m_test = patches.gather(1, where[:, :, None].expand(-1, -1, width))  # (N, 1, D)
+        near = self.bank[self.neighbours[m_star]]  # (N, K, D)
+        away = (near - m_test).square().sum(dim=2).sqrt()  # (N, K)
+        share = torch.exp(s_star.squeeze(1) - torch.logsumexp(away, dim=1))
+        return (1.0 - share).clamp(min=0.0) * s_star.squeeze(1)
