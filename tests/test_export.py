@@ -26,6 +26,7 @@ from pyimgano.cli import export
 from pyimgano.errors import DataError, ImageReadError, NotFittedError, UsageError
 from pyimgano.images import read_image, resize_image
 from pyimgano.models import Detector, create_model
+from pyimgano.models.anomaly_map import smooth_maps
 from pyimgano.models.bank import MemoryBank
 from pyimgano.models.graphs import PatchCoreGraph
 from pyimgano.models.patchcore import VisionPatchCore
@@ -214,26 +215,62 @@ def test_what_is_not_a_number_is_not_good() -> None:
     assert score.isnan().all() and label.tolist() == [1]
 
 
-def test_outside_a_mask_nothing_counts(detector: VisionPatchCore) -> None:
-    inside = torch.zeros(SIZE, dtype=torch.bool)
-    inside[:, :24] = True
-    graph = detector.export_graph()
-    masked = PatchCoreGraph(
-        graph.patches,  # type: ignore[arg-type]
-        detector._bank.features,
-        graph.neighbours,  # type: ignore[arg-type]
-        detector.grid_,
-        SIZE,
-        detector.threshold_,
-        inside=inside,
-        fill=(9, 8, 7),
-    ).eval()
+class _HalfOfTheFrame:
+    """A region of interest, to the left of 0.6 of the width; as a detector has it."""
+
+    def counted(self, size: tuple[int, int], source: tuple[int, int] | None = None) -> Any:
+        inside = np.zeros(size, np.bool_)
+        inside[:, : int(0.6 * size[1]) - (source != size)] = True  # one column is mixed
+        return inside
+
+    def fill(self, image: np.ndarray, source: tuple[int, int], name: str) -> np.ndarray:
+        return np.where(self.counted(image.shape[:2], source)[:, :, None], image, np.uint8(127))
+
+
+@pytest.mark.parametrize("form", EVERY)
+def test_outside_the_region_nothing_counts(
+    detector: VisionPatchCore, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require(form)
+    roi, grid = _HalfOfTheFrame(), detector.grid_
+    assert grid == (8, 6)
+    cells = np.flatnonzero(np.tile(np.arange(6) < 4, 8))  # 28 of 48 columns reach into four
+    monkeypatch.setattr(detector, "roi_", roi, raising=False)
+    monkeypatch.setattr(detector, "counted_cells", lambda grid: cells, raising=False)
+    written = formats.FORMATS[form]
+    written.write(detector.export_graph((96, 96)), SIZE, tmp_path)
+    program, _ = written.open(tmp_path)
+    inside = roi.counted(SIZE, (96, 96))
     pixels = resize_image(IMAGES[1], SIZE)
-    filled = np.where(inside.numpy()[:, :, None], pixels, np.array([9, 8, 7], np.uint8))
-    score, anomaly_map, _ = masked(torch.from_numpy(pixels[None]))
-    assert float(score[0]) == pytest.approx(detector.decision_function([filled])[0], rel=1e-5)
-    expected = detector.get_anomaly_map(filled) * inside.numpy()
-    np.testing.assert_allclose(anomaly_map[0], expected, rtol=1e-5, atol=1e-4)
+    other = np.where(inside[:, :, None], pixels, 255 - pixels)
+    outputs = program(pixels[None])
+    for one, same in zip(outputs, program(other[None]), strict=True):
+        np.testing.assert_array_equal(one, same)
+    score, anomaly_map, _ = outputs
+
+    # the detector's own distances, of the patches that count
+    filled = roi.fill(pixels, (96, 96), "")
+    with torch.inference_mode():
+        patches = detector._patches([filled]).flatten(1, 2)[:, cells]
+        distances, rows = detector._bank.search(patches[0])
+        expected = detector._image_scores(patches, distances[None], rows[None], None)
+    assert float(score[0]) == pytest.approx(float(expected[0]), rel=1e-5)
+    values, counted = torch.zeros(48), torch.zeros(48)
+    values[cells], counted[cells] = distances, 1.0
+    value, weight = (smooth_maps(v.view(1, *grid), SIZE)[0].numpy() for v in (values, counted))
+    assert (anomaly_map[0][~inside] == 0).all()
+    found = anomaly_map[0][inside]
+    np.testing.assert_allclose(found, (value / weight)[inside], rtol=1e-5, atol=1e-4)
+
+
+def test_a_region_is_for_one_size(
+    detector: VisionPatchCore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detector, "roi_", _HalfOfTheFrame(), raising=False)
+    small = save(tmp_path / "small.png", picture(1, 80))
+    with pytest.raises(UsageError, match=r"for images of one size; .* of 2: 80 x 80, 96 x 96"):
+        export_detector(detector, tmp_path / "x", format="torch", check_images=[*IMAGES, small])
+    assert not (tmp_path / "x").exists()
 
 
 @given(st.floats(-(2.0**99), 2.0**99), st.floats(-(2.0**99), 2.0**99, width=32))
@@ -258,8 +295,8 @@ def test_a_wrong_bank_leaves_nothing(
     require(form)
     made = VisionPatchCore.export_graph
 
-    def wrong(self: VisionPatchCore) -> torch.nn.Module:
-        graph = made(self)
+    def wrong(self: VisionPatchCore, size: Any) -> torch.nn.Module:
+        graph = made(self, size)
         graph.bank[::2] += 0.5  # type: ignore[index]
         return graph
 

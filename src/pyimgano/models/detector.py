@@ -219,8 +219,14 @@ class Detector(ABC):
         """What a report says of the fitted detector; plain JSON values."""
         return {}
 
-    def export_graph(self) -> nn.Module:
+    def export_graph(self, original_size: tuple[int, int] | None = None) -> nn.Module:
         """The fitted detector as one torch module on the CPU, for export.
+
+        Parameters
+        ----------
+        original_size
+            (height, width) of images before resizing: with a region of interest it depends on
+            that which pixels count. None for images that come at `resize`.
 
         Returns
         -------

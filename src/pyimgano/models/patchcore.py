@@ -404,10 +404,10 @@ class VisionPatchCore(Detector):
             maps=self._statistics(grids),
         )
 
-    def export_graph(self) -> nn.Module:
+    def export_graph(self, original_size: tuple[int, int] | None = None) -> nn.Module:
         import torch
 
-        from .graphs import PatchCoreGraph
+        from .graphs import PatchCoreGraph, region_of
 
         self._check_fitted()
         with torch.inference_mode():
@@ -420,6 +420,7 @@ class VisionPatchCore(Detector):
             self.grid_,
             self.params_.resize,
             self.threshold_,
+            region_of(self, self.grid_, original_size),
         ).eval()
 
     def describe(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ...calibration import float32_threshold
 from ..anomaly_map import map_operators
+from .region import Region
 
 # Neighbours that the product proposes and differences decide between, for each patch.
 _CANDIDATES = 8
@@ -41,11 +42,8 @@ class PatchCoreGraph(nn.Module):
         (H, W) of the maps.
     threshold
         Of the scores, float64.
-    inside
-        (H, W) bool: pixels outside are filled with `fill` before anything else, and the map
-        is 0 there; None for the whole image.
-    fill
-        RGB, 0 to 255.
+    region
+        What counts of an image; None for all of it.
     """
 
     centre: Tensor
@@ -56,7 +54,10 @@ class PatchCoreGraph(nn.Module):
     columns: Tensor
     threshold: Tensor
     inside: Tensor | None
-    fill: Tensor
+    background: Tensor
+    cells: Tensor | None
+    place: Tensor
+    scale: Tensor
 
     def __init__(
         self,
@@ -66,12 +67,10 @@ class PatchCoreGraph(nn.Module):
         grid: tuple[int, int],
         size: tuple[int, int],
         threshold: float,
-        inside: Tensor | None = None,
-        fill: tuple[int, int, int] = (0, 0, 0),
+        region: Region | None = None,
     ) -> None:
         super().__init__()
         self.patches = patches
-        self.cells = grid[0] * grid[1]
         self.grid = grid
         # centred, as the detector's own bank, so that products cancel as little as possible
         self.register_buffer("centre", bank.mean(dim=0))
@@ -84,24 +83,49 @@ class PatchCoreGraph(nn.Module):
         self.register_buffer("rows", torch.from_numpy(rows))  # (H, h)
         self.register_buffer("columns", torch.from_numpy(columns.T.copy()))  # (w, W)
         self.register_buffer("threshold", torch.tensor(float32_threshold(threshold)))
-        self.register_buffer("inside", inside)
-        self.register_buffer("fill", torch.tensor(fill, dtype=torch.uint8))
+        self._set_region(region)
+
+    def _set_region(self, region: Region | None) -> None:
+        self.count = self.grid[0] * self.grid[1]  # of patches that count
+        if region is None:
+            self.inside, self.cells = None, None
+            return
+        cells = torch.arange(self.count) if region.cells is None else region.cells
+        counted = torch.zeros(self.count)
+        counted[cells] = 1.0
+        # where each cell of the grid finds its distance; past the last one stands a 0
+        place = torch.full((self.count,), len(cells))
+        place[cells] = torch.arange(len(cells))
+        self.count = len(cells)
+        # a pixel's score is the mean over the cells in reach that count
+        weight = self.rows @ counted.view(self.grid) @ self.columns  # (H, W)
+        scale = torch.where(region.inside, 1.0 / weight, torch.zeros(()))
+        self.register_buffer("inside", region.inside)
+        self.register_buffer("background", region.background)
+        self.register_buffer("cells", cells)
+        self.register_buffer("place", place)
+        self.register_buffer("scale", scale)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.inside is not None:
-            pixels = torch.where(self.inside[None, :, :, None], pixels, self.fill)
-        queries = self.patches(pixels)[0].reshape(-1, self.bank.shape[1]) - self.centre  # (Q, D)
+            pixels = torch.where(self.inside[:, :, None], pixels, self.background)
+        patches = self.patches(pixels)[0].flatten(1, 2)  # (N, hw, D)
+        if self.cells is not None:
+            patches = patches.index_select(1, self.cells)  # (N, k, D)
+        queries = patches.flatten(0, 1) - self.centre  # (Q, D)
         away = functional.linear(-2.0 * queries, self.bank, self.norms)  # (Q, M), but for |q|^2
         few = min(_CANDIDATES, int(self.bank.shape[0]))
         proposed = away.topk(few, dim=1, largest=False, sorted=False).indices  # (Q, few)
         exact = (self.bank[proposed] - queries[:, None, :]).square().sum(dim=2)
         squared, which = exact.min(dim=1, keepdim=True)
         nearest = proposed.gather(1, which)  # (Q, 1) rows of the bank
-        distances = squared.sqrt().reshape(-1, self.cells)  # (N, hw)
-        score = self._score(distances, nearest.reshape(-1, self.cells), queries)
+        distances = squared.sqrt().reshape(-1, self.count)  # (N, k)
+        score = self._score(distances, nearest.reshape(-1, self.count), queries)
+        if self.cells is not None:
+            distances = functional.pad(distances, (0, 1)).index_select(1, self.place)  # (N, hw)
         anomaly_map = self.rows @ distances.reshape(-1, *self.grid) @ self.columns  # (N, H, W)
         if self.inside is not None:
-            anomaly_map = anomaly_map * self.inside.to(anomaly_map.dtype)
+            anomaly_map = anomaly_map * self.scale
         # not less, so that what is not a number is never called good
         label = torch.logical_not(score < self.threshold).to(torch.int64)
         return score, anomaly_map, label
@@ -113,7 +137,7 @@ class PatchCoreGraph(nn.Module):
             return s_star.squeeze(1)
         m_star = nearest.gather(1, where).squeeze(1)  # (N,)
         width = int(self.bank.shape[1])
-        patches = queries.reshape(-1, self.cells, width)  # (N, hw, D)
+        patches = queries.reshape(-1, self.count, width)  # (N, k, D)
         m_test = patches.gather(1, where[:, :, None].expand(-1, -1, width))  # (N, 1, D)
         near = self.bank[self.neighbours[m_star]]  # (N, K, D)
         away = (near - m_test).square().sum(dim=2).sqrt()  # (N, K)

@@ -55,6 +55,10 @@ class Input(_Model):
     colour: str = "RGB"
     normalisation: str = "inside the model"
     resize: Resize
+    original_size: tuple[int, int] | None = Field(
+        description="height and width before resizing, if the model is for images of that size "
+        "alone: it has a region of interest"
+    )
 
 
 class Output(_Model):
@@ -102,7 +106,11 @@ class ExportMetadata(_Model):
 
 
 def describe_export(
-    detector: Detector, form: Format, files: dict[str, ExportedFile], check: Comparison
+    detector: Detector,
+    form: Format,
+    files: dict[str, ExportedFile],
+    check: Comparison,
+    original_size: tuple[int, int] | None,
 ) -> ExportMetadata:
     """Everything about an export; `files` are those written so far."""
     height, width = detector.params_.resize
@@ -117,7 +125,11 @@ def describe_export(
             description=detector.describe(),
             calibration=_plain(asdict(detector.calibration_)),
         ),
-        input=Input(shape=("N", height, width, 3), resize=Resize(height=height, width=width)),
+        input=Input(
+            shape=("N", height, width, 3),
+            resize=Resize(height=height, width=width),
+            original_size=original_size,
+        ),
         outputs=[
             Output(name="score", shape=["N"], dtype="float32", meaning="higher is more anomalous"),
             Output(
@@ -161,7 +173,10 @@ def exported_file(path: Path) -> ExportedFile:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: plain_value(value) for name, value in values.items()}
+    """As JSON can hold it; what it cannot, such as a region of interest, in its own words."""
+    kinds = (str, int, float, list, tuple, dict, type(None))
+    plain = {name: plain_value(value) for name, value in values.items()}
+    return {k: v if isinstance(v, kinds) else repr(v) for k, v in plain.items()}
 
 
 def _versions() -> dict[str, str]:

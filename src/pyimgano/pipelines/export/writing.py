@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files as package_files
 from pathlib import Path
 
+import numpy as np
+
 from ...errors import DataError, NotFittedError, UsageError
-from ...images import ImageSource, as_sources
+from ...images import ImageSource, as_sources, image_size
 from ...models import Detector, list_models
 from ...models.registry import model_entry
 from ...runs import write_document
@@ -68,11 +70,12 @@ def export_detector(
     ------
     UsageError
         An unknown format or one that needs what is not installed, a method that cannot be
-        exported, no images, or a folder that exists.
+        exported, no images, a folder that exists, or a detector with a region of interest and
+        images of several sizes.
     NotFittedError
         The detector is not fitted.
     ImageReadError
-        An image to check on cannot be read.
+        An image to check on cannot be read, or the region of interest leaves nothing of it.
     DataError
         The folder cannot be written, or the model does not do as the detector does. The
         folder is then as it was before.
@@ -107,7 +110,9 @@ def _build(
     """Everything into `folder`; metadata.json last, so that nothing else looks whole."""
     if progress is not None:
         progress("writing the model", 0, 1)
-    write_model(form, detector.export_graph(), detector.params_.resize, folder)
+    original_size = _original_size(detector, images)
+    graph = detector.export_graph(original_size)
+    write_model(form, graph, detector.params_.resize, folder)
     program, engine = open_model(form, folder)
     check = compare(detector, program, engine, images, progress=progress)
     del program  # some systems do not rename a folder with open files
@@ -120,9 +125,26 @@ def _build(
         with (folder / name).open("rb") as file:
             os.fsync(file.fileno())
         written[name] = exported_file(folder / name)
-    metadata = describe_export(detector, form, written, check)
+    metadata = describe_export(detector, form, written, check, original_size)
     write_document(folder / METADATA, metadata)
     return metadata
+
+
+def _original_size(detector: Detector, images: Sequence[ImageSource]) -> tuple[int, int] | None:
+    """(height, width) of all images, if the export is for one size alone; else None."""
+    if getattr(detector, "roi_", None) is None:
+        return None
+    sizes = {
+        (one.shape[0], one.shape[1]) if isinstance(one, np.ndarray) else image_size(one)
+        for one in images
+    }
+    if len(sizes) > 1:
+        shown = ", ".join(f"{width} x {height}" for height, width in sorted(sizes))
+        raise UsageError(
+            "an export of a detector with a region of interest is for images of one size; those "
+            f"to check on are of {len(sizes)}: {shown}"
+        )
+    return sizes.pop()
 
 
 def _require_exportable(detector: Detector) -> None:

@@ -23,6 +23,9 @@ picture = ImageOps.exif_transpose(Image.open(sys.argv[1]))
 if picture.mode[0] in "IF":
     sys.exit(f"{sys.argv[1]}: has {picture.mode} pixels; this example reads 8-bit images")
 image = np.asarray(picture.convert("RGB"))
+wanted = facts["input"]["original_size"]
+if wanted is not None and list(image.shape[:2]) != wanted:  # there is a region of interest
+    sys.exit(f"{sys.argv[1]}: is {image.shape[:2]}; the model is for images of {wanted}")
 shrunk = (min(width, image.shape[1]), min(height, image.shape[0]))
 image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
 image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
