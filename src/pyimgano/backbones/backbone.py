@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -124,11 +123,6 @@ class Backbone:
                 self.cache.store(image, layers)
             each.append(layers)
         return [torch.stack(layer) for layer in zip(*each)]
-
-    def graph(self) -> PatchGraph:
-        """A copy on the CPU of what gives patch features: pixels in, (N, h, w, D) out."""
-        network = copy.deepcopy(self.network).cpu().eval()
-        return PatchGraph(FeatureGraph(network, self.layers))
 
     def describe(self) -> dict[str, Any]:
         """What a report says of the backbone; plain JSON values."""

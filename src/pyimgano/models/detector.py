@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +32,6 @@ from ..images import (
     stream_images,
 )
 from .parameters import check_parameters, parameter_names, reject_unknown
-
-if TYPE_CHECKING:
-    from torch import nn
 
 OnError = Literal["raise", "skip"]
 _Role = Literal["train", "calibration"]
@@ -219,7 +216,7 @@ class Detector(ABC):
         """What a report says of the fitted detector; plain JSON values."""
         return {}
 
-    def export_graph(self, original_size: tuple[int, int] | None = None) -> nn.Module:
+    def export_graph(self, original_size: tuple[int, int] | None = None) -> Any:
         """The fitted detector as one torch module on the CPU, for export.
 
         Parameters

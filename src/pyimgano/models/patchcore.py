@@ -31,7 +31,7 @@ from .parameters import (
 from .registry import register_model
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from ..backbones import Backbone
     from .bank import MemoryBank
@@ -404,25 +404,6 @@ class VisionPatchCore(Detector):
             maps=self._statistics(grids),
         )
 
-    def export_graph(self, original_size: tuple[int, int] | None = None) -> nn.Module:
-        import torch
-
-        from .graphs import PatchCoreGraph, region_of
-
-        self._check_fitted()
-        with torch.inference_mode():
-            rows = torch.arange(len(self._bank), device=self._bank.features.device)
-            neighbours, _ = self._bank.neighbourhood(rows, self.params_.n_neighbors)
-        return PatchCoreGraph(
-            self._backbone.graph(),
-            self._bank.features.cpu(),
-            neighbours.cpu(),
-            self.grid_,
-            self.params_.resize,
-            self.threshold_,
-            region_of(self, self.grid_, original_size),
-        ).eval()
-
     def describe(self) -> dict[str, Any]:
         return {
             "backbone": self._backbone.describe(),
@@ -433,3 +414,17 @@ class VisionPatchCore(Detector):
                 "selections": self._selections,
             },
         }
+
+    def export_graph(self, original_size: tuple[int, int] | None = None) -> Any:
+        from .graphs import PatchCoreGraph, region_of
+
+        self._check_fitted()
+        return PatchCoreGraph.of(
+            self._backbone,
+            self._bank,
+            n_neighbors=self.params_.n_neighbors,
+            grid=self.grid_,
+            size=self.params_.resize,
+            threshold=self.threshold_,
+            region=region_of(self, self.grid_, original_size),
+        )

@@ -7,12 +7,17 @@ which the least few are recomputed by differences.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...backbones import Backbone
+from ...backbones.network import FeatureGraph, PatchGraph
 from ...calibration import float32_threshold
 from ..anomaly_map import map_operators
+from ..bank import MemoryBank
 from .region import Region
 
 # Neighbours that the product proposes and differences decide between, for each patch.
@@ -84,6 +89,33 @@ class PatchCoreGraph(nn.Module):
         self.register_buffer("columns", torch.from_numpy(columns.T.copy()))  # (w, W)
         self.register_buffer("threshold", torch.tensor(float32_threshold(threshold)))
         self._set_region(region)
+
+    @classmethod
+    def of(
+        cls,
+        backbone: Backbone,
+        bank: MemoryBank,
+        *,
+        n_neighbors: int,
+        grid: tuple[int, int],
+        size: tuple[int, int],
+        threshold: float,
+        region: Region | None,
+    ) -> PatchCoreGraph:
+        """Of a detector's parts, copied to the CPU; `n_neighbors` is b of the re-weighting."""
+        network = copy.deepcopy(backbone.network).cpu()
+        rows = torch.arange(len(bank), device=bank.features.device)
+        neighbours, _ = bank.neighbourhood(rows, n_neighbors)
+        graph = cls(
+            PatchGraph(FeatureGraph(network, backbone.layers)),
+            bank.features.cpu(),
+            neighbours.cpu().clone(),  # of a tensor that was made for inference
+            grid,
+            size,
+            threshold,
+            region,
+        )
+        return graph.eval()
 
     def _set_region(self, region: Region | None) -> None:
         self.count = self.grid[0] * self.grid[1]  # of patches that count

@@ -191,7 +191,8 @@ def _write_torch(graph: nn.Module, size: tuple[int, int], folder: Path) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.save(_trace(graph, size), str(folder / "model.pt"))
+        # frozen: without the layers that nothing taps
+        torch.jit.save(torch.jit.freeze(_trace(graph, size)), str(folder / "model.pt"))
 
 
 def _open_torch(folder: Path) -> tuple[Program, str]:
