@@ -39,9 +39,12 @@ def load_detector(
     if from_run is None and category is not None:
         raise UsageError("--category goes with --from-run")
     if from_run is not None:
-        model_dir = runs.find_model(from_run, category)  # type: ignore[attr-defined]
-    detector: Detector = models.load_model(  # type: ignore[attr-defined]
-        model_dir, device=device
+        folder = runs.find_model(from_run, category)  # type: ignore[attr-defined,unused-ignore]
+    else:
+        assert model_dir is not None
+        folder = model_dir
+    detector: Detector = models.load_model(  # type: ignore[attr-defined,unused-ignore]
+        folder, device=device
     )
     return detector
 

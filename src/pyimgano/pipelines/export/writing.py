@@ -88,9 +88,9 @@ def export_detector(
     target = require_free(folder, overwrite)
     building = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        building.mkdir()
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            building.mkdir()
             metadata = _build(detector, form, building, images, progress)
             _put_in_place(building, target, overwrite)
         finally:
