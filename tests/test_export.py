@@ -423,6 +423,18 @@ def test_nothing_but_an_export_is_replaced(
         with pytest.raises(ZeroDivisionError):
             to(target, overwrite=True)
     assert (target / "metadata.json").read_bytes() == before
+    with monkeypatch.context() as patch:
+        renamed = Path.rename
+
+        def stuck(self: Path, other: Path) -> Path:
+            if self.suffix == ".tmp":
+                raise PermissionError(13, "Permission denied")
+            return renamed(self, other)
+
+        patch.setattr(Path, "rename", stuck)
+        with pytest.raises(DataError, match=r"export: cannot be written \(Permission denied\)"):
+            to(target, overwrite=True)
+    assert (target / "metadata.json").read_bytes() == before
     to(target, overwrite=True)
     assert (target / "model.pt").stat().st_mtime > 0
     (target / "notes.txt").write_text("mine")
@@ -567,6 +579,12 @@ def test_what_is_wrong_is_one_clear_line(
     assert found == code, err
     assert out == "" and said in err and err.count("\n") == 1
     assert err.startswith("pyimgano-export: error: ") and not Path("x").exists()
+
+
+def test_the_command_starts_without_torch() -> None:
+    code = "import sys, pyimgano.cli.export, pyimgano.pipelines.export; "
+    code += "sys.exit('torch' in sys.modules or 'openvino' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_bank_of_a_graph_is_a_copy(detector: VisionPatchCore) -> None:
