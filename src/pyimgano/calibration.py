@@ -218,6 +218,21 @@ def calibrate(
     )
 
 
+def float32_threshold(threshold: float) -> float:
+    """The float32 t for which `score >= t` decides as `score >= threshold`.
+
+    It is the least float32 that is not below `threshold`, so the two agree on every float32
+    score. For a positive threshold it is at least the least normal number: engines take
+    smaller ones for 0, which would call a score of 0 defective.
+    """
+    nearest = np.float32(threshold)
+    if float(nearest) < threshold:  # compared as float64
+        nearest = np.nextafter(nearest, np.float32(np.inf))
+    if threshold > 0:
+        nearest = max(nearest, np.finfo(np.float32).tiny)
+    return float(nearest)
+
+
 def clopper_pearson(events: int, trials: int, confidence: float = 0.95) -> BinomialInterval:
     """Exact two-sided interval of a binomial rate (Clopper & Pearson, Biometrika 1934).
 

@@ -23,6 +23,7 @@ from .console import complain
 _COMMANDS = {
     "benchmark": ("benchmark", "Run a detector over a dataset and leave a run directory."),
     "datasets": ("datasets", "List datasets, and look one over for what is wrong with it."),
+    "export": ("export", "Write a detector as a folder that runs without pyimgano."),
 }
 
 
@@ -67,6 +68,13 @@ def datasets(arguments: Sequence[str] | None = None) -> NoReturn:
     from .datasets import command
 
     _run(command, "pyimgano-datasets", arguments)
+
+
+def export(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`pyimgano-export`, the same as `pyimgano export`."""
+    from .export import command
+
+    _run(command, "pyimgano-export", arguments)
 
 
 def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> NoReturn:

@@ -217,6 +217,30 @@ class Detector(ABC):
         """What a report says of the fitted detector; plain JSON values."""
         return {}
 
+    def export_graph(self, original_size: tuple[int, int] | None = None) -> Any:
+        """The fitted detector as one torch module on the CPU, for export.
+
+        Parameters
+        ----------
+        original_size
+            (height, width) of images before resizing: with a region of interest it depends on
+            that which pixels count. None for images that come at `resize`.
+
+        Returns
+        -------
+        torch.nn.Module
+            Takes (N, H, W, 3) uint8 RGB at the fit's `resize`, and gives `score` (N,)
+            float32, `anomaly_map` (N, H, W) float32 and `label` (N,) int64, in this order.
+
+        Raises
+        ------
+        UsageError
+            The method cannot be exported.
+        NotFittedError
+            Nothing was learned yet.
+        """
+        raise UsageError(f"{type(self).__name__} cannot be exported")
+
     # ---- estimator
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:

@@ -414,3 +414,17 @@ class VisionPatchCore(Detector):
                 "selections": self._selections,
             },
         }
+
+    def export_graph(self, original_size: tuple[int, int] | None = None) -> Any:
+        from .graphs import PatchCoreGraph, region_of
+
+        self._check_fitted()
+        return PatchCoreGraph.of(
+            self._backbone,
+            self._bank,
+            n_neighbors=self.params_.n_neighbors,
+            grid=self.grid_,
+            size=self.params_.resize,
+            threshold=self.threshold_,
+            region=region_of(self, self.grid_, original_size),
+        )

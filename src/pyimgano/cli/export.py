@@ -1,0 +1,117 @@
+"""`pyimgano-export`: parse, load a detector, call `export_detector`, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .console import Bar, complain, print_document
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--from-run", type=click.Path(path_type=Path), metavar="RUN", help="A run's saved detector."
+)
+@click.option("--category", help="Of the run; needed where it has several.")
+@click.option(
+    "--model-dir", type=click.Path(path_type=Path), metavar="DIR", help="A saved detector."
+)
+@click.option(
+    "--format",
+    "form",
+    default="openvino",
+    show_default=True,
+    help="openvino, onnx or torch (TorchScript).",
+)
+@click.option(
+    "--output", required=True, type=click.Path(path_type=Path), help="The folder to make."
+)
+@click.option(
+    "--check",
+    "check",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE_OR_FOLDER...",
+    help="Images that the detector and the export both score, to compare them; best good and "
+    "defective ones. Default: up to 16 of those that the run has scored.",
+)
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="Of the detector that is compared with: auto, cpu, cuda or cuda:N.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier export in that folder.")
+@click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="")
+def command(
+    *,
+    from_run: Path | None,
+    category: str | None,
+    model_dir: Path | None,
+    form: str,
+    output: Path,
+    check: tuple[Path, ...],
+    device: str,
+    overwrite: bool,
+    more: tuple[Path, ...],
+) -> int:
+    """Export a saved detector to one folder that runs without pyimgano.
+
+    The model holds everything but decoding and resizing; metadata.json says how to resize, and
+    example.py does it. The written model is checked against the detector, image by image.
+
+    The summary is one JSON document on stdout.
+
+    Exit status: 0 exported and checked; 1 the export differs from the detector, or an error of
+    the run, and nothing is left; 2 usage.
+    """
+    if more and not check:
+        raise click.UsageError(f"unexpected argument {str(more[0])!r}")
+    if not output.name:
+        raise click.UsageError(f"--output: the name of a folder is wanted, got {str(output)!r}")
+
+    from ..pipelines.export import (
+        check_images_in,
+        check_images_of_run,
+        export_detector,
+        find_format,
+        load_detector,
+        require_free,
+    )
+
+    # what can be found out before a model is loaded
+    find_format(form)
+    require_free(output, overwrite)
+    detector_from: dict[str, Any] = {
+        "from_run": from_run,
+        "category": category,
+        "model_dir": model_dir,
+    }
+    given = [*check, *more]
+    if given:
+        images = check_images_in(given)
+    elif from_run is not None:
+        images = check_images_of_run(from_run, category)
+    else:
+        raise click.UsageError("--check is missing: an export is checked on at least one image")
+    detector = load_detector(**detector_from, device=device)
+    with Bar() as bar:
+        metadata = export_detector(
+            detector,
+            output,
+            format=form,
+            check_images=images,
+            overwrite=overwrite,
+            progress=bar.show,
+        )
+    if metadata.check.labels_differ:
+        complain(
+            f"{metadata.check.labels_differ} of {metadata.check.images} images lie within rounding "
+            "of the threshold, and the export calls them otherwise than the detector"
+        )
+    facts = metadata.model_dump()
+    chosen = ("format", "threshold", "pixel_threshold", "engine_settings", "files", "check")
+    print_document({"folder": str(output), **{name: facts[name] for name in chosen}})
+    return 0

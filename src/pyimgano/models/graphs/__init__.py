@@ -1,0 +1,9 @@
+"""Whole fitted detectors as torch modules, from pixels to the decision, for export.
+
+A package of its own because its modules import torch, which listing models must not.
+"""
+
+from .patchcore import PatchCoreGraph
+from .region import Region, region_of
+
+__all__ = ["PatchCoreGraph", "Region", "region_of"]

@@ -1,0 +1,40 @@
+"""Score one image: python example.py IMAGE [MAP.npy]
+
+Prints the score and the label (1 is defective), and saves the map, (H, W) float32.
+Needs openvino, numpy, opencv-python-headless and pillow; pyimgano is not needed.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import openvino
+from PIL import Image, ImageOps
+
+here = Path(__file__).resolve().parent
+if len(sys.argv) not in (2, 3):
+    sys.exit("usage: python example.py IMAGE [MAP.npy]")
+facts = json.loads((here / "metadata.json").read_text(encoding="utf-8"))
+_, height, width, _ = facts["input"]["shape"]
+
+picture = ImageOps.exif_transpose(Image.open(sys.argv[1]))
+if picture.mode[0] in "IF":
+    sys.exit(f"{sys.argv[1]}: has {picture.mode} pixels; this example reads 8-bit images")
+image = np.asarray(picture.convert("RGB"))
+wanted = facts["input"]["original_size"]
+if wanted is not None and list(image.shape[:2]) != wanted:  # there is a region of interest
+    sys.exit(f"{sys.argv[1]}: is {image.shape[:2]}; the model is for images of {wanted}")
+shrunk = (min(width, image.shape[1]), min(height, image.shape[0]))
+image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
+image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+settings = facts["engine_settings"]  # without them some CPUs compute in bfloat16
+model = openvino.Core().compile_model(here / "model.xml", "CPU", settings)
+results = model({"image": image[None]})
+score, anomaly_map, label = (results[name] for name in ("score", "anomaly_map", "label"))
+
+target = sys.argv[2] if len(sys.argv) == 3 else "anomaly_map.npy"
+np.save(target, anomaly_map[0])
+print(json.dumps({"score": float(score[0]), "label": int(label[0]), "map": target}))
