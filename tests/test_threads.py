@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -112,3 +114,22 @@ def test_results_do_not_depend_on_the_size_of_batches() -> None:
         assert threshold == found[0][0]
         assert scores == found[0][1]
         np.testing.assert_array_equal(maps, found[0][2])
+
+
+def waiting(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import os; {code}; print(os.environ.get('GOMP_SPINCOUNT'))"],
+        env={"PATH": "", **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_torchs_threads_do_not_wait_busily_unless_the_user_says_so() -> None:
+    assert waiting("import pyimgano.backbones") == "5000"
+    assert waiting("import pyimgano.backbones", GOMP_SPINCOUNT="7") == "7"
+    assert waiting("import pyimgano.backbones", OMP_WAIT_POLICY="active") == "None"
+    assert waiting("import torch, pyimgano.backbones") == "None"
+    assert waiting("import pyimgano.models.patchcore") == "None"  # it has no need of it yet

@@ -18,6 +18,10 @@ from .errors import UsageError
 
 _CONTROL_GROUP = Path("/sys/fs/cgroup/cpu.max")
 
+# Rounds that a waiting thread looks for work: about 0.2 ms. Fewer cost time between the many
+# small steps of a coreset's selection.
+_SPINS = 5000
+
 _chosen: int | None = None
 
 
@@ -91,24 +95,18 @@ def limited_threads(count: int | None) -> Iterator[None]:
             told.set(numbers.get(name, default))
 
 
-@contextmanager
-def beside_decoding() -> Iterator[None]:
-    """Leave torch half of the threads: the others decode images meanwhile.
+def calm_openmp() -> None:
+    """Let threads of GNU OpenMP, which torch's are, wait for work asleep after a moment.
 
-    Its threads wait for each other busily. Where others take their cores, a search that one
-    thread does in 9 ms took two of them 200.
+    By default they keep their cores busy for 10 ms and more after each small piece of work,
+    cores that decoding and OpenVINO need; and where another program takes a core, all wait for
+    one that does not run. Measured on two cores: 20 % more images a second from a folder, and
+    with two other busy programs half the time for all that torch does.
+
+    Only before torch is imported; what the user's environment says is left as it is.
     """
-    torch = sys.modules.get("torch")
-    before = 1 if torch is None else torch.get_num_threads()
-    fewer = min(before, max(1, thread_count() // 2))
-    if torch is None or fewer == before:
-        yield
-        return
-    torch.set_num_threads(fewer)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(_SPINS))
 
 
 def apply_thread_count() -> None:

@@ -1,6 +1,10 @@
 """Frozen networks that turn pixels into feature maps, and the engines that run them."""
 
-from .backbone import Backbone, create_backbone, list_backbones
-from .engines import ENGINE_TOLERANCE, resolve_device
+from ..threads import calm_openmp
+
+calm_openmp()  # before torch is imported
+
+from .backbone import Backbone, create_backbone, list_backbones  # noqa: E402
+from .engines import ENGINE_TOLERANCE, resolve_device  # noqa: E402
 
 __all__ = ["ENGINE_TOLERANCE", "Backbone", "create_backbone", "list_backbones", "resolve_device"]

@@ -31,7 +31,6 @@ from ..images import (
     as_sources,
     stream_images,
 )
-from ..threads import beside_decoding
 from .parameters import check_parameters, parameter_names, reject_unknown
 
 OnError = Literal["raise", "skip"]
@@ -413,8 +412,7 @@ class Detector(ABC):
     ) -> Iterator[ImageScore]:
         images = [item.pixels for item in loaded if item.pixels is not None]
         if images:
-            with beside_decoding():
-                scores, anomaly_maps = self._score_batch(images, maps and self.has_maps)
+            scores, anomaly_maps = self._score_batch(images, maps and self.has_maps)
         position = 0
         for item in loaded:
             if item.pixels is None:
