@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from .feature_cache import FeatureCache, recalled_features
 from .network import FeatureGraph, PatchGraph, TappedNetwork
 from .programs import ProgramStore, code_hash
 from .resnet import drop_classifier, resnet18, resnet34, resnet50, wide_resnet50_2
-from .weights import WeightsOrigin, WeightsPackage, load_weights
+from .weights import WeightsOrigin, WeightsPackage, fill_from_file, load_weights
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,29 @@ class Backbone:
             each.append(layers)
         return [torch.stack(layer) for layer in zip(*each)]
 
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """The network's weights by their names here; a file of them is one for `weights=`."""
+        return {
+            name: np.ascontiguousarray(value.cpu().numpy())
+            for name, value in self.network.state_dict().items()
+            if not name.endswith("num_batches_tracked")  # counts of training, of no account
+        }
+
+    @cached_property
+    def state_sha256(self) -> str:
+        """Hash of names, dtypes, shapes and bytes of the weights, wherever they came from."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self.state().items()):
+            digest.update(repr((name, array.dtype.str, array.shape)).encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def __copy__(self) -> Backbone:
+        return self  # it never changes, and programs cannot be copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Backbone:
+        return self
+
     def describe(self) -> dict[str, Any]:
         """What a report says of the backbone; plain JSON values."""
         return {
@@ -167,7 +191,8 @@ def create_backbone(
     pretrained
         False for random weights drawn from `seed`.
     weights
-        A weights file (safetensors, or a torch file of tensors); beats `pretrained`.
+        A weights file (safetensors, or a torch file of tensors); beats `pretrained`. For a
+        timm model one of `Backbone.state`.
     device
         `auto`, `cpu`, `cuda` or `cuda:N`.
     engine
@@ -268,9 +293,12 @@ def _build(
         from . import timm
 
         short = name.removeprefix("timm:")
-        if weights is not None:
-            raise UsageError(f"weights= is not for backbone {name!r}, whose weights timm chooses")
-        network: TappedNetwork = timm.TimmNetwork(short, pretrained=pretrained, seed=seed)
+        given = weights is not None
+        network: TappedNetwork = timm.TimmNetwork(
+            short, pretrained=pretrained and not given, seed=seed
+        )
+        if weights is not None:  # of a saved detector: the names are ours
+            return network, fill_from_file(network, weights)
         return network, timm.origin(short, pretrained=pretrained, seed=seed)
     if name not in _RECIPES:
         raise UsageError(unknown_name("backbone", name, [*_RECIPES, "timm:<name>"]))

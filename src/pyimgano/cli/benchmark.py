@@ -76,6 +76,15 @@ from .console import DATASETS, print_document, print_text
     type=click.Path(path_type=Path, file_okay=False),
     help="Keep features of images there, for the next run on them.",
 )
+@click.option(
+    "--roi",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Region of interest: a mask image, or a .json file of polygons. Only it counts.",
+)
+@click.option(
+    "--save-model", is_flag=True, help="Keep each category's detector in the run directory."
+)
 @click.option("--save-run/--no-save-run", default=True, show_default=True)
 @click.option("--per-image-jsonl/--no-per-image-jsonl", default=True, show_default=True)
 @click.option(

@@ -188,12 +188,20 @@ class PixelScores:
         return cls.split(*_check(masks, maps))
 
     @classmethod
-    def split(cls, truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating]) -> PixelScores:
-        """The same for arrays that were checked."""
+    def split(
+        cls,
+        truth: npt.NDArray[np.bool_],
+        scores: npt.NDArray[np.floating],
+        counted: npt.NDArray[np.bool_] | None = None,
+    ) -> PixelScores:
+        """The same for arrays that were checked; pixels that are not `counted` are in neither."""
+        normal_pixels = ~truth
+        if counted is not None:
+            truth, normal_pixels = truth & counted, normal_pixels & counted
         anomalous = scores[truth]
         if len(anomalous) == 0:
             raise UndefinedMetric("no pixel of the masks is anomalous")
-        normal = scores[~truth]
+        normal = scores[normal_pixels]
         if len(normal) == 0:
             raise UndefinedMetric("every pixel of the masks is anomalous")
         return cls(anomalous, sort_in_parts(normal), truth)
@@ -230,18 +238,27 @@ def pixel_metrics(
     integration_limit: float = AUPRO_LIMIT,
     threshold: float | None = None,
     regions: Sequence[Regions] | None = None,
+    counted: Any = None,
 ) -> MetricTable:
     """All of `PIXEL_METRICS`, those that sort the pixels from one sorting.
 
     `threshold` is that of SegF1. With `regions` there is `spro` too, integrated to the same
     limit as AUPRO; their union is usually what `masks` says, and then shares the sorting.
+    With `counted`, bool of the shape of `masks`, the other pixels are in no metric; regions
+    must not have any of them.
     """
     _check_limit(integration_limit)
     truth, checked = _check(masks, maps)
+    within: npt.NDArray[np.bool_] | None = None
+    if counted is not None:
+        within = np.asarray(counted, dtype=np.bool_).reshape(-1, *truth.shape[1:])
+        if within.shape != truth.shape:
+            raise UsageError(f"pixel_counted has shape {within.shape}, wanted {truth.shape}")
+        truth = truth & within
     table = MetricTable()
     scores: PixelScores | None = None
     try:
-        scores = PixelScores.split(truth, checked)
+        scores = PixelScores.split(truth, checked, within)
     except UndefinedMetric as error:
         for name in ("pixel_auroc", "pixel_average_precision", "aupro"):
             table.fail(name, str(error))
@@ -252,9 +269,9 @@ def pixel_metrics(
     if threshold is None:
         table.fail("segf1", NO_PIXEL_THRESHOLD)
     else:
-        table.add("segf1", lambda: _segf1(truth, checked, threshold))
+        table.add("segf1", lambda: _segf1(truth, checked, threshold, within))
     if regions is not None:
-        table.add("spro", lambda: _spro(regions, checked, integration_limit, scores))
+        table.add("spro", lambda: _spro(regions, checked, integration_limit, scores, within))
     return table
 
 
@@ -264,9 +281,14 @@ def _found(scores: npt.NDArray[np.floating], threshold: float) -> npt.NDArray[np
 
 
 def _segf1(
-    truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating], threshold: float
+    truth: npt.NDArray[np.bool_],
+    scores: npt.NDArray[np.floating],
+    threshold: float,
+    counted: npt.NDArray[np.bool_] | None = None,
 ) -> float:
     found = _found(scores, threshold)
+    if counted is not None:
+        found &= counted
     whole = int(found.sum()) + int(truth.sum())
     if whole == 0:
         raise UndefinedMetric("no pixel is, or was called, anomalous")
@@ -278,6 +300,7 @@ def _spro(
     scores: npt.NDArray[np.floating],
     limit: float,
     known: PixelScores | None,
+    counted: npt.NDArray[np.bool_] | None = None,
 ) -> float:
     """`compute_spro` on checked maps; `known` saves a sorting if it divides the same pixels."""
     if len(regions) != len(scores):
@@ -306,7 +329,7 @@ def _spro(
     if not anomalous:
         raise UndefinedMetric("the masks have no region")
     if known is None or not np.array_equal(known.masks, anywhere):
-        known = PixelScores.split(anywhere, scores)
+        known = PixelScores.split(anywhere, scores, counted)
     joined = np.concatenate(weights) / len(weights)
     return threshold_curve(np.concatenate(anomalous), joined, known.normal_sorted).area(limit)
 

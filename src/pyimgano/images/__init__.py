@@ -5,6 +5,7 @@
 
 from .header import ImageHeader, image_size, read_header
 from .read import IMAGE_SUFFIXES, pages_remark, read_image, read_mask, resize_image
+from .roi import FILL, RegionOfInterest, read_roi
 from .stream import (
     ImageSource,
     KeyedImage,
@@ -18,6 +19,7 @@ from .stream import (
 )
 
 __all__ = [
+    "FILL",
     "IMAGE_SUFFIXES",
     "ImageHeader",
     "ImageSource",
@@ -26,6 +28,7 @@ __all__ = [
     "NetworkInput",
     "Recall",
     "Recalled",
+    "RegionOfInterest",
     "as_sources",
     "available_cores",
     "image_size",
@@ -33,6 +36,7 @@ __all__ = [
     "read_header",
     "read_image",
     "read_mask",
+    "read_roi",
     "resize_image",
     "stream_images",
 ]
