@@ -76,6 +76,7 @@ class Backbone:
         layers: tuple[str, ...],
         device: torch.device,
         engine: Engine,
+        graph: nn.Module,
         cache: FeatureCache | None = None,
     ) -> None:
         self.name = name
@@ -84,6 +85,7 @@ class Backbone:
         self.layers = layers
         self.device = device
         self._engine = engine
+        self._graph = graph  # what the engine runs
         self.cache = cache
 
     @property
@@ -124,6 +126,17 @@ class Backbone:
                 self.cache.store(image, layers)
             each.append(layers)
         return [torch.stack(layer) for layer in zip(*each)]
+
+    def shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:
+        """Shapes of what `features` gives for one image (height, width); nothing is computed."""
+        network = {
+            name: value.to("meta")
+            for name, value in [*self._graph.named_parameters(), *self._graph.named_buffers()]
+        }
+        pixels = torch.empty((1, *size, 3), dtype=torch.uint8, device="meta")
+        with torch.inference_mode():
+            layers = torch.func.functional_call(self._graph, network, (pixels,))
+        return [tuple(int(n) for n in layer.shape) for layer in layers]
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """The network's weights by their names here; a file of them is one for `weights=`."""
@@ -272,7 +285,7 @@ def _create(
         facts = [name, chosen, patches, origin.source, origin.detail, origin.sha256, runner.name]
         facts += [device.type, _versions(), code_hash("backbones", "images")]
         kept = FeatureCache(Path(cache_dir), json.dumps(facts))
-    return Backbone(name, network, origin, chosen, device, runner, kept)
+    return Backbone(name, network, origin, chosen, device, runner, graph, kept)
 
 
 @cache

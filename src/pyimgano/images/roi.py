@@ -124,6 +124,8 @@ class RegionOfInterest:
         whose centre lies in one.
         """
         if self.mask is not None:
+            if self.mask.shape == size:
+                return self.mask.copy()
             rows = _overlap(self.mask.shape[0], size[0])
             columns = _overlap(self.mask.shape[1], size[1])
             return _all_within(self.mask, rows, columns)
@@ -310,7 +312,8 @@ def _footprint(old: int, new: int) -> Ranges:
 def _all_within(mask: Mask, rows: Ranges, columns: Ranges) -> Mask:
     """Whether all of `mask` is True within each pair of a range of rows and one of columns."""
     tall = np.stack([mask[a:b].all(axis=0) for a, b in zip(*rows)])  # (H, w)
-    return np.stack([tall[:, a:b].all(axis=1) for a, b in zip(*columns)], axis=1)
+    turned = np.ascontiguousarray(tall.T)  # (w, H), so that ranges of it lie together
+    return np.stack([turned[a:b].all(axis=0) for a, b in zip(*columns)], axis=1)
 
 
 def _fill_polygon(ring: Sequence[tuple[float, float]], size: tuple[int, int]) -> Mask:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..calibration import Calibration, PixelCalibration
-from ..errors import PyimganoError, SavedModelError, UsageError
+from ..errors import PyimganoError, SavedModelError, UsageError, WeightsError
 from ..images import RegionOfInterest
 from .detector import Detector, SkippedImage
 from .parameters import parameter_names
@@ -92,7 +92,10 @@ def load_model(
         detector._restore(saved)
         saved.require_all_used()
     except PyimganoError as error:
-        raise SavedModelError(f"{folder}: {error}") from error
+        remedy = ""
+        if isinstance(error, WeightsError) and getattr(params, "weights", None) is not None:
+            remedy = "; give the file of the backbone's weights with load_model(..., weights=)"
+        raise SavedModelError(f"{folder}: {error}{remedy}") from error
     except Exception as error:  # numbers that no fit leaves behind, wherever they are noticed
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise SavedModelError(f"{folder}: cannot be restored ({reason})") from error
@@ -203,8 +206,8 @@ def _tell_of_another_engine(folder: Path, document: SavedDocument, detector: Det
     backbone = detector._frozen_backbone()
     if backbone is None or document.backbone is None:
         return
-    then, now = document.backbone.described, backbone.describe()
-    was, is_now = (f"{one.get('engine')} on {one.get('device')}" for one in (then, now))
+    then, now = document.backbone, backbone.describe()
+    was, is_now = f"{then.engine} on {then.device}", f"{now['engine']} on {now['device']}"
     if was != is_now:
         warnings.warn(
             f"{folder}: fitted with {was}, now {is_now}: scores may differ in their last digits",

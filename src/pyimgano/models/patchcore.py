@@ -215,7 +215,7 @@ class VisionPatchCore(Detector):
         counted[self._cells] = 1.0
         return smooth_maps(grids.view(-1, *self.grid_), size, counted=counted.view(self.grid_))
 
-    def _set_grid(self, height: int, width: int, features: Tensor) -> None:
+    def _set_grid(self, height: int, width: int, device: Any) -> None:
         """Note the patch grid, and which of its cells count."""
         import torch
 
@@ -223,7 +223,7 @@ class VisionPatchCore(Detector):
         cells = self.counted_cells(self.grid_)
         self._cells: Tensor | None = None
         if cells is not None:
-            self._cells = torch.from_numpy(cells).to(features.device)
+            self._cells = torch.from_numpy(cells).to(device)
 
     # ---- the memory bank, section 3.2
 
@@ -265,7 +265,7 @@ class VisionPatchCore(Detector):
         for images in batches:
             grid = self._patches(images)  # (B, h, w, D)
             if coreset is None:
-                self._set_grid(int(grid.shape[1]), int(grid.shape[2]), grid)
+                self._set_grid(int(grid.shape[1]), int(grid.shape[2]), grid.device)
             patches = self._counted_patches(grid.flatten(1, 2))  # (B, k, D)
             cells = patches.shape[1]
             if coreset is None:
@@ -475,12 +475,11 @@ class VisionPatchCore(Detector):
 
         self._params = self.params_
         self._backbone = saved.backbone(self._make_backbone(self.params_))
-        height, width = self._size()
-        blank = self._patches([np.zeros((height, width, 3), np.uint8)])  # (1, h, w, D)
-        grid = [int(n) for n in blank.shape[1:3]]
+        device = self._backbone.device
+        ((_, *grid, dimension),) = self._backbone.shapes(self._size())
         if saved.fact("grid", list[int]) != grid:
             raise SavedModelError(f"state.grid: the backbone's grid is {grid}")
-        features = saved.array("features", "float32", (None, int(blank.shape[3])))
+        features = saved.array("features", "float32", (None, dimension))
         indices = saved.array("coreset_indices", "int64", (len(features),))
         cells = grid[0] * grid[1]
         if indices.min() < 0 or indices.max() >= self.n_train_ * cells:
@@ -488,10 +487,10 @@ class VisionPatchCore(Detector):
         if len(features) > self.params_.max_bank_size:
             raise SavedModelError("the array 'features' has more rows than max_bank_size")
         self._selections = saved.fact("selections", Count)
-        self._set_grid(grid[0], grid[1], blank)
-        self.coreset_indices_ = torch.from_numpy(indices).to(blank.device)
+        self._set_grid(grid[0], grid[1], device)
+        self.coreset_indices_ = torch.from_numpy(indices).to(device)
         self._bank = MemoryBank(
-            torch.from_numpy(features).to(blank.device), self.coreset_indices_ // cells
+            torch.from_numpy(features).to(device), self.coreset_indices_ // cells
         )
 
     def describe(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ ARRAYS = "arrays.safetensors"
 BACKBONE = "backbone.safetensors"
 FILES = (DOCUMENT, ARRAYS, BACKBONE)
 #: What file managers leave in folders; nobody's doing, and never opened.
-_DROPPINGS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+DROPPINGS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 #: No saved detector has larger files.
 MAX_BYTES = 2**33
@@ -43,10 +43,22 @@ class FileFacts(_Model):
     sha256: _Hash
 
 
-class BackboneFacts(_Model):
-    """The frozen network."""
+class WeightsFacts(_Model):
+    """Where weights came from."""
 
-    described: dict[str, Any] = Field(description="name, layers, engine, device, weights' source")
+    source: str = Field(description="file, package, timm or random")
+    detail: str
+    sha256: str | None = Field(description="of the file they were read from")
+
+
+class BackboneFacts(_Model):
+    """The frozen network, as `Backbone.describe` tells of it, and its weights."""
+
+    name: str
+    layers: list[str]
+    engine: str
+    device: str
+    weights: WeightsFacts
     state_sha256: _Hash = Field(description="of the weights themselves")
     file: FileFacts | None = Field(description="null if the weights are not in the folder")
 
@@ -131,7 +143,7 @@ def read_document(folder: Path) -> SavedDocument:
     if DOCUMENT not in names:
         raise SavedModelError(f"{folder}: no saved detector, {DOCUMENT} is missing")
     for name in names:
-        if name not in FILES and name not in _DROPPINGS:
+        if name not in FILES and name not in DROPPINGS:
             raise SavedModelError(
                 f"{folder}: an unexpected file {name!r}; a saved detector has only "
                 f"{', '.join(FILES)}"

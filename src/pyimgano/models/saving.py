@@ -29,6 +29,7 @@ from .saved_document import (
     ARRAYS,
     BACKBONE,
     DOCUMENT,
+    DROPPINGS,
     FILES,
     MAX_BYTES,
     SCHEMA_VERSION,
@@ -182,7 +183,7 @@ def _document(
     network = None
     if backbone is not None:
         network = BackboneFacts(
-            described=backbone.describe(),
+            **backbone.describe(),
             state_sha256=backbone.state_sha256,
             file=_serialize(BACKBONE, backbone.state(), files) if include_backbone else None,
         )
@@ -271,7 +272,7 @@ def _flush(folder: Path) -> None:
 
 def _remove(folder: Path) -> None:
     """A folder of ours with what we put there; anything else in it stays."""
-    for name in FILES:
+    for name in (*FILES, *DROPPINGS):
         with contextlib.suppress(OSError):
             (folder / name).unlink()
     with contextlib.suppress(OSError):
