@@ -141,6 +141,14 @@ def test_a_fresh_process_scores_the_same(tmp_path: Path, keywords: dict[str, Any
     assert maps == detector.predict_anomaly_map(paths).tobytes().hex()
 
 
+def test_names_of_files_that_are_no_text(tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"\xff\xfe.png")
+    odd.write_bytes(b"")
+    detector = make().fit([*TRAIN, str(odd)], on_error="skip")
+    loaded = load_model(detector.save(tmp_path / "model"))
+    assert loaded.skipped_[0].path.endswith("\\xff\\xfe.png")
+
+
 def test_a_mask_goes_with_it(tmp_path: Path) -> None:
     file = save(tmp_path / "roi.png", MASK)
     detector = make(roi=str(file)).fit(TRAIN)
@@ -515,6 +523,13 @@ def test_documents_that_will_not_do(
 ) -> None:
     edit(folder, change)
     refused(folder, said)
+
+
+def test_a_newer_version_may_have_files_of_its_own(folder: Path) -> None:
+    (folder / "more.safetensors").touch()
+    refused(folder, r"unexpected file 'more\.safetensors'")
+    edit(folder, lambda d: d.update(schema_version=2))
+    refused(folder, "schema_version 2 is of a newer version")
 
 
 @pytest.mark.parametrize(

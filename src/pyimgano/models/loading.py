@@ -53,7 +53,7 @@ def load_model(
     UsageError
         A `device` that is not there, or an argument that means nothing to the model.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     document = read_document(folder)
     arrays = _read_arrays(folder / ARRAYS, document)
     try:
@@ -68,7 +68,11 @@ def load_model(
     if "device" in vars(params):
         from ..backbones import resolve_device
 
-        resolve_device(params.device)  # a usage error, whose remedy is `device=`
+        try:
+            resolve_device(params.device)
+        except UsageError as error:
+            remedy = "" if device is not None else "; give it with load_model(..., device=)"
+            raise UsageError(f"{folder}: {error}{remedy}") from None
     detector.params_ = params
     detector.roi_ = getattr(params, "roi", None)
     scores = arrays.pop("decision_scores")

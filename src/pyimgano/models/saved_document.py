@@ -142,14 +142,14 @@ def read_document(folder: Path) -> SavedDocument:
         raise SavedModelError(f"{folder}: cannot be read as a folder ({reason})") from error
     if DOCUMENT not in names:
         raise SavedModelError(f"{folder}: no saved detector, {DOCUMENT} is missing")
+    path = folder / DOCUMENT
+    document = _parse(path, read_file(path, _MAX_DOCUMENT))  # first, for its version
     for name in names:
         if name not in FILES and name not in DROPPINGS:
             raise SavedModelError(
                 f"{folder}: an unexpected file {name!r}; a saved detector has only "
                 f"{', '.join(FILES)}"
             )
-    path = folder / DOCUMENT
-    document = _parse(path, read_file(path, _MAX_DOCUMENT))
     has_weights = document.backbone is not None and document.backbone.file is not None
     if BACKBONE in names and not has_weights:
         raise SavedModelError(

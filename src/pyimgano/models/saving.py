@@ -237,7 +237,10 @@ def _image(one: SkippedImage) -> ImageFacts:
 
 def _shown(text: str) -> str:
     """Bytes of a file name that are no UTF-8 become \\xNN."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character that stands for no byte either
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
