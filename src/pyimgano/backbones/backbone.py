@@ -28,6 +28,9 @@ from .programs import ProgramStore, code_hash
 from .resnet import drop_classifier, resnet18, resnet34, resnet50, wide_resnet50_2
 from .weights import WeightsOrigin, WeightsPackage, fill_from_file, load_weights
 
+# Pixels of an image that is run to see what comes out.
+_SMALL = 2**20
+
 
 @dataclass(frozen=True)
 class _Recipe:
@@ -128,7 +131,15 @@ class Backbone:
         return [torch.stack(layer) for layer in zip(*each)]
 
     def shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:
-        """Shapes of what `features` gives for one image (height, width); nothing is computed."""
+        """Shapes of what `features` gives for one image (height, width).
+
+        Of a small one by running it, which has to be made ready for that size anyway; of a
+        large one without computing anything, however large it is.
+        """
+        if size[0] * size[1] <= _SMALL:
+            return [tuple(one.shape) for one in self.features([np.zeros((*size, 3), np.uint8)])]
+        # on no device: shapes are computed and numbers are not, by 800 modules that take seconds
+        # to import
         network = {
             name: value.to("meta")
             for name, value in [*self._graph.named_parameters(), *self._graph.named_buffers()]
