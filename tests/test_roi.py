@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyimgano.datasets import Sample
+from pyimgano.datasets import Region, Sample
 from pyimgano.errors import DataError, ImageReadError, PyimganoError, UsageError
 from pyimgano.evaluation import evaluate_detector
 from pyimgano.images import FILL, RegionOfInterest, read_roi, resize_image, stream_images
 from pyimgano.models import Detector, ImageScore, create_model, registry
+from pyimgano.models.anomaly_map import smooth_maps
 from pyimgano.pipelines import run_benchmark
 from pyimgano.pipelines.pixels import Pixels
+from pyimgano.pipelines.submission import Submission
 
 from .conftest import MakeDataset, picture, save
 
@@ -420,3 +425,61 @@ def test_a_region_that_means_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     registry.register_model("plain")(Plain)
     with pytest.raises(UsageError, match="roi means nothing to model 'plain'"):
         run_benchmark(dataset="mvtec", root=tmp_path, model="plain", roi="mask.png")
+
+
+def test_statistics_of_training_maps_are_of_pixels_inside() -> None:
+    images = [picture(i) for i in range(4)]
+    detector = make(roi=POLYGON, calibration="in-sample").fit(images)
+    counted = detector.counted_pixels((64, 64))
+    calibration = detector.pixel_calibration_
+    assert counted is not None and calibration is not None
+    values = detector.predict_anomaly_map(images)[:, counted].astype(np.float64)
+    assert calibration.mean == pytest.approx(values.mean(), rel=1e-4)
+    assert calibration.std == pytest.approx(values.std(), rel=1e-4)
+
+
+def test_maps_do_not_fade_towards_the_edge() -> None:
+    counted = torch.zeros((6, 8))
+    counted[1:4, 2:7] = 1.0
+    found = smooth_maps(3.0 * counted[None], (48, 64), counted=counted)[0]
+    np.testing.assert_allclose(found[8:32, 16:56].numpy(), 3.0, rtol=1e-5)
+    assert smooth_maps(3.0 * counted[None], (48, 64))[0, 8, 16] < 2
+
+
+def test_patches_within_one_image_are_told_apart_by_their_place() -> None:
+    """In a region that does not begin at the top: none is compared with itself."""
+    lower = [[0, 0.5], [1, 0.5], [1, 1], [0, 1]]
+    detector = make(roi=lower, coreset_sampling_ratio=1.0, n_neighbors=1).fit([picture(0)])
+    assert detector.calibration_.method == "within-image" and detector.threshold_ > 0.1
+
+
+def test_regions_of_masks_are_cut(tmp_path: Path) -> None:
+    counted = np.zeros((8, 8), bool)
+    counted[:, :4] = True
+    across, beyond = np.zeros((2, 8, 8), bool)
+    across[1, 2:7] = beyond[5, 5:] = True
+    regions = [Region(tmp_path, across, 5.0), Region(tmp_path, beyond, 1.0)]
+    pixels = Pixels((8, 8), True, None, None)
+    sample = Sample(tmp_path / "a.png", 1, "dent")
+    mask, kept = pixels._within(sample, (across | beyond).astype(np.uint8), regions, counted)
+    assert mask.sum() == 2 and len(kept) == 1
+    assert kept[0].mask.sum() == 2 and kept[0].saturation == 2.0 and not pixels.problems
+
+
+def test_maps_for_a_server_are_zero_outside(tmp_path: Path) -> None:
+    lower = [[0, 0.5], [1, 0.5], [1, 1], [0, 1]]
+    detector = make(roi=lower).fit([picture(i, 96) for i in range(4)])
+    sample = Sample(save(tmp_path / "a.png", picture(9, 96)), None, "unlabelled")
+    layout = SimpleNamespace(server_path=lambda root, sample: PurePosixPath("a"))
+    submission = Submission(
+        layout,  # type: ignore[arg-type]
+        tmp_path,
+        SimpleNamespace(path=tmp_path),  # type: ignore[arg-type]
+        [sample],
+        detector,
+    )
+    (result,) = detector.score_images([sample.path])
+    file = submission.save(detector, sample, result)
+    assert file is not None
+    scores = tifffile.imread(tmp_path / file)
+    assert (scores[:48] == 0).all() and (scores[48:] > 0).all()

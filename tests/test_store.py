@@ -158,6 +158,11 @@ def test_a_mask_goes_with_it(tmp_path: Path) -> None:
     same(detector, loaded)
     assert loaded.get_params()["roi"] == detector.roi_ == loaded.roi_
     assert loaded.fit(TRAIN).threshold_ == detector.threshold_
+    copied = Path(shutil.copytree(folder, tmp_path / "copied"))
+    edit_arrays(copied, lambda a: a.update(roi=a["roi"] * np.uint8(255)))
+    refused(copied, "the array 'roi', uint8 of 0 and 1, is missing")
+    edit_arrays(copied, lambda a: a.update(roi=1 - a["roi"] // np.uint8(255)))
+    refused(copied, "is not the region that was saved")
     loaded.set_params(roi=None)
     assert loaded.fit(TRAIN).roi_ is None
     with pytest.raises(DataError, match=r"roi\.png: no such file"):
