@@ -444,6 +444,11 @@ def test_maps_do_not_fade_towards_the_edge() -> None:
     found = smooth_maps(3.0 * counted[None], (48, 64), counted=counted)[0]
     np.testing.assert_allclose(found[8:32, 16:56].numpy(), 3.0, rtol=1e-5)
     assert smooth_maps(3.0 * counted[None], (48, 64))[0, 8, 16] < 2
+    detector = make(roi=POLYGON).fit([picture(i) for i in range(4)])
+    cells, inside = detector.counted_cells((6, 8)), detector.counted_pixels((48, 64))
+    assert cells is not None and inside is not None
+    maps = detector._maps(torch.full((1, len(cells)), 3.0))  # type: ignore[attr-defined]
+    np.testing.assert_allclose(maps[0].numpy()[inside], 3.0, rtol=1e-5)
 
 
 def test_patches_within_one_image_are_told_apart_by_their_place() -> None:
