@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
 from pyimgano.backbones import ENGINE_TOLERANCE, backbone, create_backbone, list_backbones, programs
@@ -276,7 +277,19 @@ def test_openvino_is_for_the_cpu() -> None:
         engines.resolve_engine("openvino", torch.device("cuda"))
 
 
-def test_timm_models_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18"])
+@pytest.mark.parametrize("patches", [False, True])
+def test_shapes_are_known_without_running(
+    name: str, patches: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = create_backbone(name, pretrained=False, device="cpu", engine="torch", patches=patches)
+    small = [one.shapes(size) for size in ((64, 64), (33, 70))]
+    monkeypatch.setattr(backbone, "_SMALL", 0)
+    assert [one.shapes(size) for size in ((64, 64), (33, 70))] == small
+    assert one.shapes((16384, 16384))[0][0] == 1  # gigabytes, were it run
+
+
+def test_timm_models_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With a stand-in for timm, which cannot be imported beside every build of torch."""
 
     class Model(torch.nn.Module):
@@ -305,6 +318,12 @@ def test_timm_models_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backbone.layers == ("b", "c")
     assert [tuple(m.shape) for m in backbone.features(IMAGES)] == [(3, 5, 8, 8), (3, 5, 4, 4)]
     assert backbone.weights.source == "random"
+    file = tmp_path / "tiny.safetensors"
+    save_arrays(backbone.state(), file)
+    given = create_backbone("timm:tiny", weights=file, engine="torch", device="cpu", seed=6)
+    assert given.weights.source == "file" and given.state_sha256 == backbone.state_sha256
+    other = create_backbone("timm:tiny", pretrained=False, engine="torch", device="cpu", seed=6)
+    assert other.state_sha256 != backbone.state_sha256
     with pytest.raises(WeightsError, match="timm cannot make 'huge': Unknown model"):
         create_backbone("timm:huge", pretrained=False)
     monkeypatch.setitem(sys.modules, "timm", None)

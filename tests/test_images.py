@@ -394,11 +394,11 @@ def test_stream_keeps_order_reports_errors_and_bounds_what_is_ahead(
 
     load = stream._load
 
-    def slow_load(index, source, size, recall):  # type: ignore[no-untyped-def]
+    def slow_load(index, *arguments):  # type: ignore[no-untyped-def]
         with lock:
             started.append(index)
         time.sleep(0.002 * ((index * 7) % 5))
-        return load(index, source, size, recall)
+        return load(index, *arguments)
 
     monkeypatch.setattr(stream, "_load", slow_load)
     consumed = 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
+import pickle
 import pkgutil
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import pytest
 from sklearn.base import clone
 
 from pyimgano.errors import DataError, ImageReadError, NotFittedError, UsageError
-from pyimgano.models import create_model, list_models, model_info, register_model
+from pyimgano.models import create_model, list_models, load_model, model_info, register_model
 from pyimgano.models import registry as registry_module
 from pyimgano.models.detector import Detector
 
@@ -158,6 +160,50 @@ class TestContract:
         stream = detector.score_images(endless(), maps=False)
         assert [next(stream).index for _ in range(20)] == list(range(20))
         stream.close()
+
+    def test_comes_back_from_a_folder(self, name: str, tmp_path: Path) -> None:
+        detector = make(name, roi=[[0, 0], [1, 0], [0.5, 1]]).fit(IMAGES)
+        loaded = load_model(detector.save(tmp_path / "model"))
+        assert type(loaded) is type(detector) and loaded.threshold_ == detector.threshold_
+        assert loaded.calibration_ == detector.calibration_
+        assert loaded.pixel_calibration_ == detector.pixel_calibration_
+        assert loaded.describe() == detector.describe() and loaded.n_train_ == 6
+        public = {key for key in vars(detector) if key.endswith("_")}
+        assert public == {key for key in vars(loaded) if key.endswith("_")}
+        for one, two in zip(detector.score_images(IMAGES), loaded.score_images(IMAGES)):
+            assert one.score == two.score
+            np.testing.assert_array_equal(one.anomaly_map, two.anomaly_map)
+        again = loaded.save(tmp_path / "again")
+        for arrays in (tmp_path / "model").glob("*.safetensors"):
+            assert (again / arrays.name).read_bytes() == arrays.read_bytes()
+        assert loaded.fit(IMAGES).threshold_ == detector.threshold_
+
+    def test_nothing_outside_a_region_counts(self, name: str) -> None:
+        left = [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]
+
+        def other(image: np.ndarray) -> np.ndarray:
+            changed = image.copy()
+            changed[:, 32:] = 255 - changed[:, 32:]
+            return changed
+
+        one = make(name, roi=left).fit(IMAGES)
+        two = make(name, roi=left).fit([other(image) for image in IMAGES])
+        assert one.threshold_ == two.threshold_ != make(name).fit(IMAGES).threshold_
+        test = [picture(50, spot=True)]
+        assert one.decision_function(test) == two.decision_function([other(test[0])])
+        if one.has_maps:
+            found = one.predict_anomaly_map(test)
+            np.testing.assert_array_equal(found, two.predict_anomaly_map([other(test[0])]))
+            assert (found[:, :, 32:] == 0).all() and (found[:, :, :32] > 0).any()
+
+    def test_copies(self, name: str) -> None:
+        detector = make(name).fit(IMAGES)
+        for twin in (copy.copy(detector), copy.deepcopy(detector)):
+            np.testing.assert_array_equal(
+                twin.decision_function(IMAGES), detector.decision_function(IMAGES)
+            )
+        with pytest.raises(UsageError, match="cannot be pickled"):
+            pickle.dumps(detector)
 
     def test_info(self, name: str) -> None:
         info = model_info(name)

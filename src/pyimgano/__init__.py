@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .datasets import load_dataset
-    from .models import create_model, list_models, model_info, register_model
+    from .models import create_model, list_models, load_model, model_info, register_model
     from .pipelines import list_dataset_categories, run_benchmark
     from .threads import set_num_threads
 
@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "create_model": "models",
     "list_models": "models",
+    "load_model": "models",
     "model_info": "models",
     "register_model": "models",
     "load_dataset": "datasets",
@@ -36,6 +37,7 @@ __all__ = [
     "list_dataset_categories",
     "list_models",
     "load_dataset",
+    "load_model",
     "model_info",
     "register_model",
     "run_benchmark",

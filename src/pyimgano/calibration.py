@@ -97,7 +97,7 @@ class MapStatistics:
         self._squares: list[float] = []  # of the deviations from the image's own mean
 
     def add(self, maps: npt.NDArray[np.floating]) -> None:
-        """Take in maps (B, H, W)."""
+        """Take in maps (B, H, W), or the pixels (B, P) of them that count."""
         for one in maps:
             values = one.astype(np.float64).ravel()
             mean = float(values.mean())

@@ -52,6 +52,10 @@ class WeightsError(DataError):
     """No weights, or weights that do not fit the network."""
 
 
+class SavedModelError(DataError):
+    """A folder that holds no saved detector, a damaged one, or one that cannot be used here."""
+
+
 class NotFittedError(PyimganoError, ValueError, AttributeError):
     """A detector was asked for results before `fit`."""
 
@@ -70,5 +74,8 @@ def invalid_value(error: ValidationError, given: Mapping[str, Any]) -> UsageErro
     first = error.errors()[0]
     argument = str(first["loc"][0]) if first["loc"] else "argument"
     message = first["msg"].removeprefix("Value error, ")
-    shown = f", got {given[argument]!r}" if argument in given else ""
+    shown = ""
+    if argument in given:
+        value = repr(given[argument])
+        shown = f", got {value if len(value) <= 200 else value[:200] + '...'}"
     return UsageError(f"{argument}: {message[0].lower()}{message[1:]}{shown}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,10 @@ from .feature_cache import FeatureCache, recalled_features
 from .network import FeatureGraph, PatchGraph, TappedNetwork
 from .programs import ProgramStore, code_hash
 from .resnet import drop_classifier, resnet18, resnet34, resnet50, wide_resnet50_2
-from .weights import WeightsOrigin, WeightsPackage, load_weights
+from .weights import WeightsOrigin, WeightsPackage, fill_from_file, load_weights
+
+# Pixels of an image that is run to see what comes out.
+_SMALL = 2**20
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Backbone:
         layers: tuple[str, ...],
         device: torch.device,
         engine: Engine,
+        graph: nn.Module,
         cache: FeatureCache | None = None,
     ) -> None:
         self.name = name
@@ -84,6 +89,7 @@ class Backbone:
         self.layers = layers
         self.device = device
         self._engine = engine
+        self._graph = graph  # what the engine runs
         self.cache = cache
 
     @property
@@ -124,6 +130,48 @@ class Backbone:
                 self.cache.store(image, layers)
             each.append(layers)
         return [torch.stack(layer) for layer in zip(*each)]
+
+    def shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:
+        """Shapes of what `features` gives for one image (height, width).
+
+        Of a small one by running it, which has to be made ready for that size anyway; of a
+        large one without computing anything, however large it is.
+        """
+        if size[0] * size[1] <= _SMALL:
+            return [tuple(one.shape) for one in self.features([np.zeros((*size, 3), np.uint8)])]
+        # on no device: shapes are computed and numbers are not, by 800 modules that take seconds
+        # to import
+        network = {
+            name: value.to("meta")
+            for name, value in [*self._graph.named_parameters(), *self._graph.named_buffers()]
+        }
+        pixels = torch.empty((1, *size, 3), dtype=torch.uint8, device="meta")
+        with torch.inference_mode():
+            layers = torch.func.functional_call(self._graph, network, (pixels,))
+        return [tuple(int(n) for n in layer.shape) for layer in layers]
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """The network's weights by their names here; a file of them is one for `weights=`."""
+        return {
+            name: np.ascontiguousarray(value.cpu().numpy())
+            for name, value in self.network.state_dict().items()
+            if not name.endswith("num_batches_tracked")  # counts of training, of no account
+        }
+
+    @cached_property
+    def state_sha256(self) -> str:
+        """Hash of names, dtypes, shapes and bytes of the weights, wherever they came from."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self.state().items()):
+            digest.update(repr((name, array.dtype.str, array.shape)).encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def __copy__(self) -> Backbone:
+        return self  # it never changes, and programs cannot be copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Backbone:
+        return self
 
     def describe(self) -> dict[str, Any]:
         """What a report says of the backbone; plain JSON values."""
@@ -168,7 +216,8 @@ def create_backbone(
     pretrained
         False for random weights drawn from `seed`.
     weights
-        A weights file (safetensors, or a torch file of tensors); beats `pretrained`.
+        A weights file (safetensors, or a torch file of tensors); beats `pretrained`. For a
+        timm model one of `Backbone.state`.
     device
         `auto`, `cpu`, `cuda` or `cuda:N`.
     engine
@@ -251,7 +300,7 @@ def _create(
         facts = [name, chosen, patches, origin.source, origin.detail, origin.sha256, runner.name]
         facts += [device.type, _versions(), code_hash("backbones", "images")]
         kept = FeatureCache(Path(cache_dir), json.dumps(facts))
-    return Backbone(name, network, origin, chosen, device, runner, kept)
+    return Backbone(name, network, origin, chosen, device, runner, graph, kept)
 
 
 @cache
@@ -272,9 +321,12 @@ def _build(
         from . import timm
 
         short = name.removeprefix("timm:")
-        if weights is not None:
-            raise UsageError(f"weights= is not for backbone {name!r}, whose weights timm chooses")
-        network: TappedNetwork = timm.TimmNetwork(short, pretrained=pretrained, seed=seed)
+        given = weights is not None
+        network: TappedNetwork = timm.TimmNetwork(
+            short, pretrained=pretrained and not given, seed=seed
+        )
+        if weights is not None:  # of a saved detector: the names are ours
+            return network, fill_from_file(network, weights)
         return network, timm.origin(short, pretrained=pretrained, seed=seed)
     if name not in _RECIPES:
         raise UsageError(unknown_name("backbone", name, [*_RECIPES, "timm:<name>"]))

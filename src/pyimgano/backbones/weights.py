@@ -75,9 +75,7 @@ def load_weights(
         Nothing found, or a file that is unreadable or of another network.
     """
     if weights is not None:
-        path = Path(weights)
-        _fill(network, rename(_read_state(path)), str(path))
-        return WeightsOrigin("file", path.name, _sha256(path))
+        return fill_from_file(network, weights, rename)
     if not pretrained:
         initialise(network, seed)
         return WeightsOrigin("random", f"seed {seed}", None)
@@ -95,6 +93,17 @@ def load_weights(
         f"no pretrained weights for backbone {name!r}: {', or '.join(ways)}, "
         "or ask for random ones with pretrained=False"
     )
+
+
+def fill_from_file(
+    network: TappedNetwork,
+    file: str | Path,
+    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+) -> WeightsOrigin:
+    """Fill `network` from a weights file; errors as `load_weights`."""
+    path = Path(file)
+    _fill(network, rename(_read_state(path)), str(path))
+    return WeightsOrigin("file", path.name, _sha256(path))
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

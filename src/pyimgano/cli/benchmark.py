@@ -82,6 +82,15 @@ from .console import DATASETS, print_document, print_text
     metavar="N",
     help="At most as many as there are cores, which is the default; OMP_NUM_THREADS is another.",
 )
+@click.option(
+    "--roi",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Region of interest: a mask image, or a .json file of polygons. Only it counts.",
+)
+@click.option(
+    "--save-model", is_flag=True, help="Keep each category's detector in the run directory."
+)
 @click.option("--save-run/--no-save-run", default=True, show_default=True)
 @click.option("--per-image-jsonl/--no-per-image-jsonl", default=True, show_default=True)
 @click.option(

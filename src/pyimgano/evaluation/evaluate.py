@@ -37,6 +37,7 @@ def evaluate_detector(
     pixel_scores: Any = None,
     pixel_threshold: float | None = None,
     regions: Sequence[Regions] | None = None,
+    pixel_counted: Any = None,
     pro_integration_limit: float = AUPRO_LIMIT,
     no_pixel_reason: str = "no masks were given",
     no_regions_reason: str | None = None,
@@ -57,7 +58,10 @@ def evaluate_detector(
     pixel_threshold
         Of SegF1: a pixel that scores at or above it is called defective.
     regions
-        Of sPRO: as `compute_spro` takes them.
+        Of sPRO: as `compute_spro` takes them, each within what is counted.
+    pixel_counted
+        (N, H, W) bool: pixels that are False are in no pixel metric, neither as defect nor as
+        good ones; None counts all.
     pro_integration_limit
         Of AUPRO and sPRO, in (0, 1].
     no_pixel_reason
@@ -106,6 +110,7 @@ def evaluate_detector(
             integration_limit=pro_integration_limit,
             threshold=pixel_limit,
             regions=regions,
+            counted=pixel_counted,
         )
         pixels = pixel_table.values
         undefined.update(pixel_table.reasons)
@@ -158,7 +163,7 @@ def evaluate_kinds(
         chosen = np.flatnonzero(members | ~labels)
         divided = {
             name: _take(keywords[name], chosen)
-            for name in ("pixel_masks", "pixel_scores", "regions")
+            for name in ("pixel_masks", "pixel_scores", "pixel_counted", "regions")
             if keywords.get(name) is not None
         }
         results = evaluate_detector(labels[chosen], values[chosen], **{**keywords, **divided})

@@ -177,14 +177,26 @@ class PixelScores:
         (N, H, W) bool.
     """
 
-    def __init__(self, truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating]) -> None:
-        """Split and sort checked arrays; `UndefinedMetric` where a class has no pixel."""
+    def __init__(
+        self,
+        truth: npt.NDArray[np.bool_],
+        scores: npt.NDArray[np.floating],
+        counted: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Split and sort checked arrays; pixels that are not `counted` are in neither class.
+
+        Raises `UndefinedMetric` where a class has no pixel.
+        """
+        not_normal = truth
+        if counted is not None:
+            truth, not_normal = truth & counted, truth | ~counted
         self.anomalous = scores[truth]
         if len(self.anomalous) == 0:
             raise UndefinedMetric("no pixel of the masks is anomalous")
-        if len(self.anomalous) == scores.size:
+        if not_normal.all():
             raise UndefinedMetric("every pixel of the masks is anomalous")
-        self.normal = NormalScores.outside(truth, scores, self.anomalous.min(), len(self.anomalous))
+        hits = len(self.anomalous)
+        self.normal = NormalScores.of_all_but(not_normal, scores, self.anomalous.min(), hits)
         self.masks = truth
 
     @classmethod
@@ -227,18 +239,27 @@ def pixel_metrics(
     integration_limit: float = AUPRO_LIMIT,
     threshold: float | None = None,
     regions: Sequence[Regions] | None = None,
+    counted: Any = None,
 ) -> MetricTable:
     """All of `PIXEL_METRICS`, those that sort the pixels from one sorting.
 
     `threshold` is that of SegF1. With `regions` there is `spro` too, integrated to the same
     limit as AUPRO; their union is usually what `masks` says, and then shares the sorting.
+    With `counted`, bool of the shape of `masks`, the other pixels are in no metric; regions
+    must not have any of them.
     """
     _check_limit(integration_limit)
     truth, checked = _check(masks, maps)
+    within: npt.NDArray[np.bool_] | None = None
+    if counted is not None:
+        within = np.asarray(counted, dtype=np.bool_).reshape(-1, *truth.shape[1:])
+        if within.shape != truth.shape:
+            raise UsageError(f"pixel_counted has shape {within.shape}, wanted {truth.shape}")
+        truth = truth & within
     table = MetricTable()
     scores: PixelScores | None = None
     try:
-        scores = PixelScores(truth, checked)
+        scores = PixelScores(truth, checked, within)
     except UndefinedMetric as error:
         for name in ("pixel_auroc", "pixel_average_precision", "aupro"):
             table.fail(name, str(error))
@@ -249,9 +270,9 @@ def pixel_metrics(
     if threshold is None:
         table.fail("segf1", NO_PIXEL_THRESHOLD)
     else:
-        table.add("segf1", lambda: _segf1(truth, checked, threshold))
+        table.add("segf1", lambda: _segf1(truth, checked, threshold, within))
     if regions is not None:
-        table.add("spro", lambda: _spro(regions, checked, integration_limit, scores))
+        table.add("spro", lambda: _spro(regions, checked, integration_limit, scores, within))
     return table
 
 
@@ -261,9 +282,14 @@ def _found(scores: npt.NDArray[np.floating], threshold: float) -> npt.NDArray[np
 
 
 def _segf1(
-    truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating], threshold: float
+    truth: npt.NDArray[np.bool_],
+    scores: npt.NDArray[np.floating],
+    threshold: float,
+    counted: npt.NDArray[np.bool_] | None = None,
 ) -> float:
     found = _found(scores, threshold)
+    if counted is not None:
+        found &= counted
     whole = int(found.sum()) + int(truth.sum())
     if whole == 0:
         raise UndefinedMetric("no pixel is, or was called, anomalous")
@@ -275,6 +301,7 @@ def _spro(
     scores: npt.NDArray[np.floating],
     limit: float,
     known: PixelScores | None,
+    counted: npt.NDArray[np.bool_] | None = None,
 ) -> float:
     """`compute_spro` on checked maps; `known` saves a sorting if it divides the same pixels."""
     if len(regions) != len(scores):
@@ -303,7 +330,7 @@ def _spro(
     if not anomalous:
         raise UndefinedMetric("the masks have no region")
     if known is None or not np.array_equal(known.masks, anywhere):
-        known = PixelScores(anywhere, scores)
+        known = PixelScores(anywhere, scores, counted)
     joined = np.concatenate(weights) / len(weights)
     interleaving = Interleaving.of(np.concatenate(anomalous), known.normal)
     return interleaving.curve(joined).area(limit)

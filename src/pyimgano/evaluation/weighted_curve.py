@@ -98,16 +98,20 @@ class NormalScores:
         return cls([np.sort(scores)], len(scores))
 
     @classmethod
-    def outside(
-        cls, truth: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating], least: float, hits: int
+    def of_all_but(
+        cls,
+        not_normal: npt.NDArray[np.bool_],
+        scores: npt.NDArray[np.floating],
+        least: float,
+        hits: int,
     ) -> NormalScores:
-        """Of `scores` where `truth`, of the same shape, is false.
+        """Of `scores` where `not_normal`, of the same shape, is false.
 
         `least` is the lowest score of an anomaly, and `hits` how many anomalies there are.
         Threads sort parts: the smaller a part the quicker, but each is searched for each
         anomaly.
         """
-        flags, values = truth.reshape(-1), scores.reshape(-1)
+        flags, values = not_normal.reshape(-1), scores.reshape(-1)
         threads = thread_count() if len(values) >= _WORTH_THREADS else 1
         parts = 1
         if threads > 1:

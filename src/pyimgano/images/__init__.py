@@ -5,6 +5,7 @@
 
 from .header import ImageHeader, image_size, read_header
 from .read import IMAGE_SUFFIXES, pages_remark, read_image, read_mask, resize_image
+from .roi import FILL, RegionOfInterest, read_roi
 from .stream import (
     ImageSource,
     KeyedImage,
@@ -17,6 +18,7 @@ from .stream import (
 )
 
 __all__ = [
+    "FILL",
     "IMAGE_SUFFIXES",
     "ImageHeader",
     "ImageSource",
@@ -25,12 +27,14 @@ __all__ = [
     "NetworkInput",
     "Recall",
     "Recalled",
+    "RegionOfInterest",
     "as_sources",
     "image_size",
     "pages_remark",
     "read_header",
     "read_image",
     "read_mask",
+    "read_roi",
     "resize_image",
     "stream_images",
 ]

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from ..errors import ImageReadError, UsageError
 from ..threads import thread_count
 from .read import read_bytes, read_image_and_remark, resize_image
+from .roi import RegionOfInterest
 
 _THREADS = "decode"
 # Decoded images that may wait for the consumer, at most.
@@ -161,6 +162,7 @@ def stream_images(
     threads: int | None = None,
     ahead: int | None = None,
     recall: Recall | None = None,
+    roi: RegionOfInterest | None = None,
 ) -> Iterator[LoadedImage]:
     """Yield every source, decoded and resized, in order.
 
@@ -178,6 +180,9 @@ def stream_images(
         thread.
     recall
         A cache of features: files that it knows are read, but not decoded.
+    roi
+        What counts of each image; the rest is filled with a constant after resizing. An image
+        of which nothing counts cannot be used. Part of the keys of `recall`.
 
     Yields
     ------
@@ -194,7 +199,7 @@ def stream_images(
     pool = ThreadPoolExecutor(threads, thread_name_prefix=_THREADS)
     try:
         for index, source in enumerate(sources):
-            pending.append(pool.submit(_load, index, source, size, recall))
+            pending.append(pool.submit(_load, index, source, size, recall, roi))
             if len(pending) >= ahead:
                 yield pending.popleft().result()
         while pending:
@@ -206,26 +211,45 @@ def stream_images(
 
 
 def _load(
-    index: int, source: ImageSource, size: tuple[int, int] | None, recall: Recall | None
+    index: int,
+    source: ImageSource,
+    size: tuple[int, int] | None,
+    recall: Recall | None,
+    roi: RegionOfInterest | None,
 ) -> LoadedImage:
-    if isinstance(source, np.ndarray):
-        shape = (source.shape[0], source.shape[1])
-        return LoadedImage(index, f"image {index}", resize_image(source, size), shape, None)
-    name, key = str(source), ""
+    name, key = f"image {index}" if isinstance(source, np.ndarray) else str(source), ""
     try:
+        if isinstance(source, np.ndarray):
+            shape = (source.shape[0], source.shape[1])
+            resized = _resize(source, size, roi, name)
+            return LoadedImage(index, name, resized, shape, None)
         data = read_bytes(source)
         if recall is not None:
             key = f"{hashlib.blake2b(data, digest_size=20).hexdigest()}-{size}".replace(" ", "")
+            if roi is not None:
+                key += f"-{roi.sha256[:32]}"
             known = recall.lookup(key)
             if known is not None:
                 keyed = KeyedImage(key, None, known.features, known.original_size, known.remark)
                 return LoadedImage(index, name, keyed, known.original_size, None, known.remark)
         image, remark = read_image_and_remark(source, data)
+        pixels: NetworkInput = _resize(image, size, roi, name)
     except ImageReadError as error:
         return LoadedImage(index, name, None, None, error)
     original = (image.shape[0], image.shape[1])
-    pixels: NetworkInput = resize_image(image, size)
     if recall is not None:
         assert isinstance(pixels, np.ndarray)
         pixels = KeyedImage(key, pixels, None, original, remark)
     return LoadedImage(index, name, pixels, original, None, remark)
+
+
+def _resize(
+    image: npt.NDArray[np.uint8],
+    size: tuple[int, int] | None,
+    roi: RegionOfInterest | None,
+    name: str,
+) -> npt.NDArray[np.uint8]:
+    resized = resize_image(image, size)
+    if roi is None:
+        return resized
+    return roi.fill(resized, (image.shape[0], image.shape[1]), name)

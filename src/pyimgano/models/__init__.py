@@ -9,8 +9,14 @@ from .registry import create_model, list_models, model_info, register_model
 
 if TYPE_CHECKING:
     from .detector import Detector, ImageScore, SkippedImage
+    from .loading import load_model
 
-_HOMES = {"Detector": "detector", "ImageScore": "detector", "SkippedImage": "detector"}
+_HOMES = {
+    "Detector": "detector",
+    "ImageScore": "detector",
+    "SkippedImage": "detector",
+    "load_model": "loading",
+}
 
 __all__ = [
     "Detector",
@@ -18,6 +24,7 @@ __all__ = [
     "SkippedImage",
     "create_model",
     "list_models",
+    "load_model",
     "model_info",
     "register_model",
 ]

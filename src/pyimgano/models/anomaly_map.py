@@ -17,20 +17,35 @@ if TYPE_CHECKING:
 
 #: Standard deviation of the smoothing, in pixels of the map (Roth et al. 2022, section 3.3).
 SIGMA = 4.0
+# Of the cells that count, in a pixel's score; a pixel in such a cell has far more.
+_LEAST_WEIGHT = 1e-4
 
 
-def smooth_maps(grids: Tensor, size: tuple[int, int], sigma: float = SIGMA) -> Tensor:
+def smooth_maps(
+    grids: Tensor,
+    size: tuple[int, int],
+    sigma: float = SIGMA,
+    counted: Tensor | None = None,
+) -> Tensor:
     """Maps (N, H, W) from patch scores (N, h, w), on the same device, float32.
 
     Upsampling has half-pixel centres (no aligned corners); the Gaussian is cut at four
     standard deviations and reflects at the border, each edge pixel repeated.
+
+    With `counted`, (h, w) of 0 and 1, a pixel's score is the weighted mean over the cells that
+    count alone, so that near the others it is not lower; where none is in reach it is 0. The
+    others' scores must be 0.
     """
     import torch
 
     height, width = grids.shape[-2:]
     rows = torch.from_numpy(_operator(height, size[0], sigma)).to(grids)  # (H, h)
     columns = torch.from_numpy(_operator(width, size[1], sigma)).to(grids)  # (W, w)
-    return rows @ grids @ columns.T  # (N, H, W)
+    maps = rows @ grids @ columns.T  # (N, H, W)
+    if counted is None:
+        return maps
+    weight = rows @ counted.to(grids) @ columns.T  # (H, W) in [0, 1]
+    return torch.where(weight > _LEAST_WEIGHT, maps / weight.clamp(min=_LEAST_WEIGHT), 0.0)
 
 
 @lru_cache(maxsize=16)

@@ -2,15 +2,18 @@
 
 As in scikit-learn, `__init__` only stores its keywords under their own names, everything
 learned ends in an underscore, `fit` returns `self`, and values are checked in `fit`. A
-method implements four short steps: `_start`, `_learn`, `_training_scores`, `_score_batch`.
+method implements four short steps: `_start`, `_learn`, `_training_scores`, `_score_batch`;
+and two to be saved: `_state`, `_restore`.
 """
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +31,15 @@ from ..images import (
     LoadedImage,
     NetworkInput,
     Recall,
+    RegionOfInterest,
     as_sources,
+    read_roi,
     stream_images,
 )
 from .parameters import check_parameters, parameter_names, reject_unknown
+
+if TYPE_CHECKING:
+    from .saved_state import SavedState, State
 
 OnError = Literal["raise", "skip"]
 _Role = Literal["train", "calibration"]
@@ -101,6 +109,7 @@ class _Reading:
     skipped: list[SkippedImage] = field(default_factory=list)
     remarked: list[SkippedImage] = field(default_factory=list)
     used: int = 0
+    sizes: set[tuple[int, int]] = field(default_factory=set)  # before resizing
 
     def skip(self, index: int, error: ImageReadError, role: _Role = "train") -> None:
         self.skipped.append(SkippedImage(index, error.path, error.reason, role))
@@ -124,7 +133,11 @@ class Detector(ABC):
     """Base class of all detectors.
 
     Every subclass takes at least `resize`, `contamination`, `calibration`,
-    `calibration_quantile`, `device` and `random_seed`.
+    `calibration_quantile`, `device`, `random_seed` and `roi`.
+
+    With a region of interest (`roi`, see `pyimgano.images.read_roi`) every image is filled with
+    a constant outside it before the method sees it, maps are 0 there, and nothing there counts
+    for any threshold.
 
     Attributes
     ----------
@@ -146,6 +159,8 @@ class Detector(ABC):
         Those of which a part was left out, such as the further pages of a file.
     n_train_
         How many training images were learned from.
+    roi_
+        The region of interest (`pyimgano.images.RegionOfInterest`); None without one.
     """
 
     #: Whether the method gives anomaly maps.
@@ -166,6 +181,7 @@ class Detector(ABC):
     skipped_: list[SkippedImage]
     remarked_: list[SkippedImage]
     n_train_: int
+    roi_: RegionOfInterest | None = None
 
     # ---- what a method implements
 
@@ -188,13 +204,34 @@ class Detector(ABC):
     def _score_batch(
         self, images: list[NetworkInput], maps: bool
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
-        """Scores (B,) and, if `maps` and the method has them, maps (B, H, W).
+        """Scores (B,) and, if `maps` and the method has them, maps (B, H, W), 0 or more.
 
-        `params_` is there; `threshold_` is not while calibration images are scored.
+        With a `roi_` the scores come from the `counted_cells` alone; the caller sets the maps
+        to 0 outside it. `params_` is there; `threshold_` is not while calibration images are
+        scored.
         """
 
     def _recall(self) -> Recall | None:
         """The cache of features of what `_start` made ready, if there is one."""
+        return None
+
+    def _state(self) -> State:
+        """What was learned: arrays, and facts that are plain JSON values.
+
+        A method that implements this and `_restore` can be saved.
+        """
+        raise NotImplementedError
+
+    def _restore(self, saved: SavedState) -> None:
+        """Set all that `_state` was made of; `params_` and the public attributes are there.
+
+        What is asked of `saved` is checked by kind and shape; the method checks the values,
+        and raises `SavedModelError` or any `ValueError`.
+        """
+        raise NotImplementedError
+
+    def _frozen_backbone(self) -> Any:
+        """The `pyimgano.backbones.Backbone` in use, whose weights are not learned; or None."""
         return None
 
     def _finish(self) -> None:  # noqa: B027 -- not every method keeps what it learned from
@@ -272,6 +309,62 @@ class Detector(ABC):
         shown = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
         return f"{type(self).__name__}({shown})"
 
+    # ---- region of interest
+
+    def region_of_interest(self) -> RegionOfInterest | None:
+        """The region that the keyword `roi` asks for, read; None without one.
+
+        Raises
+        ------
+        UsageError
+            A keyword out of range.
+        DataError
+            A file that cannot be used, or a region of which nothing is left at `resize`.
+        """
+        return _read_region(self.validate_params())
+
+    def counted_pixels(self, original_size: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
+        """(H, W) bool: which pixels of the map of an image count; None if all do.
+
+        `original_size` is the (height, width) of the image before resizing.
+        """
+        if self.roi_ is None:
+            return None
+        return self.roi_.counted(self._size(), original_size)
+
+    def counted_cells(self, grid: tuple[int, int]) -> npt.NDArray[np.int64] | None:
+        """(K,) ascending: the cells r w + c of a grid (h, w) over the frame that count.
+
+        Those that a pixel which counts lies in; None if all do.
+        """
+        if self.roi_ is None:
+            return None
+        counted = self.roi_.counted(self._size())
+        for axis, cells in enumerate(grid):
+            pixels = counted.shape[axis]
+            number = np.arange(cells)
+            ranges = zip(number * pixels // cells, -(-(number + 1) * pixels // cells))
+            parts = [counted.take(range(a, b), axis).any(axis) for a, b in ranges]
+            counted = np.stack(parts, axis)
+        return None if counted.all() else np.flatnonzero(counted)
+
+    def _counted_in_training(self) -> npt.NDArray[np.bool_] | None:
+        """As `counted_pixels`, of all training images; for `_training_scores`."""
+        if self.roi_ is None:
+            return None
+        sizes = sorted(self._training_sizes)
+        counted = np.logical_and.reduce([self.roi_.counted(self._size(), s) for s in sizes])
+        if not counted.any():
+            raise DataError(
+                f"{self.roi_.origin}: the training images are of {len(sizes)} sizes, and no pixel "
+                "counts in all of them"
+            )
+        return np.asarray(counted, dtype=np.bool_)
+
+    def _size(self) -> tuple[int, int]:
+        height, width = self.params_.resize  # that of the fit, whatever was set since
+        return height, width
+
     # ---- fit
 
     def fit(
@@ -307,9 +400,10 @@ class Detector(ABC):
         ImageReadError
             An unreadable image, unless `on_error="skip"`.
         DataError
-            No image could be read.
+            No image could be read, or the region of interest cannot be used.
         """
         params = self.validate_params()
+        region = _read_region(params)
         if on_error not in ("raise", "skip"):
             raise UsageError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         quantile = choose_quantile(params.calibration_quantile, params.contamination)
@@ -325,10 +419,11 @@ class Detector(ABC):
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
         reading = _Reading()
+        self.params_, self.roi_ = params, region
         self._start(params, len(sources))
         self._learn(
             _training_batches(
-                stream_images(sources, params.resize, recall=self._recall()),
+                stream_images(sources, params.resize, recall=self._recall(), roi=region),
                 sources,
                 self.batch_size,
                 on_error,
@@ -337,7 +432,7 @@ class Detector(ABC):
             ),
             progress,
         )
-        self.params_ = params
+        self._training_sizes = reading.sizes
         training = None
         try:
             if held_out is None:
@@ -360,7 +455,11 @@ class Detector(ABC):
             unseen=training.unseen,
             notes=training.notes,
         )
-        self.pixel_calibration_ = training.maps.calibrate(training.method, unseen=training.unseen)
+        pixels = training.maps.calibrate(training.method, unseen=training.unseen)
+        if region is not None and pixels is not None and pixels.threshold <= 0:
+            # the 0 outside the region is below any threshold
+            pixels = replace(pixels, threshold=float(np.finfo(np.float32).tiny))
+        self.pixel_calibration_ = pixels
         self.threshold_ = self.calibration_.threshold
         return self
 
@@ -396,9 +495,8 @@ class Detector(ABC):
     def _score_stream(
         self, X: Iterable[ImageSource], maps: bool, on_error: str
     ) -> Iterator[ImageScore]:
-        size = self.params_.resize  # that of the fit, whatever was set since
         waiting: list[LoadedImage] = []
-        for loaded in stream_images(X, size, recall=self._recall()):
+        for loaded in stream_images(X, self._size(), recall=self._recall(), roi=self.roi_):
             if loaded.error is not None and on_error == "raise":
                 raise loaded.error
             waiting.append(loaded)
@@ -421,6 +519,10 @@ class Detector(ABC):
             score = float(scores[position])
             anomaly_map = None if anomaly_maps is None else anomaly_maps[position]
             position += 1
+            if anomaly_map is not None and item.original_size is not None:
+                counted = self.counted_pixels(item.original_size)
+                if counted is not None:
+                    anomaly_map = np.where(counted, anomaly_map, np.float32(0.0))
             finite = np.isfinite(score) and (anomaly_map is None or np.isfinite(anomaly_map).all())
             if finite:
                 yield ImageScore(
@@ -454,8 +556,13 @@ class Detector(ABC):
             source = sources[result.index]
             reading.remark(result.index, source, result.remark, "calibration")
             scores.append(result.score)
-            if result.anomaly_map is not None:
-                maps.add(result.anomaly_map[None])
+            if result.anomaly_map is not None and result.original_size is not None:
+                counted = self.counted_pixels(result.original_size)
+                maps.add(
+                    result.anomaly_map[None]
+                    if counted is None
+                    else result.anomaly_map[None, counted]
+                )
         if not scores:
             raise reading.nothing_used("calibration", len(sources))
         return TrainingScores(np.asarray(scores), "held-out-images", unseen=True, maps=maps)
@@ -505,12 +612,78 @@ class Detector(ABC):
         anomaly_map: npt.NDArray[np.float32] = self.predict_anomaly_map([item])[0]
         return anomaly_map
 
+    # ---- keep and copy
+
+    def save(
+        self, folder: str | Path, *, include_backbone: bool = False, overwrite: bool = False
+    ) -> Path:
+        """Save the fitted detector; `pyimgano.load_model` brings it back.
+
+        Parameters
+        ----------
+        folder
+            Made, with what is above it. It holds `detector.json` and `arrays.safetensors`
+            (docs/saved-detectors.md); it appears whole or not at all.
+        include_backbone
+            Whether the weights of the backbone go with it, as `backbone.safetensors`. Without
+            them they have to be found again where the detector is loaded, and be the same.
+        overwrite
+            Whether a saved detector that lies there may be replaced; nothing else ever is.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Raises
+        ------
+        NotFittedError
+            There is nothing to save yet.
+        UsageError
+            `folder` exists, or the class is not registered or does not say how it is saved.
+        DataError
+            It cannot be written.
+        """
+        from .saving import save_detector
+
+        self._check_fitted()
+        return save_detector(self, Path(folder), include_backbone, overwrite)
+
+    def __deepcopy__(self: _T, memo: dict[int, Any]) -> _T:
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
+
+    def __copy__(self: _T) -> _T:
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.__sklearn_is_fitted__():
+            raise UsageError(
+                f"a fitted {type(self).__name__} cannot be pickled; use save(folder) and "
+                "pyimgano.load_model(folder)"
+            )
+        return self.get_params()
+
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "threshold_")
 
     def _check_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():
             raise NotFittedError(f"this {type(self).__name__} is not fitted yet; call fit first")
+
+
+def _read_region(params: Any) -> RegionOfInterest | None:
+    """The region of checked keywords, which then hold the region itself instead of a file."""
+    value = getattr(params, "roi", None)
+    if value is None:
+        return None
+    params.roi = region = read_roi(value)
+    region.require_some(tuple(params.resize))
+    return region
 
 
 def _training_batches(
@@ -532,6 +705,8 @@ def _training_batches(
         else:
             batch.append(loaded.pixels)
             reading.used += 1
+            assert loaded.original_size is not None
+            reading.sizes.add(loaded.original_size)
             reading.remark(loaded.index, sources[loaded.index], loaded.remark)
         if progress is not None:
             progress("training images", loaded.index + 1, len(sources))

@@ -11,13 +11,24 @@ import inspect
 import typing
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+)
 
 from ..errors import UsageError, invalid_value, unknown_name
+from ..images import RegionOfInterest
 
 _Side = Annotated[int, Strict(), Field(ge=1, le=16384)]
 #: (height, width) in pixels.
@@ -29,6 +40,30 @@ Flag = Annotated[bool, Strict()]
 Contamination = Annotated[float, Strict(), Field(ge=1e-9, le=0.5)]
 Quantile = Annotated[float, Strict(), Field(gt=0, lt=1)]
 CalibrationSource = Literal["out-of-sample", "in-sample"]
+
+
+def _check_roi(value: Any) -> Any:
+    """Polygons are checked; a file is opened by `fit`."""
+    if value is None or isinstance(value, RegionOfInterest):
+        return value
+    if isinstance(value, (str, Path)):
+        if not str(value):
+            raise ValueError("a file or polygons are wanted")
+        return value
+    return RegionOfInterest.from_polygons(value)
+
+
+#: A mask file, a .json file of polygons, polygons, or a `RegionOfInterest`; None for the frame.
+Roi = Annotated[
+    Any,
+    BeforeValidator(_check_roi),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string"}, {"type": "array"}, {"type": "null"}],
+            "description": "a mask image, a .json file of polygons, or polygons, [x, y] in 0..1",
+        }
+    ),
+]
 
 
 def parameter_names(cls: type) -> list[str]:

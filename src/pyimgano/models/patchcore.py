@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..calibration import MapStatistics
+from ..errors import SavedModelError
 from ..images import NetworkInput, Recall
 from .anomaly_map import smooth_maps
 from .detector import Detector, Progress, TrainingScores
@@ -25,10 +26,12 @@ from .parameters import (
     Flag,
     Quantile,
     Ratio,
+    Roi,
     Seed,
     Size,
 )
 from .registry import register_model
+from .saved_state import SavedState, State
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,6 +118,9 @@ class VisionPatchCore(Detector):
         In (0, 1); beats `contamination`. Without either 0.995.
     cache_dir
         A folder to keep the backbone's features of image files in, for the next time.
+    roi
+        Region of interest: a mask image (any size, every value but 0 counts), a .json file of
+        polygons, or polygons of [x, y] in fractions of width and height; None for the frame.
 
     Attributes
     ----------
@@ -134,6 +140,9 @@ class VisionPatchCore(Detector):
     Above half a million training patches the coreset is selected block by block and merged
     (`pyimgano.models.bank.streamed_coreset`), and above 512 training images, or 1 GiB of
     their features, the threshold is calibrated on an evenly spread part of them.
+
+    With a region of interest the bank holds, and the score comes from, the patches whose cell of
+    the grid has a pixel that counts.
 
     Examples
     --------
@@ -161,6 +170,7 @@ class VisionPatchCore(Detector):
         calibration: CalibrationSource = "out-of-sample",
         calibration_quantile: Quantile | None = None,
         cache_dir: str | None = None,
+        roi: Roi | None = None,
     ) -> None:
         self.backbone = backbone
         self.layers = layers
@@ -178,6 +188,7 @@ class VisionPatchCore(Detector):
         self.calibration = calibration
         self.calibration_quantile = calibration_quantile
         self.cache_dir = cache_dir
+        self.roi = roi
 
     # ---- patch features, section 3.1
 
@@ -188,6 +199,31 @@ class VisionPatchCore(Detector):
         with torch.inference_mode():
             (patches,) = self._backbone.features(images)  # equation 2 is part of its graph
             return patches
+
+    def _counted_patches(self, patches: Tensor) -> Tensor:
+        """Those of (B, hw, D) that count, (B, k, D); all of them without a region."""
+        return patches if self._cells is None else patches[:, self._cells]
+
+    def _maps(self, scores: Tensor) -> Tensor:
+        """Maps (B, H, W) of the scores (B, k) of the patches that count."""
+        size = self._size()
+        if self._cells is None:
+            return smooth_maps(scores.view(-1, *self.grid_), size)
+        grids = scores.new_zeros((len(scores), self.grid_[0] * self.grid_[1]))
+        counted = scores.new_zeros(grids.shape[1])
+        grids[:, self._cells] = scores
+        counted[self._cells] = 1.0
+        return smooth_maps(grids.view(-1, *self.grid_), size, counted=counted.view(self.grid_))
+
+    def _set_grid(self, height: int, width: int, device: Any) -> None:
+        """Note the patch grid, and which of its cells count."""
+        import torch
+
+        self.grid_ = (height, width)
+        cells = self.counted_cells(self.grid_)
+        self._cells: Tensor | None = None
+        if cells is not None:
+            self._cells = torch.from_numpy(cells).to(device)
 
     # ---- the memory bank, section 3.2
 
@@ -228,8 +264,9 @@ class VisionPatchCore(Detector):
         seen = 0
         for images in batches:
             grid = self._patches(images)  # (B, h, w, D)
-            self.grid_ = (int(grid.shape[1]), int(grid.shape[2]))
-            patches = grid.flatten(1, 2)  # (B, hw, D)
+            if coreset is None:
+                self._set_grid(int(grid.shape[1]), int(grid.shape[2]), grid.device)
+            patches = self._counted_patches(grid.flatten(1, 2))  # (B, k, D)
             cells = patches.shape[1]
             if coreset is None:
                 coreset = StreamedCoreset(
@@ -249,10 +286,15 @@ class VisionPatchCore(Detector):
                         kept.append(one.clone())
                 seen += 1
         assert coreset is not None
-        features, self.coreset_indices_ = coreset.finish()
+        features, picked = coreset.finish()
         self._selections = coreset.selections
         self._n_seen = seen
-        self._bank: MemoryBank = MemoryBank(features, self.coreset_indices_ // cells)
+        origin = picked // cells
+        self._bank: MemoryBank = MemoryBank(features, origin)
+        self.coreset_indices_ = picked
+        if self._cells is not None:
+            whole = self.grid_[0] * self.grid_[1]
+            self.coreset_indices_ = origin * whole + self._cells[picked % cells]
         image = torch.tensor(numbers, device=features.device)
         if coreset.whole is None:
             self._train_features = torch.cat(kept)
@@ -295,14 +337,13 @@ class VisionPatchCore(Detector):
         import torch
 
         with torch.inference_mode():
-            patches = self._patches(images).flatten(1, 2)  # (B, hw, D)
+            patches = self._counted_patches(self._patches(images).flatten(1, 2))  # (B, k, D)
             distances, rows = self._bank.search(patches.flatten(0, 1))
             distances, rows = distances.view(len(images), -1), rows.view(len(images), -1)
             scores = self._image_scores(patches, distances, rows, None).double().cpu().numpy()
             if not maps:
                 return scores, None
-            grids = distances.view(-1, *self.grid_)  # (B, h, w)
-            return scores, smooth_maps(grids, self._params.resize).cpu().numpy()
+            return scores, self._maps(distances).cpu().numpy()
 
     # ---- scores of the training images
 
@@ -328,7 +369,7 @@ class VisionPatchCore(Detector):
         del self._train_features, self._train_image  # a bank's size many times over
 
     def _scores_against_bank(self, image: Tensor | None, method: str) -> TrainingScores:
-        cells = self.grid_[0] * self.grid_[1]
+        cells = self._n_cells()
         distances, rows = self._bank.search(self._train_features, image)
         grids = distances.view(-1, cells)
         scores = self._image_scores(
@@ -351,12 +392,17 @@ class VisionPatchCore(Detector):
         )
 
     def _statistics(self, grids: Tensor) -> MapStatistics:
-        """Of the maps of patch distances (N, hw)."""
+        """Of the maps of patch distances (N, k)."""
         found = MapStatistics()
+        counted = self._counted_in_training()
         for some in grids.split(64):
-            maps = smooth_maps(some.view(-1, *self.grid_), self._params.resize)
-            found.add(maps.cpu().numpy())
+            maps = self._maps(some).cpu().numpy()
+            found.add(maps if counted is None else maps[:, counted])
         return found
+
+    def _n_cells(self) -> int:
+        """How many patches of an image count."""
+        return self.grid_[0] * self.grid_[1] if self._cells is None else len(self._cells)
 
     def _scores_without_others(self) -> TrainingScores:
         """All of the bank comes from one image, so no other is left to compare it with.
@@ -368,20 +414,24 @@ class VisionPatchCore(Detector):
         import torch
 
         height, width = self.grid_
-        cells = height * width
+        cells = self._n_cells()
         n = len(self._train_image) // cells
-        memory = self.coreset_indices_ % cells
+        memory = self.coreset_indices_ % (height * width)
+        where = torch.arange(height * width, device=memory.device)
+        if self._cells is not None:
+            where = self._cells
         source = int(self._bank.image[0])
         nearest, rows = [], []
         for start in range(0, n * cells, 1024):
             queries = self._train_features[start : start + 1024]
-            place = torch.arange(start, start + len(queries), device=queries.device)
+            number = torch.arange(start, start + len(queries), device=queries.device)
+            place = where[number % cells][:, None]
             # squared differences, so that a patch is at distance 0 from itself
             away = torch.cdist(
                 queries, self._bank.features, compute_mode="donot_use_mm_for_euclid_dist"
             )  # (q, M)
-            down = (place[:, None] % cells // width - memory // width).abs()
-            across = (place[:, None] % width - memory % width).abs()
+            down = (place // width - memory // width).abs()
+            across = (place % width - memory % width).abs()
             near = (down * 4 < height) & (across * 4 < width)
             own = self._train_image[start : start + 1024, None] == source
             near &= own & ~near.all(dim=1, keepdim=True)
@@ -402,6 +452,45 @@ class VisionPatchCore(Detector):
             unseen=False,
             notes=(note,),
             maps=self._statistics(grids),
+        )
+
+    # ---- saving
+
+    def _frozen_backbone(self) -> Backbone:
+        return self._backbone
+
+    def _state(self) -> State:
+        return State(
+            arrays={
+                "features": self._bank.features.cpu().numpy(),
+                "coreset_indices": self.coreset_indices_.cpu().numpy(),
+            },
+            facts={"grid": list(self.grid_), "selections": self._selections},
+        )
+
+    def _restore(self, saved: SavedState) -> None:
+        import torch
+
+        from .bank import MemoryBank
+
+        self._params = self.params_
+        self._backbone = saved.backbone(self._make_backbone(self.params_))
+        device = self._backbone.device
+        ((_, *grid, dimension),) = self._backbone.shapes(self._size())
+        if saved.fact("grid", list[int]) != grid:
+            raise SavedModelError(f"state.grid: the backbone's grid is {grid}")
+        features = saved.array("features", "float32", (None, dimension))
+        indices = saved.array("coreset_indices", "int64", (len(features),))
+        cells = grid[0] * grid[1]
+        if indices.min() < 0 or indices.max() >= self.n_train_ * cells:
+            raise SavedModelError("the array 'coreset_indices' names patches that do not exist")
+        if len(features) > self.params_.max_bank_size:
+            raise SavedModelError("the array 'features' has more rows than max_bank_size")
+        self._selections = saved.fact("selections", Count)
+        self._set_grid(grid[0], grid[1], device)
+        self.coreset_indices_ = torch.from_numpy(indices).to(device)
+        self._bank = MemoryBank(
+            torch.from_numpy(features).to(device), self.coreset_indices_ // cells
         )
 
     def describe(self) -> dict[str, Any]:

@@ -116,6 +116,12 @@ def model_entry(name: str) -> ModelEntry:
     return _entries[name]
 
 
+def registered_name(cls: type[Detector]) -> str | None:
+    """The name that this very class is registered under; None if it is not."""
+    names = sorted(name for name, entry in _entries.items() if entry.detector is cls)
+    return names[0] if names else None
+
+
 def model_info(name: str) -> dict[str, Any]:
     """Name, tags, paper, what the method is, keywords with types and defaults, presets.
 

@@ -12,7 +12,8 @@ from ..datasets import Layout, Sample, get_layout, limit_category, open_root
 from ..errors import DataError, PyimganoError, UsageError
 from ..models import ImageScore
 from ..models.registry import create_model
-from ..runs import CategoryReport, Failure, RecordWriter
+from ..models.saving import require_saveable
+from ..runs import MODEL_FOLDER, CategoryReport, Failure, RecordWriter
 from ..threads import limited_threads
 from .config import BenchmarkConfig
 from .run_documents import RunDocuments
@@ -59,6 +60,8 @@ def run_benchmark(
     output_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
     num_threads: int | None = None,
+    save_model: bool = False,
+    roi: str | Path | None = None,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
     """Run a detector over one category of a dataset, some, or all.
@@ -109,6 +112,13 @@ def run_benchmark(
         Threads to use meanwhile; by default those of the environment variable
         OMP_NUM_THREADS, else as many as the process may use cores, and never more than these.
         Results do not depend on it.
+    save_model
+        Whether each category's fitted detector is kept in the run directory, under
+        `categories/<category>/model`, for `pyimgano.load_model`.
+    roi
+        Region of interest: a mask image or a .json file of polygons (see
+        `pyimgano.images.read_roi`). Polygons themselves can stand in `model_kwargs`. What is
+        outside counts neither for scores nor in pixel metrics; an image's label stays.
     listener
         Told of progress.
 
@@ -151,6 +161,8 @@ def run_benchmark(
         per_image_jsonl=per_image_jsonl,
         cache_dir=None if cache_dir is None else str(cache_dir),
         num_threads=num_threads,
+        save_model=save_model,
+        roi=None if roi is None else str(roi),
     )
     with limited_threads(config.num_threads):
         return _run(config, root, output_dir, listener)
@@ -168,6 +180,9 @@ def _run(
         raise UsageError(f"calibration: dataset {layout.name!r} has no validation images")
     folder = open_root(layout, root)
     names = _choose_categories(layout, folder, config.category)
+    if config.save_model:
+        require_saveable(detector)
+    detector.region_of_interest()
     detector.prepare()  # a device or weights that are not there fail here, not in each category
     run = RunDocuments(config, detector, layout, folder, names, output_dir)
     run.write("running")
@@ -266,6 +281,14 @@ def _measure(run: RunDocuments, name: str, listener: Listener | None) -> Categor
             if records is not None:
                 records.write(run.record(name, sample, result, detector.threshold_, saved))
 
+        model_folder: Path | None = None
+        if run.directory is not None and config.save_model:
+            model_folder = run.directory.category(name) / MODEL_FOLDER
+
+        def keep() -> None:
+            if model_folder is not None:
+                detector.save(model_folder)
+
         trial = run_trial(
             detector,
             [str(sample.path) for sample in category.train],
@@ -283,13 +306,14 @@ def _measure(run: RunDocuments, name: str, listener: Listener | None) -> Categor
             ),
             on_error=config.on_error,
             keep_maps=submission.wanted,
+            on_fitted=keep,
             on_score=record,
             progress=None if listener is None else listener.stage,
         )
     notes = [*category.notes, *submission.notes()]
     if not category.test:
         notes.append("there are no test images: the threshold is calibrated, nothing is measured")
-    return run.finished(category, detector, trial, notes)
+    return run.finished(category, detector, trial, notes, model_folder)
 
 
 def _failure(error: Exception) -> Failure:

@@ -63,6 +63,8 @@ class BenchmarkConfig(BaseModel):
     per_image_jsonl: Flag
     cache_dir: str | None
     num_threads: _Limit | None
+    save_model: Flag
+    roi: str | None
 
     @classmethod
     def check(cls, **values: Any) -> BenchmarkConfig:
@@ -71,9 +73,12 @@ class BenchmarkConfig(BaseModel):
         if values["model_kwargs"] is None:
             values["model_kwargs"] = {}
         try:
-            return cls(**values)
+            config = cls(**values)
         except ValidationError as error:
             raise invalid_value(error, values) from None
+        if config.save_model and not config.save_run:
+            raise UsageError("save_model needs a run directory to save to; save_run is False")
+        return config
 
     def detector_keywords(self) -> dict[str, Any]:
         """The detector's keywords: what the user gives beats the preset, that the default.
@@ -107,6 +112,12 @@ class BenchmarkConfig(BaseModel):
             raise UsageError(f"pretrained=False means nothing to model {self.model!r}")
         if self.cache_dir is not None and "cache_dir" not in accepted:
             raise UsageError(f"cache_dir means nothing to model {self.model!r}")
+        if self.roi is not None:
+            if "roi" not in accepted:
+                raise UsageError(f"roi means nothing to model {self.model!r}")
+            if "roi" in self.model_kwargs:
+                raise UsageError("roi stands in model_kwargs too; give it once")
+            given["roi"] = self.roi
         for name in self.model_kwargs:
             if name in _OWN_ARGUMENTS:
                 raise UsageError(

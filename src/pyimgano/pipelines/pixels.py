@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,11 @@ class Pixels:
         (N, H, W) masks that beat the samples' own mask files.
     saturation
         By value of a mask's pixels, where regions are wanted.
+    counted_of
+        By (height, width) of an image, which pixels of its map count; None if all do. Pixels
+        outside the region of interest are in no metric.
+    counted
+        Of every image so far; empty without a region of interest.
     masks, maps, regions
         One of each for every image so far; empty once one image has no usable mask.
     usable
@@ -48,6 +53,8 @@ class Pixels:
     wanted: bool
     given: Mask | None
     saturation: Mapping[int, Saturation] | None
+    counted_of: Callable[[tuple[int, int]], npt.NDArray[np.bool_] | None] = lambda size: None
+    counted: list[npt.NDArray[np.bool_]] = field(default_factory=list)
     masks: list[Mask] = field(default_factory=list)
     maps: list[npt.NDArray[np.float32]] = field(default_factory=list)
     regions: list[list[Region]] = field(default_factory=list)
@@ -68,10 +75,32 @@ class Pixels:
         if mask is None:
             self.unusable.append(sample.path.name)
             self.masks, self.maps, self.regions = [], [], []  # of no use any more
+            self.counted = []
         elif not self.unusable:
+            counted = self.counted_of(result.original_size or self.resize)
+            if counted is not None:
+                mask, regions = self._within(sample, mask, regions, counted)
+                self.counted.append(counted)
             self.masks.append(mask)
             self.maps.append(result.anomaly_map)
             self.regions.append(regions)
+
+    def _within(
+        self, sample: Sample, mask: Mask, regions: list[Region], counted: npt.NDArray[np.bool_]
+    ) -> tuple[Mask, list[Region]]:
+        """What of a mask and of its regions lies in the region of interest."""
+        inside = np.where(counted, mask, 0).astype(np.uint8)
+        if mask.any() and not inside.any():
+            path = sample.mask_paths[0] if sample.mask_paths else sample.path
+            reason = "no pixel of the defect lies in the region of interest"
+            self.note("mask_outside_roi", path, reason)
+        kept = []
+        for one in regions:
+            part = one.mask & counted
+            area = int(part.sum())
+            if area:
+                kept.append(replace(one, mask=part, saturation=min(one.saturation, float(area))))
+        return inside, kept
 
     def _masks_of(
         self, sample: Sample, image_size: tuple[int, int] | None
@@ -148,6 +177,7 @@ class Pixels:
             "pixel_masks": np.stack(self.masks),
             "pixel_scores": np.stack(self.maps),
             "regions": regions,
+            "pixel_counted": np.stack(self.counted) if self.counted else None,
         }
 
     def reason(self, detector: Detector) -> str:

@@ -23,6 +23,7 @@ from ..runs import (
     MeasuredRate,
     PixelCalibrationReport,
     Problem,
+    RegionReport,
     Results,
     RunConfig,
     RunDirectory,
@@ -111,15 +112,30 @@ class RunDocuments:
         )
 
     def finished(
-        self, category: Category, detector: Detector, trial: Trial, notes: Sequence[str]
+        self,
+        category: Category,
+        detector: Detector,
+        trial: Trial,
+        notes: Sequence[str],
+        model: Path | None,
     ) -> CategoryReport:
-        """The report of a category that was measured."""
+        """The report of a category that was measured; `model` is where its detector lies."""
         calibration = detector.calibration_
         pixels = detector.pixel_calibration_
         held_out = self.config.calibration == "validation"
         skipped = [one.role for one in detector.skipped_]
         measured = trial.false_alarms
         scored = len(category.test) - trial.n_unreadable
+        region = _region(detector)
+        said = list(notes)
+        if region is not None:
+            said.append(
+                f"a region of interest of {100 * region.share:.1f} % of the frame counts, "
+                "nothing outside it"
+            )
+        saved = None
+        if model is not None and self.directory is not None:
+            saved = model.relative_to(self.directory.path).as_posix()
         return self.category_report(
             category.name,
             status="complete",
@@ -169,7 +185,9 @@ class RunDocuments:
                 masks=trial.n_masks,
             ),
             problems=trial.problems,
-            notes=list(notes),
+            notes=said,
+            roi=region,
+            saved_model=saved,
             detector={"parameters": self.parameters, **detector.describe()},
             timings=Timings(
                 fit_seconds=trial.fit_seconds,
@@ -284,7 +302,16 @@ class RunDocuments:
             pixel_aupro_limit=self.aupro_limit,
             on_error=config.on_error,
             per_image_jsonl=config.per_image_jsonl,
+            save_model=config.save_model,
         )
+
+
+def _region(detector: Detector) -> RegionReport | None:
+    region = detector.roi_
+    if region is None:
+        return None
+    counted = region.counted(tuple(detector.params_.resize))
+    return RegionReport(origin=region.origin, sha256=region.sha256, share=float(counted.mean()))
 
 
 def _summary(

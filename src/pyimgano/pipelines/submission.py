@@ -96,6 +96,8 @@ class Submission:
         whole = cv2.resize(result.anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR)
         scores = np.asarray(whole, dtype=np.float32)  # (H, W) of the image file
         file = Path("submission") / "anomaly_images" / f"{place}.tiff"
+        if detector.roi_ is not None:  # enlarging mixes pixels too
+            scores[~detector.roi_.at((height, width))] = 0.0
         write_map(self._run / file, scores)
         self._saved += 1
         if detector.pixel_calibration_ is not None:

@@ -98,6 +98,7 @@ def run_trial(
     no_pixel_reason: str | None = None,
     on_error: str = "error",
     keep_maps: bool = False,
+    on_fitted: Callable[[], None] | None = None,
     on_score: Callable[[Sample, ImageScore], None] | None = None,
     progress: Progress | None = None,
 ) -> Trial:
@@ -125,6 +126,8 @@ def run_trial(
         `skip` leaves unreadable training images out; otherwise one is an error.
     keep_maps
         Whether `on_score` needs the maps, whatever is measured.
+    on_fitted
+        Called when the detector is fitted, before any test image is scored.
     on_score
         Called with each scored image; the detector's thresholds are known then.
     progress
@@ -143,6 +146,9 @@ def run_trial(
         progress=progress,
     )
     fitted = time.perf_counter()
+    if on_fitted is not None:
+        on_fitted()
+    scoring = time.perf_counter()
     problems = [
         Problem(kind=_UNREADABLE[skipped.role], path=skipped.path, message=skipped.reason)
         for skipped in detector.skipped_
@@ -157,6 +163,7 @@ def run_trial(
         protocol.pixel and detector.has_maps and labelled,
         masks,
         protocol.saturation,
+        detector.counted_pixels,
     )
     scored_samples: list[Sample] = []
     unreadable: list[Sample] = []
@@ -199,7 +206,7 @@ def run_trial(
         n_unreadable=len(unreadable),
         n_masks=pixels.usable,
         fit_seconds=fitted - began,
-        score_seconds=scored - fitted,
+        score_seconds=scored - scoring,
     )
 
 

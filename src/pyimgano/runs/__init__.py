@@ -2,6 +2,7 @@
 
 from .directory import DEFAULT_OUTPUT, RecordWriter, RunDirectory, write_document, write_text
 from .maps import write_map, write_mask
+from .models import MODEL_FOLDER, find_model
 from .schema import (
     SCHEMA_VERSION,
     CalibrationReport,
@@ -14,6 +15,7 @@ from .schema import (
     PixelCalibrationReport,
     Problem,
     ProblemKind,
+    RegionReport,
     Results,
     RunConfig,
     SingleReport,
@@ -25,6 +27,7 @@ from .schema import (
 
 __all__ = [
     "DEFAULT_OUTPUT",
+    "MODEL_FOLDER",
     "SCHEMA_VERSION",
     "CalibrationReport",
     "CategoryReport",
@@ -37,6 +40,7 @@ __all__ = [
     "Problem",
     "ProblemKind",
     "RecordWriter",
+    "RegionReport",
     "Results",
     "RunConfig",
     "RunDirectory",
@@ -44,6 +48,7 @@ __all__ = [
     "Status",
     "SuiteReport",
     "Timings",
+    "find_model",
     "json_schemas",
     "write_document",
     "write_map",

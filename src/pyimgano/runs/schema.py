@@ -153,6 +153,14 @@ class Results(_Model):
     undefined: dict[str, Text] = Field(description="why a metric is null")
 
 
+class RegionReport(_Model):
+    """The part of the frame that counts; nothing outside it does, in no score and no metric."""
+
+    origin: Text = Field(description="the argument, and its file if it has one")
+    sha256: str = Field(description="of the region itself, not of its file")
+    share: Rate = Field(description="of the pixels at `resize` that count")
+
+
 class Counts(_Model):
     """How many images there were, and how many could be used."""
 
@@ -179,6 +187,7 @@ ProblemKind = Literal[
     "mask_empty",
     "mask_vanishes",
     "mask_value",
+    "mask_outside_roi",
     "several_pages",
 ]
 
@@ -238,6 +247,10 @@ class CategoryReport(_Asked):
     notes: list[Text] = Field(description="what a reader of the results should know")
     detector: Plain = Field(description="parameters, backbone, weights, bank")
     timings: Timings | None
+    roi: RegionReport | None = Field(None, description="null if the whole frame counts")
+    saved_model: Text | None = Field(
+        None, description="folder of the saved detector, relative to the run"
+    )
     failure: Failure | None = None
 
 
@@ -307,6 +320,7 @@ class RunConfig(_Asked):
     pixel_aupro_limit: Rate
     on_error: Literal["error", "skip"]
     per_image_jsonl: bool
+    save_model: bool = False
 
 
 #: The documents of a run, by the name of their schema file.

@@ -1,0 +1,219 @@
+"""Loading a saved detector: nothing in the folder is run, and nothing is taken on trust."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..calibration import Calibration, PixelCalibration
+from ..errors import PyimganoError, SavedModelError, UsageError, WeightsError
+from ..images import RegionOfInterest
+from .detector import Detector, SkippedImage
+from .parameters import parameter_names
+from .registry import model_entry
+from .saved_document import ARRAYS, BACKBONE, MAX_BYTES, SavedDocument, read_document, read_file
+from .saved_state import SavedState
+from .saving import STATE, can_be_saved, is_fetched
+
+
+def load_model(
+    folder: str | Path, *, device: str | None = None, weights: str | Path | None = None
+) -> Detector:
+    """A detector as `Detector.save` left it.
+
+    Scores and maps are those of the saved detector to the bit on the same engine and machine;
+    on another engine a warning says so. The weights of the backbone are taken from `weights`,
+    else from the folder if they were saved with it, else from where they came from when it was
+    fitted: the installed package, the file, or the seed. They must be the same.
+
+    Parameters
+    ----------
+    folder
+        Of `Detector.save`.
+    device
+        `auto`, `cpu`, `cuda` or `cuda:N`; None takes what was asked for when it was fitted.
+    weights
+        The file of the backbone's weights, if it is not where it was.
+
+    Returns
+    -------
+    Detector
+        Fitted. Its keywords are those of the fit, with `device` and `weights` as they are now,
+        the region of interest itself for `roi`, and no `cache_dir`.
+
+    Raises
+    ------
+    SavedModelError
+        No saved detector, one of a newer version, or one that is damaged or was tampered with;
+        a model that is not known here; weights that are missing or others. The line says which.
+    UsageError
+        A `device` that is not there, or an argument that means nothing to the model.
+    """
+    folder = Path(folder).expanduser()
+    document = read_document(folder)
+    arrays = _read_arrays(folder / ARRAYS, document)
+    try:
+        entry = model_entry(document.model)
+    except UsageError as error:
+        raise SavedModelError(f"{folder}: {error}") from None
+    if not can_be_saved(entry.detector):
+        raise SavedModelError(f"{folder}: model {document.model!r} cannot be loaded here")
+    detector = _make(folder, document, entry.detector, _region(folder, document, arrays))
+    _override(detector, folder, document, device, weights)
+    params = detector.validate_params()
+    if "device" in vars(params):
+        from ..backbones import resolve_device
+
+        try:
+            resolve_device(params.device)
+        except UsageError as error:
+            remedy = "" if device is not None else "; give it with load_model(..., device=)"
+            raise UsageError(f"{folder}: {error}{remedy}") from None
+    detector.params_ = params
+    detector.roi_ = getattr(params, "roi", None)
+    scores = arrays.pop("decision_scores")
+    detector.decision_scores_ = scores
+    detector.threshold_ = document.threshold
+    facts = document.calibration.model_dump()
+    detector.calibration_ = Calibration(**{**facts, "notes": tuple(facts["notes"])})
+    pixels = document.pixel_calibration
+    detector.pixel_calibration_ = (
+        None if pixels is None else PixelCalibration(**pixels.model_dump())
+    )
+    detector.n_train_ = document.n_train
+    detector.skipped_ = [SkippedImage(**one.model_dump()) for one in document.skipped]
+    detector.remarked_ = [SkippedImage(**one.model_dump()) for one in document.remarked]
+    own = {name.removeprefix(STATE): array for name, array in arrays.items()}
+    expected = None if document.backbone is None else document.backbone.state_sha256
+    saved = SavedState(own, document.state, expected)
+    try:
+        if detector.roi_ is not None:
+            detector.roi_.require_some(tuple(params.resize))
+        detector._restore(saved)
+        saved.require_all_used()
+    except PyimganoError as error:
+        remedy = ""
+        if isinstance(error, WeightsError) and getattr(params, "weights", None) is not None:
+            remedy = "; give the file of the backbone's weights with load_model(..., weights=)"
+        raise SavedModelError(f"{folder}: {error}{remedy}") from error
+    except Exception as error:  # numbers that no fit leaves behind, wherever they are noticed
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise SavedModelError(f"{folder}: cannot be restored ({reason})") from error
+    _tell_of_another_engine(folder, document, detector)
+    return detector
+
+
+def _read_arrays(path: Path, document: SavedDocument) -> dict[str, npt.NDArray[Any]]:
+    from safetensors.numpy import load
+
+    data = read_file(path, MAX_BYTES, document.arrays)
+    try:
+        arrays: dict[str, npt.NDArray[Any]] = load(data)
+    except Exception as error:  # the reader has errors of its own, and no code of the file runs
+        reason = " ".join(str(error).split())[:200]
+        raise SavedModelError(f"{path}: not a readable safetensors file ({reason})") from error
+    for name, array in arrays.items():
+        known = name == "decision_scores" or name.startswith(STATE)
+        if not known and not (name == "roi" and _has_mask(document)):
+            raise SavedModelError(f"{path}: an unexpected array {name!r}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise SavedModelError(f"{path}: {name} holds values that are not finite")
+    scores = arrays.get("decision_scores")
+    if scores is None or scores.dtype != np.float64 or scores.ndim != 1 or not len(scores):
+        raise SavedModelError(f"{path}: decision_scores, float64 of shape (any), is missing")
+    return arrays
+
+
+def _has_mask(document: SavedDocument) -> bool:
+    return document.roi is not None and document.roi.polygons is None
+
+
+def _region(
+    folder: Path, document: SavedDocument, arrays: dict[str, npt.NDArray[Any]]
+) -> RegionOfInterest | None:
+    if document.roi is None:
+        return None
+    origin = f"{folder}: roi"
+    try:
+        if _has_mask(document):
+            mask = arrays.pop("roi", None)
+            if mask is None or mask.dtype != np.uint8 or mask.ndim != 2 or (mask > 1).any():
+                raise SavedModelError(f"{origin}: the array 'roi', uint8 of 0 and 1, is missing")
+            region = RegionOfInterest.from_mask(mask, origin)
+        else:
+            region = RegionOfInterest.from_polygons(document.roi.polygons, origin)
+    except UsageError as error:
+        raise SavedModelError(str(error)) from None
+    if region.sha256 != document.roi.sha256:
+        raise SavedModelError(f"{origin}: is not the region that was saved (its hash is another)")
+    return region
+
+
+def _make(
+    folder: Path, document: SavedDocument, cls: type[Detector], region: RegionOfInterest | None
+) -> Detector:
+    """Not fitted, with the saved keywords, which are checked."""
+    known = parameter_names(cls)
+    for name in document.parameters:
+        if name not in known or name == "roi":
+            raise SavedModelError(
+                f"{folder}: the model {document.model!r} has no keyword {name[:80]!r} here"
+            )
+    keywords = dict(document.parameters)
+    if "cache_dir" in keywords:
+        keywords["cache_dir"] = None  # a folder of the machine it was fitted on
+    if region is not None:
+        if "roi" not in known:
+            raise SavedModelError(f"{folder}: model {document.model!r} has no roi here")
+        keywords["roi"] = region
+    if is_fetched(keywords.get("backbone")):
+        raise SavedModelError(
+            f"{folder}: its backbone would be fetched from elsewhere, which is not done"
+        )
+    try:
+        detector = cls(**keywords)
+        params = detector.validate_params()
+    except UsageError as error:
+        raise SavedModelError(f"{folder}: parameters: {error}") from None
+    for name in keywords:  # as the keywords' types have it: tuples for lists
+        setattr(detector, name, getattr(params, name))
+    return detector
+
+
+def _override(
+    detector: Detector,
+    folder: Path,
+    document: SavedDocument,
+    device: str | None,
+    weights: str | Path | None,
+) -> None:
+    given: dict[str, Any] = {}
+    if device is not None:
+        given["device"] = device
+    if weights is not None:
+        given["weights"] = str(weights)
+    for name in given:
+        if name not in parameter_names(type(detector)) or document.backbone is None:
+            raise UsageError(f"{name} means nothing to the saved model {document.model!r}")
+    if weights is None and document.backbone is not None and document.backbone.file is not None:
+        file = folder / BACKBONE
+        read_file(file, MAX_BYTES, document.backbone.file)
+        given["weights"] = str(file.absolute())
+    detector.set_params(**given)
+
+
+def _tell_of_another_engine(folder: Path, document: SavedDocument, detector: Detector) -> None:
+    backbone = detector._frozen_backbone()
+    if backbone is None or document.backbone is None:
+        return
+    then, now = document.backbone, backbone.describe()
+    was, is_now = f"{then.engine} on {then.device}", f"{now['engine']} on {now['device']}"
+    if was != is_now:
+        warnings.warn(
+            f"{folder}: fitted with {was}, now {is_now}: scores may differ in their last digits",
+            stacklevel=3,
+        )

@@ -1,0 +1,124 @@
+"""What a method hands over to be saved, and what it is handed back, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from ..errors import SavedModelError
+
+if TYPE_CHECKING:
+    from ..backbones import Backbone
+
+_B = TypeVar("_B", bound="Backbone")
+
+
+@dataclass(frozen=True)
+class State:
+    """What a method learned.
+
+    Attributes
+    ----------
+    arrays
+        By name; numbers, finite.
+    facts
+        Plain JSON values by name.
+    """
+
+    arrays: Mapping[str, npt.NDArray[Any]]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class SavedState:
+    """A `State` read back. What is not asked for by the end is refused.
+
+    Parameters
+    ----------
+    arrays, facts
+        As in the files.
+    backbone_hash
+        Of the weights of the backbone that the detector was fitted with; None without one.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        facts: Mapping[str, Any],
+        backbone_hash: str | None,
+    ) -> None:
+        self._arrays = dict(arrays)
+        self._facts = dict(facts)
+        self._backbone_hash = backbone_hash
+        self._backbone_seen = False
+
+    def array(self, name: str, dtype: str, shape: Sequence[int | None]) -> npt.NDArray[Any]:
+        """An array of this dtype, such as `float32`, and shape; None is any length from 1 on.
+
+        Raises
+        ------
+        SavedModelError
+            It is not there, or is another.
+        """
+        if name not in self._arrays:
+            raise SavedModelError(f"the array {name!r} is missing")
+        found = self._arrays.pop(name)
+        fits = found.ndim == len(shape) and all(
+            have >= 1 if want is None else have == want for have, want in zip(found.shape, shape)
+        )
+        if found.dtype != np.dtype(dtype) or not fits:
+            wanted = ", ".join("any" if n is None else str(n) for n in shape)
+            raise SavedModelError(
+                f"the array {name!r} is {found.dtype} of shape {found.shape}, "
+                f"wanted {dtype} of shape ({wanted})"
+            )
+        return found
+
+    def fact(self, name: str, annotation: Any) -> Any:
+        """A fact as `annotation` wants it (any type that pydantic understands, strictly).
+
+        Raises
+        ------
+        SavedModelError
+            It is not there, or is something else.
+        """
+        if name not in self._facts:
+            raise SavedModelError(f"state.{name} is missing")
+        adapter = TypeAdapter(annotation, config=ConfigDict(strict=True))
+        try:
+            return adapter.validate_python(self._facts.pop(name))
+        except ValidationError as error:
+            message = error.errors()[0]["msg"]
+            raise SavedModelError(f"state.{name}: {message[0].lower()}{message[1:]}") from None
+
+    def backbone(self, backbone: _B) -> _B:
+        """The same backbone, if its weights are those that the detector was fitted with.
+
+        Raises
+        ------
+        SavedModelError
+            They are others.
+        """
+        self._backbone_seen = True
+        found = backbone.state_sha256
+        if found != self._backbone_hash:
+            origin = f"{backbone.weights.source} {backbone.weights.detail}"
+            wanted = "none" if self._backbone_hash is None else f"{self._backbone_hash[:12]}..."
+            raise SavedModelError(
+                f"the weights of backbone {backbone.name} found here ({origin}, hash "
+                f"{found[:12]}...) are not those it was fitted with (hash {wanted}); give these "
+                "with load_model(..., weights=), or save with include_backbone=True"
+            )
+        return backbone
+
+    def require_all_used(self) -> None:
+        """Raise `SavedModelError` if something was never asked for."""
+        for kind, left in (("array", self._arrays), ("fact", self._facts)):
+            if left:
+                raise SavedModelError(f"an unexpected {kind}: {min(left)!r}")
+        if self._backbone_hash is not None and not self._backbone_seen:
+            raise SavedModelError("it names a backbone, and the model has none")

@@ -1,0 +1,67 @@
+"""Saved detectors of a run: `categories/<category>/model`, one for each category."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+from ..errors import DataError, UsageError, unknown_name
+from .directory import safe_name
+
+#: In the folder of a category, where `run_benchmark(save_model=True)` saves its detector.
+MODEL_FOLDER = "model"
+# What a saved detector has in any version.
+_DOCUMENT = "detector.json"
+
+
+def find_model(run_dir: str | Path, category: str | None = None) -> Path:
+    """The folder of a saved detector in a run directory, for `pyimgano.load_model`.
+
+    Parameters
+    ----------
+    run_dir
+        Of `run_benchmark(save_model=True)`.
+    category
+        Whose detector; None where the run has one alone.
+
+    Raises
+    ------
+    UsageError
+        A category that is not there (with the near ones), or none where there are several.
+    DataError
+        No run directory, no detector saved in it, or none of this category.
+    """
+    run = Path(run_dir)
+    categories = run / "categories"
+    try:
+        if not run.is_dir():
+            raise DataError(f"{run}: no such run directory")
+        if not categories.is_dir():
+            raise DataError(f"{run}: is no run directory, it has no folder categories")
+        folders = {_name(one): one for one in sorted(categories.iterdir()) if one.is_dir()}
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{run}: cannot be read ({reason})") from error
+    saved = {
+        name: folder / MODEL_FOLDER
+        for name, folder in folders.items()
+        if (folder / MODEL_FOLDER / _DOCUMENT).is_file()
+    }
+    if not saved:
+        raise DataError(f"{run}: no detector is saved in this run; run it with --save-model")
+    if category is None:
+        if len(saved) > 1:
+            names = ", ".join(sorted(saved))
+            raise UsageError(f"{run}: category is missing; detectors are saved for {names}")
+        return next(iter(saved.values()))
+    if category in saved:
+        return saved[category]
+    if safe_name(category) in (folder.name for folder in folders.values()):
+        raise DataError(f"{run}: no detector is saved for category {category!r}")
+    raise UsageError(f"{run}: {unknown_name('category', category, saved)}")
+
+
+def _name(folder: Path) -> str:
+    """The category's name, of which the folder's is made by `safe_name`."""
+    escaped = folder.name.encode("utf-8", "surrogateescape")
+    return unquote_to_bytes(escaped).decode("utf-8", "surrogatepass")
