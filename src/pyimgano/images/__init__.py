@@ -1,11 +1,20 @@
-"""Pixels: decode, resize, stream in order with a bounded number ahead.
+"""Pixels: decode, corrupt, resize, stream in order with a bounded number ahead.
 
 `images` knows nothing of datasets, models or runs.
 """
 
+from .corrupt import (
+    CORRUPTIONS,
+    SEVERITIES,
+    Corruption,
+    corrupt_image,
+    corrupt_mask,
+    get_corruption,
+)
 from .header import ImageHeader, image_size, read_header
 from .read import IMAGE_SUFFIXES, pages_remark, read_image, read_mask, resize_image
 from .stream import (
+    AlteredImage,
     ImageSource,
     KeyedImage,
     LoadedImage,
@@ -19,6 +28,10 @@ from .stream import (
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "CORRUPTIONS",
+    "SEVERITIES",
+    "AlteredImage",
+    "Corruption",
     "ImageHeader",
     "ImageSource",
     "KeyedImage",
@@ -28,6 +41,9 @@ __all__ = [
     "Recalled",
     "as_sources",
     "available_cores",
+    "corrupt_image",
+    "corrupt_mask",
+    "get_corruption",
     "image_size",
     "pages_remark",
     "read_header",

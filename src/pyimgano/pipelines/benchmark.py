@@ -14,9 +14,10 @@ from ..models import ImageScore
 from ..models.registry import create_model
 from ..runs import CategoryReport, Failure, RecordWriter
 from .config import BenchmarkConfig
+from .results import EvaluationProtocol
 from .run_documents import RunDocuments
 from .submission import Submission
-from .trial import EvaluationProtocol, run_trial
+from .trial import run_trial
 
 _log = logging.getLogger(__name__)
 

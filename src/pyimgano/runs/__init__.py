@@ -1,7 +1,24 @@
 """The run directory: names, schemas, atomic writes. Knows no detector and no torch."""
 
 from .directory import DEFAULT_OUTPUT, RecordWriter, RunDirectory, write_document, write_text
+from .documents import json_schemas
 from .maps import write_map, write_mask
+from .robustness_schema import (
+    CleanResults,
+    ConditionResults,
+    CorruptionResults,
+    MeanCondition,
+    MeanCorruption,
+    MeasuredMisses,
+    RobustnessCategoryReport,
+    RobustnessConfigDocument,
+    RobustnessRecord,
+    RobustnessSingleReport,
+    RobustnessSuiteReport,
+    RobustnessSummary,
+    RobustnessTimings,
+    Worst,
+)
 from .schema import (
     SCHEMA_VERSION,
     CalibrationReport,
@@ -9,6 +26,7 @@ from .schema import (
     Counts,
     DefectResults,
     Failure,
+    FittedReport,
     ImageRecord,
     MeasuredRate,
     PixelCalibrationReport,
@@ -20,7 +38,6 @@ from .schema import (
     Status,
     SuiteReport,
     Timings,
-    json_schemas,
 )
 
 __all__ = [
@@ -28,22 +45,37 @@ __all__ = [
     "SCHEMA_VERSION",
     "CalibrationReport",
     "CategoryReport",
+    "CleanResults",
+    "ConditionResults",
+    "CorruptionResults",
     "Counts",
     "DefectResults",
     "Failure",
+    "FittedReport",
     "ImageRecord",
+    "MeanCondition",
+    "MeanCorruption",
+    "MeasuredMisses",
     "MeasuredRate",
     "PixelCalibrationReport",
     "Problem",
     "ProblemKind",
     "RecordWriter",
     "Results",
+    "RobustnessCategoryReport",
+    "RobustnessConfigDocument",
+    "RobustnessRecord",
+    "RobustnessSingleReport",
+    "RobustnessSuiteReport",
+    "RobustnessSummary",
+    "RobustnessTimings",
     "RunConfig",
     "RunDirectory",
     "SingleReport",
     "Status",
     "SuiteReport",
     "Timings",
+    "Worst",
     "json_schemas",
     "write_document",
     "write_map",
