@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from typing_extensions import Self
 
-    from ..runs import CategoryReport
+    from ..runs import FittedReport
 
 #: The built-in datasets, for help texts.
 DATASETS = "mvtec, mvtec_loco, mvtec_ad2, visa, btad, custom or demo"
@@ -73,7 +73,7 @@ class Console(Bar):
     def stage(self, stage: str, done: int, total: int) -> None:
         self.show(f"{self._title}: {stage}", done, total)
 
-    def category_finished(self, report: CategoryReport) -> None:
+    def category_finished(self, report: FittedReport) -> None:
         if report.failure is not None:
             complain(f"{report.category}: {report.failure.message}")
 

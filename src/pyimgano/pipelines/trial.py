@@ -15,7 +15,7 @@ from ..calibration import BinomialInterval, clopper_pearson
 from ..datasets import Move, Sample
 from ..models import Detector, ImageScore
 from ..models.detector import Progress
-from ..runs import Problem, ProblemKind
+from ..runs import MeasuredRate, Problem, ProblemKind
 from .pixels import Mask, Pixels
 from .results import USUAL_PROTOCOL, EvaluationProtocol, add_kinds, explain, measure_all
 
@@ -266,4 +266,17 @@ def measure_detector(
         n_unreadable=len(unreadable),
         n_masks=pixels.usable,
         score_seconds=done - began,
+    )
+
+
+def measured_rate(measured: Measurement) -> MeasuredRate:
+    """The false alarms as a report has them."""
+    rate = measured.false_alarms
+    return MeasuredRate(
+        false_alarms=rate.events,
+        good_images=rate.trials,
+        rate=rate.rate,
+        low=rate.low,
+        high=rate.high,
+        confidence=rate.confidence,
     )
