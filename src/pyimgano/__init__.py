@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .datasets import load_dataset
     from .models import create_model, list_models, model_info, register_model
-    from .pipelines import list_dataset_categories, run_benchmark
+    from .pipelines import list_dataset_categories, run_benchmark, run_robust_benchmark
 
 __version__ = "0.1.0"
 
@@ -25,6 +25,7 @@ _HOMES = {
     "register_model": "models",
     "load_dataset": "datasets",
     "run_benchmark": "pipelines",
+    "run_robust_benchmark": "pipelines",
     "list_dataset_categories": "pipelines",
 }
 
@@ -37,6 +38,7 @@ __all__ = [
     "model_info",
     "register_model",
     "run_benchmark",
+    "run_robust_benchmark",
 ]
 
 

@@ -22,6 +22,10 @@ from .console import complain
 #: Subcommand to the module that holds it and the line that `--help` shows.
 _COMMANDS = {
     "benchmark": ("benchmark", "Run a detector over a dataset and leave a run directory."),
+    "robust-benchmark": (
+        "robust_benchmark",
+        "Find out what drift on the line does to a detector.",
+    ),
     "datasets": ("datasets", "List datasets, and look one over for what is wrong with it."),
 }
 
@@ -67,6 +71,13 @@ def datasets(arguments: Sequence[str] | None = None) -> NoReturn:
     from .datasets import command
 
     _run(command, "pyimgano-datasets", arguments)
+
+
+def robust_benchmark(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`pyimgano-robust-benchmark`, the same as `pyimgano robust-benchmark`."""
+    from .robust_benchmark import command
+
+    _run(command, "pyimgano-robust-benchmark", arguments)
 
 
 def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> NoReturn:

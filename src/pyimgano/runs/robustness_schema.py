@@ -10,7 +10,7 @@ corruption less the clean one.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -29,7 +29,7 @@ from .schema import (
     Text,
 )
 
-Severity = Literal[1, 2, 3, 4, 5]
+Severity = Annotated[int, Field(ge=1, le=5)]
 Metrics = dict[str, Rate | None]
 Deltas = dict[str, Number | None]
 Parameters = dict[str, Number]
@@ -172,7 +172,7 @@ class RobustnessRecord(ImageRecord):
     """A line of a robustness run's per_image.jsonl."""
 
     corruption: str | None = Field(description="null for the clean image")
-    severity: Literal[0, 1, 2, 3, 4, 5] = Field(description="0 for the clean image")
+    severity: int = Field(ge=0, le=5, description="0 for the clean image")
 
 
 class RobustnessConfigDocument(RunConfig):
