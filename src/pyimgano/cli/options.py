@@ -49,7 +49,9 @@ dataset_options = _together(
         "--limit-train", type=int, metavar="N", help="At most N training images a category."
     ),
     click.option("--limit-test", type=int, metavar="N", help="At most N test images a category."),
-    click.option("--seed", type=int, default=0, show_default=True),
+    click.option(
+        "--seed", type=int, default=0, show_default=True, help="Of all that is drawn by chance."
+    ),
 )
 
 #: Which detector, and how it is fitted and calibrated.

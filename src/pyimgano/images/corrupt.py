@@ -63,7 +63,7 @@ class Corruption:
 
     def at(self, severity: int) -> dict[str, float]:
         """The parameters at a severity of 1 to 5; raises `UsageError` for another."""
-        if isinstance(severity, bool) or severity not in SEVERITIES:
+        if type(severity) is not int or severity not in SEVERITIES:
             raise UsageError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
         return {name: values[severity - 1] for name, values in self.parameters.items()}
 
@@ -156,7 +156,7 @@ CORRUPTIONS: Mapping[str, Corruption] = MappingProxyType({one.name: one for one 
 
 def get_corruption(name: str) -> Corruption:
     """The corruption called `name`; an unknown one raises `UsageError`, with the near ones."""
-    if name not in CORRUPTIONS:
+    if not isinstance(name, str) or name not in CORRUPTIONS:
         raise UsageError(unknown_name("corruption", str(name), CORRUPTIONS))
     return CORRUPTIONS[name]
 

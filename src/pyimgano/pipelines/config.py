@@ -125,16 +125,9 @@ class RobustnessConfig(BenchmarkConfig):
     corruptions: tuple[str, ...]
     severities: tuple[int, ...]
 
-    @field_validator("corruptions", mode="before")
     @classmethod
-    def _known(cls, given: Any) -> tuple[str, ...]:
-        """Each once, in the order in which they were given; by default all."""
-        if given is None:
-            return tuple(CORRUPTIONS)
-        names = [name.strip() for name in given.split(",")] if isinstance(given, str) else given
-        if not isinstance(names, (list, tuple)) or not names:
-            raise ValueError("must be names of corruptions, separated by commas or in a list")
-        return tuple(dict.fromkeys(get_corruption(name).name for name in names))
+    def check(cls, **values: Any) -> Self:
+        return super().check(**{**values, "corruptions": _names(values["corruptions"])})
 
     @field_validator("severities", mode="before")
     @classmethod
@@ -148,3 +141,13 @@ class RobustnessConfig(BenchmarkConfig):
             if isinstance(one, bool) or not isinstance(one, int) or one not in SEVERITIES:
                 raise ValueError(f"must be integers from 1 to 5, {one!r} is not")
         return tuple(sorted(set(given)))
+
+
+def _names(given: Any) -> tuple[str, ...]:
+    """Corruptions, each once, in the order in which they were given; by default all."""
+    if given is None:
+        return tuple(CORRUPTIONS)
+    names = [name.strip() for name in given.split(",")] if isinstance(given, str) else given
+    if not isinstance(names, (list, tuple)) or not names:
+        raise UsageError(f"corruptions must be names, as a list or with commas, got {given!r}")
+    return tuple(dict.fromkeys(get_corruption(name).name for name in names))
