@@ -258,7 +258,7 @@ def test_masks_move_with_their_images(make_mvtec: MakeDataset, tmp_path: Path) -
     moved = load_mask(
         [mask], None, (64, 64), lambda m: corrupt_mask(m, "geo_jitter", 5, identity="x")
     )
-    assert (still != moved).mean() > 0.02 and set(np.unique(moved)) == {0, 1}
+    assert (still != moved).mean() > 0.01 and set(np.unique(moved)) == {0, 1}
 
 
 def test_a_defect_that_leaves_the_frame_is_named_once(
