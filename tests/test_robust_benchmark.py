@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pyimgano.calibration import MapStatistics
 from pyimgano.cli import main, robust_benchmark
 from pyimgano.cli.robust_benchmark import parse_severities
-from pyimgano.datasets import load_mask
+from pyimgano.datasets import Saturation, load_mask, load_regions
 from pyimgano.errors import UsageError
 from pyimgano.evaluation import compute_auroc
 from pyimgano.images import CORRUPTIONS, corrupt_image, corrupt_mask, read_image, resize_image
@@ -259,6 +259,19 @@ def test_masks_move_with_their_images(make_mvtec: MakeDataset, tmp_path: Path) -
         [mask], None, (64, 64), lambda m: corrupt_mask(m, "geo_jitter", 5, identity="x")
     )
     assert (still != moved).mean() > 0.01 and set(np.unique(moved)) == {0, 1}
+
+
+def test_regions_of_spro_move_too(tmp_path: Path) -> None:
+    values = np.zeros((60, 80), np.uint8)
+    values[10:20, 10:20], values[30:50, 40:70] = 3, 255
+    path = save(tmp_path / "000.png", values)
+    rules = {3: Saturation(50, False), 255: Saturation(0.5, True)}
+    shifted = load_regions([path], (60, 80), (60, 80), rules, lambda mask: np.roll(mask, 5, 1))
+    for one, still in zip(shifted, load_regions([path], (60, 80), (60, 80), rules)):
+        assert (one.mask == np.roll(still.mask, 5, 1)).all() and one.mask.any()
+        assert one.saturation == still.saturation
+    (gone, _) = load_regions([path], None, (60, 80), rules, lambda mask: mask * (mask.sum() > 100))
+    assert gone.saturation == 0 and not gone.mask.any()
 
 
 def test_a_defect_that_leaves_the_frame_is_named_once(

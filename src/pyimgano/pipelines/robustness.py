@@ -61,10 +61,13 @@ def run_robust_benchmark(
 
     Parameters
     ----------
-    dataset, root, category, split, allow_outside, model, device, preset, pretrained, \
-    contamination, resize, model_kwargs, calibration, calibration_quantile, limit_train, \
-    limit_test, pixel, pixel_aupro_limit, on_error, save_run, per_image_jsonl, output_dir, \
-    listener
+    dataset, root, category, split, allow_outside
+        As `run_benchmark`.
+    model, preset, model_kwargs, device, pretrained, contamination, resize, calibration,
+    calibration_quantile
+        As `run_benchmark`.
+    limit_train, limit_test, pixel, pixel_aupro_limit, on_error, save_run, output_dir,
+    per_image_jsonl, listener
         As `run_benchmark`. Corruptions change test images alone.
     corruptions
         Names of `pyimgano.images.CORRUPTIONS`, in a sequence or separated by commas; by default
