@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pyimgano.models import registry
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -39,6 +41,13 @@ def pixel_anchors() -> Path:
     if not folder.is_dir():
         pytest.skip(f"reference values are not at hand ({folder})")
     return folder
+
+
+def copy_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models that a test registers are gone after it; the built-in ones stay."""
+    for name in registry.BUILT_IN:
+        registry.model_entry(name)  # a module registers once, when it is imported
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 
 def picture(seed: int, size: int = 64, *, spot: bool = False) -> np.ndarray:

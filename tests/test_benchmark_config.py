@@ -11,6 +11,8 @@ from pyimgano.models import registry
 from pyimgano.models.detector import Detector
 from pyimgano.pipelines import run_benchmark
 
+from .conftest import copy_registry
+
 
 class Plain(Detector):
     """A method without a network, weights or a cache."""
@@ -29,8 +31,7 @@ class Plain(Detector):
 def test_arguments_that_mean_nothing_to_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict, said: str
 ) -> None:
-    registry.list_models()  # all built-in ones are there before the dictionary is copied
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    copy_registry(monkeypatch)
     registry.register_model("plain")(Plain)
     with pytest.raises(UsageError, match=said):
         run_benchmark(dataset="mvtec", root=tmp_path, model="plain", **given)

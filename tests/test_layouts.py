@@ -482,7 +482,7 @@ def test_loco_where_every_category_fails(
 ) -> None:
     for path in loco.rglob("train/good/*.png"):
         path.write_bytes(b"")
-    monkeypatch.setattr("pyimgano.cli.console._on_terminal", lambda: True)
+    monkeypatch.setattr("pyimgano.cli.console.on_terminal", lambda: True)
     with pytest.raises(SystemExit) as done:
         benchmark(
             ["--dataset", "mvtec_loco", "--root", str(loco), "--output-dir", str(tmp_path / "r")]

@@ -20,7 +20,7 @@ from pyimgano.models import create_model, list_models, load_model, model_info, r
 from pyimgano.models import registry as registry_module
 from pyimgano.models.detector import Detector
 
-from .conftest import picture, save
+from .conftest import copy_registry, picture, save
 
 IMAGES = [picture(i) for i in range(6)]
 
@@ -278,8 +278,7 @@ def test_tags_select() -> None:
 
 @pytest.fixture
 def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    list_models()
-    monkeypatch.setattr(registry_module, "_entries", dict(registry_module._entries))
+    copy_registry(monkeypatch)
 
 
 def test_registering(fresh_registry: None) -> None:

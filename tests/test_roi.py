@@ -25,7 +25,7 @@ from pyimgano.pipelines import run_benchmark
 from pyimgano.pipelines.pixels import Pixels
 from pyimgano.pipelines.submission import Submission
 
-from .conftest import MakeDataset, picture, save
+from .conftest import MakeDataset, copy_registry, picture, save
 
 POLYGON = [[0.15, 0.1], [0.9, 0.2], [0.7, 0.8], [0.1, 0.65]]
 CHEAP = {"backbone": "resnet18", "pretrained": False, "engine": "torch"}
@@ -420,8 +420,7 @@ def test_a_region_that_means_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         def __init__(self, *, resize: tuple[int, int] = (8, 8)) -> None:
             self.resize = resize
 
-    registry.list_models()
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    copy_registry(monkeypatch)
     registry.register_model("plain")(Plain)
     with pytest.raises(UsageError, match="roi means nothing to model 'plain'"):
         run_benchmark(dataset="mvtec", root=tmp_path, model="plain", roi="mask.png")

@@ -30,7 +30,7 @@ from pyimgano.models import Detector, create_model, registry, saved_document, sa
 from pyimgano.pipelines import run_benchmark
 from pyimgano.runs import find_model
 
-from .conftest import MakeDataset, picture, save
+from .conftest import MakeDataset, copy_registry, picture, save
 
 RANDOM = {"backbone": "resnet18", "pretrained": False, "engine": "torch"}
 TRAIN = [picture(i) for i in range(5)]
@@ -665,7 +665,7 @@ def test_a_cache_folder_stays_behind(tmp_path: Path) -> None:
 def test_models_that_cannot_be_saved(
     tmp_path: Path, fitted: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    copy_registry(monkeypatch)
     base = type(fitted)
 
     class Other(base):  # type: ignore[misc,valid-type]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .datasets import load_dataset
     from .models import create_model, list_models, load_model, model_info, register_model
-    from .pipelines import list_dataset_categories, run_benchmark
+    from .pipelines import list_dataset_categories, run_benchmark, run_robust_benchmark
     from .threads import set_num_threads
 
 __version__ = "0.1.0"
@@ -28,6 +28,7 @@ _HOMES = {
     "load_dataset": "datasets",
     "set_num_threads": "threads",
     "run_benchmark": "pipelines",
+    "run_robust_benchmark": "pipelines",
     "list_dataset_categories": "pipelines",
 }
 
@@ -42,6 +43,7 @@ __all__ = [
     "register_model",
     "run_benchmark",
     "set_num_threads",
+    "run_robust_benchmark",
 ]
 
 

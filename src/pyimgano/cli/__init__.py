@@ -22,6 +22,10 @@ from .console import complain
 #: Subcommand to the module that holds it and the line that `--help` shows.
 _COMMANDS = {
     "benchmark": ("benchmark", "Run a detector over a dataset and leave a run directory."),
+    "robust-benchmark": (
+        "robust_benchmark",
+        "Find out what drift on the line does to a detector.",
+    ),
     "datasets": ("datasets", "List datasets, and look one over for what is wrong with it."),
     "export": ("export", "Write a detector as a folder that runs without pyimgano."),
 }
@@ -75,6 +79,13 @@ def export(arguments: Sequence[str] | None = None) -> NoReturn:
     from .export import command
 
     _run(command, "pyimgano-export", arguments)
+
+
+def robust_benchmark(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`pyimgano-robust-benchmark`, the same as `pyimgano robust-benchmark`."""
+    from .robust_benchmark import command
+
+    _run(command, "pyimgano-robust-benchmark", arguments)
 
 
 def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> NoReturn:

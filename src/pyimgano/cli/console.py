@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from typing_extensions import Self
 
-    from ..runs import CategoryReport
+    from ..runs import FittedReport
 
 #: The built-in datasets, for help texts.
 DATASETS = "mvtec, mvtec_loco, mvtec_ad2, visa, btad, custom or demo"
@@ -30,7 +30,7 @@ class Bar:
         self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
-        if _on_terminal():
+        if on_terminal():
             from rich.console import Console as RichConsole
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
             from rich.progress import TimeElapsedColumn as Elapsed
@@ -73,13 +73,13 @@ class Console(Bar):
     def stage(self, stage: str, done: int, total: int) -> None:
         self.show(f"{self._title}: {stage}", done, total)
 
-    def category_finished(self, report: CategoryReport) -> None:
+    def category_finished(self, report: FittedReport) -> None:
         if report.failure is not None:
             complain(f"{report.category}: {report.failure.message}")
 
     def table(self, report: dict[str, Any]) -> None:
         """The summary as a table, if stderr is a terminal."""
-        if not _on_terminal():
+        if not on_terminal():
             return
         from rich.console import Console as RichConsole
         from rich.table import Table
@@ -94,8 +94,8 @@ class Console(Bar):
         if "mean_metrics" in report:
             mean = report["mean_metrics"]
             table.add_section()
-            cells = [_percent(mean[m]) for m in metrics]
-            cells += [_percent(mean["recall"]), _percent(mean["false_alarm_rate"]), ""]
+            cells = [percent(mean[m]) for m in metrics]
+            cells += [percent(mean["recall"]), percent(mean["false_alarm_rate"]), ""]
             table.add_row("mean", *cells)
         console = RichConsole(stderr=True)
         console.print(table)
@@ -118,7 +118,8 @@ _SPECIAL = ("spro", "segf1")
 _DECISIONS = ("recall", "false alarms", "promised")
 
 
-def _on_terminal() -> bool:
+def on_terminal() -> bool:
+    """Whether somebody looks at stderr."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
@@ -195,17 +196,17 @@ def _row(name: str, report: dict[str, Any], metrics: list[str]) -> list[str]:
     alarms = "-"
     if measured["rate"] is not None:
         alarms = (
-            f"{_percent(measured['rate'])} [{_percent(measured['low'])}, "
-            f"{_percent(measured['high'])}]"
+            f"{percent(measured['rate'])} [{percent(measured['low'])}, {percent(measured['high'])}]"
         )
     return [
         name,
-        *(_percent(values[metric]) for metric in metrics),
-        _percent(results["metrics"]["recall"]),
+        *(percent(values[metric]) for metric in metrics),
+        percent(results["metrics"]["recall"]),
         alarms,
-        _percent(report["calibration"]["promised_false_alarm_rate"]),
+        percent(report["calibration"]["promised_false_alarm_rate"]),
     ]
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
+def percent(value: float | None, digits: int = 2) -> str:
+    """A share in percent; a dash where there is none."""
+    return "-" if value is None else f"{100 * value:.{digits}f}"

@@ -4,7 +4,7 @@ from .catalog import get_layout, list_datasets, open_root
 from .check import CategoryCheck, DatasetCheck, Finding, check_dataset
 from .dataset import Dataset, load_dataset
 from .layout import Category, Layout, Sample, Saturation
-from .masks import NO_MASK, MaskError, Region, load_mask, load_regions
+from .masks import NO_MASK, MaskError, Move, Region, load_mask, load_regions
 from .sampling import limit_category, limit_samples
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Finding",
     "Layout",
     "MaskError",
+    "Move",
     "Region",
     "Sample",
     "Saturation",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -55,8 +55,15 @@ class Region:
     saturation: float
 
 
+#: What is done to the values (H, W) uint8 of a mask file before they are resized.
+Move = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
+
+
 def load_mask(
-    paths: Sequence[Path], image_size: tuple[int, int] | None, resize: tuple[int, int]
+    paths: Sequence[Path],
+    image_size: tuple[int, int] | None,
+    resize: tuple[int, int],
+    move: Move | None = None,
 ) -> npt.NDArray[np.uint8]:
     """The union of an image's masks, resized by nearest neighbour.
 
@@ -72,6 +79,8 @@ def load_mask(
         (height, width) of the image, which the masks must have too; None skips the check.
     resize
         (height, width) of the result.
+    move
+        Where the image was moved after it was decoded: what moves its masks alike.
 
     Returns
     -------
@@ -90,9 +99,10 @@ def load_mask(
     union: npt.NDArray[np.bool_] | None = None
     for path in paths:
         values = _read(path, image_size)
-        defect = values > 127
-        if not defect.any():
-            defect = values > 0
+        # which values mean defect is told before some may have left the frame
+        defect = values > (127 if (values > 127).any() else 0)
+        if move is not None:
+            defect = move(defect.astype(np.uint8)).astype(np.bool_)
         union = defect if union is None else union | defect
     if union is None:
         raise UsageError("paths is empty: a mask has at least one file")
@@ -104,12 +114,13 @@ def load_regions(
     image_size: tuple[int, int] | None,
     resize: tuple[int, int],
     saturation: Mapping[int, Saturation],
+    move: Move | None = None,
 ) -> list[Region]:
     """The regions of an image's masks, kept apart: one for each value of each file.
 
     Parameters
     ----------
-    paths, image_size, resize
+    paths, image_size, resize, move
         As `load_mask`.
     saturation
         By value of a mask's pixels.
@@ -137,7 +148,10 @@ def load_regions(
                 raise MaskError(
                     path, f"no defect has the pixel value {value}; known: {known}", "mask_value"
                 )
-            mask = _shrink(values == value, resize).astype(np.bool_)
+            whole = values == value
+            if move is not None:
+                whole = move(whole.astype(np.uint8)).astype(np.bool_)
+            mask = _shrink(whole, resize).astype(np.bool_)
             rule, area = saturation[value], float(mask.sum())
             wanted = rule.threshold * (area if rule.relative else shrinks)
             regions.append(Region(path, mask, min(wanted, area)))

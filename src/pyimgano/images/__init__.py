@@ -1,12 +1,21 @@
-"""Pixels: decode, resize, stream in order with a bounded number ahead.
+"""Pixels: decode, corrupt, resize, stream in order with a bounded number ahead.
 
 `images` knows nothing of datasets, models or runs.
 """
 
+from .corrupt import (
+    CORRUPTIONS,
+    SEVERITIES,
+    Corruption,
+    corrupt_image,
+    corrupt_mask,
+    get_corruption,
+)
 from .header import ImageHeader, image_size, read_header
 from .read import IMAGE_SUFFIXES, pages_remark, read_image, read_mask, resize_image
 from .roi import FILL, RegionOfInterest, read_roi
 from .stream import (
+    AlteredImage,
     ImageSource,
     KeyedImage,
     LoadedImage,
@@ -20,6 +29,10 @@ from .stream import (
 __all__ = [
     "FILL",
     "IMAGE_SUFFIXES",
+    "CORRUPTIONS",
+    "SEVERITIES",
+    "AlteredImage",
+    "Corruption",
     "ImageHeader",
     "ImageSource",
     "KeyedImage",
@@ -29,6 +42,9 @@ __all__ = [
     "Recalled",
     "RegionOfInterest",
     "as_sources",
+    "corrupt_image",
+    "corrupt_mask",
+    "get_corruption",
     "image_size",
     "pages_remark",
     "read_header",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,23 @@ _THREADS = "decode"
 # Decoded images that may wait for the consumer, at most.
 _AHEAD_BYTES = 2**25
 _AHEAD_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class AlteredImage:
+    """An image file, and what is done to its pixels once it is decoded, before any resizing.
+
+    Attributes
+    ----------
+    path
+        The image file.
+    alter
+        Takes and gives (H, W, 3) uint8 RGB; called by several threads.
+    """
+
+    path: str
+    alter: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
+
 
 #: What a detector takes for an image: a path, or an (H, W, 3) uint8 RGB array.
 ImageSource: TypeAlias = "str | Path | npt.NDArray[np.uint8]"
@@ -156,7 +173,7 @@ def as_sources(X: Any, *, name: str = "X") -> Sequence[ImageSource]:
 
 
 def stream_images(
-    sources: Iterable[ImageSource],
+    sources: Iterable[ImageSource | AlteredImage],
     size: tuple[int, int] | None,
     *,
     threads: int | None = None,
@@ -169,7 +186,7 @@ def stream_images(
     Parameters
     ----------
     sources
-        Paths or (H, W, 3) uint8 arrays; consumed lazily, so it may be endless.
+        Paths, (H, W, 3) uint8 arrays or `AlteredImage`s; consumed lazily, so it may be endless.
     size
         (height, width) to resize to, or None.
     threads
@@ -212,11 +229,13 @@ def stream_images(
 
 def _load(
     index: int,
-    source: ImageSource,
+    source: ImageSource | AlteredImage,
     size: tuple[int, int] | None,
     recall: Recall | None,
     roi: RegionOfInterest | None,
 ) -> LoadedImage:
+    if isinstance(source, AlteredImage):
+        return _load_altered(index, source, size, roi)
     name, key = f"image {index}" if isinstance(source, np.ndarray) else str(source), ""
     try:
         if isinstance(source, np.ndarray):
@@ -253,3 +272,19 @@ def _resize(
     if roi is None:
         return resized
     return roi.fill(resized, (image.shape[0], image.shape[1]), name)
+
+
+def _load_altered(
+    index: int,
+    source: AlteredImage,
+    size: tuple[int, int] | None,
+    roi: RegionOfInterest | None,
+) -> LoadedImage:
+    """Never from a cache, which knows files as they are."""
+    try:
+        image, remark = read_image_and_remark(source.path)
+        pixels = _resize(source.alter(image), size, roi, source.path)
+    except ImageReadError as error:
+        return LoadedImage(index, source.path, None, None, error)
+    original = (image.shape[0], image.shape[1])
+    return LoadedImage(index, source.path, pixels, original, None, remark)

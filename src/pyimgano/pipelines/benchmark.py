@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from ..datasets import Layout, Sample, get_layout, limit_category, open_root
-from ..errors import DataError, PyimganoError, UsageError
+from ..datasets import Sample, get_layout, open_root
 from ..models import ImageScore
 from ..models.registry import create_model
-from ..models.saving import require_saveable
-from ..runs import MODEL_FOLDER, CategoryReport, Failure, RecordWriter
+from ..runs import MODEL_FOLDER, CategoryReport
 from ..threads import limited_threads
+from .benchmark_documents import BenchmarkDocuments
 from .config import BenchmarkConfig
-from .run_documents import RunDocuments
+from .opened_run import open_run
 from .submission import Submission
-from .trial import EvaluationProtocol, run_trial
-
-_log = logging.getLogger(__name__)
-
-
-class Listener(Protocol):
-    """Told how a run goes on; what the command line's progress bar is."""
-
-    def category_started(self, name: str, number: int, total: int) -> None: ...
-
-    def stage(self, stage: str, done: int, total: int) -> None: ...
-
-    def category_finished(self, report: CategoryReport) -> None: ...
+from .suite import Listener, load_task, run_categories
+from .trial import run_trial
 
 
 def run_benchmark(
@@ -165,41 +152,9 @@ def run_benchmark(
         roi=None if roi is None else str(roi),
     )
     with limited_threads(config.num_threads):
-        return _run(config, root, output_dir, listener)
-
-
-def _run(
-    config: BenchmarkConfig,
-    root: str | Path | None,
-    output_dir: str | Path | None,
-    listener: Listener | None,
-) -> dict[str, Any]:
-    detector = create_model(config.model, **config.detector_keywords())
-    layout = get_layout(config.dataset, split=config.split, allow_outside=config.allow_outside)
-    if config.calibration == "validation" and not layout.has_validation:
-        raise UsageError(f"calibration: dataset {layout.name!r} has no validation images")
-    folder = open_root(layout, root)
-    names = _choose_categories(layout, folder, config.category)
-    if config.save_model:
-        require_saveable(detector)
-    detector.region_of_interest()
-    detector.prepare()  # a device or weights that are not there fail here, not in each category
-    run = RunDocuments(config, detector, layout, folder, names, output_dir)
-    run.write("running")
-    try:
-        for number, name in enumerate(names, start=1):
-            if listener is not None:
-                listener.category_started(name, number, len(names))
-            report = _one_category(run, name, listener)
-            if listener is not None:
-                listener.category_finished(report)
-        return run.write("complete" if not run.failed else "failed")
-    except KeyboardInterrupt:
-        run.write("interrupted")
-        raise
-    except Exception as error:
-        run.write("failed", _failure(error))
-        raise
+        opened = open_run(config, root)
+        run = BenchmarkDocuments(config, opened, output_dir)
+        return run_categories(run, lambda name: _measure(run, name, listener), listener)
 
 
 def list_dataset_categories(
@@ -222,59 +177,13 @@ def list_dataset_categories(
     return layout.list_categories(open_root(layout, root))
 
 
-def _choose_categories(layout: Layout, root: Path, wanted: str | list[str]) -> list[str]:
-    if wanted == "all":
-        return layout.list_categories(root)
-    if isinstance(wanted, list):
-        names = wanted
-    elif wanted in layout.list_categories(root):  # also one with a comma in its name
-        names = [wanted]
-    else:
-        names = [name.strip() for name in wanted.split(",")]
-    if not names or not all(names):
-        raise UsageError(
-            f"category must be a name, several separated by commas, or 'all': {wanted!r}"
-        )
-    for name in names:
-        layout.require_category(root, name)
-    return list(dict.fromkeys(names))
-
-
-def _one_category(run: RunDocuments, name: str, listener: Listener | None) -> CategoryReport:
-    """Run it and write its report; of several, a failed one is a report that says so."""
-    try:
-        run.keep(run.category_report(name, status="running"))
-        report = _measure(run, name, listener)
-    except Exception as error:  # whatever it is, it costs this category alone
-        report = run.category_report(name, status="failed", failure=_failure(error))
-        run.failed.append(name)
-        if len(run.names) == 1:
-            run.keep(report)
-            raise
-        if not isinstance(error, PyimganoError):  # a bug of ours, or of what we stand on
-            _log.exception("category %s failed", name)
-    except KeyboardInterrupt:
-        run.keep(run.category_report(name, status="interrupted"))
-        raise
-    run.keep(report)
-    run.write("running")
-    return report
-
-
-def _measure(run: RunDocuments, name: str, listener: Listener | None) -> CategoryReport:
-    config = run.config
-    whole = run.layout.load(run.root, name)
-    category = limit_category(whole, config.limit_train, config.limit_test, config.seed)
-    held_out = config.calibration == "validation"
-    if held_out and not category.validation:
-        raise DataError(f"{run.root}: category {name!r} has no validation images")
-    detector = create_model(config.model, **run.keywords)
+def _measure(run: BenchmarkDocuments, name: str, listener: Listener | None) -> CategoryReport:
+    task = load_task(run, name)
+    category = task.category
+    detector = create_model(run.config.model, **run.keywords)
     submission = Submission(run.layout, run.root, run.directory, category.test, detector)
     with ExitStack() as stack:
-        records: RecordWriter | None = None
-        if run.directory is not None and config.per_image_jsonl:
-            path = run.directory.category(name) / "per_image.jsonl"
-            records = stack.enter_context(RecordWriter(path))
+        records = stack.enter_context(writer) if (writer := run.record_writer(name)) else None
 
         def record(sample: Sample, result: ImageScore) -> None:
             saved = submission.save(detector, sample, result)
@@ -282,7 +191,7 @@ def _measure(run: RunDocuments, name: str, listener: Listener | None) -> Categor
                 records.write(run.record(name, sample, result, detector.threshold_, saved))
 
         model_folder: Path | None = None
-        if run.directory is not None and config.save_model:
+        if run.directory is not None and run.config.save_model:
             model_folder = run.directory.category(name) / MODEL_FOLDER
 
         def keep() -> None:
@@ -291,20 +200,11 @@ def _measure(run: RunDocuments, name: str, listener: Listener | None) -> Categor
 
         trial = run_trial(
             detector,
-            [str(sample.path) for sample in category.train],
+            task.train,
             category.test,
-            calibration_images=[str(sample.path) for sample in category.validation]
-            if held_out
-            else None,
-            protocol=EvaluationProtocol(
-                pixel=config.pixel,
-                pro_integration_limit=run.aupro_limit,
-                spro="spro" in run.layout.own_metrics,
-                saturation=category.saturation,
-                kinds=tuple(sorted({sample.defect for sample in whole.test if sample.label})),
-                kinds_apart=run.layout.kinds_apart,
-            ),
-            on_error=config.on_error,
+            calibration_images=task.calibration_images,
+            protocol=task.protocol,
+            on_error=run.config.on_error,
             keep_maps=submission.wanted,
             on_fitted=keep,
             on_score=record,
@@ -314,7 +214,3 @@ def _measure(run: RunDocuments, name: str, listener: Listener | None) -> Categor
     if not category.test:
         notes.append("there are no test images: the threshold is calibrated, nothing is measured")
     return run.finished(category, detector, trial, notes, model_folder)
-
-
-def _failure(error: Exception) -> Failure:
-    return Failure(kind=type(error).__name__, message=str(error) or type(error).__name__)

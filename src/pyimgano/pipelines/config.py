@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator
 
 from ..errors import UsageError, invalid_value
+from ..images import CORRUPTIONS, SEVERITIES, get_corruption
 from ..models.parameters import (
     Contamination,
     Flag,
@@ -16,6 +17,9 @@ from ..models.parameters import (
     plain_value,
 )
 from ..models.registry import default_keywords, preset_keywords
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: Images are brought to this (height, width) unless the user or a preset says otherwise.
 DEFAULT_RESIZE = (256, 256)
@@ -67,7 +71,7 @@ class BenchmarkConfig(BaseModel):
     roi: str | None
 
     @classmethod
-    def check(cls, **values: Any) -> BenchmarkConfig:
+    def check(cls, **values: Any) -> Self:
         """Raise `UsageError`, one line, for the first value that will not do."""
         values = {name: plain_value(value) for name, value in values.items()}
         if values["model_kwargs"] is None:
@@ -125,3 +129,37 @@ class BenchmarkConfig(BaseModel):
                     f"({_OWN_ARGUMENTS[name]}), give it there"
                 )
         return {"resize": DEFAULT_RESIZE, **preset, **given, **self.model_kwargs}
+
+
+class RobustnessConfig(BenchmarkConfig):
+    """The checked arguments of `run_robust_benchmark`."""
+
+    corruptions: tuple[str, ...]
+    severities: tuple[int, ...]
+
+    @classmethod
+    def check(cls, **values: Any) -> Self:
+        return super().check(**{**values, "corruptions": _names(values["corruptions"])})
+
+    @field_validator("severities", mode="before")
+    @classmethod
+    def _in_range(cls, given: Any) -> tuple[int, ...]:
+        """Each once, from the mildest to the worst."""
+        if isinstance(given, range):
+            given = list(given)
+        if not isinstance(given, (list, tuple)) or not given:
+            raise ValueError("must be a list of integers from 1 to 5")
+        for one in given:
+            if isinstance(one, bool) or not isinstance(one, int) or one not in SEVERITIES:
+                raise ValueError(f"must be integers from 1 to 5, {one!r} is not")
+        return tuple(sorted(set(given)))
+
+
+def _names(given: Any) -> tuple[str, ...]:
+    """Corruptions, each once, in the order in which they were given; by default all."""
+    if given is None:
+        return tuple(CORRUPTIONS)
+    names = [name.strip() for name in given.split(",")] if isinstance(given, str) else given
+    if not isinstance(names, (list, tuple)) or not names:
+        raise UsageError(f"corruptions must be names, as a list or with commas, got {given!r}")
+    return tuple(dict.fromkeys(get_corruption(name).name for name in names))

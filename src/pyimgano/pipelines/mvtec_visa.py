@@ -18,7 +18,8 @@ from ..datasets import Sample, load_dataset
 from ..errors import UsageError
 from ..models import Detector, create_model
 from ..models.registry import default_keywords
-from .trial import EvaluationProtocol, run_trial
+from .results import EvaluationProtocol
+from .trial import run_trial
 
 #: Label and kind of defect, by what stands in `test_labels`.
 _KNOWN: dict[int, tuple[int | None, str]] = {

@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..datasets import NO_MASK, MaskError, Region, Sample, Saturation, load_mask, load_regions
+from ..datasets import (
+    NO_MASK,
+    MaskError,
+    Move,
+    Region,
+    Sample,
+    Saturation,
+    load_mask,
+    load_regions,
+)
 from ..errors import ImageReadError
 from ..models import Detector, ImageScore
 from ..runs import Problem, ProblemKind
@@ -63,7 +72,8 @@ class Pixels:
     no_regions: str | None = None
     problems: list[Problem] = field(default_factory=list)
 
-    def add(self, sample: Sample, result: ImageScore) -> None:
+    def add(self, sample: Sample, result: ImageScore, move: Move | None = None) -> None:
+        """Take in a scored image; `move` moves its mask files as the image was moved."""
         if not self.wanted or result.anomaly_map is None:
             return
         mask: Mask | None = np.zeros(self.resize, np.uint8)
@@ -71,7 +81,7 @@ class Pixels:
         if self.given is not None:
             mask = self.given[result.index]
         elif sample.label:
-            mask, regions = self._masks_of(sample, result.original_size)
+            mask, regions = self._masks_of(sample, result.original_size, move)
         if mask is None:
             self.unusable.append(sample.path.name)
             self.masks, self.maps, self.regions = [], [], []  # of no use any more
@@ -103,7 +113,7 @@ class Pixels:
         return inside, kept
 
     def _masks_of(
-        self, sample: Sample, image_size: tuple[int, int] | None
+        self, sample: Sample, image_size: tuple[int, int] | None, move: Move | None
     ) -> tuple[Mask | None, list[Region]]:
         """The united masks, None if they will not do; and the regions, if they are wanted."""
         if not sample.mask_paths:
@@ -111,8 +121,8 @@ class Pixels:
             return None, []
         try:
             if self.saturation is not None:
-                return self._regions_of(sample, image_size, self.saturation)
-            mask = load_mask(sample.mask_paths, image_size, self.resize)
+                return self._regions_of(sample, image_size, self.saturation, move)
+            mask = load_mask(sample.mask_paths, image_size, self.resize, move)
         except ImageReadError as error:
             kind: ProblemKind = "mask_missing" if error.missing else "mask_unreadable"
             self.note(kind, error.path, error.reason)
@@ -133,15 +143,16 @@ class Pixels:
         sample: Sample,
         image_size: tuple[int, int] | None,
         saturation: Mapping[int, Saturation],
+        move: Move | None,
     ) -> tuple[Mask, list[Region]]:
         try:
-            regions = load_regions(sample.mask_paths, image_size, self.resize, saturation)
+            regions = load_regions(sample.mask_paths, image_size, self.resize, saturation, move)
         except MaskError as error:
             if error.kind != "mask_value":
                 raise
             self.note(error.kind, error.path, error.reason)
             self.no_regions = f"{error.path.name}: {error.reason}"
-            mask = load_mask(sample.mask_paths, image_size, self.resize)
+            mask = load_mask(sample.mask_paths, image_size, self.resize, move)
             self.usable += 1
             return mask, []
         self.usable += 1

@@ -1,45 +1,45 @@
-"""The documents of a run: reports as far as it has come, and its directory if it is saved."""
+"""The documents of a run: reports as far as it has come, and its directory if it is saved.
+
+What every kind of run has in common; `benchmark_documents` and `robustness_documents` add what
+is theirs.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, ClassVar, Generic, TypeVar
 
 from .. import __version__
-from ..datasets import Category, Layout, Sample
-from ..evaluation import DECISION_METRICS, PIXEL_METRICS
+from ..datasets import Category, Sample
 from ..models import Detector, ImageScore
 from ..runs import (
     CalibrationReport,
-    CategoryReport,
     Counts,
     Failure,
+    FittedReport,
     ImageRecord,
-    MeasuredRate,
     PixelCalibrationReport,
     Problem,
+    RecordWriter,
     RegionReport,
-    Results,
     RunConfig,
     RunDirectory,
-    SingleReport,
+    RunFields,
     Status,
-    SuiteReport,
-    Timings,
     write_document,
 )
 from .config import BenchmarkConfig
-from .trial import Trial
+from .opened_run import OpenedRun
+from .trial import Measurement, measured_rate
 
-_IMAGE_METRICS = ("auroc", "average_precision")
+Report = TypeVar("Report", bound=FittedReport)
+Config = TypeVar("Config", bound=BenchmarkConfig)
 
 
-class RunDocuments:
+class RunDocuments(ABC, Generic[Config, Report]):
     """Makes the documents of a run, and writes them if the run is saved.
 
     Attributes
@@ -56,21 +56,22 @@ class RunDocuments:
         Where the run is saved; None if it is not.
     """
 
+    #: Stands in the name of the run's directory; none for a benchmark.
+    kind: ClassVar[str | None] = None
+
     def __init__(
         self,
-        config: BenchmarkConfig,
-        detector: Detector,
-        layout: Layout,
-        root: Path,
-        names: list[str],
+        config: Config,
+        opened: OpenedRun,
         output_dir: str | Path | None,
     ) -> None:
+        layout = opened.layout
         self.config = config
-        self.keywords = detector.get_params()
+        self.keywords = opened.detector.get_params()
         self.layout = layout
-        self.root = root
-        self.names = names
-        self.reports: dict[str, CategoryReport] = {}
+        self.root = opened.root
+        self.names = opened.names
+        self.reports: dict[str, Report] = {}
         self.failed: list[str] = []
         self.aupro_limit = (
             layout.aupro_limit if config.pixel_aupro_limit is None else config.pixel_aupro_limit
@@ -84,9 +85,15 @@ class RunDocuments:
         self.directory: RunDirectory | None = None
         if config.save_run:
             self.directory = RunDirectory.create(
-                output_dir, layout.name, config.model, self.started
+                output_dir, layout.name, config.model, self.started, self.kind
             )
             self.directory.write("config.json", self._config_document())
+
+    def record_writer(self, category: str) -> RecordWriter | None:
+        """Of the category's per_image.jsonl; None if it is not wanted."""
+        if self.directory is None or not self.config.per_image_jsonl:
+            return None
+        return RecordWriter(self.directory.category(category) / "per_image.jsonl")
 
     def record(
         self,
@@ -111,56 +118,33 @@ class RunDocuments:
             map=map_file,
         )
 
-    def finished(
-        self,
-        category: Category,
-        detector: Detector,
-        trial: Trial,
-        notes: Sequence[str],
-        model: Path | None,
-    ) -> CategoryReport:
-        """The report of a category that was measured; `model` is where its detector lies."""
+    def fitted(
+        self, category: Category, detector: Detector, measured: Measurement
+    ) -> dict[str, Any]:
+        """The fields of a category's report that say how it was fitted and calibrated."""
         calibration = detector.calibration_
         pixels = detector.pixel_calibration_
         held_out = self.config.calibration == "validation"
         skipped = [one.role for one in detector.skipped_]
-        measured = trial.false_alarms
-        scored = len(category.test) - trial.n_unreadable
         region = _region(detector)
-        said = list(notes)
-        if region is not None:
-            said.append(
-                f"a region of interest of {100 * region.share:.1f} % of the frame counts, "
-                "nothing outside it"
-            )
-        saved = None
-        if model is not None and self.directory is not None:
-            saved = model.relative_to(self.directory.path).as_posix()
-        return self.category_report(
-            category.name,
-            status="complete",
-            device=str(detector.describe().get("backbone", {}).get("device", self.config.device)),
-            score_threshold_strategy=f"{calibration.method}-quantile",
-            calibration_quantile=calibration.quantile_asked,
-            threshold=detector.threshold_,
-            calibration=CalibrationReport(
+        return {
+            "device": str(
+                detector.describe().get("backbone", {}).get("device", self.config.device)
+            ),
+            "score_threshold_strategy": f"{calibration.method}-quantile",
+            "calibration_quantile": calibration.quantile_asked,
+            "threshold": detector.threshold_,
+            "calibration": CalibrationReport(
                 value=calibration.threshold,
                 method=calibration.method,
                 quantile_asked=calibration.quantile_asked,
                 quantile_reached=calibration.quantile_reached,
                 n_scores=calibration.n_scores,
                 promised_false_alarm_rate=calibration.promised_false_alarm_rate,
-                measured_false_alarm_rate=MeasuredRate(
-                    false_alarms=measured.events,
-                    good_images=measured.trials,
-                    rate=measured.rate,
-                    low=measured.low,
-                    high=measured.high,
-                    confidence=measured.confidence,
-                ),
+                measured_false_alarm_rate=measured_rate(measured),
                 notes=list(calibration.notes),
             ),
-            pixel_calibration=None
+            "pixel_calibration": None
             if pixels is None
             else PixelCalibrationReport(
                 value=pixels.threshold,
@@ -170,8 +154,7 @@ class RunDocuments:
                 n_images=pixels.n_images,
                 unseen=pixels.unseen,
             ),
-            results=Results.model_validate(trial.results),
-            counts=Counts(
+            "counts": Counts(
                 train=len(category.train),
                 train_used=detector.n_train_,
                 train_skipped=skipped.count("train"),
@@ -181,42 +164,42 @@ class RunDocuments:
                 test_good=sum(sample.label == 0 for sample in category.test),
                 test_defective=sum(sample.label == 1 for sample in category.test),
                 test_unlabelled=sum(sample.label is None for sample in category.test),
-                test_unreadable=trial.n_unreadable,
-                masks=trial.n_masks,
+                test_unreadable=measured.n_unreadable,
+                masks=measured.n_masks,
             ),
-            problems=trial.problems,
-            notes=said,
-            roi=region,
-            saved_model=saved,
-            detector={"parameters": self.parameters, **detector.describe()},
-            timings=Timings(
-                fit_seconds=trial.fit_seconds,
-                score_seconds=trial.score_seconds,
-                milliseconds_per_image=1e3 * trial.score_seconds / scored if scored else None,
-            ),
-        )
+            "roi": region,
+            "detector": {"parameters": self.parameters, **detector.describe()},
+        }
 
-    def category_report(self, name: str, **fields: Any) -> CategoryReport:
+    @abstractmethod
+    def category_report(self, name: str, **fields: Any) -> Report:
         """A category's report; what is not given is not known yet."""
-        unknown: dict[str, Any] = dict.fromkeys(
-            (
-                "score_threshold_strategy",
-                "calibration_quantile",
-                "threshold",
-                "calibration",
-                "pixel_calibration",
-                "results",
-                "counts",
-                "timings",
-            )
-        )
-        common = {
+
+    def unfinished(self, name: str, status: Status, failure: Failure | None = None) -> Report:
+        """The report of a category that stopped: what was known of it stays."""
+        known = self.reports.get(name)
+        if known is None:
+            return self.category_report(name, status=status, failure=failure)
+        return known.model_copy(update={"status": status, "failure": failure})
+
+    def _unknown(self, name: str) -> dict[str, Any]:
+        """The fields of `FittedReport`, where nothing is known but what was asked for."""
+        return {
             **self._asked(name),
+            **dict.fromkeys(
+                (
+                    "score_threshold_strategy",
+                    "calibration_quantile",
+                    "threshold",
+                    "calibration",
+                    "pixel_calibration",
+                    "counts",
+                )
+            ),
             "problems": list[Problem](),
             "notes": list[str](),
             "detector": {"parameters": self.parameters},
         }
-        return CategoryReport(**{**unknown, **common, **fields})
 
     def _asked(self, category: str) -> dict[str, Any]:
         """The fields that every document begins with."""
@@ -232,7 +215,7 @@ class RunDocuments:
             "resize": self.parameters["resize"],
         }
 
-    def keep(self, report: CategoryReport) -> None:
+    def keep(self, report: Report) -> None:
         """Take a category's report into the run, in place of an earlier one, and write it."""
         self.reports[report.category] = report
         if self.directory is not None:
@@ -246,7 +229,7 @@ class RunDocuments:
         plain: dict[str, Any] = json.loads(report.model_dump_json())
         return plain
 
-    def _top_report(self, status: Status, failure: Failure | None) -> SingleReport | SuiteReport:
+    def _top_report(self, status: Status, failure: Failure | None) -> RunFields:
         run: dict[str, Any] = {
             "run_dir": None if self.directory is None else str(self.directory.path),
             "pyimgano_version": __version__,
@@ -263,47 +246,62 @@ class RunDocuments:
                 fields["failure"] = failure
             if status != "complete":
                 fields["status"] = status
-            return SingleReport(**fields)
-        mean, std, over = _summary(self.reports, self.layout)
+            return self._single(fields)
         first = next((r for r in self.reports.values() if r.status == "complete"), None)
-        asked = self._asked(self.category)
-        if first is not None:
-            asked["device"] = first.device  # where it ran, which `auto` does not tell
-        return SuiteReport(
+        fields = {
             **run,
-            **asked,
-            status=status,
-            calibration_quantile=first.calibration_quantile if first else None,
-            categories=self.names,
-            per_category=self.reports,
-            failed_categories=self.failed,
-            mean_metrics=mean,
-            std_metrics=std,
-            metric_categories=over,
-            failure=failure,
-        )
+            **self._asked(self.category),
+            "status": status,
+            "calibration_quantile": first.calibration_quantile if first else None,
+            "categories": self.names,
+            "per_category": self.reports,
+            "failed_categories": self.failed,
+            "failure": failure,
+        }
+        if first is not None:
+            fields["device"] = first.device  # where it ran, which `auto` does not tell
+        return self._suite(fields)
+
+    @abstractmethod
+    def _single(self, fields: dict[str, Any]) -> RunFields:
+        """The top-level report of a run over one category, given all its fields."""
+
+    @abstractmethod
+    def _suite(self, fields: dict[str, Any]) -> RunFields:
+        """That of several, given the fields that every kind of run has."""
 
     def _config_document(self) -> RunConfig:
+        return RunConfig(**self._config_fields())
+
+    def _config_fields(self) -> dict[str, Any]:
         config = self.config
-        return RunConfig(
-            pyimgano_version=__version__,
-            started_at=self.started.isoformat(timespec="seconds"),
+        return {
+            "pyimgano_version": __version__,
+            "started_at": self.started.isoformat(timespec="seconds"),
             **self._asked(self.category),
-            categories=self.names,
-            allow_outside=config.allow_outside,
-            detector_parameters=self.parameters,
-            calibration=config.calibration,
-            calibration_quantile=self.parameters["calibration_quantile"],
-            contamination=self.parameters["contamination"],
-            limit_train=config.limit_train,
-            limit_test=config.limit_test,
-            seed=config.seed,
-            pixel=config.pixel,
-            pixel_aupro_limit=self.aupro_limit,
-            on_error=config.on_error,
-            per_image_jsonl=config.per_image_jsonl,
-            save_model=config.save_model,
-        )
+            "categories": self.names,
+            "allow_outside": config.allow_outside,
+            "detector_parameters": self.parameters,
+            "calibration": config.calibration,
+            "calibration_quantile": self.parameters["calibration_quantile"],
+            "contamination": self.parameters["contamination"],
+            "limit_train": config.limit_train,
+            "limit_test": config.limit_test,
+            "seed": config.seed,
+            "pixel": config.pixel,
+            "pixel_aupro_limit": self.aupro_limit,
+            "on_error": config.on_error,
+            "per_image_jsonl": config.per_image_jsonl,
+            "save_model": config.save_model,
+        }
+
+
+def region_notes(region: RegionReport | None) -> list[str]:
+    """What a reader should know of it."""
+    if region is None:
+        return []
+    share = f"{100 * region.share:.1f} %"
+    return [f"a region of interest of {share} of the frame counts, nothing outside it"]
 
 
 def _region(detector: Detector) -> RegionReport | None:
@@ -312,45 +310,6 @@ def _region(detector: Detector) -> RegionReport | None:
         return None
     counted = region.counted(tuple(detector.params_.resize))
     return RegionReport(origin=region.origin, sha256=region.sha256, share=float(counted.mean()))
-
-
-def _summary(
-    reports: dict[str, CategoryReport], layout: Layout
-) -> tuple[dict[str, float | None], dict[str, float | None], dict[str, int]]:
-    """Mean, population standard deviation, and number of categories, of every metric."""
-    names = (*_IMAGE_METRICS, *DECISION_METRICS, *PIXEL_METRICS, *layout.own_metrics)
-    values: dict[str, list[float]] = {name: [] for name in (*names, "false_alarm_rate")}
-    if layout.kinds_apart:
-        values.update({f"{name}/mean_over_defects": [] for name in layout.own_metrics})
-    for report in reports.values():
-        for name, value in _metrics_of(report).items():
-            values.setdefault(name, [])
-            if value is not None:
-                values[name].append(value)
-    mean = {name: float(np.mean(v)) if v else None for name, v in values.items()}
-    std = {name: float(np.std(v)) if v else None for name, v in values.items()}
-    return mean, std, {name: len(v) for name, v in values.items()}
-
-
-def _metrics_of(report: CategoryReport) -> dict[str, float | None]:
-    """By name; where each kind of defect is reported apart, also `<metric>/<kind>`."""
-    if report.results is None or report.calibration is None:
-        return {}
-    results = report.results
-    found: dict[str, float | None] = {
-        **{name: getattr(results, name) for name in _IMAGE_METRICS},
-        **{name: getattr(results.metrics, name) for name in DECISION_METRICS},
-        **results.pixel_metrics.model_dump(),
-        "false_alarm_rate": report.calibration.measured_false_alarm_rate.rate,
-    }
-    if results.mean_over_defects is None:
-        return found
-    for kind, one in results.per_defect.items():
-        for name in report.own_metrics:
-            found[f"{name}/{kind}"] = getattr(one, name, getattr(one.pixel_metrics, name, None))
-    for name in report.own_metrics:
-        found[f"{name}/mean_over_defects"] = results.mean_over_defects.get(name)
-    return found
 
 
 def _plain(parameters: dict[str, Any]) -> dict[str, Any]:

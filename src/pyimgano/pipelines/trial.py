@@ -1,65 +1,33 @@
 """One trial: fit a detector on good images, score test images, measure.
 
 Every pipeline that evaluates goes through here: `run_benchmark` for each category, and
-`mvtec_visa.evaluate_split`.
+`mvtec_visa.evaluate_split`; `run_robust_benchmark` fits once and measures many times.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..calibration import BinomialInterval, clopper_pearson
-from ..datasets import Sample, Saturation
-from ..evaluation import evaluate_detector, evaluate_kinds
+from ..datasets import Move, Sample
 from ..models import Detector, ImageScore
 from ..models.detector import Progress
-from ..runs import Problem, ProblemKind
+from ..runs import MeasuredRate, Problem, ProblemKind
 from .pixels import Mask, Pixels
+from .results import USUAL_PROTOCOL, EvaluationProtocol, add_kinds, explain, measure_all
 
 _UNREADABLE: dict[str, ProblemKind] = {
     "train": "unreadable_train_image",
     "calibration": "unreadable_calibration_image",
 }
-#: What a kind of defect is reported with.
-_KIND_METRICS = ("auroc", "average_precision", "recall")
-
-
-@dataclass(frozen=True)
-class EvaluationProtocol:
-    """What is measured, and how the dataset's authors do it.
-
-    Attributes
-    ----------
-    pixel
-        Whether pixel metrics are wanted.
-    pro_integration_limit
-        Of AUPRO and sPRO, in (0, 1].
-    spro
-        Whether sPRO is reported, be it only with the reason why it is null.
-    saturation
-        By value of a mask's pixels, as sPRO needs it; None where it is not known.
-    kinds
-        Kinds of defect to report; by default those of the test images.
-    kinds_apart
-        Whether pixel metrics are also wanted for each kind, and the mean over the kinds.
-    """
-
-    pixel: bool = True
-    pro_integration_limit: float = 0.3
-    spro: bool = False
-    saturation: Mapping[int, Saturation] | None = None
-    kinds: tuple[str, ...] | None = None
-    kinds_apart: bool = False
 
 
 @dataclass
-class Trial:
-    """What came out of fitting, scoring and measuring.
+class Measurement:
+    """What came out of scoring and measuring.
 
     Attributes
     ----------
@@ -74,7 +42,7 @@ class Trial:
         Test images without a score.
     n_masks
         Defective test images with a usable mask.
-    fit_seconds, score_seconds
+    score_seconds
         Wall clock.
     """
 
@@ -83,8 +51,22 @@ class Trial:
     problems: list[Problem]
     n_unreadable: int
     n_masks: int
-    fit_seconds: float
     score_seconds: float
+
+
+@dataclass
+class Trial(Measurement):
+    """A measurement, and the fit before it.
+
+    Attributes
+    ----------
+    problems
+        Also those of the training images.
+    fit_seconds
+        Wall clock.
+    """
+
+    fit_seconds: float
 
 
 def run_trial(
@@ -94,7 +76,7 @@ def run_trial(
     *,
     calibration_images: Sequence[str] | None = None,
     masks: Mask | None = None,
-    protocol: EvaluationProtocol = EvaluationProtocol(),
+    protocol: EvaluationProtocol = USUAL_PROTOCOL,
     no_pixel_reason: str | None = None,
     on_error: str = "error",
     keep_maps: bool = False,
@@ -108,28 +90,12 @@ def run_trial(
     ----------
     detector
         Not fitted yet, or to be fitted anew.
-    train
-        Paths of good images.
-    test
-        Samples. An unreadable one gets no score, and one without a label counts in no
-        metric.
-    calibration_images
-        Paths of further good images to calibrate the threshold on, instead of `train`.
-    masks
-        (N, H, W) of 0 and 1 at the detector's `resize`, if they are at hand; by default
-        they are read from the samples' mask files.
-    protocol
-        What is measured.
-    no_pixel_reason
-        Why `protocol.pixel` is False, for the results.
-    on_error
-        `skip` leaves unreadable training images out; otherwise one is an error.
-    keep_maps
-        Whether `on_score` needs the maps, whatever is measured.
+    train, calibration_images, on_error
+        As `fit_detector`.
+    test, masks, protocol, no_pixel_reason, keep_maps, on_score
+        As `measure_detector`.
     on_fitted
         Called when the detector is fitted, before any test image is scored.
-    on_score
-        Called with each scored image; the detector's thresholds are known then.
     progress
         Called with (stage, done, total).
 
@@ -139,16 +105,64 @@ def run_trial(
         As `Detector.fit`.
     """
     began = time.perf_counter()
+    problems = fit_detector(
+        detector,
+        train,
+        calibration_images=calibration_images,
+        on_error=on_error,
+        progress=progress,
+    )
+    fitted = time.perf_counter()
+    if on_fitted is not None:
+        on_fitted()
+    measured = measure_detector(
+        detector,
+        test,
+        masks=masks,
+        protocol=protocol,
+        no_pixel_reason=no_pixel_reason,
+        keep_maps=keep_maps,
+        on_score=on_score,
+        progress=progress,
+    )
+    measured.problems[:0] = problems
+    return Trial(**vars(measured), fit_seconds=fitted - began)
+
+
+def fit_detector(
+    detector: Detector,
+    train: Sequence[str],
+    *,
+    calibration_images: Sequence[str] | None = None,
+    on_error: str = "error",
+    progress: Progress | None = None,
+) -> list[Problem]:
+    """Fit on `train`; gives what was wrong with its files.
+
+    Parameters
+    ----------
+    detector
+        Not fitted yet, or to be fitted anew.
+    train
+        Paths of good images.
+    calibration_images
+        Paths of further good images to calibrate the threshold on, instead of `train`.
+    on_error
+        `skip` leaves unreadable training images out; otherwise one is an error.
+    progress
+        Called with (stage, done, total).
+
+    Raises
+    ------
+    PyimganoError
+        As `Detector.fit`.
+    """
     detector.fit(
         train,
         calibration_images=calibration_images,
         on_error="skip" if on_error == "skip" else "raise",
         progress=progress,
     )
-    fitted = time.perf_counter()
-    if on_fitted is not None:
-        on_fitted()
-    scoring = time.perf_counter()
     problems = [
         Problem(kind=_UNREADABLE[skipped.role], path=skipped.path, message=skipped.reason)
         for skipped in detector.skipped_
@@ -157,6 +171,52 @@ def run_trial(
         Problem(kind="several_pages", path=one.path, message=one.reason)
         for one in detector.remarked_
     ]
+    return problems
+
+
+def measure_detector(
+    detector: Detector,
+    test: Sequence[Sample],
+    *,
+    scored: Callable[[bool], Iterable[ImageScore]] | None = None,
+    masks: Mask | None = None,
+    move: Callable[[Sample], Move | None] | None = None,
+    protocol: EvaluationProtocol = USUAL_PROTOCOL,
+    no_pixel_reason: str | None = None,
+    keep_maps: bool = False,
+    on_score: Callable[[Sample, ImageScore], None] | None = None,
+    progress: Progress | None = None,
+    stage: str = "test images",
+) -> Measurement:
+    """Score `test` once with a fitted detector, and measure.
+
+    Parameters
+    ----------
+    detector
+        Fitted; its thresholds are used as they are.
+    test
+        Samples. An unreadable one gets no score, and one without a label counts in no
+        metric.
+    scored
+        Gives the scores of `test` in order, with maps if its argument says so; by default
+        the detector's own, of the image files as they are.
+    masks
+        (N, H, W) of 0 and 1 at the detector's `resize`, if they are at hand; by default
+        they are read from the samples' mask files.
+    move
+        Gives what moves a sample's mask files, where `scored` has moved its image.
+    protocol
+        What is measured.
+    no_pixel_reason
+        Why `protocol.pixel` is False, for the results.
+    keep_maps
+        Whether `on_score` needs the maps, whatever is measured.
+    on_score
+        Called with each scored image.
+    progress, stage
+        Called with (stage, done, total).
+    """
+    began = time.perf_counter()
     labelled = any(sample.label is not None for sample in test)
     pixels = Pixels(
         detector.params_.resize,
@@ -169,13 +229,19 @@ def run_trial(
     unreadable: list[Sample] = []
     scores: list[float] = []
     with_maps = pixels.wanted or keep_maps
-    paths = [str(sample.path) for sample in test]
-    for result in detector.score_images(paths, maps=with_maps, on_error="record"):
+    if scored is None:
+        paths = [str(sample.path) for sample in test]
+        found: Iterable[ImageScore] = detector.score_images(
+            paths, maps=with_maps, on_error="record"
+        )
+    else:
+        found = scored(with_maps)
+    for result in found:
         sample = test[result.index]
         if on_score is not None:
             on_score(sample, result)
         if progress is not None:
-            progress("test images", result.index + 1, len(test))
+            progress(stage, result.index + 1, len(test))
         if result.remark is not None:
             pixels.note("several_pages", sample.path, result.remark)
         if result.error is not None:
@@ -185,10 +251,10 @@ def run_trial(
             assert result.score is not None
             scored_samples.append(sample)
             scores.append(result.score)
-            pixels.add(sample, result)
-    scored = time.perf_counter()
+            pixels.add(sample, result, None if move is None else move(sample))
+    done = time.perf_counter()
 
-    results = _measure(
+    results = measure_all(
         detector,
         protocol,
         pixels,
@@ -196,111 +262,27 @@ def run_trial(
         scores,
         no_pixel_reason or pixels.reason(detector),
     )
-    _add_kinds(results, protocol, test)
-    _explain(results, test, labelled, unreadable)
+    add_kinds(results, protocol, test)
+    explain(results, test, labelled, unreadable)
     good = results["metrics"]["tn"] + results["metrics"]["fp"]
-    return Trial(
+    return Measurement(
         results=results,
         false_alarms=clopper_pearson(results["metrics"]["fp"], good),
-        problems=problems + pixels.problems,
+        problems=pixels.problems,
         n_unreadable=len(unreadable),
         n_masks=pixels.usable,
-        fit_seconds=fitted - began,
-        score_seconds=scored - scoring,
+        score_seconds=done - began,
     )
 
 
-def _measure(
-    detector: Detector,
-    protocol: EvaluationProtocol,
-    pixels: Pixels,
-    samples: list[Sample],
-    scores: list[float],
-    no_pixel_reason: str,
-) -> dict[str, Any]:
-    """All metrics, and under `per_defect` all of each kind that was scored."""
-    calibration = detector.pixel_calibration_
-    labels = [sample.label for sample in samples]
-    keywords: dict[str, Any] = {
-        "threshold": detector.threshold_,
-        "pixel_threshold": None if calibration is None else calibration.threshold,
-        "pro_integration_limit": protocol.pro_integration_limit,
-        "no_pixel_reason": no_pixel_reason,
-    }
-    if protocol.spro:
-        unknown = "it is not known where the masks' regions saturate"
-        keywords["no_regions_reason"] = pixels.no_regions or unknown
-    arrays = pixels.arrays()
-    results = evaluate_detector(labels, scores, **keywords, **arrays)
-    results["pixel_aupro_limit"] = protocol.pro_integration_limit
-    results["per_defect"] = evaluate_kinds(
-        labels,
-        scores,
-        [sample.defect for sample in samples],
-        **keywords,
-        **(arrays if protocol.kinds_apart else {}),
+def measured_rate(measured: Measurement) -> MeasuredRate:
+    """The false alarms as a report has them."""
+    rate = measured.false_alarms
+    return MeasuredRate(
+        false_alarms=rate.events,
+        good_images=rate.trials,
+        rate=rate.rate,
+        low=rate.low,
+        high=rate.high,
+        confidence=rate.confidence,
     )
-    return results
-
-
-def _add_kinds(
-    results: dict[str, Any], protocol: EvaluationProtocol, test: Sequence[Sample]
-) -> None:
-    """Bring `per_defect` to what a report shows, and add the mean over the kinds."""
-    kinds = protocol.kinds
-    if kinds is None:
-        kinds = tuple(sorted({sample.defect for sample in test if sample.label}))
-    measured = results["per_defect"]
-    pixel_names = tuple(results["pixel_metrics"]) if protocol.kinds_apart else ()
-    names = (*_KIND_METRICS, *pixel_names)
-    nothing = dict.fromkeys(names, "no image of this kind was scored")
-    shown: dict[str, dict[str, Any]] = {}
-    rows: dict[str, dict[str, float | None]] = {}
-    for kind in kinds:
-        one = measured.get(kind)
-        rows[kind] = row = dict.fromkeys(names)
-        undefined = nothing
-        if one is not None:
-            values = {**one, **one["metrics"], **one["pixel_metrics"]}
-            row.update({name: values[name] for name in names})
-            undefined = {name: one["undefined"][name] for name in names if row[name] is None}
-        shown[kind] = {
-            "count": 0 if one is None else one["count"],
-            **{name: row[name] for name in _KIND_METRICS},
-            "pixel_metrics": {name: row[name] for name in pixel_names} or None,
-            "undefined": undefined,
-        }
-    results["per_defect"] = shown
-    results["mean_over_defects"] = None
-    if protocol.kinds_apart and rows:
-        mean: dict[str, float | None] = {}
-        results["mean_over_defects"] = mean
-        for name in names:
-            values_of = [row[name] for row in rows.values()]
-            known = [value for value in values_of if value is not None]
-            mean[name] = float(np.mean(known)) if len(known) == len(rows) else None
-            if mean[name] is None:
-                missing = next(kind for kind in rows if rows[kind][name] is None)
-                reason = f"{missing}: {shown[missing]['undefined'][name]}"
-                results["undefined"][f"mean_over_defects/{name}"] = reason
-
-
-def _explain(
-    results: dict[str, Any], test: Sequence[Sample], labelled: bool, unreadable: Sequence[Sample]
-) -> None:
-    """Reasons that only the test set as a whole knows."""
-    undefined = results["undefined"]
-    if not labelled:
-        reason = "no test image has a label" if test else "there are no test images"
-        undefined.update(dict.fromkeys(undefined, reason))
-        return
-    for label, word in ((0, "good"), (1, "defective")):
-        count = sum(sample.label == label for sample in unreadable)
-        if not count:
-            continue
-        missing = f"the test set has no {word} image"
-        said = f"{missing} ({count} unreadable {word} image{'s' * (count > 1)} left out)"
-        for reasons in (undefined, *(one["undefined"] for one in results["per_defect"].values())):
-            for name, reason in reasons.items():
-                if reason == missing:
-                    reasons[name] = said

@@ -1,8 +1,25 @@
 """The run directory: names, schemas, atomic writes. Knows no detector and no torch."""
 
 from .directory import DEFAULT_OUTPUT, RecordWriter, RunDirectory, write_document, write_text
+from .documents import json_schemas
 from .maps import write_map, write_mask
 from .models import MODEL_FOLDER, find_model
+from .robustness_schema import (
+    CleanResults,
+    ConditionResults,
+    CorruptionResults,
+    MeanCondition,
+    MeanCorruption,
+    MeasuredMisses,
+    RobustnessCategoryReport,
+    RobustnessConfigDocument,
+    RobustnessRecord,
+    RobustnessSingleReport,
+    RobustnessSuiteReport,
+    RobustnessSummary,
+    RobustnessTimings,
+    Worst,
+)
 from .schema import (
     SCHEMA_VERSION,
     CalibrationReport,
@@ -10,6 +27,7 @@ from .schema import (
     Counts,
     DefectResults,
     Failure,
+    FittedReport,
     ImageRecord,
     MeasuredRate,
     PixelCalibrationReport,
@@ -18,11 +36,11 @@ from .schema import (
     RegionReport,
     Results,
     RunConfig,
+    RunFields,
     SingleReport,
     Status,
     SuiteReport,
     Timings,
-    json_schemas,
 )
 
 __all__ = [
@@ -31,10 +49,17 @@ __all__ = [
     "SCHEMA_VERSION",
     "CalibrationReport",
     "CategoryReport",
+    "CleanResults",
+    "ConditionResults",
+    "CorruptionResults",
     "Counts",
     "DefectResults",
     "Failure",
+    "FittedReport",
     "ImageRecord",
+    "MeanCondition",
+    "MeanCorruption",
+    "MeasuredMisses",
     "MeasuredRate",
     "PixelCalibrationReport",
     "Problem",
@@ -42,13 +67,22 @@ __all__ = [
     "RecordWriter",
     "RegionReport",
     "Results",
+    "RobustnessCategoryReport",
+    "RobustnessConfigDocument",
+    "RobustnessRecord",
+    "RobustnessSingleReport",
+    "RobustnessSuiteReport",
+    "RobustnessSummary",
+    "RobustnessTimings",
     "RunConfig",
     "RunDirectory",
+    "RunFields",
     "SingleReport",
     "Status",
     "SuiteReport",
     "Timings",
     "find_model",
+    "Worst",
     "json_schemas",
     "write_document",
     "write_map",

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from .schema import json_schemas
+from .documents import json_schemas
 
 for name, text in json_schemas().items():
     Path(sys.argv[1]).joinpath(name).write_text(text)

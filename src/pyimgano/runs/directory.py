@@ -21,7 +21,6 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from ..errors import DataError
-from .schema import ImageRecord
 
 #: Where runs go unless a folder is given.
 DEFAULT_OUTPUT = Path("runs")
@@ -33,7 +32,8 @@ class RunDirectory:
     Attributes
     ----------
     path
-        `<output>/<timestamp>_<dataset>_<model>`, with `_2`, `_3`, ... where that exists.
+        `<output>/<timestamp>_<dataset>_<model>`, with the kind of run before the dataset where
+        it has one, and `_2`, `_3`, ... where that exists.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,11 +41,17 @@ class RunDirectory:
 
     @classmethod
     def create(
-        cls, output: str | Path | None, dataset: str, model: str, started: datetime
+        cls,
+        output: str | Path | None,
+        dataset: str,
+        model: str,
+        started: datetime,
+        kind: str | None = None,
     ) -> RunDirectory:
         """Make the directory; raises `DataError` where it cannot be made."""
         parent = Path(output) if output is not None else DEFAULT_OUTPUT
-        name = f"{started:%Y%m%d_%H%M%S}_{safe_name(dataset)}_{safe_name(model)}"
+        parts = [dataset, model] if kind is None else [kind, dataset, model]
+        name = "_".join([f"{started:%Y%m%d_%H%M%S}", *map(safe_name, parts)])
         try:
             parent.mkdir(parents=True, exist_ok=True)
             attempt = 1
@@ -84,7 +90,7 @@ class RecordWriter:
         except OSError as error:
             raise DataError(f"{path}: cannot be written ({error.strerror})") from error
 
-    def write(self, record: ImageRecord) -> None:
+    def write(self, record: BaseModel) -> None:
         try:
             self._file.write(record.model_dump_json().encode() + b"\n")
         except OSError as error:

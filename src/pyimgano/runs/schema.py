@@ -7,7 +7,6 @@ docs/schemas`), and a test holds them to it.
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -49,11 +48,13 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 Status = Literal["running", "complete", "failed", "interrupted"]
 
 
-class _Model(BaseModel):
+class Model(BaseModel):
+    """What every part of a document is: nothing unknown in it, and not to be changed."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class MeasuredRate(_Model):
+class MeasuredRate(Model):
     """False alarms on the good test images, with the exact binomial interval."""
 
     false_alarms: int
@@ -64,7 +65,7 @@ class MeasuredRate(_Model):
     confidence: Rate
 
 
-class CalibrationReport(_Model):
+class CalibrationReport(Model):
     """The threshold block: where the threshold comes from and how far it can be trusted."""
 
     value: Number = Field(description="the threshold; score >= value is called defective")
@@ -79,7 +80,7 @@ class CalibrationReport(_Model):
     notes: list[str]
 
 
-class PixelCalibrationReport(_Model):
+class PixelCalibrationReport(Model):
     """Where the threshold of pixels comes from: mean + 3 std of maps of normal images."""
 
     value: Number = Field(description="a pixel that scores at or above it is called defective")
@@ -90,7 +91,7 @@ class PixelCalibrationReport(_Model):
     unseen: bool = Field(description="whether the detector had not seen the images")
 
 
-class ClassificationMetrics(_Model):
+class ClassificationMetrics(Model):
     """Decisions at the calibrated threshold."""
 
     precision: Rate | None
@@ -104,7 +105,7 @@ class ClassificationMetrics(_Model):
     fn: int | None
 
 
-class PixelMetrics(_Model):
+class PixelMetrics(Model):
     """Over all pixels of all readable test images, at the report's `resize`."""
 
     pixel_auroc: Rate | None
@@ -123,7 +124,7 @@ class PixelMetrics(_Model):
         return fields
 
 
-class DefectResults(_Model):
+class DefectResults(Model):
     """One kind of defect, against all good test images."""
 
     count: int = Field(description="test images with a score")
@@ -136,7 +137,7 @@ class DefectResults(_Model):
     undefined: dict[str, Text]
 
 
-class Results(_Model):
+class Results(Model):
     """All metrics of a category's test set."""
 
     auroc: Rate | None
@@ -153,7 +154,7 @@ class Results(_Model):
     undefined: dict[str, Text] = Field(description="why a metric is null")
 
 
-class RegionReport(_Model):
+class RegionReport(Model):
     """The part of the frame that counts; nothing outside it does, in no score and no metric."""
 
     origin: Text = Field(description="the argument, and its file if it has one")
@@ -161,7 +162,7 @@ class RegionReport(_Model):
     share: Rate = Field(description="of the pixels at `resize` that count")
 
 
-class Counts(_Model):
+class Counts(Model):
     """How many images there were, and how many could be used."""
 
     train: int
@@ -192,7 +193,7 @@ ProblemKind = Literal[
 ]
 
 
-class Problem(_Model):
+class Problem(Model):
     """Something wrong with one file of the dataset."""
 
     kind: ProblemKind
@@ -200,7 +201,7 @@ class Problem(_Model):
     message: Text
 
 
-class Timings(_Model):
+class Timings(Model):
     """Wall-clock seconds."""
 
     fit_seconds: Number
@@ -210,14 +211,14 @@ class Timings(_Model):
     )
 
 
-class Failure(_Model):
+class Failure(Model):
     """Why a category, or the run, has no results."""
 
     kind: str = Field(description="class of the error")
     message: Text
 
 
-class _Asked(_Model):
+class Asked(Model):
     """What every document repeats of what was asked for."""
 
     schema_version: int = SCHEMA_VERSION
@@ -232,8 +233,8 @@ class _Asked(_Model):
     resize: tuple[int, int] = Field(description="height, width")
 
 
-class CategoryReport(_Asked):
-    """One category: a detector fitted, calibrated and measured."""
+class FittedReport(Asked):
+    """One category: a detector fitted and calibrated. What was measured is its subclasses'."""
 
     status: Status
     score_threshold_strategy: str | None
@@ -241,20 +242,25 @@ class CategoryReport(_Asked):
     threshold: Number | None
     calibration: CalibrationReport | None
     pixel_calibration: PixelCalibrationReport | None
-    results: Results | None
     counts: Counts | None
     problems: list[Problem]
     notes: list[Text] = Field(description="what a reader of the results should know")
     detector: Plain = Field(description="parameters, backbone, weights, bank")
-    timings: Timings | None
     roi: RegionReport | None = Field(None, description="null if the whole frame counts")
-    saved_model: Text | None = Field(
-        None, description="folder of the saved detector, relative to the run"
-    )
     failure: Failure | None = None
 
 
-class RunFields(_Model):
+class CategoryReport(FittedReport):
+    """One category: a detector fitted, calibrated and measured."""
+
+    results: Results | None
+    timings: Timings | None
+    saved_model: Text | None = Field(
+        None, description="folder of the saved detector, relative to the run"
+    )
+
+
+class RunFields(Model):
     """What the top-level report of every run says of the run itself."""
 
     run_dir: Text | None
@@ -269,7 +275,7 @@ class SingleReport(CategoryReport, RunFields):
     kind: Literal["benchmark-category"] = "benchmark-category"
 
 
-class SuiteReport(_Asked, RunFields):
+class SuiteReport(Asked, RunFields):
     """Top-level report of a run over several categories."""
 
     kind: Literal["benchmark-suite"] = "benchmark-suite"
@@ -286,7 +292,7 @@ class SuiteReport(_Asked, RunFields):
     failure: Failure | None = None
 
 
-class ImageRecord(_Model):
+class ImageRecord(Model):
     """A line of per_image.jsonl."""
 
     index: int
@@ -302,7 +308,7 @@ class ImageRecord(_Model):
     map: Text | None = Field(None, description="file of its anomaly map, relative to the run")
 
 
-class RunConfig(_Asked):
+class RunConfig(Asked):
     """config.json: what was asked for, and what it came to."""
 
     pyimgano_version: str
@@ -321,21 +327,3 @@ class RunConfig(_Asked):
     on_error: Literal["error", "skip"]
     per_image_jsonl: bool
     save_model: bool = False
-
-
-#: The documents of a run, by the name of their schema file.
-DOCUMENTS: dict[str, type[BaseModel]] = {
-    "report.category": CategoryReport,
-    "report.single": SingleReport,
-    "report.suite": SuiteReport,
-    "per_image": ImageRecord,
-    "config": RunConfig,
-}
-
-
-def json_schemas() -> dict[str, str]:
-    """File name to JSON Schema text, for every document of a run."""
-    return {
-        f"{name}.schema.json": json.dumps(model.model_json_schema(), indent=2) + "\n"
-        for name, model in DOCUMENTS.items()
-    }

@@ -1,0 +1,151 @@
+"""`pyimgano-robust-benchmark`: parse, call `run_robust_benchmark`, print."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .console import DATASETS, print_document, print_text
+from .options import (
+    dataset_options,
+    measuring_options,
+    model_options,
+    parse_keywords,
+    require_writable,
+    run_options,
+)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@dataset_options
+@model_options
+@click.option(
+    "--corruptions",
+    multiple=True,
+    metavar="NAMES",
+    help="Separated by commas, or given several times. Default all; see --list-corruptions.",
+)
+@click.option(
+    "--severities",
+    default="1..5",
+    show_default=True,
+    metavar="LIST",
+    help="Of 1 (mild) to 5 (severe): as 1,3,5 or 1..5 or 1-5.",
+)
+@measuring_options
+@run_options
+@click.option("--json", "as_json", is_flag=True, help="Lists as JSON; the summary always is.")
+@click.option(
+    "--list-corruptions", is_flag=True, help="Print the corruptions with their parameters and exit."
+)
+def command(
+    *,
+    dataset: str | None,
+    corruptions: tuple[str, ...],
+    severities: str,
+    model_kwargs: str | None,
+    output: Path | None,
+    as_json: bool,
+    list_corruptions: bool,
+    **arguments: Any,
+) -> int:
+    """Find out what drift on the line does to a detector that was fitted without it.
+
+    The detector is fitted once a category on clean images, its threshold stays as it is, and
+    the test images are scored clean and under each corruption at each severity. --seed also
+    draws the corruptions.
+
+    The summary is one JSON document on stdout; progress and tables go to stderr.
+
+    Exit status: 0 done; 1 a category failed, or a test image could not be read; 2 usage.
+    """
+    if list_corruptions:
+        _print_corruptions(as_json)
+        return 0
+    if dataset is None:
+        raise click.UsageError(f"--dataset is missing ({DATASETS})")
+    keywords = parse_keywords(model_kwargs)
+    names = parse_names(corruptions)
+    levels = parse_severities(severities)
+    if output is not None:
+        require_writable(output)
+
+    from ..pipelines import run_robust_benchmark
+    from .console import Console, complain_of_problems
+    from .robust_table import print_table
+
+    with Console() as console:
+        report = run_robust_benchmark(
+            dataset=dataset,
+            corruptions=names,
+            severities=levels,
+            model_kwargs=keywords,
+            listener=console,
+            **arguments,
+        )
+    print_document(report)
+    print_table(report)
+    status = complain_of_problems(report, skip=arguments["on_error"] == "skip")
+    if output is not None:
+        from ..runs import write_text
+
+        write_text(output, json.dumps(report, indent=2) + "\n")
+    return status
+
+
+def parse_names(given: Sequence[str]) -> list[str] | None:
+    """Names from `a,b` and `c`, in order; None if none were given."""
+    names = [name.strip() for one in given for name in one.split(",")]
+    if not all(names):
+        raise click.UsageError(f"--corruptions: a name is empty in {', '.join(map(repr, given))}")
+    return names or None
+
+
+def parse_severities(text: str) -> list[int]:
+    """Severities from `1,3,5`, `1..5`, `1-5` or a mixture, sorted, each once.
+
+    Raises
+    ------
+    click.UsageError
+        Something else, a severity outside 1 to 5, or a range that runs backwards.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([1-5])\s*(?:(?:\.\.|-)\s*([1-5])\s*)?", part, re.ASCII)
+        first = int(match[1]) if match else 0
+        last = int(match[2] or first) if match else 0
+        if not match or last < first:
+            raise click.UsageError(
+                f"--severities wants numbers from 1 to 5, as 1,3,5 or 1..5 or 1-5, got {text!r}"
+            )
+        found.update(range(first, last + 1))
+    return sorted(found)
+
+
+def _print_corruptions(as_json: bool) -> None:
+    from ..images import CORRUPTIONS
+
+    if as_json:
+        print_document(
+            {
+                name: {
+                    "about": one.about,
+                    "source": one.source,
+                    "moves_masks": one.moves,
+                    "parameters": {key: list(values) for key, values in one.parameters.items()},
+                }
+                for name, one in CORRUPTIONS.items()
+            }
+        )
+        return
+    lines = []
+    for name, one in CORRUPTIONS.items():
+        lines.append(f"{name}: {one.about}")
+        for key, values in one.parameters.items():
+            lines.append(f"    {key:<10}" + "".join(f"{value:>8g}" for value in values))
+    print_text("\n".join(lines))

@@ -1,0 +1,76 @@
+"""What a run needs, found out before it begins: detector, dataset, categories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..datasets import Layout, get_layout, open_root
+from ..errors import UsageError
+from ..models import Detector
+from ..models.registry import create_model
+from ..models.saving import require_saveable
+from .config import BenchmarkConfig
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """What a run needs, looked at before any image is read.
+
+    Attributes
+    ----------
+    detector
+        Not fitted; each category gets one of its own with the same keywords.
+    layout, root
+        Of the dataset.
+    names
+        The categories asked for, which are there.
+    """
+
+    detector: Detector
+    layout: Layout
+    root: Path
+    names: list[str]
+
+
+def open_run(config: BenchmarkConfig, root: str | Path | None) -> OpenedRun:
+    """Find out what can be found out before a run begins.
+
+    Raises
+    ------
+    UsageError
+        An unknown name, or a value out of range.
+    DataError
+        A missing root or category.
+    WeightsError
+        No weights for the detector.
+    """
+    detector = create_model(config.model, **config.detector_keywords())
+    layout = get_layout(config.dataset, split=config.split, allow_outside=config.allow_outside)
+    if config.calibration == "validation" and not layout.has_validation:
+        raise UsageError(f"calibration: dataset {layout.name!r} has no validation images")
+    folder = open_root(layout, root)
+    names = _choose_categories(layout, folder, config.category)
+    if config.save_model:
+        require_saveable(detector)
+    detector.region_of_interest()
+    detector.prepare()  # a device or weights that are not there fail here, not in each category
+    return OpenedRun(detector, layout, folder, names)
+
+
+def _choose_categories(layout: Layout, root: Path, wanted: str | list[str]) -> list[str]:
+    if wanted == "all":
+        return layout.list_categories(root)
+    if isinstance(wanted, list):
+        names = wanted
+    elif wanted in layout.list_categories(root):  # also one with a comma in its name
+        names = [wanted]
+    else:
+        names = [name.strip() for name in wanted.split(",")]
+    if not names or not all(names):
+        raise UsageError(
+            f"category must be a name, several separated by commas, or 'all': {wanted!r}"
+        )
+    for name in names:
+        layout.require_category(root, name)
+    return list(dict.fromkeys(names))
