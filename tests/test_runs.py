@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pyimgano.errors import DataError
 from pyimgano.runs import ImageRecord, RecordWriter, RunDirectory, write_text
-from pyimgano.runs.directory import _safe
+from pyimgano.runs.directory import safe_name
 
 RECORD = ImageRecord(
     index=0,
@@ -41,16 +41,16 @@ def test_any_name_can_be_written_down(name: str) -> None:
 @given(first=names, second=names)
 def test_two_names_never_share_a_folder(first: str, second: str) -> None:
     for name in (first, second):
-        safe = _safe(name)
+        safe = safe_name(name)
         assert safe and safe not in (".", "..") and "/" not in safe and "\\" not in safe
         assert Path("x", safe).parent == Path("x")
-    assert (_safe(first) == _safe(second)) == (first == second)
+    assert (safe_name(first) == safe_name(second)) == (first == second)
 
 
 def test_ordinary_names_stay_as_they_are() -> None:
     for name in ("bottle", "metal nut 2", "größe", "v1.2", "a,b"):
-        assert _safe(name) == name
-    assert _safe("..") == ".%2E" and _safe("a/b") == "a%2Fb"
+        assert safe_name(name) == name
+    assert safe_name("..") == ".%2E" and safe_name("a/b") == "a%2Fb"
 
 
 def test_a_document_replaces_the_old_one_whole(tmp_path: Path) -> None:

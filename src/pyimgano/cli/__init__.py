@@ -23,6 +23,7 @@ from .console import complain
 _COMMANDS = {
     "benchmark": ("benchmark", "Run a detector over a dataset and leave a run directory."),
     "datasets": ("datasets", "List datasets, and look one over for what is wrong with it."),
+    "infer": ("infer", "Score new images with a fitted detector."),
 }
 
 
@@ -67,6 +68,13 @@ def datasets(arguments: Sequence[str] | None = None) -> NoReturn:
     from .datasets import command
 
     _run(command, "pyimgano-datasets", arguments)
+
+
+def infer(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`pyimgano-infer`, the same as `pyimgano infer`."""
+    from .infer import command
+
+    _run(command, "pyimgano-infer", arguments)
 
 
 def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> NoReturn:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .console import DATASETS, print_document, print_text
+from .console import DATASETS, parse_keywords, print_document, print_text
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -127,7 +127,7 @@ def command(
         )
         _print_list(names_found, as_json)
         return 0
-    keywords = _parse_keywords(model_kwargs)
+    keywords = parse_keywords(model_kwargs)
     if output is not None:
         _require_writable(output)
 
@@ -155,19 +155,6 @@ def _require_writable(output: Path) -> None:
         raise click.UsageError("--output: the name of a file is wanted, got ''")
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise click.UsageError(f"--output {output}: {folder} is no folder that can be written to")
-
-
-def _parse_keywords(text: str | None) -> dict[str, Any]:
-    if text is None:
-        return {}
-    try:
-        keywords = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        shown = text if len(text) < 200 else f"{text[:200]}..."
-        raise click.UsageError(f"--model-kwargs is not JSON ({error}): {shown!r}") from None
-    if not isinstance(keywords, dict):
-        raise click.UsageError(f"--model-kwargs must be a JSON object, got {text!r}")
-    return keywords
 
 
 def _print_list(names: list[str], as_json: bool) -> None:

@@ -1,6 +1,14 @@
 """The run directory: names, schemas, atomic writes. Knows no detector and no torch."""
 
-from .directory import DEFAULT_OUTPUT, RecordWriter, RunDirectory, write_document, write_text
+from .directory import (
+    DEFAULT_OUTPUT,
+    RecordWriter,
+    RunDirectory,
+    safe_name,
+    write_bytes,
+    write_document,
+    write_text,
+)
 from .maps import write_map, write_mask
 from .schema import (
     SCHEMA_VERSION,
@@ -10,17 +18,22 @@ from .schema import (
     DefectResults,
     Failure,
     ImageRecord,
+    InferenceRecord,
+    MapRecord,
     MeasuredRate,
     PixelCalibrationReport,
     Problem,
     ProblemKind,
+    RegionRecord,
     Results,
     RunConfig,
     SingleReport,
     Status,
     SuiteReport,
     Timings,
+    WatchedFile,
     json_schemas,
+    shown,
 )
 
 __all__ = [
@@ -32,11 +45,14 @@ __all__ = [
     "DefectResults",
     "Failure",
     "ImageRecord",
+    "InferenceRecord",
+    "MapRecord",
     "MeasuredRate",
     "PixelCalibrationReport",
     "Problem",
     "ProblemKind",
     "RecordWriter",
+    "RegionRecord",
     "Results",
     "RunConfig",
     "RunDirectory",
@@ -44,7 +60,11 @@ __all__ = [
     "Status",
     "SuiteReport",
     "Timings",
+    "WatchedFile",
     "json_schemas",
+    "safe_name",
+    "shown",
+    "write_bytes",
     "write_document",
     "write_map",
     "write_mask",

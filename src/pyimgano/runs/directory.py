@@ -45,7 +45,7 @@ class RunDirectory:
     ) -> RunDirectory:
         """Make the directory; raises `DataError` where it cannot be made."""
         parent = Path(output) if output is not None else DEFAULT_OUTPUT
-        name = f"{started:%Y%m%d_%H%M%S}_{_safe(dataset)}_{_safe(model)}"
+        name = f"{started:%Y%m%d_%H%M%S}_{safe_name(dataset)}_{safe_name(model)}"
         try:
             parent.mkdir(parents=True, exist_ok=True)
             attempt = 1
@@ -65,7 +65,7 @@ class RunDirectory:
 
     def category(self, name: str) -> Path:
         """The folder of a category, made if need be."""
-        folder = self.path / "categories" / _safe(name)
+        folder = self.path / "categories" / safe_name(name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -152,7 +152,7 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
     """A name as one path component, on any system; no two names give the same.
 
     What some file system does not take is written as in a web address: %3A for a colon.

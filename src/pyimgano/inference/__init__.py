@@ -1,0 +1,13 @@
+"""Decisions on new images by a fitted or loaded detector."""
+
+from .regions import Region, find_regions
+from .scoring import InferenceResult, calibrate_threshold, infer, iter_infer
+
+__all__ = [
+    "InferenceResult",
+    "Region",
+    "calibrate_threshold",
+    "find_regions",
+    "infer",
+    "iter_infer",
+]

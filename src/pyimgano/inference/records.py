@@ -1,0 +1,110 @@
+"""A JSONL file of records that grows by whole lines, and may be gone on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import DataError
+from ..runs import InferenceRecord, shown
+
+
+def as_line(record: InferenceRecord) -> str:
+    """The record as JSON on one line, without the fields that were not asked for."""
+    return record.model_dump_json(exclude_unset=True)
+
+
+class RecordFile:
+    """Records on disk: each is one write of one whole line, straight to the system.
+
+    Parameters
+    ----------
+    path
+        Its folder must exist.
+    keep
+        Whether to go on after the lines that are there; else the file is begun anew. A last
+        line that was cut by a crash is removed.
+
+    Attributes
+    ----------
+    count
+        Records in it.
+    known
+        With `keep`, the keys (`key_of`) of the watched files that have a record.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read or written, or with `keep` holds something else.
+    """
+
+    def __init__(self, path: Path, *, keep: bool = False) -> None:
+        self.path = path
+        self.count = 0
+        self.known: set[bytes] = set()
+        try:
+            self._file = path.open("ab" if keep else "wb", buffering=0)
+            if keep and path.is_file():
+                self._file.truncate(self._look_over())
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+    def write(self, line: str) -> None:
+        """Append a line; raises `DataError` where that fails."""
+        data = memoryview(line.encode() + b"\n")
+        try:
+            while data:  # a file system that is filling up takes a part
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be written ({error.strerror})") from error
+        self.count += 1
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _look_over(self) -> int:
+        """Take in the records that are there; gives where the last whole line ends."""
+        end = 0
+        with self.path.open("rb") as file:
+            for number, line in _whole_lines(file):
+                end += len(line)
+                try:
+                    document: Any = json.loads(line)
+                    index = document["index"]
+                    watched = document.get("file")
+                    if watched is not None:
+                        self.known.add(
+                            key_of(watched["path"], watched["size"], watched["mtime_ns"])
+                        )
+                except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                    raise DataError(
+                        f"{self.path}: line {number} is no record of pyimgano infer; name "
+                        "another file"
+                    ) from None
+                self.count = max(self.count, int(index) + 1)
+        return end
+
+
+def key_of(relative: str, size: int, mtime_ns: int) -> bytes:
+    """What a watched file is known by, in 16 bytes however long its path."""
+    text = f"{shown(relative)}\0{size}\0{mtime_ns}"
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _whole_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    for number, line in enumerate(file, 1):
+        if line.endswith(b"\n"):
+            yield number, line
+
+
+def require_folder_of(path: Path, option: str) -> str | None:
+    """Why `path` cannot be written, in one line; None if nothing speaks against it."""
+    if not path.name or path.is_dir():
+        return f"{option} {path}: the name of a file is wanted"
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        return f"{option} {path}: {path.parent} is no folder that can be written to"
+    return None
