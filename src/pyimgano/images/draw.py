@@ -14,8 +14,10 @@ import numpy.typing as npt
 
 _Image = npt.NDArray[np.uint8]
 
-#: Share of the heat map's colour at the top of the scale.
-_OPACITY = 0.65
+# Share of the heat map's colour at the top of the scale: the part is still to be seen.
+_OPACITY = 0.5
+# Of the map of colours, the last that is used: beyond it red turns into a brown that hides.
+_LAST_COLOUR = 235
 # Rows drawn at a time, so that a large image takes little memory besides itself.
 _ROWS = 256
 _COLOURS = cv2.COLORMAP_TURBO
@@ -81,7 +83,8 @@ def draw_overlay(
         rows = np.s_[start : min(start + _ROWS, height)]
         level = np.clip((anomaly_map[rows] - scale.low) / span, 0.0, 1.0).astype(np.float32)
         heat = cv2.cvtColor(
-            cv2.applyColorMap(np.rint(255 * level).astype(np.uint8), _COLOURS), cv2.COLOR_BGR2RGB
+            cv2.applyColorMap(np.rint(_LAST_COLOUR * level).astype(np.uint8), _COLOURS),
+            cv2.COLOR_BGR2RGB,
         )
         share = (_OPACITY * level)[:, :, None]
         mixed = image[rows] * (1.0 - share) + heat * share
@@ -111,7 +114,7 @@ def _legend(width: int, scale: HeatScale, caption: str) -> _Image:
     bar_x = width - width // 4
     _write(strip, caption, margin, bar_x - 2 * margin, height)
     bar_width = width - margin - bar_x
-    ramp = np.rint(np.linspace(0, 255, bar_width)).astype(np.uint8)
+    ramp = np.rint(np.linspace(0, _LAST_COLOUR, bar_width)).astype(np.uint8)
     colours = cv2.cvtColor(cv2.applyColorMap(ramp[None], _COLOURS), cv2.COLOR_BGR2RGB)
     middle = height // 2
     strip[margin:middle, bar_x : bar_x + bar_width] = colours

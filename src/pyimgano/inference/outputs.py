@@ -28,8 +28,8 @@ from .regions import Region, at_size, find_regions
 from .scoring import InferenceResult, Scorer
 
 #: Top of the heat maps' scale: so many times as far above the normal mean as the pixel
-#: threshold is, that is nine standard deviations where that is at three.
-TOP_OF_SCALE = 3.0
+#: threshold is, that is fifteen standard deviations where that is at three.
+TOP_OF_SCALE = 5.0
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class Wanted:
 
 
 def heat_scale(detector: Scorer, pixel_threshold: float) -> HeatScale:
-    """Colours by the calibration alone: nothing at the mean of normal pixels, the top at three
-    times the distance from there to the pixel threshold."""
+    """Colours by the calibration alone: nothing at the mean of normal pixels, the top at
+    `TOP_OF_SCALE` times the distance from there to the pixel threshold."""
     pixels = detector.pixel_calibration_
     low = min(pixels.mean, pixel_threshold) if pixels is not None else pixel_threshold / 2
     span = pixel_threshold - low
