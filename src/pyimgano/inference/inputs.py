@@ -88,10 +88,12 @@ def place_of(path: str, root: str | None) -> tuple[str, ...]:
     parts = Path(absolute).parts
     above = () if root is None else Path(root).parts
     if above and parts[: len(above)] == above and len(parts) > len(above):
-        inner = parts[len(above) :]
+        first: tuple[str, ...] = ()
+        parts = parts[len(above) :]
     else:
-        inner = (OUTSIDE, *(part for part in parts if part.strip("/\\")))
-    return tuple(part if part == OUTSIDE else _short(safe_name(part)) for part in inner)
+        first = (OUTSIDE,)
+        parts = tuple(part for part in parts if part.strip("/\\"))
+    return (*first, *(_short(safe_name(part)) for part in parts))
 
 
 def lines_of(stream: BinaryIO) -> Iterator[str]:

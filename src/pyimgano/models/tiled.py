@@ -218,8 +218,11 @@ class TiledDetector:
         self.detector.fit(tiles, progress=progress)
         found = score_held_out(self, held, on_error, progress)
         if held_index is not None:
-            note = f"learned from {len(tiles.images)} images, calibrated on {len(found.scores)}"
-            found = replace(found, notes=(f"{note} others of the {len(sources)} given",))
+            note = (
+                f"of {len(sources)} images {len(tiles.images)} were learned from and "
+                f"{len(found.scores)} set aside to calibrate on"
+            )
+            found = replace(found, notes=(note,))
             found = found.numbered(held_index)
         self.n_train_ = len(tiles.images)
         self.skipped_ = tiles.skipped + found.skipped
