@@ -252,6 +252,17 @@ def test_folders_of_outputs_are_not_watched(line: Path, clock: Clock) -> None:
     assert paths(run(line, clock, leave_out=[line / "found"])) == ["a.png"]
 
 
+def test_names_that_are_no_utf8_are_known_again(line: Path, clock: Clock, tmp_path: Path) -> None:
+    image = save(line / "a.png", plain())
+    try:
+        os.rename(image, os.fsencode(line) + b"/caf\xe9.png")
+    except OSError:
+        pytest.skip("the file system takes UTF-8 alone")
+    jsonl = tmp_path / "records.jsonl"
+    assert paths(run(line, clock, jsonl)) == ["caf\\xe9.png"]
+    assert run(line, clock, jsonl) == []
+
+
 def test_what_is_known_takes_the_same_room_whatever_the_path() -> None:
     keys = {key_of("x" * n, 1, 2) for n in range(1, 300)}
     assert len(keys) == 299 and {len(key) for key in keys} == {16}

@@ -99,7 +99,7 @@ def _draw_outline(drawn: _Image, mask: npt.NDArray[np.bool_]) -> None:
     contours, _ = cv2.findContours(
         np.ascontiguousarray(mask).view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
     )
-    width = max(1, round(min(drawn.shape[:2]) / 450))
+    width = int(np.clip(round(min(drawn.shape[:2]) / 450), 1, 5))
     cv2.drawContours(drawn, contours, -1, (0, 0, 0), 3 * width, cv2.LINE_AA)
     cv2.drawContours(drawn, contours, -1, (255, 255, 255), width, cv2.LINE_AA)
 
@@ -108,7 +108,7 @@ def _legend(width: int, scale: HeatScale, caption: str) -> _Image:
     """(h, width, 3): the caption on the left, the scale of colours on the right."""
     if width < _LEGEND_WIDTH:
         return np.zeros((0, width, 3), np.uint8)
-    height = int(np.clip(width // 24, 20, 64))
+    height = int(np.clip(width // 24, 20, 240))
     strip = np.full((height, width, 3), 24, np.uint8)
     margin = max(2, height // 6)
     bar_x = width - width // 4

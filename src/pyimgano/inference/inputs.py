@@ -132,10 +132,10 @@ def walk_images(
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
-                    if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and not entry.is_dir():
-                        yield entry
-                    elif entry.is_dir():
+                    if entry.is_dir():
                         waiting.append(entry.path)
+                    elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
+                        yield entry
         except OSError as error:
             problems.append(f"{current}: cannot be listed ({error.strerror})")
 

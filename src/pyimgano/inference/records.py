@@ -91,8 +91,12 @@ class RecordFile:
 
 def key_of(relative: str, size: int, mtime_ns: int) -> bytes:
     """What a watched file is known by, in 16 bytes however long its path."""
-    text = f"{shown(relative)}\0{size}\0{mtime_ns}"
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+    text = f"{relative}\0{size}\0{mtime_ns}"
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8: as they stand in records
+        data = shown(text).encode()
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _whole_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:

@@ -12,6 +12,9 @@ from .outputs import Recorder, Wanted
 from .scoring import InferenceResult, Scorer, iter_infer, pixel_threshold_of, require_maps
 from .watch import Watcher
 
+# A watched folder is left alone for so many times as long as looking at it took.
+_REST = 9.0
+
 
 class Session:
     """Scores images with one detector and hands out a record for each.
@@ -91,12 +94,12 @@ class Session:
     ) -> None:
         """Images as they arrive, until nothing has for `stop_when_idle` seconds.
 
-        Looking takes at most half of the time, however many files there are.
+        Looking takes at most a tenth of the time, however many old files there are.
         """
         while True:
             started = clock()
             arrivals = watcher.look()
-            pause = max(interval, clock() - started)
+            pause = max(interval, _REST * (clock() - started))
             paths = [one.path for one in arrivals]
             results = self._results(paths, self._batch_size)
             for arrival, result in zip(arrivals, results, strict=True):

@@ -98,6 +98,7 @@ class Watcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = str(folder)
+        self._prefix = len(os.path.join(self._folder, ""))  # noqa: PTH118
         self._settle = settle
         self._known = known
         self._leave_out = leave_out
@@ -127,13 +128,14 @@ class Watcher:
                 state = entry.stat()
             except OSError:  # gone again, or a link to nothing
                 continue
-            relative = shown(os.path.relpath(entry.path, self._folder).replace(os.sep, "/"))
-            found = Arrival(entry.path, relative, state.st_size, state.st_mtime_ns)
-            if found.key in self._known:
+            relative = entry.path[self._prefix :].replace(os.sep, "/")
+            key = key_of(relative, state.st_size, state.st_mtime_ns)
+            if key in self._known:
                 continue
             if self._pass_over:
-                self._known.add(found.key)
+                self._known.add(key)
                 continue
+            found = Arrival(entry.path, shown(relative), state.st_size, state.st_mtime_ns)
             seen.add(found.path)
             before = self._waiting.get(found.path)
             if before is None or before.arrival != found:
