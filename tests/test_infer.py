@@ -159,10 +159,11 @@ def test_what_an_iterator_gave_before_it_failed_is_scored() -> None:
         yield spotted()
         raise OSError("the camera is gone")
 
-    results = iter_infer(fitted(), failing())
-    assert [next(results).label, next(results).label] == [0, 1]
-    with pytest.raises(OSError, match="the camera is gone"):
-        next(results)
+    for ahead in (None, True):
+        results = iter_infer(fitted(), failing(), read_ahead=ahead)
+        assert [next(results).label, next(results).label] == [0, 1]
+        with pytest.raises(OSError, match="the camera is gone"):
+            next(results)
     wrong = iter_infer(fitted(), iter([plain(), plain()[:, :, 0]]))
     assert next(wrong).label == 0
     with pytest.raises(UsageError, match=r"inputs\[1\] must be an \(H, W, 3\) uint8"):
@@ -305,6 +306,18 @@ def test_outputs_of_several_inputs_do_not_meet(call: Call, folder: Path) -> None
     for _ in range(2):  # the second time its own masks are no input
         code, records, _ = call(*fit_on(folder), folder / "parts", "--save-masks", inside)
         assert code == 0 and len(records) == 4
+
+
+def test_outputs_are_tried_before_anything_is_fitted(
+    call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Darkness, "fit", lambda *a, **k: pytest.fail("it was fitted"))
+    (folder / "file").write_text("x\n")
+    code, _, err = call(*fit_on(folder), folder / "parts", "--save-maps", folder / "file" / "m")
+    assert code == 1 and "file/m: cannot be made" in err
+    jsonl = folder / "file"
+    code, _, err = call(*fit_on(folder), "--watch", folder / "parts", "--save-jsonl", jsonl)
+    assert code == 1 and "line 1 is no record" in err and jsonl.read_text() == "x\n"
 
 
 def test_an_overlay_of_an_image_that_changed_says_so(

@@ -147,11 +147,12 @@ def command(**given: Any) -> int:
     """
     given["inputs"] = [*given["inputs"], *given.pop("more_inputs")]
     _check_usage(given)
+    records = _open_outputs(given)
     problems: list[str] = []
     paths, root = _list_inputs(given, problems)
     with Bar() as bar:
         detector = _detector(given, bar)
-    return _score(given, detector, paths, root, problems)
+    return _score(given, detector, paths, root, problems, records)
 
 
 def _check_usage(given: dict[str, Any]) -> None:
@@ -220,6 +221,19 @@ def _check_outputs(given: dict[str, Any]) -> None:
                     f"{_option(name)} {given[name]}: images are read from {folder}; a folder of "
                     "its own is wanted"
                 )
+
+
+def _open_outputs(given: dict[str, Any]) -> RecordFile | None:
+    """Found out before a detector is fitted: folders that cannot be made, and what the file of
+    records holds, if watching is to go on after it."""
+    from ..inference.outputs import make_folder
+    from ..inference.records import RecordFile
+
+    for folder in _output_folders(given):
+        make_folder(folder)
+    if given["watch"] is None or given["save_jsonl"] is None:
+        return None
+    return RecordFile(given["save_jsonl"], keep=True)
 
 
 def _output_folders(given: dict[str, Any]) -> list[Path]:
@@ -335,6 +349,7 @@ def _score(
     paths: Sequence[str],
     root: str | None,
     problems: Sequence[str],
+    kept: RecordFile | None,
 ) -> int:
     from ..inference.inputs import lines_of
     from ..inference.records import RecordFile
@@ -351,9 +366,10 @@ def _score(
         pixel_threshold=given["pixel_threshold"],
         batch_size=given["batch_size"],
     )
-    if given["save_jsonl"] is not None:
-        out.file = RecordFile(given["save_jsonl"], keep=watching)
-        session.first = out.file.count
+    if kept is not None:
+        out.file, session.first = kept, kept.count
+    elif given["save_jsonl"] is not None:
+        out.file = RecordFile(given["save_jsonl"])
     elif watching:
         complain("without --save-jsonl nothing is remembered: a restart scores all files again")
     try:

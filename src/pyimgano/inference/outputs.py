@@ -193,7 +193,7 @@ class Recorder:
             else:
                 buffer = io.BytesIO()
                 np.save(buffer, chosen, allow_pickle=False)
-                _make_folder(target.parent)
+                make_folder(target.parent)
                 write_bytes(target, buffer.getvalue(), durable=False)
         return {
             "map": MapRecord(
@@ -224,11 +224,12 @@ def _write_png(path: Path, image: npt.NDArray[np.uint8]) -> None:
     encoded, data = cv2.imencode(".png", image)
     if not encoded:
         raise DataError(f"{path}: cannot be encoded as PNG")
-    _make_folder(path.parent)
+    make_folder(path.parent)
     write_bytes(path, data.tobytes(), durable=False)
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder for outputs; raises `DataError` where that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -285,14 +285,20 @@ _Named: TypeAlias = tuple[str, ImageScore]
 
 def _ahead(detector: Scorer, inputs: Iterable[ImageSource], maps: bool) -> Iterator[_Named]:
     names: dict[int, str] = {}
+    failures: list[Exception] = []
 
     def noted() -> Iterator[ImageSource]:
-        for index, item in enumerate(inputs):
-            names[index] = _name(index, item)
-            yield item
+        try:
+            for index, item in enumerate(inputs):
+                names[index] = _name(index, item)
+                yield _checked(index, item)
+        except Exception as error:  # of the iterator: what it gave before is scored first
+            failures.append(error)
 
     for result in detector.score_images(noted(), maps=maps, on_error="record"):
         yield names.pop(result.index), result
+    if failures:
+        raise failures[0]
 
 
 def _batch_by_batch(
