@@ -167,7 +167,10 @@ def test_nothing_is_done_again_after_a_restart(line: Path, clock: Clock, tmp_pat
     assert run(line, clock, jsonl) == [] and jsonl.read_bytes() == text
     save(line / "b.png", plain(3))
     save(line / "c.png", plain())
-    jsonl.write_bytes(text + text.splitlines()[0][:30])  # the last line was cut by a crash
+    for length in (1, 30):  # the last line was cut by a crash
+        jsonl.write_bytes(text + text.splitlines()[0][:length])
+        RecordFile(jsonl, keep=True).close()
+        assert jsonl.read_bytes() == text
     again = run(line, clock, jsonl)
     assert paths(again) == ["b.png", "c.png"] and [one.index for one in again] == [2, 3]
     lines = jsonl.read_text().splitlines()
@@ -271,7 +274,7 @@ def test_what_is_known_takes_the_same_room_whatever_the_path() -> None:
 
 def test_a_file_that_holds_something_else_is_not_written_to(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    for text in ("shopping\n", '{"a": 1}\n', "[1]\n", "\n"):
+    for text in ("shopping\n", "shopping", '{"a": 1}\n', '{"index": "x"}\n', "[1]\n", "\n"):
         path.write_text(text)
         with pytest.raises(DataError, match="line 1 is no record"):
             RecordFile(path, keep=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import Bar, complain, parse_keywords, print_text
+from .infer_usage import SidesCommand, check_usage, output_folders, sides
 
 if TYPE_CHECKING:
     from ..inference.outputs import Wanted
@@ -25,36 +24,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 _NAMED = 20
 
 
-def _sides(
-    ctx: click.Context, param: click.Parameter, value: str | None
-) -> int | tuple[int, int] | None:
-    """`512`, `512x768` or `512,768`: height, then width."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"(\d{1,6})(?:[x,](\d{1,6}))?", value)
-    if found is None:
-        raise click.BadParameter(
-            f"a number of pixels, or height and width, is wanted, got {value!r}", ctx, param
-        )
-    height, width = found.groups()
-    return int(height) if width is None else (int(height), int(width))
-
-
-class _Command(click.Command):
-    """Takes `--tile-size 512 768` as two numbers, which click's options cannot."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        joined: list[str] = []
-        for argument in args:
-            pair = len(joined) > 1 and joined[-2] in ("--tile-size", "--tile-stride")
-            if pair and argument.isdecimal() and joined[-1].isdecimal():
-                joined[-1] += f"x{argument}"
-            else:
-                joined.append(argument)
-        return super().parse_args(ctx, joined)
-
-
-@click.command(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=SidesCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--from-run", type=_FOLDER, metavar="RUN", help="The model that a run kept.")
 @click.option("--category", metavar="C", help="Of that run, where it has several.")
 @click.option("--model-dir", type=_FOLDER, help="A saved model.")
@@ -74,10 +44,10 @@ class _Command(click.Command):
     "--calibration-quantile", type=float, help="Of the threshold, in (0, 1). Default 0.995."
 )
 @click.option(
-    "--tile-size", callback=_sides, metavar="N|H W", help="Score large images by such tiles."
+    "--tile-size", callback=sides, metavar="N|H W", help="Score large images by such tiles."
 )
 @click.option(
-    "--tile-stride", callback=_sides, metavar="N|H W", help="Default three quarters of a tile."
+    "--tile-stride", callback=sides, metavar="N|H W", help="Default three quarters of a tile."
 )
 @click.option(
     "--input",
@@ -146,7 +116,7 @@ def command(**given: Any) -> int:
     Exit status: 0 done; 1 an image could not be read, or an input matched nothing; 2 usage.
     """
     given["inputs"] = [*given["inputs"], *given.pop("more_inputs")]
-    _check_usage(given)
+    check_usage(given)
     records = _open_outputs(given)
     problems: list[str] = []
     paths, root = _list_inputs(given, problems)
@@ -155,90 +125,17 @@ def command(**given: Any) -> int:
     return _score(given, detector, paths, root, problems, records)
 
 
-def _check_usage(given: dict[str, Any]) -> None:
-    """All that can be found out before anything is read."""
-    sources = [name for name in ("from_run", "model_dir", "train_dir") if given[name] is not None]
-    if len(sources) != 1:
-        found = " and ".join(_option(name) for name in sources) or "none"
-        raise click.UsageError(
-            f"the detector: exactly one of --from-run, --model-dir and --train-dir is wanted, "
-            f"got {found}"
-        )
-    needs = {
-        "category": "from_run",
-        **dict.fromkeys(("model", "preset", "model_kwargs", "resize", "save_model"), "train_dir"),
-        **dict.fromkeys(("only_new", "stop_when_idle"), "watch"),
-        **dict.fromkeys(("map_format",), "save_maps"),
-        "tile_stride": "tile_size",
-    }
-    for name, other in needs.items():
-        if given[name] not in (None, False) and given[other] is None:
-            raise click.UsageError(f"{_option(name)} means nothing without {_option(other)}")
-    if given["calibration_quantile"] is not None:
-        if not 0 < given["calibration_quantile"] < 1:
-            raise click.UsageError(
-                f"--calibration-quantile must lie in (0, 1), got {given['calibration_quantile']!r}"
-            )
-        if given["train_dir"] is None and given["calibrate_on"] is None:
-            raise click.UsageError(
-                "--calibration-quantile means nothing to a saved model without --calibrate-on"
-            )
-    if given["map_size"] is not None and not (given["save_maps"] or given["include_maps"]):
-        raise click.UsageError("--map-size means nothing without --save-maps or --include-maps")
-    if given["pixel_threshold"] is not None:
-        if not math.isfinite(given["pixel_threshold"]):
-            raise click.UsageError(
-                f"--pixel-threshold must be finite, got {given['pixel_threshold']!r}"
-            )
-        if not (given["regions"] or given["save_masks"] or given["save_overlays"]):
-            raise click.UsageError(
-                "--pixel-threshold means nothing without --regions, --save-masks or --save-overlays"
-            )
-    if (given["watch"] is None) == (not given["inputs"]):
-        raise click.UsageError("either --input, at least once, or --watch is wanted")
-    if given["inputs"].count("-") > 1:
-        raise click.UsageError("--input - can be given once: stdin is read once")
-    _check_outputs(given)
-
-
-def _check_outputs(given: dict[str, Any]) -> None:
-    from ..inference.records import require_folder_of
-
-    if given["save_jsonl"] is not None:
-        complaint = require_folder_of(given["save_jsonl"], "--save-jsonl")
-        if complaint is not None:
-            raise click.UsageError(complaint)
-    read = [Path(one) for one in given["inputs"] if one != "-"]
-    read += [given[name] for name in ("watch", "train_dir", "calibrate_on") if given[name]]
-    folders = [path.resolve() for path in read if path.is_dir()]
-    for name in ("save_maps", "save_overlays", "save_masks"):
-        if given[name] is None:
-            continue
-        target = given[name].resolve()
-        for folder in folders:
-            if target == folder or target in folder.parents:
-                raise click.UsageError(
-                    f"{_option(name)} {given[name]}: images are read from {folder}; a folder of "
-                    "its own is wanted"
-                )
-
-
 def _open_outputs(given: dict[str, Any]) -> RecordFile | None:
     """Found out before a detector is fitted: folders that cannot be made, and what the file of
     records holds, if watching is to go on after it."""
     from ..inference.outputs import make_folder
     from ..inference.records import RecordFile
 
-    for folder in _output_folders(given):
+    for folder in output_folders(given):
         make_folder(folder)
     if given["watch"] is None or given["save_jsonl"] is None:
         return None
     return RecordFile(given["save_jsonl"], keep=True)
-
-
-def _output_folders(given: dict[str, Any]) -> list[Path]:
-    names = ("save_maps", "save_overlays", "save_masks")
-    return [given[name] for name in names if given[name] is not None]
 
 
 def _list_inputs(given: dict[str, Any], problems: list[str]) -> tuple[list[str], str | None]:
@@ -251,7 +148,7 @@ def _list_inputs(given: dict[str, Any], problems: list[str]) -> tuple[list[str],
         if one == "-":
             roots.append(str(Path.cwd()))
             continue
-        listing = list_input(one, leave_out=_output_folders(given))
+        listing = list_input(one, leave_out=output_folders(given))
         paths += listing.paths
         roots += listing.roots
         for problem in listing.problems:
@@ -379,7 +276,7 @@ def _score(
                     given["watch"],
                     settle=given["settle"],
                     known=set() if out.file is None else out.file.known,
-                    leave_out=_output_folders(given),
+                    leave_out=output_folders(given),
                     only_new=given["only_new"],
                     warn=complain,
                 )
@@ -446,7 +343,3 @@ class _Output:
 
     def _rate(self) -> float:
         return self._count / max(1e-9, time.monotonic() - self._begun)
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -1,7 +1,8 @@
 """Decisions on new images by a fitted or loaded detector."""
 
+from .calibrate import calibrate_threshold
 from .regions import Region, find_regions
-from .scoring import InferenceResult, calibrate_threshold, infer, iter_infer
+from .scoring import InferenceResult, infer, iter_infer
 
 __all__ = [
     "InferenceResult",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..errors import DataError
 from ..runs import InferenceRecord, shown
+
+# Of every record's line.
+_BEGINNING = b'{"index":'
 
 
 def as_line(record: InferenceRecord) -> str:
@@ -70,11 +72,13 @@ class RecordFile:
         """Take in the records that are there; gives where the last whole line ends."""
         end = 0
         with self.path.open("rb") as file:
-            for number, line in _whole_lines(file):
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n") and line[: len(_BEGINNING)] == _BEGINNING[: len(line)]:
+                    break  # a record that was cut: only the last line has no end
                 end += len(line)
                 try:
                     document: Any = json.loads(line)
-                    index = document["index"]
+                    self.count = max(self.count, int(document["index"]) + 1)
                     watched = document.get("file")
                     if watched is not None:
                         self.known.add(
@@ -85,7 +89,6 @@ class RecordFile:
                         f"{self.path}: line {number} is no record of pyimgano infer; name "
                         "another file"
                     ) from None
-                self.count = max(self.count, int(index) + 1)
         return end
 
 
@@ -97,12 +100,6 @@ def key_of(relative: str, size: int, mtime_ns: int) -> bytes:
     except UnicodeEncodeError:  # bytes that are no UTF-8: as they stand in records
         data = shown(text).encode()
     return hashlib.blake2b(data, digest_size=16).digest()
-
-
-def _whole_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    for number, line in enumerate(file, 1):
-        if line.endswith(b"\n"):
-            yield number, line
 
 
 def require_folder_of(path: Path, option: str) -> str | None:

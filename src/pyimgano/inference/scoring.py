@@ -13,12 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..calibration import DEFAULT_QUANTILE
 from ..errors import NotFittedError, UsageError
 from ..images import ImageSource, as_sources
 from ..models import Detector, ImageScore
-from ..models.detector import OnError, Progress
-from ..models.held_out import score_held_out
 from ..models.tiled import TiledDetector
 from .regions import Region, at_size, find_regions
 
@@ -165,8 +162,7 @@ def iter_infer(
         path nor such an array. The latter, as any error of the iterator itself, is raised after
         the results of the inputs before it.
     """
-    if not hasattr(detector, "threshold_"):
-        raise NotFittedError(f"this {type(detector).__name__} is not fitted yet; call fit first")
+    require_fitted(detector)
     if isinstance(inputs, (str, bytes, Path)):
         raise UsageError(f"inputs must be a sequence of paths or images, got one path: {inputs!r}")
     for name, value in (("batch_size", batch_size), ("min_area", min_area)):
@@ -186,66 +182,6 @@ def iter_infer(
     return _decide(detector.threshold_, scored, include_maps, limit, int(min_area))
 
 
-def calibrate_threshold(
-    detector: Scorer,
-    inputs: Iterable[ImageSource],
-    *,
-    quantile: float = DEFAULT_QUANTILE,
-    on_error: OnError = "raise",
-    progress: Progress | None = None,
-) -> float:
-    """Take the threshold from good images that the detector has not seen.
-
-    Sets `threshold_`, `calibration_`, `decision_scores_` and, from the same pass,
-    `pixel_calibration_`. The quantile is taken by conformal rank, as in fitting
-    (`pyimgano.calibration`).
-
-    Parameters
-    ----------
-    detector
-        Fitted, or loaded.
-    inputs
-        Good images that were not learned from: paths or (H, W, 3) uint8 RGB arrays.
-    quantile
-        In (0, 1).
-    on_error
-        `raise`: an unreadable image is an error that names it. `skip`: it is left out.
-    progress
-        Called with (stage, done, total).
-
-    Returns
-    -------
-    float
-        The new `threshold_`.
-
-    Raises
-    ------
-    NotFittedError
-        The detector was not fitted.
-    UsageError
-        No inputs, or a quantile outside (0, 1).
-    ImageReadError
-        An unreadable image, unless `on_error="skip"`.
-    DataError
-        No image could be read.
-    """
-    if not hasattr(detector, "threshold_"):
-        raise NotFittedError(f"this {type(detector).__name__} is not fitted yet; call fit first")
-    if on_error not in ("raise", "skip"):
-        raise UsageError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-    if not 0 < quantile < 1:
-        raise UsageError(f"quantile must lie in (0, 1), got {quantile!r}")
-    found = score_held_out(detector, as_sources(inputs, name="inputs"), on_error, progress)
-    if found.skipped:
-        left = f"{len(found.skipped)} of the images to calibrate on could not be read"
-        found = replace(found, notes=(*found.notes, left))
-    if isinstance(detector, TiledDetector):
-        detector.set_calibration(found, float(quantile))
-    else:
-        found.calibrate(detector, float(quantile))
-    return detector.threshold_
-
-
 def pixel_threshold_of(detector: Scorer, given: float | None) -> float:
     """The threshold for pixels: `given`, or the detector's own.
 
@@ -262,6 +198,12 @@ def pixel_threshold_of(detector: Scorer, given: float | None) -> float:
     if detector.pixel_calibration_ is None:
         raise UsageError("the detector has no threshold for pixels; give pixel_threshold")
     return detector.pixel_calibration_.threshold
+
+
+def require_fitted(detector: Scorer) -> None:
+    """Raise `NotFittedError` if there is no threshold."""
+    if not hasattr(detector, "threshold_"):
+        raise NotFittedError(f"this {type(detector).__name__} is not fitted yet; call fit first")
 
 
 def require_maps(detector: Scorer) -> None:
