@@ -13,7 +13,7 @@ from pyimgano.inference import find_regions
 from pyimgano.inference.outputs import heat_scale
 from pyimgano.inference.regions import at_size
 
-from .pixel_detector import fitted, plain
+from .pixel_detector import Darkness, fitted, plain
 
 SCALE = HeatScale(0.0, 10.0, 5.0)
 
@@ -85,8 +85,11 @@ def test_the_scale_comes_from_the_calibration() -> None:
     scale = heat_scale(detector, pixels.threshold)
     assert scale.low == pixels.mean < pixels.threshold < scale.high
     assert scale.threshold == pixels.threshold
-    below = heat_scale(detector, pixels.mean - 1)
-    assert below.low < below.high
+    other = heat_scale(detector, 17.0)  # given by the user: a mark, no other colours
+    assert (other.low, other.high, other.threshold) == (scale.low, scale.high, 17.0)
+    flat = Darkness().fit([plain(200), plain(200)])
+    assert flat.pixel_calibration_ is not None and flat.pixel_calibration_.std == 0
+    assert heat_scale(flat, 60.0).low < heat_scale(flat, 60.0).high
 
 
 def test_regions_in_pixels() -> None:

@@ -75,14 +75,15 @@ class Wanted:
 
 
 def heat_scale(detector: Scorer, pixel_threshold: float) -> HeatScale:
-    """Colours by the calibration alone: nothing at the mean of normal pixels, the top at
-    `TOP_OF_SCALE` times the distance from there to the pixel threshold."""
+    """Colours by the calibration alone, whatever threshold is given for outlines: nothing at the
+    mean of normal pixels, the top at `TOP_OF_SCALE` times the distance from there to the
+    detector's own pixel threshold."""
     pixels = detector.pixel_calibration_
-    low = min(pixels.mean, pixel_threshold) if pixels is not None else pixel_threshold / 2
-    span = pixel_threshold - low
-    if span <= 0:
-        span = 3 * pixels.std if pixels is not None and pixels.std > 0 else 1.0
-    return HeatScale(low, low + TOP_OF_SCALE * span, pixel_threshold)
+    if pixels is None:
+        return HeatScale(pixel_threshold, pixel_threshold + 1.0, pixel_threshold)
+    span = pixels.threshold - pixels.mean
+    top = pixels.mean + (TOP_OF_SCALE * span if span > 0 else 1.0)
+    return HeatScale(pixels.mean, top, pixel_threshold)
 
 
 class Recorder:
