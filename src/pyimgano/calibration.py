@@ -23,6 +23,9 @@ from .errors import DataError, UsageError
 #: The quantile where neither `calibration_quantile` nor `contamination` says another.
 DEFAULT_QUANTILE = 0.995
 
+# Of a map, how many are looked at in double precision at a time.
+_BLOCK_PIXELS = 2**22
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -94,16 +97,20 @@ class MapStatistics:
     def __init__(self) -> None:
         self._pixels: list[int] = []
         self._means: list[float] = []
-        self._squares: list[float] = []  # of the deviations from the image's own mean
+        self._squares: list[float] = []  # of the deviations from that mean
+        self._images = 0
 
     def add(self, maps: npt.NDArray[np.floating]) -> None:
-        """Take in maps (B, H, W), or the pixels (B, P) of them that count."""
+        """Take in maps (B, H, W), or the pixels (B, P) of them that count, by blocks."""
         for one in maps:
-            values = one.astype(np.float64).ravel()
-            mean = float(values.mean())
-            self._pixels.append(values.size)
-            self._means.append(mean)
-            self._squares.append(float(np.square(values - mean).sum()))
+            flat = one.reshape(-1)
+            for start in range(0, len(flat), _BLOCK_PIXELS):
+                values = flat[start : start + _BLOCK_PIXELS].astype(np.float64)
+                mean = float(values.mean())
+                self._pixels.append(values.size)
+                self._means.append(mean)
+                self._squares.append(float(np.square(values - mean).sum()))
+            self._images += 1
 
     def calibrate(self, method: str, *, unseen: bool = True) -> PixelCalibration | None:
         """The threshold; None without maps.
@@ -121,7 +128,7 @@ class MapStatistics:
         std = math.sqrt((math.fsum(self._squares) + math.fsum(between)) / total)
         if not math.isfinite(mean + std):
             raise DataError("the anomaly maps of normal images are not finite")
-        return PixelCalibration(mean + 3.0 * std, mean, std, method, len(self._pixels), unseen)
+        return PixelCalibration(mean + 3.0 * std, mean, std, method, self._images, unseen)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ _COMMANDS = {
     ),
     "datasets": ("datasets", "List datasets, and look one over for what is wrong with it."),
     "export": ("export", "Write a detector as a folder that runs without pyimgano."),
+    "infer": ("infer", "Score new images with a fitted detector."),
 }
 
 
@@ -86,6 +87,13 @@ def robust_benchmark(arguments: Sequence[str] | None = None) -> NoReturn:
     from .robust_benchmark import command
 
     _run(command, "pyimgano-robust-benchmark", arguments)
+
+
+def infer(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`pyimgano-infer`, the same as `pyimgano infer`."""
+    from .infer import command
+
+    _run(command, "pyimgano-infer", arguments)
 
 
 def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> NoReturn:

@@ -8,12 +8,11 @@ from typing import Any
 
 import click
 
-from .console import DATASETS, print_document, print_text
+from .console import DATASETS, parse_keywords, print_document, print_text
 from .options import (
     dataset_options,
     measuring_options,
     model_options,
-    parse_keywords,
     require_writable,
     run_options,
 )

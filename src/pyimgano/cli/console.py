@@ -7,6 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from ..errors import DataError
 
 if TYPE_CHECKING:
@@ -23,14 +25,15 @@ _LISTED = 20
 
 
 class Bar:
-    """A progress bar; silent unless stderr is a terminal."""
+    """A progress bar; silent unless stderr is a terminal, or if it is to be."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, silent: bool = False) -> None:
+        self._silent = silent
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
-        if on_terminal():
+        if on_terminal() and not self._silent:
             from rich.console import Console as RichConsole
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
             from rich.progress import TimeElapsedColumn as Elapsed
@@ -156,6 +159,20 @@ def print_text(text: str) -> None:
         raise
     except OSError as error:
         raise DataError(f"stdout: cannot be written ({error.strerror})") from error
+
+
+def parse_keywords(text: str | None) -> dict[str, Any]:
+    """The object that `--model-kwargs` gives; raises `click.UsageError` where it is none."""
+    if text is None:
+        return {}
+    try:
+        keywords = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        shown = text if len(text) < 200 else f"{text[:200]}..."
+        raise click.UsageError(f"--model-kwargs is not JSON ({error}): {shown!r}") from None
+    if not isinstance(keywords, dict):
+        raise click.UsageError(f"--model-kwargs must be a JSON object, got {text!r}")
+    return keywords
 
 
 def complain_of_problems(report: dict[str, Any], *, skip: bool) -> int:

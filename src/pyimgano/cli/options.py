@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -149,16 +148,3 @@ def require_writable(output: Path) -> None:
         raise click.UsageError("--output: the name of a file is wanted, got ''")
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise click.UsageError(f"--output {output}: {folder} is no folder that can be written to")
-
-
-def parse_keywords(text: str | None) -> dict[str, Any]:
-    if text is None:
-        return {}
-    try:
-        keywords = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        shown = text if len(text) < 200 else f"{text[:200]}..."
-        raise click.UsageError(f"--model-kwargs is not JSON ({error}): {shown!r}") from None
-    if not isinstance(keywords, dict):
-        raise click.UsageError(f"--model-kwargs must be a JSON object, got {text!r}")
-    return keywords

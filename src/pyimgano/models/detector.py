@@ -348,6 +348,12 @@ class Detector(ABC):
             counted = np.stack(parts, axis)
         return None if counted.all() else np.flatnonzero(counted)
 
+    def above_outside(self, pixels: PixelCalibration | None) -> PixelCalibration | None:
+        """The calibration with a threshold that the 0 outside the region stays below."""
+        if self.roi_ is None or pixels is None or pixels.threshold > 0:
+            return pixels
+        return replace(pixels, threshold=float(np.finfo(np.float32).tiny))
+
     def _counted_in_training(self) -> npt.NDArray[np.bool_] | None:
         """As `counted_pixels`, of all training images; for `_training_scores`."""
         if self.roi_ is None:
@@ -456,10 +462,7 @@ class Detector(ABC):
             notes=training.notes,
         )
         pixels = training.maps.calibrate(training.method, unseen=training.unseen)
-        if region is not None and pixels is not None and pixels.threshold <= 0:
-            # the 0 outside the region is below any threshold
-            pixels = replace(pixels, threshold=float(np.finfo(np.float32).tiny))
-        self.pixel_calibration_ = pixels
+        self.pixel_calibration_ = self.above_outside(pixels)
         self.threshold_ = self.calibration_.threshold
         return self
 

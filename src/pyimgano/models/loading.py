@@ -18,12 +18,14 @@ from .registry import model_entry
 from .saved_document import ARRAYS, BACKBONE, MAX_BYTES, SavedDocument, read_document, read_file
 from .saved_state import SavedState
 from .saving import STATE, can_be_saved, is_fetched
+from .tiled import TiledDetector
+from .tiled_settings import restore_tiled
 
 
 def load_model(
     folder: str | Path, *, device: str | None = None, weights: str | Path | None = None
-) -> Detector:
-    """A detector as `Detector.save` left it.
+) -> Detector | TiledDetector:
+    """A detector as `Detector.save`, or `TiledDetector.save`, left it.
 
     Scores and maps are those of the saved detector to the bit on the same engine and machine;
     on another engine a warning says so. The weights of the backbone are taken from `weights`,
@@ -41,7 +43,7 @@ def load_model(
 
     Returns
     -------
-    Detector
+    Detector or TiledDetector
         Fitted. Its keywords are those of the fit, with `device` and `weights` as they are now,
         the region of interest itself for `roi`, and no `cache_dir`.
 
@@ -104,7 +106,9 @@ def load_model(
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise SavedModelError(f"{folder}: cannot be restored ({reason})") from error
     _tell_of_another_engine(folder, document, detector)
-    return detector
+    if document.tiles is None:
+        return detector
+    return restore_tiled(detector, document.tiles, str(folder))
 
 
 def _read_arrays(path: Path, document: SavedDocument) -> dict[str, npt.NDArray[Any]]:

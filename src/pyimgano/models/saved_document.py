@@ -6,11 +6,14 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import SavedModelError
+
+if TYPE_CHECKING:
+    from .detector import SkippedImage
 
 #: Raised when a saved detector means something else, or lacks something that is needed.
 SCHEMA_VERSION = 1
@@ -29,6 +32,8 @@ _MAX_DOCUMENT = 2**26
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 _Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Side = Annotated[int, Field(ge=1)]
+_Sides = Annotated[list[_Side], Field(min_length=2, max_length=2)]
 _Count = Annotated[int, Field(ge=0)]
 
 
@@ -94,6 +99,37 @@ class ImageFacts(_Model):
     reason: str
     role: Literal["train", "calibration"]
 
+    @classmethod
+    def of(cls, image: SkippedImage) -> ImageFacts:
+        return cls(
+            index=image.index,
+            path=_text(image.path),
+            reason=_text(image.reason),
+            role=image.role,
+        )
+
+
+def _text(text: str) -> str:
+    """Bytes of a file name that are no UTF-8 become \\xNN."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character that stands for no byte either
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+class TileFacts(_Model):
+    """Of a `TiledDetector`: its tiles, and its calibration on whole images."""
+
+    tile_size: _Sides = Field(description="height, width")
+    tile_stride: _Sides
+    calibrated_on_tiles: bool
+    n_train: Annotated[int, Field(ge=1)]
+    decision_scores: list[Number]
+    calibration: CalibrationFacts
+    pixel_calibration: PixelCalibrationFacts | None
+    skipped: list[ImageFacts]
+    remarked: list[ImageFacts]
+
 
 class RegionFacts(_Model):
     """The region of interest: polygons, or the array `roi`."""
@@ -123,6 +159,7 @@ class SavedDocument(_Model):
     state: dict[str, Any] = Field(description="what the method keeps besides arrays")
     arrays: FileFacts
     backbone: BackboneFacts | None
+    tiles: TileFacts | None = Field(None, description="of a detector that works by tiles")
 
 
 def read_document(folder: Path) -> SavedDocument:

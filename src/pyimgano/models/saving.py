@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, SavedModelError, UsageError
-from .detector import Detector, SkippedImage
+from .detector import Detector
 from .saved_document import (
     ARRAYS,
     BACKBONE,
@@ -40,6 +40,7 @@ from .saved_document import (
     PixelCalibrationFacts,
     RegionFacts,
     SavedDocument,
+    TileFacts,
     read_document,
 )
 
@@ -94,14 +95,18 @@ def is_fetched(backbone: Any) -> bool:
 
 
 def save_detector(
-    detector: Detector, folder: Path, include_backbone: bool, overwrite: bool
+    detector: Detector,
+    folder: Path,
+    include_backbone: bool,
+    overwrite: bool,
+    tiles: TileFacts | None = None,
 ) -> Path:
-    """What `Detector.save` says."""
+    """What `Detector.save` says; `tiles` if it is the detector of a `TiledDetector`."""
     name = require_saveable(detector)
     folder = Path(os.path.abspath(folder.expanduser()))  # noqa: PTH100 -- a link stays a link
-    _require_place(folder, overwrite)
+    require_place(folder, overwrite)
     files: dict[str, bytes] = {}
-    document = _document(detector, name, include_backbone, files)
+    document = _document(detector, name, include_backbone, tiles, files)
     text = document.model_dump_json(indent=2) + "\n"
     files[DOCUMENT] = text.encode()  # last, so that what is cut has none
     beside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
@@ -121,7 +126,16 @@ def save_detector(
     return folder
 
 
-def _require_place(folder: Path, overwrite: bool) -> None:
+def require_place(folder: Path, overwrite: bool = False) -> None:
+    """See that a detector can be saved in `folder`, as far as can be told before.
+
+    Raises
+    ------
+    UsageError
+        Something lies there that is not replaced.
+    DataError
+        It cannot be read.
+    """
     if not folder.name:
         raise UsageError(f"folder: {folder} is no place for a saved detector")
     if not os.path.lexists(folder):
@@ -161,7 +175,11 @@ def _move_into_place(beside: Path, folder: Path) -> None:
 
 
 def _document(
-    detector: Detector, name: str, include_backbone: bool, files: dict[str, bytes]
+    detector: Detector,
+    name: str,
+    include_backbone: bool,
+    tiles: TileFacts | None,
+    files: dict[str, bytes],
 ) -> SavedDocument:
     """The document, and in `files` what it tells of."""
     state = detector._state()
@@ -204,12 +222,13 @@ def _document(
         calibration=CalibrationFacts(**calibration),
         pixel_calibration=None if pixels is None else PixelCalibrationFacts(**asdict(pixels)),
         n_train=detector.n_train_,
-        skipped=[_image(one) for one in detector.skipped_],
-        remarked=[_image(one) for one in detector.remarked_],
+        skipped=[ImageFacts.of(one) for one in detector.skipped_],
+        remarked=[ImageFacts.of(one) for one in detector.remarked_],
         roi=roi,
         state=_plain(dict(state.facts)),
         arrays=_serialize(ARRAYS, arrays, files),
         backbone=network,
+        tiles=tiles,
     )
 
 
@@ -227,20 +246,6 @@ def _serialize(
     data = save({key: np.ascontiguousarray(array) for key, array in arrays.items()})
     files[name] = data
     return FileFacts(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-
-def _image(one: SkippedImage) -> ImageFacts:
-    return ImageFacts(
-        index=one.index, path=_shown(one.path), reason=_shown(one.reason), role=one.role
-    )
-
-
-def _shown(text: str) -> str:
-    """Bytes of a file name that are no UTF-8 become \\xNN."""
-    try:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half a character that stands for no byte either
-        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,16 @@
 """The run directory: names, schemas, atomic writes. Knows no detector and no torch."""
 
-from .directory import DEFAULT_OUTPUT, RecordWriter, RunDirectory, write_document, write_text
+from .directory import (
+    DEFAULT_OUTPUT,
+    RecordWriter,
+    RunDirectory,
+    safe_name,
+    write_bytes,
+    write_document,
+    write_text,
+)
 from .documents import json_schemas
+from .inference_schema import InferenceRecord, MapRecord, RegionRecord, WatchedFile
 from .maps import write_map, write_mask
 from .models import MODEL_FOLDER, find_model
 from .robustness_schema import (
@@ -41,6 +50,7 @@ from .schema import (
     Status,
     SuiteReport,
     Timings,
+    shown,
 )
 
 __all__ = [
@@ -60,12 +70,15 @@ __all__ = [
     "MeanCondition",
     "MeanCorruption",
     "MeasuredMisses",
+    "InferenceRecord",
+    "MapRecord",
     "MeasuredRate",
     "PixelCalibrationReport",
     "Problem",
     "ProblemKind",
     "RecordWriter",
     "RegionReport",
+    "RegionRecord",
     "Results",
     "RobustnessCategoryReport",
     "RobustnessConfigDocument",
@@ -83,7 +96,11 @@ __all__ = [
     "Timings",
     "find_model",
     "Worst",
+    "WatchedFile",
     "json_schemas",
+    "safe_name",
+    "shown",
+    "write_bytes",
     "write_document",
     "write_map",
     "write_mask",

@@ -6,6 +6,7 @@ import json
 
 from pydantic import BaseModel
 
+from .inference_schema import InferenceRecord
 from .robustness_schema import (
     RobustnessCategoryReport,
     RobustnessConfigDocument,
@@ -27,6 +28,7 @@ DOCUMENTS: dict[str, type[BaseModel]] = {
     "robustness.report.suite": RobustnessSuiteReport,
     "robustness.per_image": RobustnessRecord,
     "robustness.config": RobustnessConfigDocument,
+    "inference": InferenceRecord,
 }
 
 

@@ -39,13 +39,13 @@ def load_detector(
     if from_run is None and category is not None:
         raise UsageError("--category goes with --from-run")
     if from_run is not None:
-        folder = runs.find_model(from_run, category)  # type: ignore[attr-defined,unused-ignore]
+        folder = runs.find_model(from_run, category)
     else:
         assert model_dir is not None
         folder = model_dir
-    detector: Detector = models.load_model(  # type: ignore[attr-defined,unused-ignore]
-        folder, device=device
-    )
+    detector = models.load_model(folder, device=device)
+    if not isinstance(detector, models.Detector):
+        raise UsageError(f"{folder}: a detector that works by tiles cannot be exported")
     return detector
 
 

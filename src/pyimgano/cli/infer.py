@@ -1,0 +1,347 @@
+"""`pyimgano-infer`: a detector from somewhere, images from somewhere, a record for each."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .console import Bar, complain, parse_keywords, print_text
+from .infer_usage import SidesCommand, check_usage, output_folders, sides
+
+if TYPE_CHECKING:
+    from ..inference.outputs import Wanted
+    from ..inference.records import RecordFile
+    from ..inference.scoring import Scorer
+    from ..runs import InferenceRecord
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+#: Unreadable images named on stderr; all of them have a record.
+_NAMED = 20
+
+
+@click.command(cls=SidesCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--from-run", type=_FOLDER, metavar="RUN", help="The model that a run kept.")
+@click.option("--category", metavar="C", help="Of that run, where it has several.")
+@click.option("--model-dir", type=_FOLDER, help="A saved model.")
+@click.option("--train-dir", type=_FOLDER, help="Good images, to fit a model on the spot.")
+@click.option("--model", help="To fit. Default vision_patchcore; see pyimgano benchmark.")
+@click.option("--preset", help="industrial-fast, industrial-balanced or industrial-accurate.")
+@click.option("--model-kwargs", metavar="JSON", help="Further keywords of the model, an object.")
+@click.option("--resize", type=int, nargs=2, metavar="H W", help="Default 256 256.")
+@click.option("--save-model", type=_FOLDER, help="Keep the model that was fitted there.")
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--calibrate-on",
+    type=_FOLDER,
+    help="Good images that were not learned from: the threshold is taken from them.",
+)
+@click.option(
+    "--calibration-quantile", type=float, help="Of the threshold, in (0, 1). Default 0.995."
+)
+@click.option(
+    "--tile-size", callback=sides, metavar="N|H W", help="Score large images by such tiles."
+)
+@click.option(
+    "--tile-stride", callback=sides, metavar="N|H W", help="Default three quarters of a tile."
+)
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    help="A file, folder, pattern (*, **), list of paths (@list or .txt), or - for paths on "
+    "stdin; repeatable.",
+)
+@click.argument("more_inputs", nargs=-1, metavar="[INPUT]...")
+@click.option("--watch", type=_FOLDER, help="A folder whose new images are scored as they come.")
+@click.option(
+    "--watch-interval",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two looks.",
+)
+@click.option(
+    "--settle",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    help="Seconds without a change after which a file is complete.",
+)
+@click.option("--only-new", is_flag=True, help="Pass over what is in the watched folder already.")
+@click.option(
+    "--stop-when-idle",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Stop watching after so long without a new file.",
+)
+@click.option(
+    "--save-jsonl",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the records to this file too; with --watch, go on after those in it.",
+)
+@click.option("--quiet", is_flag=True, help="No records on stdout.")
+@click.option("--include-maps", is_flag=True, help="Say in the records what the maps hold.")
+@click.option("--save-maps", type=_FOLDER, help="A map of scores for each image.")
+@click.option(
+    "--map-format", type=click.Choice(["tiff", "npy"]), help="tiff (16-bit float, default) or npy."
+)
+@click.option(
+    "--map-size",
+    type=click.Choice(["original", "working"]),
+    help="Of the image (default), or of the model.",
+)
+@click.option("--save-overlays", type=_FOLDER, help="A picture of map and regions for each image.")
+@click.option("--save-masks", type=_FOLDER, help="A PNG of 0 and 255 for each image.")
+@click.option("--regions", is_flag=True, help="List the defective regions in the records.")
+@click.option("--pixel-threshold", type=float, help="Of regions and masks. Default the model's.")
+@click.option(
+    "--min-area",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Smallest region, in pixels of the image.",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images, or tiles, scored together.")
+def command(**given: Any) -> int:
+    """Score images with a fitted detector: one JSON record a line on stdout.
+
+    The detector comes from --from-run, --model-dir, or --train-dir, which fits one on good
+    images first. Progress and warnings go to stderr.
+
+    Exit status: 0 done; 1 an image could not be read, or an input matched nothing; 2 usage.
+    """
+    given["inputs"] = [*given["inputs"], *given.pop("more_inputs")]
+    check_usage(given)
+    records = _open_outputs(given)
+    problems: list[str] = []
+    paths, root = _list_inputs(given, problems)
+    with Bar() as bar:
+        detector = _detector(given, bar)
+    return _score(given, detector, paths, root, problems, records)
+
+
+def _open_outputs(given: dict[str, Any]) -> RecordFile | None:
+    """Found out before a detector is fitted: folders that cannot be made, and what the file of
+    records holds, if watching is to go on after it."""
+    from ..inference.outputs import make_folder
+    from ..inference.records import RecordFile
+
+    for folder in output_folders(given):
+        make_folder(folder)
+    if given["watch"] is None or given["save_jsonl"] is None:
+        return None
+    return RecordFile(given["save_jsonl"], keep=True)
+
+
+def _list_inputs(given: dict[str, Any], problems: list[str]) -> tuple[list[str], str | None]:
+    """The images of all inputs but stdin, and the folder that outputs mirror."""
+    from ..inference.inputs import common_root, list_input
+
+    paths: list[str] = []
+    roots: list[str] = []
+    for one in given["inputs"]:
+        if one == "-":
+            roots.append(str(Path.cwd()))
+            continue
+        listing = list_input(one, leave_out=output_folders(given))
+        paths += listing.paths
+        roots += listing.roots
+        for problem in listing.problems:
+            complain(problem)
+        problems += listing.problems
+    return paths, common_root(roots)
+
+
+def _images_in(folder: Path, what: str) -> list[str]:
+    from ..errors import DataError
+    from ..inference.inputs import list_input
+
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; {what} are wanted there")
+    listing = list_input(str(folder))
+    if listing.problems:
+        raise DataError(listing.problems[0])
+    return listing.paths
+
+
+def _wanted(given: dict[str, Any]) -> Wanted:
+    from ..inference.outputs import Wanted
+
+    return Wanted(
+        maps=given["save_maps"],
+        overlays=given["save_overlays"],
+        masks=given["save_masks"],
+        map_format=given["map_format"] or "tiff",
+        map_size=given["map_size"] or "original",
+        describe_maps=given["include_maps"],
+        regions=given["regions"],
+        min_area=given["min_area"],
+    )
+
+
+def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
+    """Loaded or fitted, tiled if that is wanted, calibrated; what is to be known is said."""
+    from ..inference import calibrate_threshold
+    from ..inference.detectors import make_detector, open_detector, tiled
+    from ..inference.scoring import require_maps
+    from ..models.saving import require_place, require_saveable
+    from ..models.tiled import TiledDetector
+
+    detector: Scorer
+    fitting = given["train_dir"] is not None
+    if fitting:
+        detector = make_detector(
+            given["model"] or "vision_patchcore",
+            preset=given["preset"],
+            device=given["device"],
+            resize=given["resize"],
+            calibration_quantile=given["calibration_quantile"],
+            model_kwargs=parse_keywords(given["model_kwargs"]),
+            tile_size=given["tile_size"],
+            tile_stride=given["tile_stride"],
+        )
+        inner = detector.detector if isinstance(detector, TiledDetector) else detector
+        if given["save_model"] is not None:
+            require_saveable(inner)
+            require_place(given["save_model"])
+    else:
+        detector = open_detector(
+            model_dir=given["model_dir"],
+            run_dir=given["from_run"],
+            category=given["category"],
+            device=given["device"],
+        )
+        detector = tiled(detector, given["tile_size"], given["tile_stride"])
+    if _wanted(given).needs_maps:
+        require_maps(detector)
+    good = None
+    if given["calibrate_on"] is not None:
+        good = _images_in(given["calibrate_on"], "good images to calibrate on")
+    if fitting:
+        images = _images_in(given["train_dir"], "good training images")
+        detector.fit(images, calibration_images=good, progress=bar.show)
+        if given["save_model"] is not None:
+            detector.save(given["save_model"])
+    elif good is not None:
+        quantile = given["calibration_quantile"]
+        more = {} if quantile is None else {"quantile": quantile}
+        calibrate_threshold(detector, good, progress=bar.show, **more)
+    calibration = detector.calibration_
+    if fitting or good is not None:
+        complain(
+            f"threshold {calibration.threshold:.6g} from {calibration.n_scores} good images "
+            f"({calibration.method})"
+        )
+    for note in calibration.notes:
+        complain(f"threshold: {note}")
+    return detector
+
+
+def _score(
+    given: dict[str, Any],
+    detector: Scorer,
+    paths: Sequence[str],
+    root: str | None,
+    problems: Sequence[str],
+    kept: RecordFile | None,
+) -> int:
+    from ..inference.inputs import lines_of
+    from ..inference.records import RecordFile
+    from ..inference.session import Session
+    from ..inference.watch import Watcher
+
+    watching = given["watch"] is not None
+    streaming = "-" in given["inputs"]
+    out = _Output(given["quiet"], None if watching or streaming else len(paths))
+    session = Session(
+        detector,
+        _wanted(given),
+        out.emit,
+        pixel_threshold=given["pixel_threshold"],
+        batch_size=given["batch_size"],
+    )
+    if kept is not None:
+        out.file, session.first = kept, kept.count
+    elif given["save_jsonl"] is not None:
+        out.file = RecordFile(given["save_jsonl"])
+    elif watching:
+        complain("without --save-jsonl nothing is remembered: a restart scores all files again")
+    try:
+        with out.bar:
+            if watching:
+                watcher = Watcher(
+                    given["watch"],
+                    settle=given["settle"],
+                    known=set() if out.file is None else out.file.known,
+                    leave_out=output_folders(given),
+                    only_new=given["only_new"],
+                    warn=complain,
+                )
+                try:
+                    session.watch(
+                        watcher,
+                        interval=given["watch_interval"],
+                        stop_when_idle=given["stop_when_idle"],
+                    )
+                except KeyboardInterrupt:  # the way to end it
+                    complain("stopped")
+            else:
+                session.score(paths, root)
+                if streaming:
+                    if sys.stdin is None:
+                        raise click.UsageError("--input -: stdin is closed")
+                    session.score_stream(lines_of(sys.stdin.buffer), root)
+    finally:
+        out.close()
+    out.summary(session.total, session.defective, session.unreadable)
+    return 1 if session.unreadable or problems else 0
+
+
+class _Output:
+    """Records to the file first, then to stdout; the rate on stderr."""
+
+    def __init__(self, quiet: bool, total: int | None) -> None:
+        self.file: RecordFile | None = None
+        self._quiet = quiet
+        self._total = total
+        self._begun = time.monotonic()
+        self._count = self._named = 0
+        # records and a bar on one terminal would write over each other
+        shown = quiet or sys.stdout is None or not sys.stdout.isatty()
+        self.bar = Bar() if shown else Bar(silent=True)
+
+    def emit(self, record: InferenceRecord) -> None:
+        from ..inference.records import as_line
+
+        line = as_line(record)
+        if self.file is not None:
+            self.file.write(line)
+        if not self._quiet:
+            print_text(line)
+        self._count += 1
+        if record.error is not None:
+            self._named += 1
+            if self._named <= _NAMED:
+                complain(f"{record.input}: {record.error}")
+        self.bar.show(f"{self._rate():.1f} images/s", self._count, self._total)
+
+    def summary(self, total: int, defective: int, unreadable: int) -> None:
+        """The last line on stderr."""
+        plural = "s" * (total != 1)
+        complain(
+            f"{total} image{plural}: {defective} defective, "
+            f"{total - defective - unreadable} good, {unreadable} unreadable; "
+            f"{self._rate():.1f} images/s"
+        )
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+
+    def _rate(self) -> float:
+        return self._count / max(1e-9, time.monotonic() - self._begun)

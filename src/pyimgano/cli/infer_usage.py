@@ -1,0 +1,116 @@
+"""What `pyimgano-infer` can find out about its arguments before anything is read."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def sides(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> int | tuple[int, int] | None:
+    """`512`, `512x768` or `512,768`: height, then width."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6})(?:[x,](\d{1,6}))?", value)
+    if found is None:
+        raise click.BadParameter(
+            f"a number of pixels, or height and width, is wanted, got {value!r}", ctx, param
+        )
+    height, width = found.groups()
+    return int(height) if width is None else (int(height), int(width))
+
+
+class SidesCommand(click.Command):
+    """Takes `--tile-size 512 768` as two numbers, which click's options cannot."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        joined: list[str] = []
+        for argument in args:
+            pair = len(joined) > 1 and joined[-2] in ("--tile-size", "--tile-stride")
+            if pair and argument.isdecimal() and joined[-1].isdecimal():
+                joined[-1] += f"x{argument}"
+            else:
+                joined.append(argument)
+        return super().parse_args(ctx, joined)
+
+
+def check_usage(given: dict[str, Any]) -> None:
+    """All that can be found out before anything is read."""
+    sources = [name for name in ("from_run", "model_dir", "train_dir") if given[name] is not None]
+    if len(sources) != 1:
+        found = " and ".join(_option(name) for name in sources) or "none"
+        raise click.UsageError(
+            f"the detector: exactly one of --from-run, --model-dir and --train-dir is wanted, "
+            f"got {found}"
+        )
+    needs = {
+        "category": "from_run",
+        **dict.fromkeys(("model", "preset", "model_kwargs", "resize", "save_model"), "train_dir"),
+        **dict.fromkeys(("only_new", "stop_when_idle"), "watch"),
+        **dict.fromkeys(("map_format",), "save_maps"),
+        "tile_stride": "tile_size",
+    }
+    for name, other in needs.items():
+        if given[name] not in (None, False) and given[other] is None:
+            raise click.UsageError(f"{_option(name)} means nothing without {_option(other)}")
+    if given["calibration_quantile"] is not None:
+        if not 0 < given["calibration_quantile"] < 1:
+            raise click.UsageError(
+                f"--calibration-quantile must lie in (0, 1), got {given['calibration_quantile']!r}"
+            )
+        if given["train_dir"] is None and given["calibrate_on"] is None:
+            raise click.UsageError(
+                "--calibration-quantile means nothing to a saved model without --calibrate-on"
+            )
+    if given["map_size"] is not None and not (given["save_maps"] or given["include_maps"]):
+        raise click.UsageError("--map-size means nothing without --save-maps or --include-maps")
+    if given["pixel_threshold"] is not None:
+        if not math.isfinite(given["pixel_threshold"]):
+            raise click.UsageError(
+                f"--pixel-threshold must be finite, got {given['pixel_threshold']!r}"
+            )
+        if not (given["regions"] or given["save_masks"] or given["save_overlays"]):
+            raise click.UsageError(
+                "--pixel-threshold means nothing without --regions, --save-masks or --save-overlays"
+            )
+    if (given["watch"] is None) == (not given["inputs"]):
+        raise click.UsageError("either --input, at least once, or --watch is wanted")
+    if given["inputs"].count("-") > 1:
+        raise click.UsageError("--input - can be given once: stdin is read once")
+    _check_outputs(given)
+
+
+def _check_outputs(given: dict[str, Any]) -> None:
+    from ..inference.records import require_folder_of
+
+    if given["save_jsonl"] is not None:
+        complaint = require_folder_of(given["save_jsonl"], "--save-jsonl")
+        if complaint is not None:
+            raise click.UsageError(complaint)
+    read = [Path(one) for one in given["inputs"] if one != "-"]
+    read += [given[name] for name in ("watch", "train_dir", "calibrate_on") if given[name]]
+    folders = [path.resolve() for path in read if path.is_dir()]
+    for name in ("save_maps", "save_overlays", "save_masks"):
+        if given[name] is None:
+            continue
+        target = given[name].resolve()
+        for folder in folders:
+            if target == folder or target in folder.parents:
+                raise click.UsageError(
+                    f"{_option(name)} {given[name]}: images are read from {folder}; a folder of "
+                    "its own is wanted"
+                )
+
+
+def output_folders(given: dict[str, Any]) -> list[Path]:
+    names = ("save_maps", "save_overlays", "save_masks")
+    return [given[name] for name in names if given[name] is not None]
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,213 @@
+"""From what a user names to image files: files, folders, patterns, lists of paths."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from ..images import IMAGE_SUFFIXES
+from ..runs import safe_name
+
+#: Stands for paths on standard input.
+STDIN = "-"
+#: First part of the place of an image that does not lie below the common folder; no file name
+#: can be mistaken for it, since a % in a name is written as %25.
+OUTSIDE = "%outside"
+# Longest file name that every file system takes, less what is appended to it.
+_LONGEST_NAME = 200
+
+
+@dataclass
+class Listing:
+    """What an input came to.
+
+    Attributes
+    ----------
+    paths
+        Image files, as they are to be shown; sorted, or in the order of the list.
+    roots
+        Folders (absolute) below which these lie, for the places of outputs.
+    problems
+        One line for each thing that is wrong.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    roots: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def list_input(given: str, *, leave_out: Sequence[Path] = ()) -> Listing:
+    """The images that one `--input` names.
+
+    ====================  ================================================================
+    ``@list``, ``x.txt``  one path a line, relative to the list's folder; blank lines and
+                          lines that begin with # are skipped
+    a folder              its files with common image suffixes, also in its subfolders
+    a file                itself, whatever its suffix
+    a pattern             ``*``, ``?``, ``[...]`` and ``**``: files with common image
+                          suffixes, or with the suffix that the pattern ends in
+    ====================  ================================================================
+
+    What exists under the very name is taken before a pattern. Hidden files are left out of
+    folders and patterns, as is what lies in `leave_out`, the folders of the outputs.
+    """
+    if given.startswith("@"):
+        return _of_list(given[1:])
+    if os.path.isdir(given):  # noqa: PTH112 -- a name with a null byte is no folder, no error
+        return _of_folder(given, leave_out)
+    if os.path.lexists(given):
+        if given.lower().endswith(".txt"):
+            return _of_list(given)
+        return Listing([given], [os.path.dirname(os.path.abspath(given))])  # noqa: PTH100, PTH120
+    if glob.has_magic(given):
+        return _of_pattern(given, leave_out)
+    return Listing(problems=[f"{given}: no such file or folder"])
+
+
+def common_root(roots: Iterable[str]) -> str | None:
+    """The deepest folder that holds all `roots`; None without any, or on several drives."""
+    given = list(roots)
+    try:
+        return os.path.commonpath(given) if given else None
+    except ValueError:
+        return None
+
+
+def place_of(path: str, root: str | None) -> tuple[str, ...]:
+    """Where an image's outputs go, as parts of a relative path: a mirror of its own path.
+
+    Two files have different places, whatever they are called, and no place leads out of the
+    folder that it is joined to. What does not lie below `root` goes below `%outside`.
+    """
+    absolute = os.path.abspath(path.replace("\0", "%"))  # noqa: PTH100 -- without following links
+    parts = Path(absolute).parts
+    above = () if root is None else Path(root).parts
+    if above and parts[: len(above)] == above and len(parts) > len(above):
+        first: tuple[str, ...] = ()
+        parts = parts[len(above) :]
+    else:
+        first = (OUTSIDE,)
+        parts = tuple(part for part in parts if part.strip("/\\"))
+    return (*first, *(_short(safe_name(part)) for part in parts))
+
+
+def lines_of(stream: BinaryIO) -> Iterator[str]:
+    """Paths from a stream, one a line, each as soon as its line is there.
+
+    Blank lines and lines that begin with # are skipped. Bytes that are no UTF-8 stay what they
+    are, as in any file name that the system gives.
+    """
+    for line in stream:
+        path = os.fsdecode(line.rstrip(b"\r\n"))
+        if path.strip() and not path.lstrip().startswith("#"):
+            yield path
+
+
+def walk_images(
+    folder: str, leave_out: Sequence[Path], problems: list[str]
+) -> Iterator[os.DirEntry[str]]:
+    """Image files in a folder and its subfolders, in no order; links to folders are followed.
+
+    What cannot be listed goes to `problems`, one line each; a folder that holds itself is
+    entered once.
+    """
+    avoided = {os.path.realpath(one) for one in leave_out}
+    entered: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        current = waiting.pop()
+        try:
+            state = os.stat(current)  # noqa: PTH116
+            if (state.st_dev, state.st_ino) in entered and state.st_ino:
+                continue
+            entered.add((state.st_dev, state.st_ino))
+            if avoided and os.path.realpath(current) in avoided:
+                continue
+            with os.scandir(current) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        waiting.append(entry.path)
+                    elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
+                        yield entry
+        except OSError as error:
+            problems.append(f"{current}: cannot be listed ({error.strerror})")
+
+
+def _of_folder(folder: str, leave_out: Sequence[Path]) -> Listing:
+    found = Listing(roots=[os.path.abspath(folder)])  # noqa: PTH100
+    entries = walk_images(folder, leave_out, found.problems)
+    found.paths = sorted((entry.path for entry in entries), key=lambda path: Path(path).parts)
+    if not found.paths and not found.problems:
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+        found.problems.append(f"{folder}: holds no images ({suffixes})")
+    return found
+
+
+def _of_pattern(pattern: str, leave_out: Sequence[Path]) -> Listing:
+    suffix = Path(pattern).suffix
+    own = bool(suffix) and not glob.has_magic(suffix)
+    avoided = [os.path.realpath(one) + os.sep for one in leave_out]
+    paths = []
+    for path in glob.iglob(pattern, recursive=True):  # noqa: PTH207 -- shown as it was given
+        if not own and Path(path).suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        real = os.path.realpath(path)
+        if not os.path.isdir(path) and not any(real.startswith(one) for one in avoided):  # noqa: PTH112
+            paths.append(path)
+    if not paths:
+        return Listing(problems=[f"{pattern}: the pattern matches no image"])
+    fixed = []
+    for part in Path(pattern).parts[:-1]:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    root = os.path.abspath(os.path.join(*fixed) if fixed else ".")  # noqa: PTH100, PTH118
+    return Listing(sorted(set(paths), key=lambda path: Path(path).parts), [root])
+
+
+def _of_list(name: str) -> Listing:
+    try:
+        data = Path(name).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return Listing(problems=[f"{name}: the list cannot be read ({reason})"])
+    folder = os.path.dirname(name)  # noqa: PTH120
+    found = Listing()
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        try:
+            path = line.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            found.problems.append(
+                f"{name}: line {number}: is not UTF-8 (byte {error.start + 1} of the line is "
+                f"0x{line[error.start]:02X})"
+            )
+            continue
+        if "\0" in path:
+            found.problems.append(f"{name}: line {number}: holds a null byte; is this a text file?")
+        elif path and not path.startswith("#"):
+            found.paths.append(os.path.join(folder, path))  # noqa: PTH118
+    if not found.paths and not found.problems:
+        found.problems.append(f"{name}: the list names no image")
+    own = os.path.abspath(folder or ".")  # noqa: PTH100
+    folders = {os.path.dirname(os.path.abspath(path)) for path in found.paths}  # noqa: PTH100, PTH120
+    shared = common_root(folders)
+    below = all(one == own or one.startswith(own.rstrip(os.sep) + os.sep) for one in folders)
+    if found.paths and (below or shared is not None):
+        found.roots.append(own if below or shared is None else shared)
+    return found
+
+
+def _short(name: str) -> str:
+    """`name`, or its beginning and a hash of all of it where it is too long to append to."""
+    if len(name.encode("utf-8", "surrogatepass")) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=10).hexdigest()
+    start = name.encode("utf-8", "surrogatepass")[: _LONGEST_NAME - 24].decode("utf-8", "ignore")
+    return f"{start}%{digest}"

@@ -1,0 +1,237 @@
+"""What is left of each image besides its record: map, overlay, mask."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DataError, ImageReadError
+from ..images import read_image
+from ..images.draw import HeatScale, draw_overlay
+from ..runs import (
+    InferenceRecord,
+    MapRecord,
+    RegionRecord,
+    WatchedFile,
+    write_bytes,
+    write_map,
+    write_mask,
+)
+from .regions import Region, at_size, find_regions
+from .scoring import InferenceResult, Scorer
+
+#: Top of the heat maps' scale: so many times as far above the normal mean as the pixel
+#: threshold is, that is fifteen standard deviations where that is at three.
+TOP_OF_SCALE = 5.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to leave of each image; folders are made as need be.
+
+    Attributes
+    ----------
+    maps, overlays, masks
+        Folders, or None.
+    map_format
+        `tiff` (16-bit float) or `npy` (float32).
+    map_size
+        `original`: maps at the size of their image; `working`: as the detector gives them.
+    describe_maps
+        Whether records say what the map holds.
+    regions
+        Whether records list regions.
+    min_area
+        Regions of fewer pixels are left out, of masks and outlines too.
+    """
+
+    maps: Path | None = None
+    overlays: Path | None = None
+    masks: Path | None = None
+    map_format: Literal["tiff", "npy"] = "tiff"
+    map_size: Literal["original", "working"] = "original"
+    describe_maps: bool = False
+    regions: bool = False
+    min_area: int = 1
+
+    @property
+    def folders(self) -> list[Path]:
+        return [one for one in (self.maps, self.overlays, self.masks) if one is not None]
+
+    @property
+    def needs_maps(self) -> bool:
+        return bool(self.folders) or self.describe_maps or self.regions
+
+    @property
+    def needs_threshold(self) -> bool:
+        return self.regions or self.overlays is not None or self.masks is not None
+
+
+def heat_scale(detector: Scorer, pixel_threshold: float) -> HeatScale:
+    """Colours by the calibration alone, whatever threshold is given for outlines: nothing at the
+    mean of normal pixels, the top at `TOP_OF_SCALE` times the distance from there to the
+    detector's own pixel threshold."""
+    pixels = detector.pixel_calibration_
+    if pixels is None:
+        return HeatScale(pixel_threshold, pixel_threshold + 1.0, pixel_threshold)
+    span = pixels.threshold - pixels.mean
+    top = pixels.mean + (TOP_OF_SCALE * span if span > 0 else 1.0)
+    return HeatScale(pixels.mean, top, pixel_threshold)
+
+
+class Recorder:
+    """Makes the record of a result, after its files are on disk.
+
+    Parameters
+    ----------
+    detector
+        Its calibration gives the scale of overlays and stands in the records.
+    wanted
+        What to leave.
+    pixel_threshold
+        Of regions, masks and outlines; None if none of these is wanted.
+    """
+
+    def __init__(self, detector: Scorer, wanted: Wanted, pixel_threshold: float | None) -> None:
+        self._method = detector.calibration_.method
+        self._wanted = wanted
+        self._limit = pixel_threshold
+        self._scale = None if pixel_threshold is None else heat_scale(detector, pixel_threshold)
+
+    def record(
+        self,
+        result: InferenceResult,
+        index: int,
+        path: str,
+        place: Sequence[str],
+        file: WatchedFile | None = None,
+    ) -> InferenceRecord:
+        """Save what is wanted of the image at `path` under `place`, and make its record.
+
+        Raises
+        ------
+        DataError
+            Something cannot be written.
+        """
+        given: dict[str, Any] = {
+            "index": index,
+            "input": path,
+            "score": result.score,
+            "threshold": result.threshold,
+            "calibration": self._method,
+            "pred": result.label,
+            "error": result.error,
+            "remark": result.remark,
+            "original_size": result.original_size,
+        }
+        if file is not None:
+            given["file"] = file
+        if result.anomaly_map is not None and result.original_size is not None:
+            working = result.anomaly_map
+            full = at_size(working, result.original_size)
+            given.update(self._regions(path, place, full, result))
+            given.update(self._map(place, working, full))
+        return InferenceRecord(**given)
+
+    def _regions(
+        self,
+        path: str,
+        place: Sequence[str],
+        full: npt.NDArray[np.float32],
+        result: InferenceResult,
+    ) -> dict[str, Any]:
+        if self._limit is None or self._scale is None:
+            return {}
+        wanted = self._wanted
+        regions, mask = find_regions(full, self._limit, min_area=wanted.min_area)
+        given: dict[str, Any] = {"pixel_threshold": self._limit}
+        if wanted.regions:
+            given["regions"] = [as_record(region) for region in regions]
+        if wanted.masks is not None:
+            target = _target(wanted.masks, place, ".mask.png")
+            write_mask(target, mask)
+            given["mask"] = str(target)
+        if wanted.overlays is not None:
+            try:
+                image = read_image(path)
+                if image.shape[:2] != full.shape:
+                    raise ImageReadError(path, "is another image than the one that was scored")
+            except ImageReadError as error:
+                said = f"no overlay: the image could not be read again: {error.reason}"
+                given["remark"] = f"{result.remark}; {said}" if result.remark else said
+                return given
+            target = _target(wanted.overlays, place, ".overlay.png")
+            verdict = "DEFECT" if result.label else "good"
+            caption = f"{verdict}  score {result.score:.3f}  threshold {result.threshold:.3f}"
+            drawn = draw_overlay(image, full, self._scale, outline=mask, caption=caption)
+            del image
+            _write_png(target, drawn)
+            given["overlay"] = str(target)
+        return given
+
+    def _map(
+        self,
+        place: Sequence[str],
+        working: npt.NDArray[np.float32],
+        full: npt.NDArray[np.float32],
+    ) -> dict[str, Any]:
+        wanted = self._wanted
+        if wanted.maps is None and not wanted.describe_maps:
+            return {}
+        chosen = full if wanted.map_size == "original" else working
+        target = None
+        if wanted.maps is not None:
+            target = _target(wanted.maps, place, f".map.{wanted.map_format}")
+            if wanted.map_format == "tiff":
+                write_map(target, chosen)
+            else:
+                buffer = io.BytesIO()
+                np.save(buffer, chosen, allow_pickle=False)
+                make_folder(target.parent)
+                write_bytes(target, buffer.getvalue(), durable=False)
+        return {
+            "map": MapRecord(
+                path=None if target is None else str(target),
+                shape=(chosen.shape[0], chosen.shape[1]),
+                peak=float(chosen.max()),
+                mean=float(chosen.mean(dtype=np.float64)),
+            )
+        }
+
+
+def as_record(region: Region) -> RegionRecord:
+    return RegionRecord(
+        box=region.box,
+        area=region.area,
+        peak=region.peak,
+        peak_at=region.peak_at,
+        centroid=region.centroid,
+    )
+
+
+def _target(folder: Path, place: Sequence[str], suffix: str) -> Path:
+    return folder.joinpath(*place[:-1], place[-1] + suffix)
+
+
+def _write_png(path: Path, image: npt.NDArray[np.uint8]) -> None:
+    cv2.cvtColor(image, cv2.COLOR_RGB2BGR, dst=image)  # in place: it may be large
+    encoded, data = cv2.imencode(".png", image)
+    if not encoded:
+        raise DataError(f"{path}: cannot be encoded as PNG")
+    make_folder(path.parent)
+    write_bytes(path, data.tobytes(), durable=False)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for outputs; raises `DataError` where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be made ({error.strerror})") from error

@@ -1,0 +1,315 @@
+"""Decisions on images one after another: from a list, or from a camera that never ends."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import NotFittedError, UsageError
+from ..images import ImageSource, as_sources
+from ..models import Detector, ImageScore
+from ..models.tiled import TiledDetector
+from .regions import Region, at_size, find_regions
+
+#: What can score: a fitted detector, or one that works by tiles.
+Scorer: TypeAlias = Detector | TiledDetector
+
+
+@dataclass(frozen=True)
+class InferenceResult:
+    """The decision on one image.
+
+    Attributes
+    ----------
+    index
+        Position in the input.
+    input
+        Its path, or `image <index>` for an array.
+    score
+        Higher is more anomalous; None if `error` is set.
+    label
+        1 if score >= threshold, defective; else 0, good. None if `error` is set: an image that
+        could not be looked at is never called good.
+    threshold
+        What the score was compared with.
+    anomaly_map
+        (H, W) float32 at the detector's `resize`, of a tiled detector at the image's own size;
+        None if `error` is set, if no map was asked for, or if the method has none.
+    original_size
+        (height, width) of the image before resizing; None if `error` is set.
+    error
+        Why there is no score.
+    remark
+        What was left out of the image file, in words; None if nothing was.
+    regions
+        Regions of the map at the image's original size, highest peak first; None if they were
+        not asked for or `error` is set.
+    """
+
+    index: int
+    input: str
+    score: float | None
+    label: int | None
+    threshold: float
+    anomaly_map: npt.NDArray[np.float32] | None = None
+    original_size: tuple[int, int] | None = None
+    error: str | None = None
+    remark: str | None = None
+    regions: tuple[Region, ...] | None = None
+
+
+def infer(
+    detector: Scorer,
+    inputs: Iterable[ImageSource],
+    *,
+    include_maps: bool = False,
+    regions: bool = False,
+    pixel_threshold: float | None = None,
+    min_area: int = 1,
+    batch_size: int | None = None,
+) -> list[InferenceResult]:
+    """Score images and decide.
+
+    Parameters
+    ----------
+    inputs
+        Paths or (H, W, 3) uint8 RGB arrays, finitely many. An image that cannot be read has a
+        result with its `error`.
+    detector, include_maps, regions, pixel_threshold, min_area, batch_size
+        As `iter_infer`.
+
+    Returns
+    -------
+    list of InferenceResult
+        One for each input, in order. With `include_maps` all maps are held at once; for many
+        images take `iter_infer`.
+
+    Raises
+    ------
+    NotFittedError, UsageError
+        As `iter_infer`.
+    """
+    return list(
+        iter_infer(
+            detector,
+            as_sources(inputs, name="inputs"),
+            include_maps=include_maps,
+            regions=regions,
+            pixel_threshold=pixel_threshold,
+            min_area=min_area,
+            batch_size=batch_size,
+        )
+    )
+
+
+def iter_infer(
+    detector: Scorer,
+    inputs: Iterable[ImageSource],
+    *,
+    include_maps: bool = False,
+    regions: bool = False,
+    pixel_threshold: float | None = None,
+    min_area: int = 1,
+    batch_size: int | None = None,
+    read_ahead: bool | None = None,
+) -> Iterator[InferenceResult]:
+    """Score images one after another and decide, in constant memory.
+
+    Parameters
+    ----------
+    detector
+        Fitted, or loaded.
+    inputs
+        Paths or (H, W, 3) uint8 RGB arrays: a sequence, or an iterator, which may never end.
+    include_maps
+        Whether results carry their `anomaly_map`.
+    regions
+        Whether they carry `regions`.
+    pixel_threshold
+        A pixel at or above it belongs to a region; by default that of
+        `detector.pixel_calibration_`.
+    min_area
+        Regions of fewer pixels are left out.
+    batch_size
+        Images scored together; by default the detector's `batch_size`. With a `TiledDetector`,
+        the tiles of one image that are scored together.
+    read_ahead
+        Whether inputs are taken and decoded while earlier ones are scored: up to 32 MiB of
+        resized images, at least four for each core and at most 256, ahead of the result. By
+        default True for a sequence, and False for an iterator, which may be slow.
+
+    Yields
+    ------
+    InferenceResult
+        In order. Without read-ahead `batch_size` inputs are taken, decoded side by side and
+        scored, and their results yielded before the next input is asked for; so a result waits
+        for the rest of its batch and no longer, and with `batch_size=1` for nothing.
+
+    Raises
+    ------
+    NotFittedError
+        The detector was not fitted.
+    UsageError
+        A value out of range, regions of a method without maps, or an input that is neither a
+        path nor such an array. The latter, as any error of the iterator itself, is raised after
+        the results of the inputs before it.
+    """
+    require_fitted(detector)
+    if isinstance(inputs, (str, bytes, Path)):
+        raise UsageError(f"inputs must be a sequence of paths or images, got one path: {inputs!r}")
+    for name, value in (("batch_size", batch_size), ("min_area", min_area)):
+        if value is not None and (not isinstance(value, (int, np.integer)) or value < 1):
+            raise UsageError(f"{name} must be a whole number of at least 1, got {value!r}")
+    limit = pixel_threshold_of(detector, pixel_threshold) if regions else None
+    view = detector if batch_size is None else _with_batches_of(detector, int(batch_size))
+    whole = isinstance(inputs, (Sequence, np.ndarray))
+    if whole:
+        inputs = as_sources(inputs, name="inputs")
+    maps = include_maps or regions
+    scored = (
+        _ahead(view, inputs, maps)
+        if (whole if read_ahead is None else read_ahead)
+        else _batch_by_batch(view, inputs, maps)
+    )
+    return _decide(detector.threshold_, scored, include_maps, limit, int(min_area))
+
+
+def pixel_threshold_of(detector: Scorer, given: float | None) -> float:
+    """The threshold for pixels: `given`, or the detector's own.
+
+    Raises
+    ------
+    UsageError
+        The method has no maps, or no threshold is given and it has none, or it is not finite.
+    """
+    require_maps(detector)
+    if given is not None:
+        if not math.isfinite(given):
+            raise UsageError(f"pixel_threshold must be finite, got {given!r}")
+        return float(given)
+    if detector.pixel_calibration_ is None:
+        raise UsageError("the detector has no threshold for pixels; give pixel_threshold")
+    return detector.pixel_calibration_.threshold
+
+
+def require_fitted(detector: Scorer) -> None:
+    """Raise `NotFittedError` if there is no threshold."""
+    if not hasattr(detector, "threshold_"):
+        raise NotFittedError(f"this {type(detector).__name__} is not fitted yet; call fit first")
+
+
+def require_maps(detector: Scorer) -> None:
+    """Raise `UsageError` if the method has no maps."""
+    if not detector.has_maps:
+        raise UsageError("the method scores whole images and has no anomaly maps")
+
+
+def _with_batches_of(detector: Any, batch_size: int) -> Any:
+    """The same detector, sharing all that it learned, with another batch size."""
+    view = copy.copy(detector)
+    if isinstance(view, TiledDetector):
+        view.detector = _with_batches_of(view.detector, batch_size)
+    else:
+        vars(view)["batch_size"] = batch_size
+    return view
+
+
+_Named: TypeAlias = tuple[str, ImageScore]
+
+
+def _ahead(detector: Scorer, inputs: Iterable[ImageSource], maps: bool) -> Iterator[_Named]:
+    names: dict[int, str] = {}
+    failures: list[Exception] = []
+
+    def noted() -> Iterator[ImageSource]:
+        try:
+            for index, item in enumerate(inputs):
+                names[index] = _name(index, item)
+                yield _checked(index, item)
+        except Exception as error:  # of the iterator: what it gave before is scored first
+            failures.append(error)
+
+    for result in detector.score_images(noted(), maps=maps, on_error="record"):
+        yield names.pop(result.index), result
+    if failures:
+        raise failures[0]
+
+
+def _batch_by_batch(
+    detector: Scorer, inputs: Iterable[ImageSource], maps: bool
+) -> Iterator[_Named]:
+    # a tiled detector makes its batches from one image
+    size = 1 if isinstance(detector, TiledDetector) else detector.batch_size
+    iterator = iter(inputs)
+    start = 0
+    while True:
+        batch: list[ImageSource] = []
+        failure: Exception | None = None
+        try:
+            for item in islice(iterator, size):
+                batch.append(_checked(start + len(batch), item))
+        except Exception as error:  # of the iterator: what it gave before is scored first
+            failure = error
+        for result in detector.score_images(batch, maps=maps, on_error="record"):
+            index = start + result.index
+            yield _name(index, batch[result.index]), replace(result, index=index)
+        if failure is not None:
+            raise failure
+        if len(batch) < size:
+            return
+        start += size
+
+
+def _name(index: int, item: ImageSource) -> str:
+    return f"image {index}" if isinstance(item, np.ndarray) else str(item)
+
+
+def _checked(index: int, item: ImageSource) -> ImageSource:
+    try:
+        as_sources([item], name="inputs")
+    except UsageError as error:
+        raise UsageError(str(error).replace("inputs[0]", f"inputs[{index}]", 1)) from None
+    return item
+
+
+def _decide(
+    threshold: float,
+    scored: Iterator[_Named],
+    include_maps: bool,
+    limit: float | None,
+    min_area: int,
+) -> Iterator[InferenceResult]:
+    for name, result in scored:
+        if result.error is not None:
+            yield InferenceResult(
+                result.index, name, None, None, threshold, error=result.error.reason
+            )
+            continue
+        assert result.score is not None and result.original_size is not None
+        regions = None
+        if limit is not None:
+            assert result.anomaly_map is not None
+            full = at_size(result.anomaly_map, result.original_size)
+            regions = tuple(find_regions(full, limit, min_area=min_area)[0])
+            del full
+        yield InferenceResult(
+            result.index,
+            name,
+            result.score,
+            int(result.score >= threshold),
+            threshold,
+            result.anomaly_map if include_maps else None,
+            result.original_size,
+            None,
+            result.remark,
+            regions,
+        )
+        del result  # and its map, before the next is made

@@ -1,0 +1,138 @@
+"""Images to records, one after another: from lists, from a stream, from a watched folder."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from ..runs import InferenceRecord, WatchedFile
+from .inputs import place_of
+from .outputs import Recorder, Wanted
+from .scoring import InferenceResult, Scorer, iter_infer, pixel_threshold_of, require_maps
+from .watch import Watcher
+
+# A watched folder is left alone for so many times as long as looking at it took.
+_REST = 9.0
+
+
+class Session:
+    """Scores images with one detector and hands out a record for each.
+
+    Parameters
+    ----------
+    detector
+        Fitted, or loaded.
+    wanted
+        What is left of each image besides its record.
+    emit
+        Given each record, when its files are on disk.
+    pixel_threshold
+        Of regions, masks and outlines, instead of the detector's.
+    batch_size
+        As `iter_infer`.
+
+    Attributes
+    ----------
+    first
+        Index of the first record; may be set before there are any.
+    total, defective, unreadable
+        Records so far.
+
+    Raises
+    ------
+    UsageError
+        Maps are wanted of a method that has none, or there is no threshold for pixels.
+    """
+
+    def __init__(
+        self,
+        detector: Scorer,
+        wanted: Wanted,
+        emit: Callable[[InferenceRecord], None],
+        *,
+        pixel_threshold: float | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        if wanted.needs_maps:
+            require_maps(detector)
+        limit = pixel_threshold_of(detector, pixel_threshold) if wanted.needs_threshold else None
+        self._detector = detector
+        self._maps = wanted.needs_maps
+        self._recorder = Recorder(detector, wanted, limit)
+        self._emit = emit
+        self._batch_size = batch_size
+        self.first = 0
+        self.total = self.defective = self.unreadable = 0
+
+    def score(self, paths: Sequence[str], root: str | None) -> None:
+        """Images of a list, decoded ahead of the scoring."""
+        for path, result in zip(paths, self._results(paths, self._batch_size), strict=True):
+            self._finish(path, result, place_of(path, root))
+
+    def score_stream(self, paths: Iterable[str], root: str | None) -> None:
+        """Images as their paths come; one at a time unless a batch size was given."""
+        taken: deque[str] = deque()
+
+        def noted() -> Iterator[str]:
+            for path in paths:
+                taken.append(path)
+                yield path
+
+        for result in self._results(noted(), self._batch_size or 1):
+            path = taken.popleft()
+            self._finish(path, result, place_of(path, root))
+
+    def watch(
+        self,
+        watcher: Watcher,
+        *,
+        interval: float,
+        stop_when_idle: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Images as they arrive, until nothing has for `stop_when_idle` seconds.
+
+        Looking takes at most a tenth of the time, however many old files there are.
+        """
+        while True:
+            started = clock()
+            arrivals = watcher.look()
+            pause = max(interval, _REST * (clock() - started))
+            paths = [one.path for one in arrivals]
+            results = self._results(paths, self._batch_size)
+            for arrival, result in zip(arrivals, results, strict=True):
+                if not watcher.unchanged(arrival):
+                    continue  # while it was read: it is another file now
+                if result.error is not None and not watcher.unreadable(arrival):
+                    continue
+                file = WatchedFile(
+                    path=arrival.relative, size=arrival.size, mtime_ns=arrival.mtime_ns
+                )
+                # by names alone, so that it stays the same whatever the folder is called
+                place = place_of(f"/{arrival.relative}", "/")
+                self._finish(arrival.path, result, place, file)
+                watcher.done(arrival)
+            resting = watcher.away or not watcher.waiting
+            if stop_when_idle is not None and resting and not arrivals:
+                if clock() - watcher.active >= stop_when_idle:
+                    return
+                pause = min(pause, max(0.01, stop_when_idle))
+            sleep(pause)
+
+    def _results(self, paths: Iterable[str], batch_size: int | None) -> Iterator[InferenceResult]:
+        return iter_infer(self._detector, paths, include_maps=self._maps, batch_size=batch_size)
+
+    def _finish(
+        self,
+        path: str,
+        result: InferenceResult,
+        place: Sequence[str],
+        file: WatchedFile | None = None,
+    ) -> None:
+        record = self._recorder.record(result, self.first + self.total, path, place, file)
+        self.total += 1
+        self.defective += record.pred == 1
+        self.unreadable += record.error is not None
+        self._emit(record)

@@ -1,0 +1,378 @@
+"""Large images by tiles: cut, score, blend.
+
+A detector looks at an image resized to a few hundred pixels, in which a defect of ten pixels
+on a picture of 12,000 is gone. Here the picture is cut into overlapping tiles, each is scored
+as an image of its own, the tiles' maps are blended, and the picture's score is the largest of
+its tiles' scores.
+
+The maximum over n tiles exceeds a threshold for one tile about n times as often, so a tiled
+detector has a threshold of its own, calibrated on whole good pictures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ..calibration import DEFAULT_QUANTILE, Calibration, PixelCalibration, choose_quantile
+from ..errors import ImageReadError, NotFittedError, UsageError
+from ..images import ImageSource, as_sources, stream_images
+from .detector import Detector, ImageScore, OnError, Progress, SkippedImage
+from .held_out import HeldOut, score_held_out
+from .parameters import reject_unknown
+from .tiles import Sides, TrainingTiles, blend_weights, default_stride, sides, tile_starts
+
+#: Of the images that `fit` is given, one in so many is set aside to calibrate on.
+HELD_OUT_ONE_IN = 4
+
+
+class TiledDetector:
+    """A detector that scores images tile by tile, with a detector's contract.
+
+    Parameters
+    ----------
+    detector
+        Scores the tiles, each resized to its `resize`. If it is fitted already, its threshold
+        serves until `calibrate`, without a promise: see `calibrated_on_tiles_`.
+    tile_size
+        Pixels of a tile: one number, or (height, width).
+    tile_stride
+        Pixels from one tile to the next, at most `tile_size`; by default three quarters of it.
+        A defect no larger than the overlap lies whole in some tile.
+
+    Attributes
+    ----------
+    decision_scores_, threshold_, calibration_, pixel_calibration_, skipped_, remarked_
+        As `Detector`, of whole images.
+    n_train_
+        Training images whose tiles were learned from.
+    calibrated_on_tiles_
+        False while the threshold is one for untiled images.
+
+    Notes
+    -----
+    Along an axis where an image is shorter than a tile, the tile is as long as the image; an
+    image smaller than a tile is scored whole, resized as by the untiled detector.
+
+    Maps have the image's own size. They are summed in place, (H, W) float32, with weights that
+    are a product of one vector for each axis; an image is decoded once and its tiles are
+    scored `batch_size` at a time, so that besides map and image little memory is taken.
+    """
+
+    decision_scores_: npt.NDArray[np.float64]
+    threshold_: float
+    calibration_: Calibration
+    pixel_calibration_: PixelCalibration | None
+    skipped_: list[SkippedImage]
+    remarked_: list[SkippedImage]
+    n_train_: int
+    calibrated_on_tiles_: bool
+
+    def __init__(
+        self, detector: Detector, *, tile_size: Sides, tile_stride: Sides | None = None
+    ) -> None:
+        self.detector = detector
+        self.tile_size = sides(tile_size, "tile_size")
+        self.tile_stride = (
+            default_stride(self.tile_size)
+            if tile_stride is None
+            else sides(tile_stride, "tile_stride")
+        )
+        if any(step > side for step, side in zip(self.tile_stride, self.tile_size)):
+            raise UsageError(
+                f"tile_stride must not be larger than tile_size, or pixels are left out; got "
+                f"{self.tile_stride} for tiles of {self.tile_size}"
+            )
+        if detector.get_params().get("roi") is not None:
+            raise UsageError("roi means a part of the whole image; it cannot be used with tiles")
+        if hasattr(detector, "threshold_"):
+            self._take_over()
+
+    def _take_over(self) -> None:
+        """The threshold of a detector that was fitted on untiled images, without its promise."""
+        inner = self.detector
+        note = (
+            "the threshold was calibrated on untiled images: the largest of many tiles' scores "
+            "exceeds it more often, and no false-alarm rate is promised; calibrate on good "
+            "full-size images"
+        )
+        self.threshold_ = inner.threshold_
+        self.decision_scores_ = inner.decision_scores_
+        self.calibration_ = replace(
+            inner.calibration_,
+            method=f"{inner.calibration_.method}, untiled",
+            promised_false_alarm_rate=None,
+            notes=(*inner.calibration_.notes, note),
+        )
+        self.pixel_calibration_ = inner.pixel_calibration_
+        self.skipped_, self.remarked_ = inner.skipped_, inner.remarked_
+        self.n_train_ = inner.n_train_
+        self.calibrated_on_tiles_ = False
+
+    # ---- estimator
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the detector of the tiles gives maps."""
+        return self.detector.has_maps
+
+    @property
+    def batch_size(self) -> int:
+        """Tiles scored together."""
+        return self.detector.batch_size
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """`detector`, `tile_size`, `tile_stride`, and if `deep` the detector's own keywords."""
+        inner = {f"detector__{k}": v for k, v in self.detector.get_params().items()}
+        return {
+            "detector": self.detector,
+            "tile_size": self.tile_size,
+            "tile_stride": self.tile_stride,
+            **(inner if deep else {}),
+        }
+
+    def set_params(self, **params: Any) -> TiledDetector:
+        """Set tile settings, or keywords of the detector as `detector__<keyword>`.
+
+        Raises
+        ------
+        UsageError
+            An unknown keyword.
+        """
+        prefix = "detector__"
+        inner = {k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)}
+        own = {k: v for k, v in params.items() if not k.startswith(prefix)}
+        reject_unknown(type(self), type(self).__name__, own)
+        self.detector.set_params(**inner)
+        now = {**self.get_params(deep=False), **own}
+        checked = TiledDetector(**now)
+        self.detector = checked.detector
+        self.tile_size, self.tile_stride = checked.tile_size, checked.tile_stride
+        return self
+
+    def describe(self) -> dict[str, Any]:
+        """What a report says of it; plain JSON values."""
+        return {
+            **self.detector.describe(),
+            "tile_size": list(self.tile_size),
+            "tile_stride": list(self.tile_stride),
+        }
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "threshold_")
+
+    # ---- fit
+
+    def fit(
+        self,
+        X: Iterable[ImageSource],
+        y: Any = None,
+        *,
+        calibration_images: Iterable[ImageSource] | None = None,
+        on_error: OnError = "raise",
+        progress: Progress | None = None,
+    ) -> TiledDetector:
+        """Learn from tiles of good images, and calibrate on other whole ones.
+
+        Tiles to learn from do not overlap. Calibrated is on `calibration_images`, or else on
+        every fourth image of `X`, which is then not learned from (`calibration_.notes` says
+        how many). Arguments and errors are those of `Detector.fit`.
+
+        Raises
+        ------
+        UsageError
+            Fewer than two images and no `calibration_images`.
+        """
+        if on_error not in ("raise", "skip"):
+            raise UsageError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+        sources = as_sources(X)
+        params = self.detector.validate_params()
+        quantile = choose_quantile(params.calibration_quantile, params.contamination)
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+        chosen = list(range(len(sources)))
+        held: Sequence[ImageSource]
+        if calibration_images is not None:
+            held, held_index = as_sources(calibration_images, name="calibration_images"), None
+            if len(held) == 0:
+                raise UsageError("calibration_images is empty: at least one good image is wanted")
+        else:
+            if len(sources) < 2:
+                raise UsageError(
+                    f"{len(sources)} good image{'s' * (len(sources) != 1)}: with tiles at least "
+                    "two are wanted, one to learn from and one to calibrate on"
+                )
+            held_index = list(range(HELD_OUT_ONE_IN - 1, len(sources), HELD_OUT_ONE_IN)) or [
+                len(sources) - 1
+            ]
+            held = [sources[i] for i in held_index]
+            chosen = sorted(set(chosen) - set(held_index))
+        tiles = TrainingTiles(sources, chosen, self.tile_size, on_error)
+        self.detector.fit(tiles, progress=progress)
+        found = score_held_out(self, held, on_error, progress)
+        if held_index is not None:
+            note = (
+                f"of {len(sources)} images {len(tiles.images)} were learned from and "
+                f"{len(found.scores)} set aside to calibrate on"
+            )
+            found = replace(found, notes=(note,))
+            found = found.numbered(held_index)
+        self.n_train_ = len(tiles.images)
+        self.skipped_ = tiles.skipped + found.skipped
+        self.remarked_ = tiles.remarked + found.remarked
+        self.set_calibration(found, quantile)
+        return self
+
+    def calibrate(self, X: Iterable[ImageSource], *, quantile: float = DEFAULT_QUANTILE) -> float:
+        """Calibrate on good full-size images; returns the threshold, which is also set.
+
+        Raises
+        ------
+        UsageError, ImageReadError
+            No images, a quantile outside (0, 1), or an image that cannot be read.
+        """
+        self._check_fitted()
+        self.set_calibration(score_held_out(self, as_sources(X), "raise", None), quantile)
+        return self.threshold_
+
+    def set_calibration(self, found: HeldOut, quantile: float) -> None:
+        """Take the threshold from scores of held-out whole images."""
+        found.calibrate(self, quantile)
+        self.calibrated_on_tiles_ = True
+
+    # ---- score
+
+    def score_images(
+        self,
+        X: Iterable[ImageSource],
+        *,
+        maps: bool = True,
+        on_error: Literal["raise", "record"] = "raise",
+    ) -> Iterator[ImageScore]:
+        """As `Detector.score_images`; maps are (H, W) float32 at each image's own size.
+
+        One image is held at a time, none is read ahead.
+        """
+        if not hasattr(self.detector, "threshold_"):
+            self._check_fitted()
+        for loaded in stream_images(X, None, threads=1, ahead=1):
+            if loaded.pixels is None:
+                assert loaded.error is not None
+                if on_error == "raise":
+                    raise loaded.error
+                yield ImageScore(loaded.index, None, None, None, loaded.error)
+                continue
+            assert isinstance(loaded.pixels, np.ndarray)
+            try:
+                score, blended = self._score_tiles(loaded.name, loaded.pixels, maps)
+            except ImageReadError as error:
+                if on_error == "raise":
+                    raise
+                yield ImageScore(loaded.index, None, None, None, error)
+                continue
+            result = ImageScore(
+                loaded.index, score, blended, loaded.original_size, remark=loaded.remark
+            )
+            del loaded, blended  # a large image is let go of before the caller looks at its map
+            yield result
+            del result
+
+    def _score_tiles(
+        self, name: str, image: npt.NDArray[np.uint8], maps: bool
+    ) -> tuple[float, npt.NDArray[np.float32] | None]:
+        height, width = image.shape[:2]
+        tile_h, tile_w = min(self.tile_size[0], height), min(self.tile_size[1], width)
+        rows, columns = (
+            list(
+                zip(
+                    tile_starts(length, self.tile_size[axis], self.tile_stride[axis]),
+                    blend_weights(length, self.tile_size[axis], self.tile_stride[axis]),
+                )
+            )
+            for axis, length in enumerate((height, width))
+        )
+        places = [(row, column) for row in rows for column in columns]
+        tiles = (
+            np.ascontiguousarray(image[y : y + tile_h, x : x + tile_w]) for (y, _), (x, _) in places
+        )
+        maps = maps and self.has_maps
+        blended = np.zeros((height, width), np.float32) if maps else None
+        best = -math.inf
+        scored = self.detector.score_images(tiles, maps=maps, on_error="record")
+        for ((y, down), (x, across)), tile in zip(places, scored, strict=True):
+            if tile.error is not None:
+                raise ImageReadError(name, f"the tile at x {x}, y {y}: {tile.error.reason}")
+            assert tile.score is not None
+            best = max(best, tile.score)
+            if blended is not None:
+                assert tile.anomaly_map is not None
+                part = tile.anomaly_map
+                if part.shape != (tile_h, tile_w):
+                    wanted = (tile_w, tile_h)
+                    part = np.asarray(
+                        cv2.resize(part, wanted, interpolation=cv2.INTER_LINEAR), np.float32
+                    )
+                blended[y : y + tile_h, x : x + tile_w] += down[:, None] * part * across
+        return best, blended
+
+    def decision_function(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float64]:
+        """Scores (N,) of N images: the largest of their tiles' scores."""
+        scores = [result.score for result in self.score_images(as_sources(X), maps=False)]
+        return np.asarray(scores, dtype=np.float64)
+
+    def predict(self, X: Iterable[ImageSource]) -> npt.NDArray[np.int64]:
+        """(N,) of 0 (good) and 1 (defective: score >= `threshold_`)."""
+        self._check_fitted()
+        return (self.decision_function(X) >= self.threshold_).astype(np.int64)
+
+    def predict_anomaly_map(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float32]:
+        """Anomaly maps (N, H, W) float32 at the images' own size, which must be the same.
+
+        Raises
+        ------
+        UsageError
+            The method has no maps, or the images are of several sizes.
+        """
+        if not self.has_maps:
+            name = type(self.detector).__name__
+            raise UsageError(f"{name} scores whole images and has no anomaly maps")
+        maps = [result.anomaly_map for result in self.score_images(as_sources(X))]
+        found = [one for one in maps if one is not None]
+        if len({one.shape for one in found}) > 1:
+            raise UsageError(
+                "the images are of several sizes, so their maps are too; take them one by one "
+                "with score_images"
+            )
+        return np.stack(found) if found else np.zeros((0, *self.tile_size), np.float32)
+
+    def get_anomaly_map(self, item: ImageSource) -> npt.NDArray[np.float32]:
+        """The anomaly map (H, W) float32 of one image."""
+        found: npt.NDArray[np.float32] = self.predict_anomaly_map([item])[0]
+        return found
+
+    def save(
+        self, folder: str | Path, *, include_backbone: bool = False, overwrite: bool = False
+    ) -> Path:
+        """As `Detector.save`, with how it is tiled and what it was calibrated on."""
+        from .saving import save_detector
+        from .tiled_settings import tile_facts
+
+        self._check_fitted()
+        return save_detector(
+            self.detector, Path(folder), include_backbone, overwrite, tile_facts(self)
+        )
+
+    def export_graph(self, original_size: tuple[int, int] | None = None) -> Any:
+        """Raises `UsageError`: an exported program looks at one image of one size."""
+        raise UsageError("a detector that works by tiles cannot be exported")
+
+    def _check_fitted(self) -> None:
+        if not self.__sklearn_is_fitted__():
+            raise NotFittedError("this TiledDetector is not fitted yet; call fit first")

@@ -1,0 +1,56 @@
+"""The lines that `pyimgano infer` writes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from .schema import Model, Number, Text
+
+
+class RegionRecord(Model):
+    """A connected region of an anomaly map, in pixels of the original image."""
+
+    box: tuple[int, int, int, int] = Field(description="x, y, width, height")
+    area: int
+    peak: Number
+    peak_at: tuple[int, int] = Field(description="x, y")
+    centroid: tuple[Number, Number] = Field(description="x, y")
+
+
+class MapRecord(Model):
+    """An anomaly map: what it holds, and where it was saved."""
+
+    path: Text | None
+    shape: tuple[int, int] = Field(description="height, width of the map that was saved")
+    peak: Number
+    mean: Number
+
+
+class WatchedFile(Model):
+    """What a watched file is known by: another size or time is another file."""
+
+    path: Text = Field(description="relative to the watched folder, with /")
+    size: int
+    mtime_ns: int
+
+
+class InferenceRecord(Model):
+    """A line of `pyimgano infer`; fields that were not asked for are left out."""
+
+    index: int
+    input: Text
+    score: Number | None
+    threshold: Number
+    calibration: str = Field(description="how the normal scores of the threshold were obtained")
+    pred: Literal[0, 1] | None
+    error: Text | None
+    remark: Text | None
+    original_size: tuple[int, int] | None = Field(description="height, width")
+    file: WatchedFile | None = None
+    pixel_threshold: Number | None = None
+    regions: list[RegionRecord] | None = None
+    map: MapRecord | None = None
+    overlay: Text | None = Field(None, description="file")
+    mask: Text | None = Field(None, description="file")

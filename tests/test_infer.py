@@ -1,0 +1,571 @@
+"""`pyimgano.inference`, and the command."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+import pyimgano.models
+import pyimgano.runs
+from pyimgano.cli import infer as command
+from pyimgano.errors import DataError, ImageReadError, NotFittedError, UsageError
+from pyimgano.images import read_image
+from pyimgano.inference import calibrate_threshold, infer, iter_infer
+from pyimgano.models import registry
+from pyimgano.models.loading import load_model
+from pyimgano.models.tiled import TiledDetector
+
+from .conftest import picture, save
+from .pixel_detector import Darkness, fitted, plain
+
+Call = Callable[..., tuple[int, list[dict[str, Any]], str]]
+
+
+def spotted(value: int = 220, size: int = 64) -> np.ndarray:
+    image = plain(value, size, size)
+    image[10:20, 30:50] = 5
+    return image
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two good images, one defective, in `parts`; four good ones in `train`."""
+    for i, value in enumerate((200, 205, 210, 215)):
+        save(tmp_path / "train" / f"{i}.png", plain(value))
+    save(tmp_path / "parts" / "a" / "0.png", plain(220, 96, 128))
+    save(tmp_path / "parts" / "a" / "1.png", spotted())
+    save(tmp_path / "parts" / "b" / "0.png", plain(222))
+    return tmp_path
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Runs `pyimgano-infer` here, where `darkness` is a model and `load_model` gives one."""
+    monkeypatch.setitem(
+        registry._entries, "darkness", registry.ModelEntry("darkness", Darkness, ())
+    )
+    monkeypatch.setattr(
+        pyimgano.models, "load_model", lambda folder, *, device: fitted(), raising=False
+    )
+
+    def run(*arguments: object) -> tuple[int, list[dict[str, Any]], str]:
+        with pytest.raises(SystemExit) as left:
+            command([str(one) for one in arguments])
+        captured = capsys.readouterr()
+        code = left.value.code
+        records = [json.loads(line) for line in captured.out.splitlines()]
+        return (code if isinstance(code, int) else 0), records, captured.err
+
+    return run
+
+
+def fit_on(folder: Path) -> list[object]:
+    return ["--model", "darkness", "--train-dir", folder / "train", "--resize", 64, 64]
+
+
+# ---- from Python
+
+
+def test_results_hold_scores_labels_and_errors(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    good = save(tmp_path / "good.png", plain(220, 50, 70))
+    found = infer(fitted(), [str(good), spotted(), bad])
+    assert [one.index for one in found] == [0, 1, 2]
+    assert [one.label for one in found] == [0, 1, None]
+    assert [one.score for one in found] == [35.0, 250.0, None]
+    assert [one.input for one in found] == [str(good), "image 1", str(bad)]
+    assert found[0].original_size == (50, 70) and found[0].anomaly_map is None
+    assert found[2].error == "not an image in a known format" and found[0].error is None
+    assert {one.threshold for one in found} == {fitted().threshold_}
+    mapped = infer(fitted(), [spotted()], include_maps=True, regions=True, min_area=3)
+    assert mapped[0].anomaly_map is not None and mapped[0].anomaly_map.shape == (64, 64)
+    assert mapped[0].regions is not None and mapped[0].regions[0].box == (30, 10, 20, 10)
+    assert infer(fitted(), []) == []
+    assert infer(fitted(), np.stack([plain(), spotted()]))[1].label == 1
+
+
+def test_a_result_comes_before_the_next_input_is_asked_for() -> None:
+    asked: list[int] = []
+
+    def camera() -> Iterator[np.ndarray]:
+        while True:
+            asked.append(len(asked))
+            yield spotted() if len(asked) % 5 == 0 else plain()
+
+    results = iter_infer(fitted(), camera(), batch_size=1)
+    for expected in range(12):
+        result = next(results)
+        assert result.index == expected and len(asked) == expected + 1
+        assert result.label == (1 if (expected + 1) % 5 == 0 else 0)
+    asked.clear()
+    batched = iter_infer(fitted(), camera(), batch_size=3)
+    seen = []
+    for _ in range(7):
+        next(batched)
+        seen.append(len(asked))
+    assert seen == [3, 3, 3, 6, 6, 6, 9]
+
+
+def test_reading_ahead_is_bounded_and_gives_the_same() -> None:
+    asked = 0
+
+    def camera() -> Iterator[np.ndarray]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield plain(asked % 250)
+
+    ahead = iter_infer(fitted(), camera(), read_ahead=True)
+    first = [next(ahead).score for _ in range(20)]
+    assert 20 < asked <= 20 + 256 + Darkness.batch_size
+    ahead.close()  # type: ignore[attr-defined]
+    frames = [plain(i % 250) for i in range(1, 21)]
+    assert first == [one.score for one in infer(fitted(), frames)]
+
+
+def test_batches_are_of_the_size_asked_for_and_the_detector_is_left_alone() -> None:
+    detector = fitted()
+    detector.batches.clear()
+    frames = [plain(i) for i in range(100, 111)]
+    one = infer(detector, frames, batch_size=5)
+    assert detector.batches == [5, 5, 1] and detector.batch_size == 4
+    detector.batches.clear()
+    other = list(iter_infer(detector, iter(frames), batch_size=6))
+    assert detector.batches == [6, 5]
+    assert [r.score for r in one] == [r.score for r in other]
+    assert [r.index for r in other] == list(range(11))
+    detector.batches.clear()
+    tiled = TiledDetector(detector, tile_size=64, tile_stride=64)
+    list(iter_infer(tiled, [plain(3, 192, 192)], batch_size=9))
+    assert detector.batches == [9]
+
+
+def test_what_an_iterator_gave_before_it_failed_is_scored() -> None:
+    def failing() -> Iterator[np.ndarray]:
+        yield plain()
+        yield spotted()
+        raise OSError("the camera is gone")
+
+    for ahead in (None, True):
+        results = iter_infer(fitted(), failing(), read_ahead=ahead)
+        assert [next(results).label, next(results).label] == [0, 1]
+        with pytest.raises(OSError, match="the camera is gone"):
+            next(results)
+    wrong = iter_infer(fitted(), iter([plain(), plain()[:, :, 0]]))
+    assert next(wrong).label == 0
+    with pytest.raises(UsageError, match=r"inputs\[1\] must be an \(H, W, 3\) uint8"):
+        next(wrong)
+
+
+def test_usage_is_checked_at_once() -> None:
+    with pytest.raises(NotFittedError):
+        iter_infer(Darkness(), [])
+    for name, value in (("batch_size", 0), ("min_area", 1.5)):
+        with pytest.raises(UsageError, match=name):
+            iter_infer(fitted(), [], **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="pixel_threshold"):
+        iter_infer(fitted(), [], regions=True, pixel_threshold=float("nan"))
+    with pytest.raises(UsageError, match="got one path"):
+        infer(fitted(), "a.png")  # type: ignore[arg-type]
+    detector = fitted()
+    detector.pixel_calibration_ = None
+    with pytest.raises(UsageError, match="no threshold for pixels"):
+        infer(detector, [], regions=True)
+
+
+def test_a_threshold_from_held_out_images(tmp_path: Path) -> None:
+    detector = fitted()
+    good = [plain(v) for v in range(100, 200)]
+    found = calibrate_threshold(detector, good, quantile=0.9)
+    assert found == detector.threshold_ == np.nextafter(255.0 - 109, np.inf)  # rank 91 of 100
+    assert detector.calibration_.method == "held-out-images"
+    assert detector.calibration_.quantile_asked == 0.9
+    assert len(detector.decision_scores_) == 100
+    assert detector.pixel_calibration_ is not None and detector.pixel_calibration_.n_images == 100
+    (tmp_path / "bad.png").write_bytes(b"no")
+    with pytest.raises(ImageReadError):
+        calibrate_threshold(detector, [plain(), tmp_path / "bad.png"])
+    assert detector.threshold_ == found  # a failure changes nothing
+    calibrate_threshold(detector, [plain(), tmp_path / "bad.png"], on_error="skip")
+    assert "1 of the images to calibrate on could not be read" in detector.calibration_.notes[0]
+    with pytest.raises(DataError, match="none of 1"):
+        calibrate_threshold(detector, [tmp_path / "bad.png"], on_error="skip")
+    for inputs, quantile in (([], 0.5), ([plain()], 1.0)):
+        with pytest.raises(UsageError):
+            calibrate_threshold(detector, inputs, quantile=quantile)
+
+
+# ---- the command
+
+
+def test_a_record_for_each_image(call: Call, folder: Path) -> None:
+    jsonl = folder / "out.jsonl"
+    code, records, err = call(*fit_on(folder), "--input", folder / "parts", "--save-jsonl", jsonl)
+    assert code == 0
+    assert [r["index"] for r in records] == [0, 1, 2]
+    assert [Path(r["input"]).parent.name for r in records] == ["a", "a", "b"]
+    assert [r["pred"] for r in records] == [0, 1, 0]
+    assert records[0]["original_size"] == [96, 128] and records[0]["error"] is None
+    assert set(records[0]) == {
+        "index", "input", "score", "threshold", "calibration", "pred", "error", "remark",
+        "original_size",
+    }  # fmt: skip
+    assert [json.loads(line) for line in jsonl.read_text().splitlines()] == records
+    assert "threshold 55" in err and "3 images: 1 defective, 2 good, 0 unreadable" in err
+    code, records, _ = call(
+        *fit_on(folder), "--quiet", folder / "parts" / "a" / "1.png", "--save-jsonl", jsonl
+    )
+    assert code == 0 and records == [] and len(jsonl.read_text().splitlines()) == 1
+
+
+def test_what_cannot_be_read_or_found_is_exit_1(call: Call, folder: Path) -> None:
+    bad = folder / "parts" / "b" / "1.png"
+    bad.write_bytes(b"no")
+    code, records, err = call(*fit_on(folder), "--input", folder / "parts")
+    assert code == 1 and len(records) == 4
+    assert records[-1]["score"] is None and records[-1]["pred"] is None
+    assert records[-1]["error"] == "not an image in a known format" and str(bad) in err
+    bad.unlink()
+    code, records, err = call(
+        *fit_on(folder), "--input", folder / "*.gif", "--input", folder / "parts"
+    )
+    assert code == 1 and len(records) == 3 and "matches no image" in err
+    code, records, err = call(*fit_on(folder), "--input", folder / "none.png")
+    assert code == 1 and records == [] and "no such file or folder" in err
+    (folder / "list.txt").write_text("parts/a/0.png\nmissing.png\n")
+    code, records, _ = call(*fit_on(folder), "--input", f"@{folder}/list.txt")
+    assert code == 1 and [r["error"] for r in records] == [None, "no such file"]
+
+
+def test_files_beside_the_records(call: Call, folder: Path) -> None:
+    out = folder / "out"
+    code, records, _ = call(
+        *fit_on(folder), "--input", folder / "parts", "--regions", "--include-maps",
+        "--save-maps", out, "--save-overlays", out, "--save-masks", out,
+    )  # fmt: skip
+    assert code == 0
+    names = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    kinds = ("map.tiff", "overlay.png", "mask.png")
+    assert names == {f"{n}.png.{k}" for n in ("a/0", "a/1", "b/0") for k in kinds}
+    mask = read_image(records[1]["mask"])[:, :, 0]
+    assert set(np.unique(mask)) == {0, 255} and (mask[10:20, 30:50] == 255).all()
+    region = records[1]["regions"][0]
+    assert region["box"] == [30, 10, 20, 10] and region["area"] == 200 == (mask > 0).sum()
+    assert region["peak"] == 250.0 and records[0]["regions"] == []
+    saved = tifffile.imread(records[0]["map"]["path"])
+    assert saved.shape == (96, 128) == tuple(records[0]["map"]["shape"])
+    assert saved.dtype == np.float16 and records[0]["map"]["peak"] == 35.0
+    overlay = read_image(records[0]["overlay"])
+    np.testing.assert_array_equal(overlay[:96], plain(220, 96, 128))  # calm where it is good
+    assert (read_image(records[1]["overlay"])[12, 40] != 5).any()
+
+
+def test_maps_at_the_models_size_and_as_npy(call: Call, folder: Path) -> None:
+    code, records, _ = call(
+        *fit_on(folder), "--input", folder / "parts" / "a" / "0.png", "--save-maps",
+        folder / "m", "--map-format", "npy", "--map-size", "working", "--save-masks", folder / "k",
+        "--pixel-threshold", 30, "--min-area", 5,
+    )  # fmt: skip
+    found = np.load(records[0]["map"]["path"], allow_pickle=False)
+    assert code == 0 and found.shape == (64, 64) and found.dtype == np.float32
+    assert records[0]["pixel_threshold"] == 30 and "regions" not in records[0]
+    assert (cv2.imread(records[0]["mask"], 0) == 255).all()  # 35 everywhere, over 30
+    _, records, _ = call(*fit_on(folder), folder / "parts" / "a" / "0.png", "--include-maps")
+    assert records[0]["map"] == {"path": None, "shape": [96, 128], "peak": 35.0, "mean": 35.0}
+
+
+def test_outputs_of_several_inputs_do_not_meet(call: Call, folder: Path) -> None:
+    out = folder / "masks"
+    code, records, _ = call(
+        *fit_on(folder), folder / "parts" / "a", folder / "parts" / "b", "--save-masks", out
+    )
+    assert code == 0 and len({r["mask"] for r in records}) == 3
+    assert (out / "a" / "0.png.mask.png").is_file() and (out / "b" / "0.png.mask.png").is_file()
+    save(folder / "parts" / "a" / "0.jpg", plain(210))
+    code, records, _ = call(*fit_on(folder), folder / "parts" / "a", "--save-masks", out)
+    assert len({r["mask"] for r in records}) == 3
+    before = {p: p.read_bytes() for p in (folder / "parts").rglob("*.*")}
+    for target in (folder / "parts", folder, folder / "train"):
+        code, _, err = call(*fit_on(folder), folder / "parts", "--save-masks", target)
+        assert code == 2 and "a folder of its own is wanted" in err
+    assert before == {p: p.read_bytes() for p in (folder / "parts").rglob("*.*")}
+    inside = folder / "parts" / "found"
+    for _ in range(2):  # the second time its own masks are no input
+        code, records, _ = call(*fit_on(folder), folder / "parts", "--save-masks", inside)
+        assert code == 0 and len(records) == 4
+
+
+def test_outputs_are_tried_before_anything_is_fitted(
+    call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Darkness, "fit", lambda *a, **k: pytest.fail("it was fitted"))
+    (folder / "file").write_text("x\n")
+    code, _, err = call(*fit_on(folder), folder / "parts", "--save-maps", folder / "file" / "m")
+    assert code == 1 and "file/m: cannot be made" in err
+    jsonl = folder / "file"
+    code, _, err = call(*fit_on(folder), "--watch", folder / "parts", "--save-jsonl", jsonl)
+    assert code == 1 and "line 1 is no record" in err and jsonl.read_text() == "x\n"
+
+
+def test_an_overlay_of_an_image_that_changed_says_so(
+    call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(path: str) -> None:
+        raise ImageReadError(path, "no such file")
+
+    monkeypatch.setattr("pyimgano.inference.outputs.read_image", gone)
+    code, records, _ = call(
+        *fit_on(folder), folder / "parts" / "b", "--save-overlays", folder / "o"
+    )
+    assert code == 0 and records[0]["pred"] == 0 and "overlay" not in records[0]
+    assert "no overlay" in records[0]["remark"]
+
+
+def test_loading_paths(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def find(run: Path, category: str | None = None) -> Path:
+        asked.append((run, category))
+        return Path(run) / "models" / "nut"
+
+    def load(path: Path, *, device: str) -> Darkness:
+        asked.append((path, device))
+        return fitted()
+
+    monkeypatch.setattr(pyimgano.runs, "find_model", find, raising=False)
+    monkeypatch.setattr(pyimgano.models, "load_model", load, raising=False)
+    code, records, _ = call("--from-run", "r", "--category", "nut", folder / "parts" / "a")
+    assert code == 0 and [r["pred"] for r in records] == [0, 1]
+    assert records[0]["calibration"] == "all-images"
+    assert asked == [(Path("r"), "nut"), (Path("r/models/nut"), "cpu")]
+    asked.clear()
+    code, _, _ = call("--model-dir", folder / "m", "--device", "cuda:1", folder / "parts" / "a")
+    assert code == 0 and asked == [(folder / "m", "cuda:1")]
+    good = save(folder / "good" / "0.png", plain(120)).parent
+    code, records, err = call("--model-dir", "m", "--calibrate-on", good, folder / "parts")
+    assert code == 0 and records[0]["calibration"] == "held-out-images"
+    assert records[0]["threshold"] == pytest.approx(135) and "threshold 135 from 1 good" in err
+
+
+def test_saving_what_was_fitted(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [*fit_on(folder), folder / "parts", "--save-model", folder / "m"]
+    code, _, err = call(*arguments)
+    assert code == 2 and "Darkness cannot be saved" in err and not (folder / "m").exists()
+    monkeypatch.setattr(pyimgano.models, "load_model", load_model)
+    fit = ["--model", "vision_patchcore", "--train-dir", folder / "train", "--resize", 64, 64]
+    arguments = [*fit, folder / "parts", "--save-model"]
+    code, records, _ = call(*arguments, folder / "m")
+    assert code == 0 and len(records) == 3
+    code, again, _ = call("--model-dir", folder / "m", folder / "parts")
+    assert code == 0 and again == records
+    code, _, err = call(*arguments, folder / "m")
+    assert code == 2 and "exists already" in err
+    code, records, _ = call(*arguments, folder / "t", "--tile-size", "64")
+    code, again, err = call("--model-dir", folder / "t", folder / "parts")
+    assert code == 0 and again == records and "untiled" not in err
+    code, again, _ = call("--model-dir", folder / "t", "--tile-size", 64, folder / "parts")
+    assert code == 0 and again == records
+    code, _, err = call("--model-dir", folder / "t", "--tile-size", 80, folder / "parts")
+    assert code == 2 and "was saved with tiles of (64, 64)" in err
+
+
+def test_a_model_of_a_run(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pyimgano.models, "load_model", load_model)
+    for i in range(3):
+        save(folder / "set" / "nut" / "train" / "good" / f"{i}.png", plain(200 + i))
+        save(folder / "set" / "nut" / "test" / "good" / f"{i}.png", plain(204 + i))
+    keywords = {"dataset": "mvtec", "root": folder / "set", "output_dir": folder / "runs"}
+    report = pyimgano.run_benchmark(**keywords, save_model=True)
+    code, records, _ = call("--from-run", report["run_dir"], folder / "set" / "nut" / "test")
+    assert code == 0 and len(records) == 3
+    lines = Path(report["run_dir"], "categories", "nut", "per_image.jsonl").read_text()
+    scores = [json.loads(line)["score"] for line in lines.splitlines()]
+    assert [one["score"] for one in records] == scores
+    code, _, err = call("--from-run", report["run_dir"], "--category", "bolt", folder)
+    assert code in (1, 2) and "bolt" in err
+
+
+def test_tiles(call: Call, folder: Path) -> None:
+    large = plain(220, 200, 300)
+    large[100:104, 200:204] = 0
+    save(folder / "large" / "0.png", large)
+    code, records, err = call(
+        *fit_on(folder), "--input", folder / "large", "--regions", "--tile-size", 64, 80,
+        "--tile-stride", 40,
+    )  # fmt: skip
+    assert code == 0 and records[0]["score"] > 200  # whole, it would be lost in 64 pixels
+    assert "of 4 images 3 were learned from and 1 set aside to calibrate on" in err
+    x, y, width, height = records[0]["regions"][0]["box"]
+    assert x <= 200 and y <= 100 and x + width >= 204 and y + height >= 104
+    code, records, err = call("--model-dir", "m", "--tile-size", 64, folder / "large")
+    assert code == 0 and "calibrated on untiled images" in err
+    assert records[0]["calibration"] == "all-images, untiled"
+    code, records, err = call(
+        "--model-dir", "m", "--tile-size", "64x64", "--calibrate-on", folder / "train",
+        folder / "large",
+    )  # fmt: skip
+    assert records[0]["calibration"] == "held-out-images" and "untiled" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--input", "x"], "exactly one of --from-run, --model-dir and --train-dir"),
+        (["--model-dir", "m", "--from-run", "r", "--input", "x"], "--from-run and --model-dir"),
+        (["--model-dir", "m"], "either --input, at least once, or --watch"),
+        (["--model-dir", "m", "--input", "x", "--watch", "w"], "either --input"),
+        (["--model-dir", "m", "--model", "darkness", "x"], "--model means nothing"),
+        (["--model-dir", "m", "--category", "c", "x"], "--category means nothing"),
+        (["--model-dir", "m", "--only-new", "x"], "--only-new means nothing"),
+        (["--model-dir", "m", "--tile-stride", "4", "x"], "--tile-stride means nothing"),
+        (["--model-dir", "m", "--tile-size", "big", "x"], "a number of pixels"),
+        (["--model-dir", "m", "--tile-size", "8", "x"], "tile_size must be"),
+        (["--model-dir", "m", "--calibration-quantile", "0.9", "x"], "saved model"),
+        (["--train-dir", "t", "--calibration-quantile", "1", "x"], "must lie in (0, 1)"),
+        (["--model-dir", "m", "--pixel-threshold", "nan", "--regions", "x"], "finite"),
+        (["--model-dir", "m", "--pixel-threshold", "1", "x"], "--pixel-threshold means nothing"),
+        (["--model-dir", "m", "--map-size", "working", "x"], "--map-size means nothing"),
+        (["--model-dir", "m", "-", "-"], "stdin is read once"),
+        (["--model-dir", "m", "--save-jsonl", "no/such/f.jsonl", "x"], "is no folder"),
+        (["--train-dir", "t", "--model", "darknes", "x"], "did you mean darkness"),
+        (["--train-dir", "t", "--model", "darkness", "--model-kwargs", "[", "x"], "not JSON"),
+        (
+            ["--train-dir", "t", "--model", "darkness", "--model-kwargs", '{"device": "cpu"}', "x"],
+            "an option of its own, --device",
+        ),
+    ],
+)
+def test_usage_errors(call: Call, arguments: list[str], said: str) -> None:
+    code, records, err = call(*arguments)
+    assert code == 2 and records == [] and said in err.splitlines()[-1]
+
+
+def test_a_method_without_maps(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Darkness, "has_maps", False)
+    for option in (["--regions"], ["--save-maps", folder / "m"], ["--include-maps"]):
+        code, _, err = call(*fit_on(folder), folder / "parts", *option)
+        assert code == 2 and "has no anomaly maps" in err
+    assert call(*fit_on(folder), folder / "parts")[0] == 0
+
+
+_PROGRAM = """
+import sys
+sys.path.insert(0, {root!r})
+import pyimgano.models
+from tests.pixel_detector import fitted
+pyimgano.models.load_model = lambda folder, *, device: fitted()
+from pyimgano.cli import infer
+infer(sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts the command as a process of its own."""
+    program = _PROGRAM.format(root=str(Path(__file__).resolve().parents[1]))
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def run(*arguments: object) -> subprocess.Popen[bytes]:
+        line = [sys.executable, "-c", program, "--model-dir", "m", *map(str, arguments)]
+        pipe = subprocess.PIPE
+        begun.append(subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe))
+        return begun[-1]
+
+    yield run
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+def test_a_line_on_stdin_gives_a_record_at_once(start: Start, folder: Path) -> None:
+    process = start("--input", "-", "--save-masks", folder / "out")
+    assert process.stdin is not None and process.stdout is not None
+    for name, pred in (("a/0.png", 0), ("a/1.png", 1), ("missing.png", None)):
+        process.stdin.write(f"{folder}/parts/{name}\n".encode())
+        process.stdin.flush()
+        record = json.loads(process.stdout.readline())  # would wait for ever if it were not
+        assert record["pred"] == pred and record["input"].endswith(name)
+    process.stdin.close()
+    process.stdin = None
+    assert process.wait(30) == 1
+    assert len(list((folder / "out" / "%outside").rglob("*.mask.png"))) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_whole_lines(start: Start, folder: Path, number: int) -> None:
+    jsonl = folder / "out.jsonl"
+    process = start("--input", "-", "--save-jsonl", jsonl)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(f"{folder}/parts/a/1.png\n".encode())
+    process.stdin.flush()
+    process.stdout.readline()
+    process.send_signal(number)
+    assert process.wait(30) == 130
+    assert [json.loads(line)["pred"] for line in jsonl.read_text().splitlines()] == [1]
+
+
+def test_a_reader_that_goes_away_ends_it(start: Start, folder: Path) -> None:
+    jsonl = folder / "out.jsonl"
+    process = start("--input", "-", "--save-jsonl", jsonl)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(f"{folder}/parts/a/1.png\n".encode())
+    process.stdin.flush()
+    process.stdout.readline()
+    process.stdout.close()
+    process.stdin.write(f"{folder}/parts/a/0.png\n".encode())
+    process.stdin.flush()
+    assert process.wait(30) == 1
+    assert process.stderr is not None and b"Traceback" not in process.stderr.read()
+    assert len([json.loads(line) for line in jsonl.read_text().splitlines()]) == 2
+
+
+def test_watching_ends_well_on_a_signal_and_goes_on_after_it(start: Start, folder: Path) -> None:
+    jsonl = folder / "out.jsonl"
+    arguments = ["--watch", folder / "parts", "--settle", 0.05, "--watch-interval", 0.05]
+    process = start(*arguments, "--save-jsonl", jsonl)
+    assert process.stdout is not None
+    first = [json.loads(process.stdout.readline()) for _ in range(3)]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    with jsonl.open("ab") as file:
+        file.write(b'{"index": 3, "inp')  # as a power cut would leave it
+    save(folder / "parts" / "new.png", spotted())
+    process = start(*arguments, "--save-jsonl", jsonl, "--stop-when-idle", 0.2)
+    out, err = process.communicate(timeout=60)
+    records = [json.loads(line) for line in jsonl.read_text().splitlines()]
+    assert process.returncode == 0, err
+    assert records[:3] == first and [json.loads(line) for line in out.splitlines()] == records[3:]
+    assert [r["file"]["path"] for r in records[3:]] == ["new.png"]
+    assert [r["index"] for r in records] == [0, 1, 2, 3] and records[3]["pred"] == 1
+
+
+def test_a_real_detector_end_to_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(6):
+        save(folder / "striped" / f"{i}.png", picture(i))
+    save(folder / "new" / "good.png", picture(50))
+    save(folder / "new" / "bad.png", picture(51, spot=True))
+    with pytest.raises(SystemExit) as left:
+        command(
+            ["--train-dir", str(folder / "striped"), "--resize", "64", "64", "--regions",
+             "--input", str(folder / "new"), "--save-overlays", str(folder / "o")]
+        )  # fmt: skip
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert left.value.code == 0 and [r["pred"] for r in records] == [1, 0]
+    peak = records[0]["regions"][0]["peak_at"]
+    assert 28 <= peak[0] <= 48 and 28 <= peak[1] <= 48  # the spot is at 32 to 44
+    assert Image.open(records[0]["overlay"]).size == (64, 64)
