@@ -569,3 +569,20 @@ def test_a_real_detector_end_to_end(folder: Path, capsys: pytest.CaptureFixture[
     peak = records[0]["regions"][0]["peak_at"]
     assert 28 <= peak[0] <= 48 and 28 <= peak[1] <= 48  # the spot is at 32 to 44
     assert Image.open(records[0]["overlay"]).size == (64, 64)
+
+
+def test_a_region_of_interest_and_threads_for_a_model_fitted_on_the_spot(
+    call: Call, folder: Path
+) -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, :24] = 255  # the spot of `spotted` lies right of it
+    save(folder / "mask.png", mask)
+    fit = ["--model", "vision_patchcore", "--train-dir", folder / "train", "--resize", 64, 64]
+    arguments = [*fit, folder / "parts" / "a" / "1.png", "--num-threads", 1]
+    _, (seen,), _ = call(*arguments)
+    _, (blind,), _ = call(*arguments, "--roi", folder / "mask.png")
+    assert seen["pred"] == 1 and blind["score"] < seen["score"]
+    code, _, err = call(*fit_on(folder), folder / "parts", "--roi", folder / "mask.png")
+    assert code == 2 and "roi means nothing to model 'darkness'" in err
+    code, _, err = call(*arguments[:-1], 0)
+    assert code == 2 and "num_threads must be" in err

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..threads import limited_threads
 from .console import Bar, complain, parse_keywords, print_text
 from .infer_usage import SidesCommand, check_usage, output_folders, sides
+from .options import num_threads_option
 
 if TYPE_CHECKING:
     from ..inference.outputs import Wanted
@@ -33,6 +35,12 @@ _NAMED = 20
 @click.option("--preset", help="industrial-fast, industrial-balanced or industrial-accurate.")
 @click.option("--model-kwargs", metavar="JSON", help="Further keywords of the model, an object.")
 @click.option("--resize", type=int, nargs=2, metavar="H W", help="Default 256 256.")
+@click.option(
+    "--roi",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Region of interest of the model to fit: a mask image, or a .json file of polygons.",
+)
 @click.option("--save-model", type=_FOLDER, help="Keep the model that was fitted there.")
 @click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
@@ -107,6 +115,7 @@ _NAMED = 20
     help="Smallest region, in pixels of the image.",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images, or tiles, scored together.")
+@num_threads_option
 def command(**given: Any) -> int:
     """Score images with a fitted detector: one JSON record a line on stdout.
 
@@ -117,12 +126,13 @@ def command(**given: Any) -> int:
     """
     given["inputs"] = [*given["inputs"], *given.pop("more_inputs")]
     check_usage(given)
-    records = _open_outputs(given)
-    problems: list[str] = []
-    paths, root = _list_inputs(given, problems)
-    with Bar() as bar:
-        detector = _detector(given, bar)
-    return _score(given, detector, paths, root, problems, records)
+    with limited_threads(given["num_threads"]):
+        records = _open_outputs(given)
+        problems: list[str] = []
+        paths, root = _list_inputs(given, problems)
+        with Bar() as bar:
+            detector = _detector(given, bar)
+        return _score(given, detector, paths, root, problems, records)
 
 
 def _open_outputs(given: dict[str, Any]) -> RecordFile | None:
@@ -201,6 +211,7 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
             device=given["device"],
             resize=given["resize"],
             calibration_quantile=given["calibration_quantile"],
+            roi=given["roi"],
             model_kwargs=parse_keywords(given["model_kwargs"]),
             tile_size=given["tile_size"],
             tile_stride=given["tile_stride"],

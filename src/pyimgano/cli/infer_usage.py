@@ -50,7 +50,9 @@ def check_usage(given: dict[str, Any]) -> None:
         )
     needs = {
         "category": "from_run",
-        **dict.fromkeys(("model", "preset", "model_kwargs", "resize", "save_model"), "train_dir"),
+        **dict.fromkeys(
+            ("model", "preset", "model_kwargs", "resize", "roi", "save_model"), "train_dir"
+        ),
         **dict.fromkeys(("only_new", "stop_when_idle"), "watch"),
         **dict.fromkeys(("map_format",), "save_maps"),
         "tile_stride": "tile_size",

@@ -70,6 +70,7 @@ def make_detector(
     device: str = "cpu",
     resize: tuple[int, int] | None = None,
     calibration_quantile: float | None = None,
+    roi: Path | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     tile_size: Sides | None = None,
     tile_stride: Sides | None = None,
@@ -85,6 +86,7 @@ def make_detector(
         "device": device,
         "resize": resize,
         "calibration_quantile": calibration_quantile,
+        "roi": None if roi is None else str(roi),
     }
     further = dict(model_kwargs or {})
     for name in own:
@@ -93,5 +95,7 @@ def make_detector(
             raise UsageError(f"{name} in model_kwargs: it has an option of its own, --{option}")
     accepted = default_keywords(model)
     given = {k: v for k, v in own.items() if v is not None and k in accepted}
+    if roi is not None and "roi" not in accepted:
+        raise UsageError(f"roi means nothing to model {model!r}")
     detector = create_model(model, **{**preset_keywords(model, preset), **given, **further})
     return tiled(detector, tile_size, tile_stride)
