@@ -6,6 +6,7 @@ from typing import Any
 
 from .console import on_terminal, percent
 
+_WIDE = 160
 #: Metrics by name, and the columns they stand in.
 _COLUMNS = {
     "auroc": "image AUROC",
@@ -20,12 +21,12 @@ _COLUMNS = {
 
 
 def print_table(report: dict[str, Any]) -> None:
-    """One row a corruption: means over the severities; if stderr is a terminal.
+    """One row a corruption: means over the severities.
 
     The last column has the balanced accuracy at each severity, where the drop begins.
     """
     summary = report["summary"]
-    if not on_terminal() or summary is None:
+    if summary is None:
         return
     from rich.console import Console as RichConsole
     from rich.table import Table
@@ -48,7 +49,8 @@ def print_table(report: dict[str, Any]) -> None:
         table.add_row(name, *_cells(one["mean"]), " ".join(each))
     table.add_section()
     table.add_row("mean", *_cells(summary["mean"]), "")
-    console = RichConsole(stderr=True)
+    # in a file of messages it is as wide as it has to be
+    console = RichConsole(stderr=True, width=None if on_terminal() else _WIDE)
     console.print(table)
     if report["run_dir"]:
         console.print(Text(f"run: {report['run_dir']}"))
