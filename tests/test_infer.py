@@ -586,3 +586,36 @@ def test_a_region_of_interest_and_threads_for_a_model_fitted_on_the_spot(
     assert code == 2 and "roi means nothing to model 'darkness'" in err
     code, _, err = call(*arguments[:-1], 0)
     assert code == 2 and "num_threads must be" in err
+
+
+def test_records_are_not_written_over_inputs_or_into_models(call: Call, folder: Path) -> None:
+    picture = folder / "parts" / "a" / "0.png"
+    (folder / "list.txt").write_text(f"{picture}\n")
+    before = picture.read_bytes()
+    wrong = [
+        (["--save-jsonl", picture], [picture]),
+        (["--save-jsonl", folder / "new.png"], [picture]),
+        (["--save-jsonl", folder / "list.txt"], [folder / "list.txt"]),
+        (["--save-jsonl", folder / "list.txt"], [f"@{folder / 'list.txt'}"]),
+        (["--save-masks", folder / "m", "--save-model", folder / "m"], [picture]),
+        (["--save-overlays", folder / "m" / "o", "--save-model", folder / "m"], [picture]),
+    ]
+    for options, inputs in wrong:
+        code, _, err = call(*fit_on(folder), *options, *inputs)
+        assert code == 2 and ("not a place for records" in err or "folder of a model" in err)
+    assert picture.read_bytes() == before and not (folder / "m").exists()
+    (folder / "kept").mkdir()
+    code, _, err = call("--model-dir", folder / "kept", picture, "--save-jsonl", folder / "kept/r")
+    assert code == 2 and "folder of a model" in err
+
+
+def test_images_to_calibrate_on_must_not_be_learned_from(call: Call, folder: Path) -> None:
+    code, _, err = call(*fit_on(folder), folder / "parts", "--calibrate-on", folder / "train")
+    assert code == 2 and "train/0.png: is learned from and to be calibrated on" in err
+    code, _, err = call(
+        *fit_on(folder), folder / "parts", "--calibrate-on", folder / "train", "--tile-size", 32
+    )
+    assert code == 2 and "is learned from and to be calibrated on" in err
+    shared = plain()
+    with pytest.raises(UsageError, match="image 1: is learned from"):
+        Darkness().fit([plain(), shared], calibration_images=[plain(), shared])

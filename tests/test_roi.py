@@ -19,6 +19,7 @@ from pyimgano.datasets import Region, Sample
 from pyimgano.errors import DataError, ImageReadError, PyimganoError, UsageError
 from pyimgano.evaluation import evaluate_detector
 from pyimgano.images import FILL, RegionOfInterest, read_roi, resize_image, stream_images
+from pyimgano.inference import infer
 from pyimgano.models import Detector, ImageScore, create_model, registry
 from pyimgano.models.anomaly_map import smooth_maps
 from pyimgano.pipelines import run_benchmark
@@ -487,3 +488,15 @@ def test_maps_for_a_server_are_zero_outside(tmp_path: Path) -> None:
     assert file is not None
     scores = tifffile.imread(tmp_path / file)
     assert (scores[:48] == 0).all() and (scores[48:] > 0).all()
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 1e-6])
+def test_regions_lie_within_the_region_of_interest_at_any_threshold(threshold: float) -> None:
+    polygon = [[0.25, 0.25], [0.5, 0.25], [0.5, 0.75], [0.25, 0.75]]
+    train = [picture(seed, 90) for seed in range(5)]
+    detector = create_model("vision_patchcore", resize=(64, 64), roi=polygon).fit(train)
+    found = infer(detector, [picture(9, 500)], regions=True, pixel_threshold=threshold)
+    (region,) = found[0].regions or ()
+    x, y, width, height = region.box
+    assert x >= 125 and y >= 125 and x + width <= 250 and y + height <= 375
+    assert region.area > 10_000

@@ -752,3 +752,28 @@ def test_the_document_says_what_the_docs_say(pristine: Path) -> None:
     for name in document:
         assert f"`{name}`" in text, name
     assert set(document) == set(saved_document.SavedDocument.model_fields)
+
+
+def test_saving_over_its_own_folder_keeps_the_weights(tmp_path: Path) -> None:
+    detector = create_model("vision_patchcore", resize=(32, 32), pretrained=False)
+    detector.fit([picture(seed) for seed in range(4)])
+    score = detector.decision_function([picture(9)])
+    detector.save(tmp_path / "a", include_backbone=True)
+    load_model(tmp_path / "a").save(tmp_path / "a", overwrite=True)
+    assert load_model(tmp_path / "a").decision_function([picture(9)]) == score
+    load_model(tmp_path / "a").save(tmp_path / "b")
+    shutil.rmtree(tmp_path / "a")  # the second does not need the first
+    assert load_model(tmp_path / "b").decision_function([picture(9)]) == score
+
+
+def test_places_that_will_not_do(
+    fitted: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in (".", tmp_path, "a\0b"):
+        with pytest.raises(UsageError) as error:
+            fitted.save(place)
+        assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(SavedModelError, match="nobody-here"):
+        load_model("~nobody-here/model")

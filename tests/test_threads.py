@@ -133,3 +133,11 @@ def test_torchs_threads_do_not_wait_busily_unless_the_user_says_so() -> None:
     assert waiting("import pyimgano.backbones", OMP_WAIT_POLICY="active") == "None"
     assert waiting("import torch, pyimgano.backbones") == "None"
     assert waiting("import pyimgano.models.patchcore") == "None"  # it has no need of it yet
+
+
+def test_none_gives_libraries_their_own_back() -> None:
+    torch.set_num_threads(2)
+    set_num_threads(1)
+    assert torch.get_num_threads() == 1
+    set_num_threads(None)
+    assert torch.get_num_threads() == 2

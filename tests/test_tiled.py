@@ -154,8 +154,9 @@ def test_fitting_holds_images_out_and_says_how_many(tmp_path: Path) -> None:
     said = "of 8 images 6 were learned from and 2 set aside to calibrate on"
     assert said in tiled.calibration_.notes
     assert tiled.pixel_calibration_ is not None and tiled.pixel_calibration_.n_images == 2
-    given = TiledDetector(Darkness(), tile_size=64).fit(paths, calibration_images=paths[:3])
-    assert given.n_train_ == 8 and len(given.decision_scores_) == 3
+    given = TiledDetector(Darkness(), tile_size=64).fit(paths[3:], calibration_images=paths[:3])
+    assert given.n_train_ == 5 and len(given.decision_scores_) == 3
+
     with pytest.raises(UsageError, match="at least two"):
         TiledDetector(Darkness(), tile_size=64).fit(paths[:1])
     (tmp_path / "1.png").write_bytes(b"no")
@@ -250,3 +251,16 @@ def test_statistics_of_a_large_map_are_those_of_its_pixels(
     assert found is not None and found.n_images == 3
     assert found.mean == pytest.approx(maps.mean(dtype=np.float64), rel=1e-12)
     assert found.std == pytest.approx(maps.std(dtype=np.float64), rel=1e-9)
+
+
+def test_other_tiles_after_the_fit_promise_nothing() -> None:
+    tiled = TiledDetector(fitted(), tile_size=64)
+    tiled.calibrate([plain(150, 200, 200), plain(160, 200, 200)])
+    assert tiled.set_params(tile_size=(64, 64)).calibrated_on_tiles_  # the same ones
+    tiled.set_params(tile_size=32, tile_stride=16)
+    assert not tiled.calibrated_on_tiles_
+    assert tiled.calibration_.promised_false_alarm_rate is None
+    was = tiled.detector.get_params()
+    with pytest.raises(UsageError):
+        tiled.set_params(tile_size=8, tile_stride=9, detector__calibration_quantile=0.5)
+    assert tiled.detector.get_params() == was and tiled.tile_size == (32, 32)

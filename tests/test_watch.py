@@ -289,3 +289,45 @@ def test_a_full_disk_is_an_error_of_one_line() -> None:
     file = RecordFile(Path("/dev/full"))
     with pytest.raises(DataError, match="/dev/full: cannot be written"):
         file.write("{}")
+
+
+@pytest.fixture
+def locked(line: Path, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """A folder `lost+found` in the watched one that cannot be listed while this holds True."""
+    (line / "lost+found").mkdir()
+    state = [True]
+    plain_scandir = os.scandir
+
+    def scandir(path: str) -> object:
+        if state[0] and str(path).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied")
+        return plain_scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    return state
+
+
+def test_a_folder_that_cannot_be_listed_holds_up_no_other(
+    line: Path, clock: Clock, locked: list[bool]
+) -> None:
+    save(line / "lost+found" / "old.png", plain())
+    watched = watcher(line, clock, only_new=True)
+    assert watched.look() == [] and not watched.away
+    save(line / "new.png", plain())
+    assert watched.look() == [] and watched.waiting == 1
+    clock.sleep(2)
+    (arrival,) = watched.look()
+    assert arrival.relative == "new.png"
+    watched.done(arrival)
+    locked[0] = False  # what lay in it before is passed over, what comes now is not
+    assert watched.look() == [] and watched.waiting == 0
+    save(line / "lost+found" / "late.png", plain())
+    assert watched.look() == [] and watched.waiting == 1
+
+
+def test_it_does_not_stop_while_complete_files_wait(
+    line: Path, clock: Clock, locked: list[bool]
+) -> None:
+    for index in range(4):
+        save(line / f"{index}.png", plain())
+    assert len(run(line, clock, idle=1.0)) == 4

@@ -23,6 +23,8 @@ _CONTROL_GROUP = Path("/sys/fs/cgroup/cpu.max")
 _SPINS = 5000
 
 _chosen: int | None = None
+#: What libraries had before a number was chosen.
+_before: dict[str, int] = {}
 
 
 def available_cores() -> int:
@@ -45,14 +47,15 @@ def available_cores() -> int:
 
 def thread_count() -> int:
     """Threads to use: those of `set_num_threads`, else of OMP_NUM_THREADS, else all cores."""
-    wanted = _chosen
-    if wanted is None:
-        # a list, "4,2", gives the number of each level of nesting
-        first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-        if first.isdecimal() and int(first) > 0:
-            wanted = int(first)
+    return thread_count_by_default() if _chosen is None else min(_chosen, available_cores())
+
+
+def thread_count_by_default() -> int:
+    """Those of OMP_NUM_THREADS, else all cores."""
     cores = available_cores()
-    return cores if wanted is None else min(wanted, cores)
+    # a list, "4,2", gives the number of each level of nesting
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return min(int(first), cores) if first.isdecimal() and int(first) > 0 else cores
 
 
 def set_num_threads(count: int | None) -> None:
@@ -73,6 +76,11 @@ def set_num_threads(count: int | None) -> None:
     global _chosen
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
         raise UsageError(f"num_threads must be a whole number of at least 1, got {count!r}")
+    for name, told in _told().items():
+        if _chosen is None and count is not None:
+            _before[name] = told.get()
+        elif count is None and _chosen is not None:
+            told.set(_before.pop(name, thread_count_by_default()))
     _chosen = count
     apply_thread_count()
 

@@ -94,6 +94,8 @@ def _check_outputs(given: dict[str, Any]) -> None:
         complaint = require_folder_of(given["save_jsonl"], "--save-jsonl")
         if complaint is not None:
             raise click.UsageError(complaint)
+        _check_jsonl(given["save_jsonl"], given["inputs"])
+    _check_models(given)
     read = [Path(one) for one in given["inputs"] if one != "-"]
     read += [given[name] for name in ("watch", "train_dir", "calibrate_on") if given[name]]
     folders = [path.resolve() for path in read if path.is_dir()]
@@ -106,6 +108,34 @@ def _check_outputs(given: dict[str, Any]) -> None:
                 raise click.UsageError(
                     f"{_option(name)} {given[name]}: images are read from {folder}; a folder of "
                     "its own is wanted"
+                )
+
+
+def _check_jsonl(target: Path, inputs: list[str]) -> None:
+    """It is written from its beginning: not over an image, nor over a list of images."""
+    from ..images import IMAGE_SUFFIXES
+
+    read = {Path(one.removeprefix("@")).resolve() for one in inputs}
+    if target.suffix.lower() in IMAGE_SUFFIXES or target.resolve() in read:
+        raise click.UsageError(
+            f"--save-jsonl {target}: is an image or an input, not a place for records"
+        )
+
+
+def _check_models(given: dict[str, Any]) -> None:
+    """Nothing is written into the folder of a model: it would not be one any more."""
+    models = [given[name].resolve() for name in ("save_model", "model_dir") if given[name]]
+    if given["from_run"]:
+        models += [path.resolve() for path in given["from_run"].glob("categories/*/model")]
+    for name in ("save_jsonl", "save_maps", "save_overlays", "save_masks"):
+        if given[name] is None:
+            continue
+        target = given[name].resolve()
+        for folder in models:
+            if target == folder or folder in target.parents:
+                raise click.UsageError(
+                    f"{_option(name)} {given[name]}: {folder} is the folder of a model, which "
+                    "holds nothing else"
                 )
 
 

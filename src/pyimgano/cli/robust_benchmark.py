@@ -87,13 +87,13 @@ def command(
             listener=console,
             **arguments,
         )
-    print_document(report)
-    print_table(report)
-    status = complain_of_problems(report, skip=arguments["on_error"] == "skip")
     if output is not None:
         from ..runs import write_text
 
-        write_text(output, json.dumps(report, indent=2) + "\n")
+        write_text(output, json.dumps(report, indent=2) + "\n")  # first: stdout may fail
+    print_document(report)
+    print_table(report)
+    status = complain_of_problems(report, skip=arguments["on_error"] == "skip")
     return status
 
 

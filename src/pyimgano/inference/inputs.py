@@ -13,6 +13,8 @@ from typing import BinaryIO
 from ..images import IMAGE_SUFFIXES
 from ..runs import safe_name
 
+#: Between the name of a folder and the reason why its files are not known.
+UNLISTED = ": cannot be listed "
 #: Stands for paths on standard input.
 STDIN = "-"
 #: First part of the place of an image that does not lie below the common folder; no file name
@@ -137,7 +139,7 @@ def walk_images(
                     elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
                         yield entry
         except OSError as error:
-            problems.append(f"{current}: cannot be listed ({error.strerror})")
+            problems.append(f"{current}{UNLISTED}({error.strerror})")
 
 
 def _of_folder(folder: str, leave_out: Sequence[Path]) -> Listing:

@@ -24,7 +24,7 @@ from ..runs import (
     write_map,
     write_mask,
 )
-from .regions import Region, at_size, find_regions
+from .regions import Region, at_size, find_regions, region_of
 from .scoring import InferenceResult, Scorer
 
 #: Top of the heat maps' scale: so many times as far above the normal mean as the pixel
@@ -101,6 +101,7 @@ class Recorder:
 
     def __init__(self, detector: Scorer, wanted: Wanted, pixel_threshold: float | None) -> None:
         self._method = detector.calibration_.method
+        self._roi = region_of(detector)
         self._wanted = wanted
         self._limit = pixel_threshold
         self._scale = None if pixel_threshold is None else heat_scale(detector, pixel_threshold)
@@ -135,7 +136,7 @@ class Recorder:
             given["file"] = file
         if result.anomaly_map is not None and result.original_size is not None:
             working = result.anomaly_map
-            full = at_size(working, result.original_size)
+            full = at_size(working, result.original_size, self._roi)
             given.update(self._regions(path, place, full, result))
             given.update(self._map(place, working, full))
         return InferenceRecord(**given)
@@ -150,7 +151,7 @@ class Recorder:
         if self._limit is None or self._scale is None:
             return {}
         wanted = self._wanted
-        regions, mask = find_regions(full, self._limit, min_area=wanted.min_area)
+        regions, mask = find_regions(full, self._limit, min_area=wanted.min_area, roi=self._roi)
         given: dict[str, Any] = {"pixel_threshold": self._limit}
         if wanted.regions:
             given["regions"] = [as_record(region) for region in regions]

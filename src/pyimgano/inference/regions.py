@@ -8,6 +8,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ..images import RegionOfInterest
+from ..models import Detector
+from ..models.tiled import TiledDetector
+
 
 @dataclass(frozen=True)
 class Region:
@@ -35,7 +39,11 @@ class Region:
 
 
 def find_regions(
-    anomaly_map: npt.NDArray[np.float32], threshold: float, *, min_area: int = 1
+    anomaly_map: npt.NDArray[np.float32],
+    threshold: float,
+    *,
+    min_area: int = 1,
+    roi: RegionOfInterest | None = None,
 ) -> tuple[list[Region], npt.NDArray[np.bool_]]:
     """Regions of at least `min_area` pixels, and their mask.
 
@@ -47,6 +55,8 @@ def find_regions(
         A pixel at or above it belongs to a region.
     min_area
         In pixels; smaller regions are in neither result.
+    roi
+        Pixels outside it belong to no region, whatever the threshold.
 
     Returns
     -------
@@ -56,6 +66,8 @@ def find_regions(
         (H, W) bool.
     """
     mask = np.asarray(anomaly_map >= threshold)
+    if roi is not None:
+        mask &= roi.at((mask.shape[0], mask.shape[1]))
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if len(rows) == 0:
         return [], mask
@@ -92,9 +104,24 @@ def find_regions(
     return found, mask
 
 
-def at_size(anomaly_map: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """The map at (height, width), bilinear with half-pixel centres; itself at its own size."""
+def at_size(
+    anomaly_map: npt.NDArray[np.float32],
+    size: tuple[int, int],
+    roi: RegionOfInterest | None = None,
+) -> npt.NDArray[np.float32]:
+    """The map at (height, width), bilinear with half-pixel centres; itself at its own size.
+
+    Outside the region of interest it is 0 there too.
+    """
     if anomaly_map.shape == size:
         return anomaly_map
     resized = cv2.resize(anomaly_map, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(resized, np.float32)
+    full = np.asarray(resized, np.float32)
+    if roi is not None:
+        full[~roi.at(size)] = 0.0
+    return full
+
+
+def region_of(detector: Detector | TiledDetector) -> RegionOfInterest | None:
+    """The detector's region of interest; one that works by tiles has none."""
+    return detector.roi_ if isinstance(detector, Detector) else None

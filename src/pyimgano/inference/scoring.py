@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import NotFittedError, UsageError
-from ..images import ImageSource, as_sources
+from ..images import ImageSource, RegionOfInterest, as_sources
 from ..models import Detector, ImageScore
 from ..models.tiled import TiledDetector
-from .regions import Region, at_size, find_regions
+from .regions import Region, at_size, find_regions, region_of
 
 #: What can score: a fitted detector, or one that works by tiles.
 Scorer: TypeAlias = Detector | TiledDetector
@@ -179,7 +179,8 @@ def iter_infer(
         if (whole if read_ahead is None else read_ahead)
         else _batch_by_batch(view, inputs, maps)
     )
-    return _decide(detector.threshold_, scored, include_maps, limit, int(min_area))
+    roi = region_of(detector)
+    return _decide(detector.threshold_, scored, include_maps, limit, int(min_area), roi)
 
 
 def pixel_threshold_of(detector: Scorer, given: float | None) -> float:
@@ -286,6 +287,7 @@ def _decide(
     include_maps: bool,
     limit: float | None,
     min_area: int,
+    roi: RegionOfInterest | None,
 ) -> Iterator[InferenceResult]:
     for name, result in scored:
         if result.error is not None:
@@ -297,8 +299,8 @@ def _decide(
         regions = None
         if limit is not None:
             assert result.anomaly_map is not None
-            full = at_size(result.anomaly_map, result.original_size)
-            regions = tuple(find_regions(full, limit, min_area=min_area)[0])
+            full = at_size(result.anomaly_map, result.original_size, roi)
+            regions = tuple(find_regions(full, limit, min_area=min_area, roi=roi)[0])
             del full
         yield InferenceResult(
             result.index,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..runs import shown
-from .inputs import walk_images
+from .inputs import UNLISTED, walk_images
 from .records import key_of
 
 #: How often a file that has settled is looked at before it is called unreadable.
@@ -83,7 +83,7 @@ class Watcher:
     active
         When something last arrived, changed or was dealt with, by `clock`.
     away
-        Whether at the last look the folder, or one in it, could not be listed.
+        Whether at the last look the folder could not be listed.
     """
 
     def __init__(
@@ -103,6 +103,7 @@ class Watcher:
         self._known = known
         self._leave_out = leave_out
         self._pass_over = only_new
+        self._never_listed: set[str] = set()
         self._warn = warn
         self._clock = clock
         self._waiting: dict[str, _Waiting] = {}
@@ -132,7 +133,7 @@ class Watcher:
             key = key_of(relative, state.st_size, state.st_mtime_ns)
             if key in self._known:
                 continue
-            if self._pass_over:
+            if self._pass_over or _below(entry.path, self._never_listed):
                 self._known.add(key)
                 continue
             found = Arrival(entry.path, shown(relative), state.st_size, state.st_mtime_ns)
@@ -141,11 +142,15 @@ class Watcher:
             if before is None or before.arrival != found:
                 self._waiting[found.path] = _Waiting(found, now + self._settle)
                 self.active = now
-        if not problems:
+        unlisted = {problem.split(UNLISTED)[0] for problem in problems}
+        self.away = self._folder in unlisted
+        if not self.away:
+            # what is in a folder that could not be listed yet is passed over when it can be
+            self._never_listed = unlisted if self._pass_over else self._never_listed & unlisted
             self._pass_over = False
             for path in self._waiting.keys() - seen:
-                del self._waiting[path]  # taken away before it was complete
-        self.away = bool(problems)
+                if not _below(path, unlisted):
+                    del self._waiting[path]  # taken away before it was complete
         self._tell(problems)
         due = [one.arrival for one in self._waiting.values() if one.due <= now]
         return sorted(due, key=lambda one: (one.mtime_ns, one.relative))[:_ROUND]
@@ -189,5 +194,9 @@ class Watcher:
             if problem not in self._said:
                 self._warn(f"{problem}; looked at again and again")
         for gone in self._said - set(problems):
-            self._warn(f"{gone.split(': cannot be listed')[0]}: is there again")
+            self._warn(f"{gone.split(UNLISTED)[0]}: is there again")
         self._said = set(problems)
+
+
+def _below(path: str, folders: set[str]) -> bool:
+    return any(path.startswith(os.path.join(folder, "")) for folder in folders)  # noqa: PTH118

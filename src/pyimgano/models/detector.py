@@ -9,6 +9,7 @@ and two to be saved: `_state`, `_restore`.
 from __future__ import annotations
 
 import copy
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -127,6 +128,30 @@ class _Reading:
         return DataError(
             f"none of {count} {what} images could be used; the first: {first.path}: {first.reason}"
         )
+
+
+def require_apart(train: Sequence[ImageSource], held_out: Sequence[ImageSource]) -> None:
+    """Raise `UsageError` where an image to calibrate on is one to learn from.
+
+    Its score would promise nothing. Files are the same if their real paths are; arrays if they
+    are the same object.
+    """
+    # what other sequences give may be made anew each time, and have the address of another
+    lists = isinstance(train, (list, tuple)) and isinstance(held_out, (list, tuple))
+
+    def identity(source: ImageSource) -> str | int | None:
+        if isinstance(source, np.ndarray):
+            return id(source) if lists else None
+        return os.path.realpath(source)
+
+    learned = {identity(one) for one in train} - {None}
+    for index, one in enumerate(held_out):
+        if identity(one) in learned:
+            name = f"image {index}" if isinstance(one, np.ndarray) else str(one)
+            raise UsageError(
+                f"{name}: is learned from and to be calibrated on; images to calibrate on must be "
+                "others, or the threshold promises nothing"
+            )
 
 
 class Detector(ABC):
@@ -421,6 +446,7 @@ class Detector(ABC):
             held_out = as_sources(calibration_images, name="calibration_images")
             if len(held_out) == 0:
                 raise UsageError("calibration_images is empty: at least one good image is wanted")
+            require_apart(sources, held_out)
         # what was learned before is gone, also if this fit fails on the way
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)

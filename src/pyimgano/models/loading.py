@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def load_model(
     UsageError
         A `device` that is not there, or an argument that means nothing to the model.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))  # noqa: PTH111 -- an unknown user is no error
     document = read_document(folder)
     arrays = _read_arrays(folder / ARRAYS, document)
     try:

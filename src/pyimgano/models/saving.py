@@ -103,7 +103,13 @@ def save_detector(
 ) -> Path:
     """What `Detector.save` says; `tiles` if it is the detector of a `TiledDetector`."""
     name = require_saveable(detector)
-    folder = Path(os.path.abspath(folder.expanduser()))  # noqa: PTH100 -- a link stays a link
+    if "\0" in str(folder):
+        raise UsageError(f"folder: {str(folder)!r} is no name of a folder")
+    # a link stays a link, and so does the ~ of a user that is not there
+    folder = Path(os.path.abspath(os.path.expanduser(folder)))  # noqa: PTH100, PTH111
+    if folder == Path.cwd():
+        raise UsageError(f"{folder}: is the working folder; give one in it")
+    include_backbone |= _weights_of_another(detector)
     require_place(folder, overwrite)
     files: dict[str, bytes] = {}
     document = _document(detector, name, include_backbone, tiles, files)
@@ -124,6 +130,15 @@ def save_detector(
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from error
     return folder
+
+
+def _weights_of_another(detector: Detector) -> bool:
+    """Whether the backbone's weights lie with a saved detector, which may be moved or replaced."""
+    weights = getattr(detector.params_, "weights", None)
+    if weights is None:
+        return False
+    path = Path(weights)
+    return path.name == BACKBONE and (path.parent / DOCUMENT).is_file()
 
 
 def require_place(folder: Path, overwrite: bool = False) -> None:

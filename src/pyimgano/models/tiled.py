@@ -11,6 +11,7 @@ detector has a threshold of its own, calibrated on whole good pictures.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -24,7 +25,7 @@ import numpy.typing as npt
 from ..calibration import DEFAULT_QUANTILE, Calibration, PixelCalibration, choose_quantile
 from ..errors import ImageReadError, NotFittedError, UsageError
 from ..images import ImageSource, as_sources, stream_images
-from .detector import Detector, ImageScore, OnError, Progress, SkippedImage
+from .detector import Detector, ImageScore, OnError, Progress, SkippedImage, require_apart
 from .held_out import HeldOut, score_held_out
 from .parameters import reject_unknown
 from .tiles import Sides, TrainingTiles, blend_weights, default_stride, sides, tile_starts
@@ -150,11 +151,14 @@ class TiledDetector:
         inner = {k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)}
         own = {k: v for k, v in params.items() if not k.startswith(prefix)}
         reject_unknown(type(self), type(self).__name__, own)
-        self.detector.set_params(**inner)
         now = {**self.get_params(deep=False), **own}
-        checked = TiledDetector(**now)
-        self.detector = checked.detector
+        changed = copy.copy(now["detector"]).set_params(**inner)
+        checked = TiledDetector(**{**now, "detector": changed})  # before anything is changed here
+        was = (self.tile_size, self.tile_stride)
+        self.detector = now["detector"].set_params(**inner)
         self.tile_size, self.tile_stride = checked.tile_size, checked.tile_stride
+        if hasattr(self.detector, "threshold_") and was != (self.tile_size, self.tile_stride):
+            self._take_over()  # a threshold for other tiles promises nothing
         return self
 
     def describe(self) -> dict[str, Any]:
@@ -203,6 +207,7 @@ class TiledDetector:
             held, held_index = as_sources(calibration_images, name="calibration_images"), None
             if len(held) == 0:
                 raise UsageError("calibration_images is empty: at least one good image is wanted")
+            require_apart(sources, held)
         else:
             if len(sources) < 2:
                 raise UsageError(

@@ -19,7 +19,10 @@ if len(sys.argv) not in (2, 3):
 facts = json.loads((here / "metadata.json").read_text(encoding="utf-8"))
 _, height, width, _ = facts["input"]["shape"]
 
-picture = ImageOps.exif_transpose(Image.open(sys.argv[1]))
+try:
+    picture = ImageOps.exif_transpose(Image.open(sys.argv[1]))
+except (OSError, ValueError) as error:
+    sys.exit(f"{sys.argv[1]}: {error}")
 if picture.mode[0] in "IF":
     sys.exit(f"{sys.argv[1]}: has {picture.mode} pixels; this example reads 8-bit images")
 image = np.asarray(picture.convert("RGB"))
