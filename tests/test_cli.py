@@ -229,6 +229,23 @@ def test_streams_that_are_full_or_closed(make_mvtec: MakeDataset, tmp_path: Path
     assert done.returncode == 0 and b"vision_patchcore" in done.stdout
 
 
+def test_a_summary_is_in_its_file_also_where_stdout_is_full(
+    make_mvtec: MakeDataset, tmp_path: Path
+) -> None:
+    copy = tmp_path / "summary.json"
+    asked = ["--dataset", "mvtec", "--root", str(make_mvtec()), "--no-save-run"]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "pyimgano", "benchmark", *asked, "--output", str(copy)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1 and "No space left" in done.stderr
+    assert json.loads(copy.read_text())["status"] == "complete"
+
+
 def test_a_stopped_run_says_so(make_mvtec: MakeDataset, tmp_path: Path) -> None:
     root = make_mvtec(train=40)
     for stop in (signal.SIGTERM, signal.SIGINT):
