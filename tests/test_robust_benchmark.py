@@ -7,7 +7,6 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyimgano.calibration import MapStatistics
 from pyimgano.cli import main, robust_benchmark
 from pyimgano.cli.robust_benchmark import parse_severities
 from pyimgano.datasets import Saturation, load_mask, load_regions
@@ -26,57 +24,24 @@ from pyimgano.errors import UsageError
 from pyimgano.evaluation import compute_auroc
 from pyimgano.images import CORRUPTIONS, corrupt_image, corrupt_mask, read_image, resize_image
 from pyimgano.models import register_model
-from pyimgano.models.detector import Detector, TrainingScores
-from pyimgano.models.parameters import Contamination, Quantile, Seed, Size
 from pyimgano.pipelines import run_benchmark, run_robust_benchmark
 from pyimgano.runs import json_schemas
 
+from . import pixel_detector
 from .conftest import MakeDataset, copy_registry, picture, save
 
 
-class Darkness(Detector):
-    """Costs nothing: how dark a pixel is, and the darkest of an image."""
+class Darkness(pixel_detector.Darkness):
+    """Of the mean of the channels; counts its fits."""
 
     fits = 0
 
-    def __init__(
-        self,
-        *,
-        resize: Size = (64, 64),
-        contamination: Contamination | None = None,
-        calibration: str = "out-of-sample",
-        calibration_quantile: Quantile | None = None,
-        device: str = "cpu",
-        random_seed: Seed = 0,
-    ) -> None:
-        self.resize = resize
-        self.contamination = contamination
-        self.calibration = calibration
-        self.calibration_quantile = calibration_quantile
-        self.device = device
-        self.random_seed = random_seed
-
     def _start(self, params: Any, n_images: int) -> None:
         type(self).fits += 1
-        self._maps: list[np.ndarray] = []
+        super()._start(params, n_images)
 
-    def _learn(self, batches: Iterator[list[Any]], progress: Any) -> None:
-        for batch in batches:
-            self._maps += [self._map(image) for image in batch]
-
-    def _training_scores(self, unseen: bool) -> TrainingScores:
-        maps = MapStatistics()
-        maps.add(np.stack(self._maps))
-        scores = np.asarray([one.max() for one in self._maps], dtype=np.float64)
-        return TrainingScores(scores, "by itself", unseen, maps=maps)
-
-    def _score_batch(self, images: list[Any], maps: bool) -> tuple[Any, Any]:
-        made = np.stack([self._map(image) for image in images])
-        return made.max(axis=(1, 2)).astype(np.float64), made if maps else None
-
-    @staticmethod
-    def _map(image: np.ndarray) -> np.ndarray:
-        return (255.0 - image.astype(np.float32).mean(axis=2)).astype(np.float32)
+    def _of(self, images: list[Any]) -> np.ndarray:
+        return np.stack([255.0 - image.astype(np.float32).mean(axis=2) for image in images])
 
 
 @pytest.fixture(autouse=True)

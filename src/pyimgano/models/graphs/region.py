@@ -38,7 +38,7 @@ def region_of(
     `original_size` is the (height, width) of images before resizing, on which it depends which
     pixels count; None for images that come at the detector's `resize`.
     """
-    roi = getattr(detector, "roi_", None)
+    roi = detector.roi_
     if roi is None:
         return None
     height, width = detector.params_.resize
