@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 import json
 import pickle
 import pkgutil
@@ -19,6 +20,7 @@ from pyimgano.errors import DataError, ImageReadError, NotFittedError, UsageErro
 from pyimgano.models import create_model, list_models, load_model, model_info, register_model
 from pyimgano.models import registry as registry_module
 from pyimgano.models.detector import Detector
+from pyimgano.models.parameters import Count, Ratio, Size
 
 from .conftest import copy_registry, picture, save
 
@@ -247,6 +249,31 @@ def test_the_registry_loads_once_for_many_threads() -> None:
         "[t.start() for t in ts]; [t.join() for t in ts]; assert len(set(found)) == 1 and found[0]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_keywords_that_are_handed_on() -> None:
+    class Base(Detector):
+        _start = _learn = _training_scores = _score_batch = None  # type: ignore[assignment]
+
+        def __init__(self, *, resize: Size = (8, 8), share: Ratio = 0.5) -> None:
+            self.resize, self.share = resize, share
+
+    class Mine(Base):
+        def __init__(self, *, own: Count = 3, share: Ratio = 0.25, **shared: object) -> None:
+            super().__init__(share=share, **shared)  # type: ignore[arg-type]
+            self.own = own
+
+    mine = Mine(resize=(4, 4))
+    assert mine.get_params() == {"own": 3, "share": 0.25, "resize": (4, 4)}
+    assert str(inspect.signature(Mine)) == (
+        "(*, own: 'Count' = 3, share: 'Ratio' = 0.25, resize: 'Size' = (8, 8))"
+    )
+    with pytest.raises(UsageError, match="share"):
+        Mine(share=2.0).validate_params()
+    with pytest.raises(UsageError, match="resize"):
+        Mine(resize=(0, 4)).validate_params()
+    with pytest.raises(UsageError, match="unknown keyword of Mine 'owns'; did you mean own"):
+        mine.set_params(owns=2)
 
 
 def test_numpy_numbers_and_lists_will_do() -> None:

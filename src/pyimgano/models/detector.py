@@ -37,7 +37,7 @@ from ..images import (
     read_roi,
     stream_images,
 )
-from .parameters import check_parameters, parameter_names, reject_unknown
+from .parameters import FullSignature, check_parameters, parameter_names, reject_unknown
 
 if TYPE_CHECKING:
     from .saved_state import SavedState, State
@@ -207,6 +207,9 @@ class Detector(ABC):
     remarked_: list[SkippedImage]
     n_train_: int
     roi_: RegionOfInterest | None = None
+
+    #: All keywords, also those that `__init__` hands on: what help() shows.
+    __signature__: ClassVar[Any] = FullSignature()
 
     # ---- what a method implements
 

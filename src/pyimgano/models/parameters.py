@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import (
@@ -66,13 +66,51 @@ Roi = Annotated[
 ]
 
 
+class _Keyword(NamedTuple):
+    written: inspect.Parameter  # with its annotation as it is written
+    annotation: Any
+
+    @property
+    def default(self) -> Any:
+        return self.written.default
+
+
+@cache
+def _parameters(cls: type) -> dict[str, _Keyword]:
+    """The keywords of `cls.__init__`, its own first; then, where it takes `**others` and hands
+    them on, those of the classes that it is made from. A class that names one again has its own
+    default and type for it.
+    """
+    found: dict[str, _Keyword] = {}
+    for base in cls.__mro__:
+        init = vars(base).get("__init__")
+        if init is None or base is object:
+            continue
+        hints = typing.get_type_hints(init, include_extras=True)
+        own = list(inspect.signature(init).parameters.values())[1:]  # without self
+        for one in own:
+            if one.kind is not one.VAR_KEYWORD and one.name not in found:
+                found[one.name] = _Keyword(one, hints.get(one.name, Any))
+        if all(one.kind is not one.VAR_KEYWORD for one in own):
+            break
+    return found
+
+
 def parameter_names(cls: type) -> list[str]:
-    """The keywords of `cls.__init__`, in order."""
-    return list(inspect.signature(cls).parameters)
+    """The keywords of `cls`, its own first."""
+    return list(_parameters(cls))
 
 
 def parameter_defaults(cls: type) -> dict[str, Any]:
-    return {name: p.default for name, p in inspect.signature(cls).parameters.items()}
+    return {name: one.default for name, one in _parameters(cls).items()}
+
+
+class FullSignature:
+    """The signature of a class with the keywords that its `__init__` hands on."""
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        written = [one.written for one in _parameters(owner).values()]
+        return inspect.Signature(sorted(written, key=lambda one: one.kind))
 
 
 def describe_parameters(cls: type) -> dict[str, dict[str, Any]]:
@@ -120,8 +158,7 @@ def plain_value(value: Any) -> Any:
 
 @cache
 def _checker(cls: type) -> type[BaseModel]:
-    hints = typing.get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
     fields: dict[str, Any] = {
-        name: (hints[name], default) for name, default in parameter_defaults(cls).items()
+        name: (one.annotation, one.default) for name, one in _parameters(cls).items()
     }
     return create_model(cls.__name__, __config__=ConfigDict(extra="forbid"), **fields)

@@ -8,58 +8,25 @@ number of neighbours in the re-weighting.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..calibration import MapStatistics
 from ..errors import SavedModelError
-from ..images import NetworkInput, Recall
-from .anomaly_map import smooth_maps
-from .detector import Detector, Progress, TrainingScores
-from .parameters import (
-    CalibrationSource,
-    Contamination,
-    Count,
-    Flag,
-    Quantile,
-    Ratio,
-    Roi,
-    Seed,
-    Size,
-)
+from ..images import NetworkInput
+from .detector import Progress, TrainingScores
+from .on_backbone import BackboneDetector
+from .parameters import Count, Ratio
 from .registry import register_model
 from .saved_state import SavedState, State
+from .spread import Spread, spread_notes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..backbones import Backbone
     from .bank import MemoryBank
-
-
-# Training images whose features are kept for calibration, at most; and their bytes.
-_CALIBRATION_IMAGES = 512
-_CALIBRATION_BYTES = 2**30
-
-
-def _calibration_images(image_bytes: int) -> int:
-    return max(1, min(_CALIBRATION_IMAGES, _CALIBRATION_BYTES // image_bytes))
-
-
-class _Spread:
-    """`part` of `whole` numbers, evenly spread; all of them if there are no more."""
-
-    def __init__(self, whole: int, part: int) -> None:
-        self._whole, self._part = whole, part
-
-    def takes(self, number: int) -> bool:
-        if self._part >= self._whole:
-            return True
-        # the first of each stretch, so that there is one however many come
-        return number * self._part % self._whole < self._part
 
 
 @register_model(
@@ -78,16 +45,11 @@ class _Spread:
         "industrial-accurate": {"resize": (320, 320)},
     },
 )
-class VisionPatchCore(Detector):
+class VisionPatchCore(BackboneDetector):
     """PatchCore on any backbone: nearest-neighbour distances to a coreset of good patches.
 
     Parameters
     ----------
-    backbone
-        A name of `pyimgano.backbones.list_backbones()`, or `timm:<name>`.
-    layers
-        The two layers (or one, or more) whose features are joined; by default the
-        backbone's own choice, strides 8 and 16.
     coreset_sampling_ratio
         Share of the training patches that the memory bank keeps, in (0, 1].
     max_bank_size
@@ -98,29 +60,8 @@ class VisionPatchCore(Detector):
         the features themselves. Scores always use the features.
     n_neighbors
         b of the re-weighting; 1 turns it off.
-    pretrained
-        False for random weights, drawn from `random_seed`.
-    weights
-        A weights file for the backbone; beats `pretrained`.
-    resize
-        (height, width) that images are resized to and maps are given at.
-    device
-        `auto`, `cpu`, `cuda` or `cuda:N`.
-    engine
-        What runs the backbone: `auto`, `openvino` or `torch`.
-    random_seed
-        Of the random projection, the first patch of the coreset, and random weights.
-    contamination
-        Expected share of training images above the threshold, in (0, 0.5].
-    calibration
-        `out-of-sample`, or `in-sample` for the naive way, which promises nothing.
-    calibration_quantile
-        In (0, 1); beats `contamination`. Without either 0.995.
-    cache_dir
-        A folder to keep the backbone's features of image files in, for the next time.
-    roi
-        Region of interest: a mask image (any size, every value but 0 counts), a .json file of
-        polygons, or polygons of [x, y] in fractions of width and height; None for the frame.
+    shared
+        The keywords of `BackboneDetector`; the layers that are joined are two by default.
 
     Attributes
     ----------
@@ -128,8 +69,6 @@ class VisionPatchCore(Detector):
         (M,) int64: which training patches the bank holds, in the order of their selection.
         Patch i of image n at grid row r and column c has the index (n h + r) w + c, where n
         counts the images that could be read.
-    grid_
-        (h, w), the patch grid of an image.
 
     Notes
     -----
@@ -151,107 +90,35 @@ class VisionPatchCore(Detector):
     >>> detector.fit(train_paths).predict(test_paths)  # doctest: +SKIP
     """
 
+    patches = True  # equation 2 is part of the backbone's graph
+
     def __init__(
         self,
         *,
-        backbone: str = "efficientnet_lite0",
-        layers: Sequence[str] | None = None,
         coreset_sampling_ratio: Ratio = 0.1,
         max_bank_size: Count = 32_768,
         feature_projection_dim: Count | None = 128,
         n_neighbors: Count = 9,
-        pretrained: Flag = True,
-        weights: str | None = None,
-        resize: Size = (256, 256),
-        device: str = "auto",
-        engine: str = "auto",
-        random_seed: Seed = 0,
-        contamination: Contamination | None = None,
-        calibration: CalibrationSource = "out-of-sample",
-        calibration_quantile: Quantile | None = None,
-        cache_dir: str | None = None,
-        roi: Roi | None = None,
+        **shared: Any,
     ) -> None:
-        self.backbone = backbone
-        self.layers = layers
+        super().__init__(**shared)
         self.coreset_sampling_ratio = coreset_sampling_ratio
         self.max_bank_size = max_bank_size
         self.feature_projection_dim = feature_projection_dim
         self.n_neighbors = n_neighbors
-        self.pretrained = pretrained
-        self.weights = weights
-        self.resize = resize
-        self.device = device
-        self.engine = engine
-        self.random_seed = random_seed
-        self.contamination = contamination
-        self.calibration = calibration
-        self.calibration_quantile = calibration_quantile
-        self.cache_dir = cache_dir
-        self.roi = roi
 
     # ---- patch features, section 3.1
 
     def _patches(self, images: list[NetworkInput]) -> Tensor:
         """P(x) of B images: (B, h, w, D) float32."""
-        import torch
-
-        with torch.inference_mode():
-            (patches,) = self._backbone.features(images)  # equation 2 is part of its graph
-            return patches
-
-    def _counted_patches(self, patches: Tensor) -> Tensor:
-        """Those of (B, hw, D) that count, (B, k, D); all of them without a region."""
-        return patches if self._cells is None else patches[:, self._cells]
-
-    def _maps(self, scores: Tensor) -> Tensor:
-        """Maps (B, H, W) of the scores (B, k) of the patches that count."""
-        size = self._size()
-        if self._cells is None:
-            return smooth_maps(scores.view(-1, *self.grid_), size)
-        grids = scores.new_zeros((len(scores), self.grid_[0] * self.grid_[1]))
-        counted = scores.new_zeros(grids.shape[1])
-        grids[:, self._cells] = scores
-        counted[self._cells] = 1.0
-        return smooth_maps(grids.view(-1, *self.grid_), size, counted=counted.view(self.grid_))
-
-    def _set_grid(self, height: int, width: int, device: Any) -> None:
-        """Note the patch grid, and which of its cells count."""
-        import torch
-
-        self.grid_ = (height, width)
-        cells = self.counted_cells(self.grid_)
-        self._cells: Tensor | None = None
-        if cells is not None:
-            self._cells = torch.from_numpy(cells).to(device)
+        (patches,) = self._features(images)
+        return patches
 
     # ---- the memory bank, section 3.2
 
-    def prepare(self) -> None:
-        self._make_backbone(self.validate_params())
-
-    def _make_backbone(self, params: Any) -> Backbone:
-        from ..backbones import create_backbone
-
-        return create_backbone(
-            params.backbone,
-            layers=params.layers,
-            pretrained=params.pretrained,
-            weights=params.weights,
-            device=params.device,
-            engine=params.engine,
-            seed=params.random_seed,
-            cache_dir=params.cache_dir,
-            patches=True,
-        )
-
-    def _recall(self) -> Recall | None:
-        return self._backbone.cache
-
     def _start(self, params: Any, n_images: int) -> None:
+        super()._start(params, n_images)
         self._params = params
-        self._n_images = n_images
-        self._backbone = self._make_backbone(params)
 
     def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
         import torch
@@ -265,8 +132,8 @@ class VisionPatchCore(Detector):
         for images in batches:
             grid = self._patches(images)  # (B, h, w, D)
             if coreset is None:
-                self._set_grid(int(grid.shape[1]), int(grid.shape[2]), grid.device)
-            patches = self._counted_patches(grid.flatten(1, 2))  # (B, k, D)
+                self._set_grid(int(grid.shape[1]), int(grid.shape[2]))
+            patches = self._counted(grid.flatten(1, 2))  # (B, k, D)
             cells = patches.shape[1]
             if coreset is None:
                 coreset = StreamedCoreset(
@@ -277,7 +144,7 @@ class VisionPatchCore(Detector):
                     seed=self._params.random_seed,
                     progress=None if progress is None else lambda a, b: progress("coreset", a, b),
                 )
-                spread = _Spread(self._n_images, _calibration_images(patches[0].nbytes))
+                spread = Spread.of_images(self._n_images, patches[0].nbytes)
             coreset.add(patches.flatten(0, 1))
             for one in patches:
                 if spread.takes(seen):
@@ -337,7 +204,7 @@ class VisionPatchCore(Detector):
         import torch
 
         with torch.inference_mode():
-            patches = self._counted_patches(self._patches(images).flatten(1, 2))  # (B, k, D)
+            patches = self._counted(self._patches(images).flatten(1, 2))  # (B, k, D)
             distances, rows = self._bank.search(patches.flatten(0, 1))
             distances, rows = distances.view(len(images), -1), rows.view(len(images), -1)
             scores = self._image_scores(patches, distances, rows, None).double().cpu().numpy()
@@ -378,31 +245,13 @@ class VisionPatchCore(Detector):
             rows.view(-1, cells),
             None if image is None else image[::cells],
         )
-        notes = []
-        if len(grids) < self._n_seen:
-            notes.append(
-                f"calibrated on {len(grids)} of the {self._n_seen} training images, evenly spread"
-            )
         return TrainingScores(
             scores.double().cpu().numpy(),
             method,
             image is not None,
-            notes=tuple(notes),
+            notes=spread_notes(len(grids), self._n_seen),
             maps=self._statistics(grids),
         )
-
-    def _statistics(self, grids: Tensor) -> MapStatistics:
-        """Of the maps of patch distances (N, k)."""
-        found = MapStatistics()
-        counted = self._counted_in_training()
-        for some in grids.split(64):
-            maps = self._maps(some).cpu().numpy()
-            found.add(maps if counted is None else maps[:, counted])
-        return found
-
-    def _n_cells(self) -> int:
-        """How many patches of an image count."""
-        return self.grid_[0] * self.grid_[1] if self._cells is None else len(self._cells)
 
     def _scores_without_others(self) -> TrainingScores:
         """All of the bank comes from one image, so no other is left to compare it with.
@@ -456,9 +305,6 @@ class VisionPatchCore(Detector):
 
     # ---- saving
 
-    def _frozen_backbone(self) -> Backbone:
-        return self._backbone
-
     def _state(self) -> State:
         return State(
             arrays={
@@ -474,7 +320,7 @@ class VisionPatchCore(Detector):
         from .bank import MemoryBank
 
         self._params = self.params_
-        self._backbone = saved.backbone(self._make_backbone(self.params_))
+        self._restore_backbone(saved)
         device = self._backbone.device
         ((_, *grid, dimension),) = self._backbone.shapes(self._size())
         if saved.fact("grid", list[int]) != grid:
@@ -487,7 +333,7 @@ class VisionPatchCore(Detector):
         if len(features) > self.params_.max_bank_size:
             raise SavedModelError("the array 'features' has more rows than max_bank_size")
         self._selections = saved.fact("selections", Count)
-        self._set_grid(grid[0], grid[1], device)
+        self._set_grid(grid[0], grid[1])
         self.coreset_indices_ = torch.from_numpy(indices).to(device)
         self._bank = MemoryBank(
             torch.from_numpy(features).to(device), self.coreset_indices_ // cells
@@ -495,7 +341,7 @@ class VisionPatchCore(Detector):
 
     def describe(self) -> dict[str, Any]:
         return {
-            "backbone": self._backbone.describe(),
+            **super().describe(),
             "grid": list(self.grid_),
             "memory_bank": {
                 "size": len(self._bank),
