@@ -6,9 +6,7 @@ A subcommand's module is imported when it is called, so that `--help` is quick.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -18,6 +16,7 @@ import click
 from .. import __version__
 from ..errors import PyimganoError
 from .console import complain
+from .interruption import INTERRUPTED, end_cleanly_on_signals
 
 #: Subcommand to the module that holds it and the line that `--help` shows.
 _COMMANDS = {
@@ -101,9 +100,8 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
 
     What went wrong is one line on stderr. A traceback is a bug of ours.
     """
-    if threading.current_thread() is threading.main_thread():
-        # what stops services stops a run as Ctrl-C does: its reports say so
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # what stops services stops a run as Ctrl-C does: its reports say so
+    end_cleanly_on_signals(f"{name}: error: interrupted")
     try:
         status = command.main(arguments, prog_name=name, standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
@@ -115,6 +113,6 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         complain(f"{name}: error: interrupted")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader of our output went away
         os._exit(1)  # without a second complaint when the interpreter flushes stdout

@@ -227,8 +227,8 @@ class VisionPatchCore(Detector):
 
     # ---- the memory bank, section 3.2
 
-    def prepare(self) -> None:
-        self._make_backbone(self.validate_params())
+    def prepare(self) -> Backbone:
+        return self._make_backbone(self.validate_params())
 
     def _make_backbone(self, params: Any) -> Backbone:
         from ..backbones import create_backbone
