@@ -100,6 +100,8 @@ def require_same(
     """
     finished_report(resume)
     earlier = _read(documents, Path(resume))
+    if not given:
+        return
     places = {
         "root": Path(earlier.config.root),
         "output_dir": earlier.path.absolute().parent,

@@ -28,7 +28,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from ..errors import DataError
-from .lock import WriterLock
+from .lock import LOCK_FILE, WriterLock
 from .schema import shown
 
 #: Where runs go unless a folder is given.
@@ -81,7 +81,7 @@ class RunDirectory:
             parent.mkdir(parents=True, exist_ok=True)
             building.mkdir()
             try:
-                (building / "categories").mkdir()  # what is renamed over must be empty
+                (building / LOCK_FILE).touch()  # a rename replaces what is empty
                 for file, document in (documents or {}).items():
                     write_document(building / file, document)
                 path = _move_to_a_free_name(building, name)

@@ -1,0 +1,78 @@
+"""Registered detectors for tests of runs: quick ones, and ones that are busy or in trouble."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyimgano.models import register_model
+from pyimgano.models.detector import TrainingScores
+from pyimgano.models.saved_state import SavedState, State
+
+from .pixel_detector import Darkness
+
+
+@register_model("darkness", overwrite=True)
+class SavedDarkness(Darkness):
+    """`Darkness` that can be saved; it has learned the mean of its training maps."""
+
+    def _training_scores(self, unseen: bool) -> TrainingScores:
+        self._mean = np.mean(self._maps, axis=0, dtype=np.float64).astype(np.float32)
+        return super()._training_scores(unseen)
+
+    def _finish(self) -> None:
+        del self._maps
+
+    def _state(self) -> State:
+        return State({"mean": self._mean})
+
+    def _restore(self, saved: SavedState) -> None:
+        self._mean = saved.array("mean", "float32", tuple(self.params_.resize))
+
+
+@register_model("busy", overwrite=True)
+class Busy(SavedDarkness):
+    """Is busy for a minute at one place (`at`), in one way (`how`), once it has touched a file."""
+
+    def __init__(self, *, at: str = "", how: str = "", sign: str = "", **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self.at, self.how, self.sign = at, how, sign
+
+    def _learn(self, batches: Iterator[list[Any]], progress: Any) -> None:
+        super()._learn(batches, progress)
+        self._work("fit")
+
+    def _training_scores(self, unseen: bool) -> TrainingScores:
+        self._work("calibration")
+        return super()._training_scores(unseen)
+
+    def _score_batch(self, images: list[Any], maps: bool) -> Any:
+        self._work("scoring")
+        return super()._score_batch(images, maps)
+
+    def _work(self, place: str) -> None:
+        if place != self.at:
+            return
+        Path(self.sign).touch()
+        if self.how == "python":
+            end = time.monotonic() + 60
+            while time.monotonic() < end:
+                sum(range(1000))
+        elif self.how == "native":  # the main thread does not come back to Python code
+            threading.Lock()
+            import ctypes
+
+            ctypes.CDLL(None).sleep(60)
+            ctypes.CDLL(None).sleep(60)
+        elif self.how == "thread":  # and waits for it, whatever comes
+            worker = threading.Thread(target=time.sleep, args=(60,))
+            worker.start()
+            try:
+                worker.join()
+            finally:
+                worker.join()
