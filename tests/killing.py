@@ -148,7 +148,9 @@ def main() -> None:
             finished(lambda: run_benchmark(resume=run))  # noqa: B023
             assert contents(run) == wanted
             assert all(path.read_bytes() == data for path, data in kept.items())
-        print(json.dumps({"took": took, "killed": was_killed, "began": bool(runs), "kept": len(kept)}))
+        print(
+            json.dumps({"took": took, "killed": was_killed, "began": bool(runs), "kept": len(kept)})
+        )
 
 
 if __name__ == "__main__":

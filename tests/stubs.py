@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import numpy as np
 
 from pyimgano.models import register_model
 from pyimgano.models.detector import TrainingScores
+from pyimgano.models.parameters import CalibrationSource, Contamination, Quantile, Seed, Size
 from pyimgano.models.saved_state import SavedState, State
 
 from .pixel_detector import Darkness
@@ -39,8 +41,27 @@ class SavedDarkness(Darkness):
 class Busy(SavedDarkness):
     """Is busy for a minute at one place (`at`), in one way (`how`), once it has touched a file."""
 
-    def __init__(self, *, at: str = "", how: str = "", sign: str = "", **keywords: Any) -> None:
-        super().__init__(**keywords)
+    def __init__(
+        self,
+        *,
+        at: str = "",
+        how: str = "",
+        sign: str = "",
+        resize: Size = (64, 64),
+        contamination: Contamination | None = None,
+        calibration: CalibrationSource = "out-of-sample",
+        calibration_quantile: Quantile | None = None,
+        device: str = "cpu",
+        random_seed: Seed = 0,
+    ) -> None:
+        super().__init__(
+            resize=resize,
+            contamination=contamination,
+            calibration=calibration,
+            calibration_quantile=calibration_quantile,
+            device=device,
+            random_seed=random_seed,
+        )
         self.at, self.how, self.sign = at, how, sign
 
     def _learn(self, batches: Iterator[list[Any]], progress: Any) -> None:
@@ -64,11 +85,11 @@ class Busy(SavedDarkness):
             while time.monotonic() < end:
                 sum(range(1000))
         elif self.how == "native":  # the main thread does not come back to Python code
-            threading.Lock()
-            import ctypes
-
-            ctypes.CDLL(None).sleep(60)
-            ctypes.CDLL(None).sleep(60)
+            mutex = ctypes.create_string_buffer(64)
+            libc = ctypes.CDLL(None)
+            libc.pthread_mutex_init(mutex, None)
+            libc.pthread_mutex_lock(mutex)
+            libc.pthread_mutex_lock(mutex)
         elif self.how == "thread":  # and waits for it, whatever comes
             worker = threading.Thread(target=time.sleep, args=(60,))
             worker.start()

@@ -137,9 +137,7 @@ def test_one_category_alone(root: Path, tmp_path: Path) -> None:
     assert report["status"] == "complete" and report["results"]["auroc"] is not None
 
 
-def test_from_another_folder(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_from_another_folder(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root.parent)
     with pytest.raises(KeyboardInterrupt):
         begin(Path(root.name), tmp_path, listener=Stop("nut"))
@@ -446,9 +444,7 @@ def test_the_command(
     assert "is complete, there is nothing to do" in err and snapshot(run) == before
 
 
-def test_fail_fast(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fail_fast(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "nut/train/good/001.png").write_bytes(b"broken")
     report = begin(root, tmp_path, fail_fast=True)
     assert report["status"] == "failed" and report["failed_categories"] == ["nut"]
