@@ -16,7 +16,7 @@ import click
 from .. import __version__
 from ..errors import PyimganoError
 from .console import complain
-from .interruption import INTERRUPTED, end_cleanly_on_signals
+from .interruption import INTERRUPTED, ended_cleanly_by_signals
 
 #: Subcommand to the module that holds it and the line that `--help` shows.
 _COMMANDS = {
@@ -101,18 +101,18 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
     What went wrong is one line on stderr. A traceback is a bug of ours.
     """
     # what stops services stops a run as Ctrl-C does: its reports say so
-    end_cleanly_on_signals(f"{name}: error: interrupted")
-    try:
-        status = command.main(arguments, prog_name=name, standalone_mode=False)
-        sys.exit(status if isinstance(status, int) else 0)
-    except click.ClickException as error:
-        complain(f"{name}: error: {' '.join(error.format_message().split())}")
-        sys.exit(error.exit_code)
-    except PyimganoError as error:
-        complain(f"{name}: error: {error}")
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        complain(f"{name}: error: interrupted")
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output went away
-        os._exit(1)  # without a second complaint when the interpreter flushes stdout
+    with ended_cleanly_by_signals(f"{name}: error: interrupted"):
+        try:
+            status = command.main(arguments, prog_name=name, standalone_mode=False)
+            sys.exit(status if isinstance(status, int) else 0)
+        except click.ClickException as error:
+            complain(f"{name}: error: {' '.join(error.format_message().split())}")
+            sys.exit(error.exit_code)
+        except PyimganoError as error:
+            complain(f"{name}: error: {error}")
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            complain(f"{name}: error: interrupted")
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:  # the reader of our output went away
+            os._exit(1)  # without a second complaint when the interpreter flushes stdout
