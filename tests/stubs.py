@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +91,5 @@ class Busy(SavedDarkness):
             libc.pthread_mutex_lock(mutex)
             libc.pthread_mutex_lock(mutex)
         elif self.how == "thread":  # and waits for it, whatever comes
-            worker = threading.Thread(target=time.sleep, args=(60,))
-            worker.start()
-            try:
-                worker.join()
-            finally:
-                worker.join()
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(time.sleep, 60).result()
