@@ -154,5 +154,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    assert stubs.SavedDarkness
+    stubs.register()
     main()

@@ -1,4 +1,4 @@
-"""Registered detectors for tests of runs: quick ones, and ones that are busy or in trouble."""
+"""Detectors for tests of runs: a quick one, and one that is busy. `register` makes them known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from pyimgano.models.saved_state import SavedState, State
 from .pixel_detector import Darkness
 
 
-@register_model("darkness", overwrite=True)
 class SavedDarkness(Darkness):
     """`Darkness` that can be saved; it has learned the mean of its training maps."""
 
@@ -37,7 +36,6 @@ class SavedDarkness(Darkness):
         self._mean = saved.array("mean", "float32", tuple(self.params_.resize))
 
 
-@register_model("busy", overwrite=True)
 class Busy(SavedDarkness):
     """Is busy for a minute at one place (`at`), in one way (`how`), once it has touched a file."""
 
@@ -93,3 +91,9 @@ class Busy(SavedDarkness):
         elif self.how == "thread":  # and waits for it, whatever comes
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(time.sleep, 60).result()
+
+
+def register() -> None:
+    """As `darkness` and `busy`; in a test, after `copy_registry`."""
+    register_model("darkness", overwrite=True)(SavedDarkness)
+    register_model("busy", overwrite=True)(Busy)

@@ -22,7 +22,7 @@ from .conftest import MakeDataset, copy_registry, picture, save
 from .killing import contents
 from .test_layouts import ad2
 
-assert stubs.SavedDarkness and ad2
+assert ad2
 CATEGORIES = ("bolt", "nut", "washer")
 
 
@@ -50,6 +50,7 @@ class Stop:
 @pytest.fixture(autouse=True)
 def stubbed(monkeypatch: pytest.MonkeyPatch) -> None:
     copy_registry(monkeypatch)
+    stubs.register()
 
 
 @pytest.fixture
