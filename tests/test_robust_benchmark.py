@@ -300,9 +300,12 @@ def test_documents_and_their_schemas(make_mvtec: MakeDataset, tmp_path: Path) ->
     assert run_dir.name.endswith("_robust_mvtec_darkness") and report["status"] == "complete"
     files = sorted(str(p.relative_to(run_dir)) for p in run_dir.rglob("*") if p.is_file())
     assert files == [
+        ".lock",
+        "categories/nut/files.json",
         "categories/nut/per_image.jsonl",
         "categories/nut/report.json",
         "config.json",
+        "environment.json",
         "report.json",
     ]
     assert json.loads((run_dir / "report.json").read_text()) == report

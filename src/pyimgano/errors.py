@@ -7,7 +7,8 @@ line prints that line and exits with `exit_code`; a traceback means a bug of our
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,29 @@ class SavedModelError(DataError):
 
 class NotFittedError(PyimganoError, ValueError, AttributeError):
     """A detector was asked for results before `fit`."""
+
+
+@contextmanager
+def during(stage: str) -> Iterator[None]:
+    """Notes on an error that passes through what was being done, as its attribute `stage`.
+
+    The innermost of several stays. `stage_of` reads it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if stage_of(error) is None:
+            with suppress(AttributeError, TypeError):  # an error may have no room for it
+                error.stage = stage  # type: ignore[attr-defined]
+        raise
+
+
+def stage_of(error: BaseException) -> str | None:
+    """What was being done when it was raised, as far as `during` knows."""
+    if isinstance(error, ImageReadError):
+        return "reading"
+    stage = getattr(error, "stage", None)
+    return stage if isinstance(stage, str) else None
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

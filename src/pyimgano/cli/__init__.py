@@ -6,9 +6,7 @@ A subcommand's module is imported when it is called, so that `--help` is quick.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -18,6 +16,7 @@ import click
 from .. import __version__
 from ..errors import PyimganoError
 from .console import complain
+from .interruption import INTERRUPTED, ended_cleanly_by_signals
 
 #: Subcommand to the module that holds it and the line that `--help` shows.
 _COMMANDS = {
@@ -101,20 +100,19 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
 
     What went wrong is one line on stderr. A traceback is a bug of ours.
     """
-    if threading.current_thread() is threading.main_thread():
-        # what stops services stops a run as Ctrl-C does: its reports say so
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        status = command.main(arguments, prog_name=name, standalone_mode=False)
-        sys.exit(status if isinstance(status, int) else 0)
-    except click.ClickException as error:
-        complain(f"{name}: error: {' '.join(error.format_message().split())}")
-        sys.exit(error.exit_code)
-    except PyimganoError as error:
-        complain(f"{name}: error: {error}")
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        complain(f"{name}: error: interrupted")
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output went away
-        os._exit(1)  # without a second complaint when the interpreter flushes stdout
+    # what stops services stops a run as Ctrl-C does: its reports say so
+    with ended_cleanly_by_signals(f"{name}: error: interrupted"):
+        try:
+            status = command.main(arguments, prog_name=name, standalone_mode=False)
+            sys.exit(status if isinstance(status, int) else 0)
+        except click.ClickException as error:
+            complain(f"{name}: error: {' '.join(error.format_message().split())}")
+            sys.exit(error.exit_code)
+        except PyimganoError as error:
+            complain(f"{name}: error: {error}")
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            complain(f"{name}: error: interrupted")
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:  # the reader of our output went away
+            os._exit(1)  # without a second complaint when the interpreter flushes stdout

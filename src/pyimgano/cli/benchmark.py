@@ -8,9 +8,17 @@ from typing import Any
 
 import click
 
-from .console import DATASETS, parse_keywords, print_document, print_text
+from .console import (
+    DATASETS,
+    Console,
+    complain_of_problems,
+    parse_keywords,
+    print_document,
+    print_text,
+)
 from .options import (
     dataset_options,
+    given_options,
     measuring_options,
     model_options,
     require_writable,
@@ -57,6 +65,8 @@ def command(
 
         print_document(info(model_info))
         return 0
+    if arguments["resume"] is not None and not list_categories:
+        return _resume(arguments, output)
     if dataset is None:
         raise click.UsageError(f"--dataset is missing ({DATASETS})")
     if list_categories:
@@ -75,20 +85,42 @@ def command(
         require_writable(output)
 
     from ..pipelines import run_benchmark
-    from .console import Console, complain_of_problems
 
     with Console() as console:
         report = run_benchmark(
             dataset=dataset, model_kwargs=keywords, listener=console, **arguments
         )
+    return _show(report, console, output, skip=arguments["on_error"] == "skip")
+
+
+def _resume(arguments: dict[str, Any], output: Path | None) -> int:
+    from ..pipelines import run_benchmark
+    from ..pipelines.benchmark_documents import BenchmarkDocuments
+    from .resume import begin_again
+
+    if output is not None:
+        require_writable(output)
+    again = begin_again(BenchmarkDocuments, arguments["resume"], given_options())
+    with Console() as console:
+        report = run_benchmark(
+            resume=arguments["resume"],
+            force=arguments["force"],
+            fail_fast=arguments["fail_fast"],
+            num_threads=arguments["num_threads"],
+            listener=console,
+        )
+    status = _show(report, console, output, skip=again.skip)
+    return 0 if again.complete else status
+
+
+def _show(report: dict[str, Any], console: Console, output: Path | None, *, skip: bool) -> int:
     if output is not None:
         from ..runs import write_text
 
         write_text(output, json.dumps(report, indent=2) + "\n")  # first: stdout may fail
     print_document(report)
     console.table(report)
-    status = complain_of_problems(report, skip=arguments["on_error"] == "skip")
-    return status
+    return complain_of_problems(report, skip=skip)
 
 
 def _print_list(names: list[str], as_json: bool) -> None:

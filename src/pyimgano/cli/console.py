@@ -191,6 +191,8 @@ def complain_of_problems(report: dict[str, Any], *, skip: bool) -> int:
         if category["calibration"]:
             for note in category["calibration"]["notes"]:
                 complain(f"{name}: threshold: {note}")
+    if report.get("not_begun"):
+        complain(f"not begun: {', '.join(report['not_begun'])}")
     if unreadable:
         plural = "s" if unreadable > 1 else ""
         complain(f"{unreadable} test image{plural} could not be read and got no score")

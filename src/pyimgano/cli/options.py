@@ -124,8 +124,20 @@ measuring_options = _together(
     ),
 )
 
-#: What is left on disk.
+#: What is left on disk, and going on with what is there.
 run_options = _together(
+    click.option(
+        "--resume",
+        type=click.Path(path_type=Path),
+        metavar="RUN",
+        help="Go on with a run that stopped, as it was begun; no other option is needed.",
+    ),
+    click.option(
+        "--force",
+        is_flag=True,
+        help="With --resume: although dataset, configuration or program are not what they were.",
+    ),
+    click.option("--fail-fast", is_flag=True, help="Stop at the first category that fails."),
     click.option(
         "--output-dir",
         type=click.Path(path_type=Path, file_okay=False),
@@ -139,6 +151,22 @@ run_options = _together(
         help="Also write the summary to this file.",
     ),
 )
+
+
+#: Options that may stand beside --resume and are not the run's.
+_BESIDE_RESUME = ("resume", "force", "fail_fast", "num_threads", "output", "as_json")
+
+
+def given_options() -> dict[str, Any]:
+    """The options of the command under way that the user typed, but for those that say nothing
+    of the run itself; `model_kwargs` is still text."""
+    context = click.get_current_context()
+    typed = click.core.ParameterSource.COMMANDLINE
+    return {
+        name: value
+        for name, value in context.params.items()
+        if name not in _BESIDE_RESUME and context.get_parameter_source(name) is typed
+    }
 
 
 def require_writable(output: Path) -> None:

@@ -10,9 +10,17 @@ from typing import Any
 
 import click
 
-from .console import DATASETS, parse_keywords, print_document, print_text
+from .console import (
+    DATASETS,
+    Console,
+    complain_of_problems,
+    parse_keywords,
+    print_document,
+    print_text,
+)
 from .options import (
     dataset_options,
+    given_options,
     measuring_options,
     model_options,
     require_writable,
@@ -66,6 +74,8 @@ def command(
     if list_corruptions:
         _print_corruptions(as_json)
         return 0
+    if arguments["resume"] is not None:
+        return _resume(arguments, output)
     if dataset is None:
         raise click.UsageError(f"--dataset is missing ({DATASETS})")
     keywords = parse_keywords(model_kwargs)
@@ -75,8 +85,6 @@ def command(
         require_writable(output)
 
     from ..pipelines import run_robust_benchmark
-    from .console import Console, complain_of_problems
-    from .robust_table import print_table
 
     with Console() as console:
         report = run_robust_benchmark(
@@ -87,14 +95,44 @@ def command(
             listener=console,
             **arguments,
         )
+    return _show(report, output, skip=arguments["on_error"] == "skip")
+
+
+def _resume(arguments: dict[str, Any], output: Path | None) -> int:
+    from ..pipelines import run_robust_benchmark
+    from ..pipelines.robustness_documents import RobustnessDocuments
+    from .resume import begin_again
+
+    if output is not None:
+        require_writable(output)
+    given = given_options()
+    if "corruptions" in given:
+        given["corruptions"] = parse_names(given["corruptions"])
+    if "severities" in given:
+        given["severities"] = parse_severities(given["severities"])
+    again = begin_again(RobustnessDocuments, arguments["resume"], given)
+    with Console() as console:
+        report = run_robust_benchmark(
+            resume=arguments["resume"],
+            force=arguments["force"],
+            fail_fast=arguments["fail_fast"],
+            num_threads=arguments["num_threads"],
+            listener=console,
+        )
+    status = _show(report, output, skip=again.skip)
+    return 0 if again.complete else status
+
+
+def _show(report: dict[str, Any], output: Path | None, *, skip: bool) -> int:
+    from .robust_table import print_table
+
     if output is not None:
         from ..runs import write_text
 
         write_text(output, json.dumps(report, indent=2) + "\n")  # first: stdout may fail
     print_document(report)
     print_table(report)
-    status = complain_of_problems(report, skip=arguments["on_error"] == "skip")
-    return status
+    return complain_of_problems(report, skip=skip)
 
 
 def parse_names(given: Sequence[str]) -> list[str] | None:

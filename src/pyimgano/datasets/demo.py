@@ -52,6 +52,8 @@ class DemoLayout(MVTecLayout):
         if root.resolve() == Path.cwd():
             raise DataError(f"{root}: is the folder you are in; give one that is made anew")
         if is_folder(root) and any(root.iterdir()):
+            if (root / _COMPLETE).is_file():
+                return  # another process has just put it there
             raise DataError(
                 f"{root}: is not empty and holds no demo dataset; give another root, or none"
             )

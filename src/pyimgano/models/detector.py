@@ -26,7 +26,7 @@ from ..calibration import (
     calibrate,
     choose_quantile,
 )
-from ..errors import DataError, ImageReadError, NotFittedError, UsageError
+from ..errors import DataError, ImageReadError, NotFittedError, UsageError, during
 from ..images import (
     ImageSource,
     LoadedImage,
@@ -265,17 +265,23 @@ class Detector(ABC):
     def _finish(self) -> None:  # noqa: B027 -- not every method keeps what it learned from
         """Let go of what only `_training_scores` needs."""
 
-    def prepare(self) -> None:  # noqa: B027 -- not every method has something to get ready
+    def prepare(self) -> Any:
         """Make sure that what fitting needs besides images is there: device, weights.
 
         Called by `run_benchmark` before anything is begun, so that a run of many categories
         does not fail in each.
+
+        Returns
+        -------
+        pyimgano.backbones.Backbone or None
+            The one that fitting will use, if the method has one.
 
         Raises
         ------
         UsageError, WeightsError
             As fitting would.
         """
+        return None
 
     def describe(self) -> dict[str, Any]:
         """What a report says of the fitted detector; plain JSON values."""
@@ -469,16 +475,17 @@ class Detector(ABC):
         )
         self._training_sizes = reading.sizes
         training = None
-        try:
-            if held_out is None:
-                training = self._training_scores(params.calibration != "in-sample")
-        finally:
-            self._finish()
-        if held_out is not None:
-            training = self._held_out_scores(held_out, on_error, reading, progress)
-        assert training is not None
-        if not np.isfinite(training.scores).all():
-            raise DataError("the images to calibrate on gave scores that are not finite")
+        with during("calibration"):
+            try:
+                if held_out is None:
+                    training = self._training_scores(params.calibration != "in-sample")
+            finally:
+                self._finish()
+            if held_out is not None:
+                training = self._held_out_scores(held_out, on_error, reading, progress)
+            assert training is not None
+            if not np.isfinite(training.scores).all():
+                raise DataError("the images to calibrate on gave scores that are not finite")
         self.n_train_ = reading.used
         self.skipped_ = reading.skipped
         self.remarked_ = reading.remarked

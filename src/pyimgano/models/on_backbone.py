@@ -101,8 +101,8 @@ class BackboneDetector(Detector):
 
     # ---- the backbone
 
-    def prepare(self) -> None:
-        self._make_backbone(self.validate_params())
+    def prepare(self) -> Backbone:
+        return self._make_backbone(self.validate_params())
 
     def _make_backbone(self, params: Any) -> Backbone:
         from ..backbones import create_backbone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,18 +12,16 @@ from ..datasets import Sample, get_layout, open_root
 from ..models import ImageScore
 from ..models.registry import create_model
 from ..runs import MODEL_FOLDER, CategoryReport
-from ..threads import limited_threads
 from .benchmark_documents import BenchmarkDocuments
-from .config import BenchmarkConfig
-from .opened_run import open_run
+from .resuming import given_besides, require_same, run_or_resume
 from .submission import Submission
-from .suite import Listener, load_task, run_categories
+from .suite import Listener, load_task
 from .trial import run_trial
 
 
 def run_benchmark(
     *,
-    dataset: str,
+    dataset: str | None = None,
     root: str | Path | None = None,
     category: str | Sequence[str] = "all",
     split: str | None = None,
@@ -49,6 +48,9 @@ def run_benchmark(
     num_threads: int | None = None,
     save_model: bool = False,
     roi: str | Path | None = None,
+    resume: str | Path | None = None,
+    force: bool = False,
+    fail_fast: bool = False,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
     """Run a detector over one category of a dataset, some, or all.
@@ -106,6 +108,16 @@ def run_benchmark(
         Region of interest: a mask image or a .json file of polygons (see
         `pyimgano.images.read_roi`). Polygons themselves can stand in `model_kwargs`. What is
         outside counts neither for scores nor in pixel metrics; an image's label stays.
+    resume
+        The directory of a run that stopped: it goes on with its own configuration. What is
+        complete is kept as it is, the rest is done again. Beside it `num_threads`, `fail_fast`,
+        `force` and `listener` may be given; another argument must be that of the run. A run that
+        is complete is left alone, and its report returned.
+    force
+        Go on also where the dataset, the configuration or the program is not what it was when
+        the run began; environment.json then says what was not.
+    fail_fast
+        Stop at the first category that fails; the others are `not_begun`.
     listener
         Told of progress.
 
@@ -122,39 +134,51 @@ def run_benchmark(
     DataError
         A missing root, an unknown category. Where one category is asked for, also what is
         wrong with it; where several are, a failed one is a result that says so, and the
-        others run.
+        others run. Also a `resume` that is no run, that another process writes, or that is not
+        what it was.
     """
-    config = BenchmarkConfig.check(
-        dataset=dataset,
-        category=category if isinstance(category, str) else list(category),
-        split=split,
-        allow_outside=allow_outside,
-        model=model,
-        device=device,
-        preset=preset,
-        pretrained=pretrained,
-        contamination=contamination,
-        resize=resize,
-        model_kwargs=model_kwargs,
-        calibration=calibration,
-        calibration_quantile=calibration_quantile,
-        limit_train=limit_train,
-        limit_test=limit_test,
-        seed=seed,
-        pixel=pixel,
-        pixel_aupro_limit=pixel_aupro_limit,
-        on_error=on_error,
-        save_run=save_run,
-        per_image_jsonl=per_image_jsonl,
-        cache_dir=None if cache_dir is None else str(cache_dir),
-        num_threads=num_threads,
-        save_model=save_model,
-        roi=None if roi is None else str(roi),
+    asked = {
+        "dataset": dataset,
+        "category": category if isinstance(category, str) else list(category),
+        "split": split,
+        "allow_outside": allow_outside,
+        "model": model,
+        "device": device,
+        "preset": preset,
+        "pretrained": pretrained,
+        "contamination": contamination,
+        "resize": resize,
+        "model_kwargs": model_kwargs,
+        "calibration": calibration,
+        "calibration_quantile": calibration_quantile,
+        "limit_train": limit_train,
+        "limit_test": limit_test,
+        "seed": seed,
+        "pixel": pixel,
+        "pixel_aupro_limit": pixel_aupro_limit,
+        "on_error": on_error,
+        "save_run": save_run,
+        "per_image_jsonl": per_image_jsonl,
+        "cache_dir": None if cache_dir is None else str(cache_dir),
+        "num_threads": num_threads,
+        "save_model": save_model,
+        "roi": None if roi is None else str(roi),
+    }
+    if resume is not None:
+        places = {"root": root, "output_dir": output_dir}
+        given = given_besides(run_benchmark, {**asked, **places})
+        require_same(BenchmarkDocuments, resume, given)
+    return run_or_resume(
+        BenchmarkDocuments,
+        partial(_measure, listener=listener),
+        asked,
+        root=root,
+        output_dir=output_dir,
+        resume=resume,
+        force=force,
+        fail_fast=fail_fast,
+        listener=listener,
     )
-    with limited_threads(config.num_threads):
-        opened = open_run(config, root)
-        run = BenchmarkDocuments(config, opened, output_dir)
-        return run_categories(run, lambda name: _measure(run, name, listener), listener)
 
 
 def list_dataset_categories(
@@ -177,7 +201,7 @@ def list_dataset_categories(
     return layout.list_categories(open_root(layout, root))
 
 
-def _measure(run: BenchmarkDocuments, name: str, listener: Listener | None) -> CategoryReport:
+def _measure(run: BenchmarkDocuments, name: str, *, listener: Listener | None) -> CategoryReport:
     task = load_task(run, name)
     category = task.category
     detector = create_model(run.config.model, **run.keywords)
@@ -210,6 +234,7 @@ def _measure(run: BenchmarkDocuments, name: str, listener: Listener | None) -> C
             on_score=record,
             progress=None if listener is None else listener.stage,
         )
+        submission.flush()
     notes = [*category.notes, *submission.notes()]
     if not category.test:
         notes.append("there are no test images: the threshold is calibrated, nothing is measured")

@@ -11,9 +11,10 @@ import numpy as np
 from ..datasets import Category, Layout
 from ..evaluation import DECISION_METRICS, PIXEL_METRICS
 from ..models import Detector
-from ..runs import CategoryReport, Results, SingleReport, SuiteReport, Timings
+from ..runs import CategoryReport, Results, RunConfig, SingleReport, SuiteReport, Timings
 from .config import BenchmarkConfig
-from .run_documents import RunDocuments, region_notes
+from .fitted import region_notes
+from .run_documents import RunDocuments
 from .trial import Trial
 
 _IMAGE_METRICS = ("auroc", "average_precision")
@@ -21,6 +22,10 @@ _IMAGE_METRICS = ("auroc", "average_precision")
 
 class BenchmarkDocuments(RunDocuments[BenchmarkConfig, CategoryReport]):
     """`RunDocuments` of `run_benchmark`."""
+
+    config_class = BenchmarkConfig
+    config_document = RunConfig
+    report_class = CategoryReport
 
     def finished(
         self,
@@ -60,25 +65,31 @@ class BenchmarkDocuments(RunDocuments[BenchmarkConfig, CategoryReport]):
 
     def _suite(self, fields: dict[str, Any]) -> SuiteReport:
         mean, std, over = _summary(self.reports, self.layout)
-        return SuiteReport(**fields, mean_metrics=mean, std_metrics=std, metric_categories=over)
+        return SuiteReport(
+            **fields,
+            mean_metrics=mean,
+            std_metrics=std,
+            metric_categories={name: len(categories) for name, categories in over.items()},
+            metric_category_names=over,
+        )
 
 
 def _summary(
     reports: dict[str, CategoryReport], layout: Layout
-) -> tuple[dict[str, float | None], dict[str, float | None], dict[str, int]]:
-    """Mean, population standard deviation, and number of categories, of every metric."""
+) -> tuple[dict[str, float | None], dict[str, float | None], dict[str, list[str]]]:
+    """Mean and population standard deviation of every metric, and over which categories."""
     names = (*_IMAGE_METRICS, *DECISION_METRICS, *PIXEL_METRICS, *layout.own_metrics)
-    values: dict[str, list[float]] = {name: [] for name in (*names, "false_alarm_rate")}
+    values: dict[str, dict[str, float]] = {name: {} for name in (*names, "false_alarm_rate")}
     if layout.kinds_apart:
-        values.update({f"{name}/mean_over_defects": [] for name in layout.own_metrics})
-    for report in reports.values():
+        values.update({f"{name}/mean_over_defects": {} for name in layout.own_metrics})
+    for category, report in reports.items():
         for name, value in _metrics_of(report).items():
-            values.setdefault(name, [])
+            known = values.setdefault(name, {})
             if value is not None:
-                values[name].append(value)
-    mean = {name: float(np.mean(v)) if v else None for name, v in values.items()}
-    std = {name: float(np.std(v)) if v else None for name, v in values.items()}
-    return mean, std, {name: len(v) for name, v in values.items()}
+                known[category] = value
+    mean = {name: float(np.mean([*v.values()])) if v else None for name, v in values.items()}
+    std = {name: float(np.std([*v.values()])) if v else None for name, v in values.items()}
+    return mean, std, {name: list(v) for name, v in values.items()}
 
 
 def _metrics_of(report: CategoryReport) -> dict[str, float | None]:

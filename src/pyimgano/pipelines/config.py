@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator
 
 from ..errors import UsageError, invalid_value
@@ -74,8 +77,12 @@ class BenchmarkConfig(BaseModel):
     def check(cls, **values: Any) -> Self:
         """Raise `UsageError`, one line, for the first value that will not do."""
         values = {name: plain_value(value) for name, value in values.items()}
-        if values["model_kwargs"] is None:
+        if values.get("model_kwargs") is None:
             values["model_kwargs"] = {}
+        _locate(values, ("cache_dir", "roi"))
+        if isinstance(values["model_kwargs"], dict):
+            values["model_kwargs"] = dict(values["model_kwargs"])
+            _locate(values["model_kwargs"], ("weights", "roi"))
         try:
             config = cls(**values)
         except ValidationError as error:
@@ -83,6 +90,15 @@ class BenchmarkConfig(BaseModel):
         if config.save_model and not config.save_run:
             raise UsageError("save_model needs a run directory to save to; save_run is False")
         return config
+
+    def as_json(self) -> dict[str, Any] | None:
+        """All arguments as plain JSON values, which `check` takes back; None if they have none."""
+        try:
+            text = json.dumps(self.model_dump(), default=_as_json, allow_nan=False)
+        except (TypeError, ValueError):
+            return None
+        plain: dict[str, Any] = json.loads(text)
+        return plain
 
     def detector_keywords(self) -> dict[str, Any]:
         """The detector's keywords: what the user gives beats the preset, that the default.
@@ -139,7 +155,7 @@ class RobustnessConfig(BenchmarkConfig):
 
     @classmethod
     def check(cls, **values: Any) -> Self:
-        return super().check(**{**values, "corruptions": _names(values["corruptions"])})
+        return super().check(**{**values, "corruptions": _names(values.get("corruptions"))})
 
     @field_validator("severities", mode="before")
     @classmethod
@@ -153,6 +169,22 @@ class RobustnessConfig(BenchmarkConfig):
             if isinstance(one, bool) or not isinstance(one, int) or one not in SEVERITIES:
                 raise ValueError(f"must be integers from 1 to 5, {one!r} is not")
         return tuple(sorted(set(given)))
+
+
+def _locate(values: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Relative paths from where we are now, so that they hold wherever a run is resumed."""
+    for name in names:
+        value = values.get(name)
+        if isinstance(value, (str, Path)) and str(value):
+            values[name] = str(Path(value).expanduser().absolute())
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no JSON")
 
 
 def _names(given: Any) -> tuple[str, ...]:

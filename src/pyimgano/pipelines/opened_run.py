@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..datasets import Layout, get_layout, open_root
 from ..errors import UsageError
@@ -25,12 +26,18 @@ class OpenedRun:
         Of the dataset.
     names
         The categories asked for, which are there.
+    backbone
+        What the detectors' `prepare` gave, None if they have none.
+    roi_sha256
+        Of the region of interest; None without one.
     """
 
     detector: Detector
     layout: Layout
     root: Path
     names: list[str]
+    backbone: Any = None
+    roi_sha256: str | None = None
 
 
 def open_run(config: BenchmarkConfig, root: str | Path | None) -> OpenedRun:
@@ -49,13 +56,16 @@ def open_run(config: BenchmarkConfig, root: str | Path | None) -> OpenedRun:
     layout = get_layout(config.dataset, split=config.split, allow_outside=config.allow_outside)
     if config.calibration == "validation" and not layout.has_validation:
         raise UsageError(f"calibration: dataset {layout.name!r} has no validation images")
-    folder = open_root(layout, root)
+    # whatever folder a run is begun or resumed in, its documents say the same
+    folder = open_root(layout, root).absolute()
     names = _choose_categories(layout, folder, config.category)
     if config.save_model:
         require_saveable(detector)
-    detector.region_of_interest()
-    detector.prepare()  # a device or weights that are not there fail here, not in each category
-    return OpenedRun(detector, layout, folder, names)
+    region = detector.region_of_interest()
+    # a device or weights that are not there fail here, not in each category
+    backbone = detector.prepare()
+    sha256 = None if region is None else region.sha256
+    return OpenedRun(detector, layout, folder, names, backbone, sha256)
 
 
 def _choose_categories(layout: Layout, root: Path, wanted: str | list[str]) -> list[str]:

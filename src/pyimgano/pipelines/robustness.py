@@ -18,19 +18,17 @@ from ..datasets import Sample
 from ..models import ImageScore
 from ..models.registry import create_model
 from ..runs import ConditionResults, Problem, RobustnessCategoryReport, RobustnessTimings
-from ..threads import limited_threads
 from .conditions import Condition, TimedScorer, scored_under
-from .config import RobustnessConfig
-from .opened_run import open_run
+from .resuming import given_besides, require_same, run_or_resume
 from .robustness_documents import RobustnessDocuments
 from .robustness_results import clean_results, condition_results
-from .suite import Listener, load_task, run_categories
+from .suite import Listener, load_task
 from .trial import Measurement, fit_detector, measure_detector
 
 
 def run_robust_benchmark(
     *,
-    dataset: str,
+    dataset: str | None = None,
     root: str | Path | None = None,
     category: str | Sequence[str] = "all",
     corruptions: str | Sequence[str] | None = None,
@@ -58,6 +56,9 @@ def run_robust_benchmark(
     cache_dir: str | Path | None = None,
     num_threads: int | None = None,
     roi: str | Path | None = None,
+    resume: str | Path | None = None,
+    force: bool = False,
+    fail_fast: bool = False,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
     """Fit on clean images, then measure on clean and on corrupted ones, at the same threshold.
@@ -70,7 +71,7 @@ def run_robust_benchmark(
     calibration_quantile
         As `run_benchmark`.
     limit_train, limit_test, pixel, pixel_aupro_limit, on_error, save_run, output_dir,
-    per_image_jsonl, num_threads, listener
+    per_image_jsonl, num_threads, resume, force, fail_fast, listener
         As `run_benchmark`. Corruptions change test images alone.
     corruptions
         Names of `pyimgano.images.CORRUPTIONS`, in a sequence or separated by commas; by default
@@ -100,43 +101,55 @@ def run_robust_benchmark(
     UsageError, DataError
         As `run_benchmark`; also for an unknown corruption, or a severity other than 1 to 5.
     """
-    config = RobustnessConfig.check(
-        dataset=dataset,
-        category=category if isinstance(category, str) else list(category),
-        corruptions=corruptions,
-        severities=severities,
-        split=split,
-        allow_outside=allow_outside,
-        model=model,
-        device=device,
-        preset=preset,
-        pretrained=pretrained,
-        contamination=contamination,
-        resize=resize,
-        model_kwargs=model_kwargs,
-        calibration=calibration,
-        calibration_quantile=calibration_quantile,
-        limit_train=limit_train,
-        limit_test=limit_test,
-        seed=seed,
-        pixel=pixel,
-        pixel_aupro_limit=pixel_aupro_limit,
-        on_error=on_error,
-        save_run=save_run,
-        per_image_jsonl=per_image_jsonl,
-        cache_dir=None if cache_dir is None else str(cache_dir),
-        num_threads=num_threads,
-        save_model=False,
-        roi=None if roi is None else str(roi),
+    asked = {
+        "dataset": dataset,
+        "category": category if isinstance(category, str) else list(category),
+        "corruptions": corruptions,
+        "severities": severities,
+        "split": split,
+        "allow_outside": allow_outside,
+        "model": model,
+        "device": device,
+        "preset": preset,
+        "pretrained": pretrained,
+        "contamination": contamination,
+        "resize": resize,
+        "model_kwargs": model_kwargs,
+        "calibration": calibration,
+        "calibration_quantile": calibration_quantile,
+        "limit_train": limit_train,
+        "limit_test": limit_test,
+        "seed": seed,
+        "pixel": pixel,
+        "pixel_aupro_limit": pixel_aupro_limit,
+        "on_error": on_error,
+        "save_run": save_run,
+        "per_image_jsonl": per_image_jsonl,
+        "cache_dir": None if cache_dir is None else str(cache_dir),
+        "num_threads": num_threads,
+        "save_model": False,
+        "roi": None if roi is None else str(roi),
+    }
+    if resume is not None:
+        ours = {name: value for name, value in asked.items() if name != "save_model"}
+        places = {"root": root, "output_dir": output_dir}
+        given = given_besides(run_robust_benchmark, {**ours, **places})
+        require_same(RobustnessDocuments, resume, given)
+    return run_or_resume(
+        RobustnessDocuments,
+        partial(_measure, listener=listener),
+        asked,
+        root=root,
+        output_dir=output_dir,
+        resume=resume,
+        force=force,
+        fail_fast=fail_fast,
+        listener=listener,
     )
-    with limited_threads(config.num_threads):
-        opened = open_run(config, root)
-        run = RobustnessDocuments(config, opened, output_dir)
-        return run_categories(run, lambda name: _measure(run, name, listener), listener)
 
 
 def _measure(
-    run: RobustnessDocuments, name: str, listener: Listener | None
+    run: RobustnessDocuments, name: str, *, listener: Listener | None
 ) -> RobustnessCategoryReport:
     config = run.config
     task = load_task(run, name)

@@ -21,8 +21,9 @@ from ..runs import (
 )
 from .conditions import Condition
 from .config import RobustnessConfig
+from .fitted import region_notes
 from .robustness_results import corruption_results, mean_over_categories, summarize
-from .run_documents import RunDocuments, region_notes
+from .run_documents import RunDocuments
 from .trial import Measurement
 
 
@@ -30,6 +31,9 @@ class RobustnessDocuments(RunDocuments[RobustnessConfig, RobustnessCategoryRepor
     """`RunDocuments` of `run_robust_benchmark`."""
 
     kind = "robust"
+    config_class = RobustnessConfig
+    config_document = RobustnessConfigDocument
+    report_class = RobustnessCategoryReport
 
     def line(
         self,
@@ -118,13 +122,14 @@ class RobustnessDocuments(RunDocuments[RobustnessConfig, RobustnessCategoryRepor
             **fields,
             severities=list(self.config.severities),
             seed=self.config.seed,
-            metric_categories=over,
+            metric_categories={name: len(categories) for name, categories in over.items()},
+            metric_category_names=over,
             mean_clean=clean,
             mean_corruptions=corruptions,
             summary=summarize(corruptions) if corruptions else None,
         )
 
-    def _config_document(self) -> RobustnessConfigDocument:
+    def config_json(self) -> RobustnessConfigDocument:
         names, severities = self.config.corruptions, self.config.severities
         return RobustnessConfigDocument(
             **self._config_fields(),

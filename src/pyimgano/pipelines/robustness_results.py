@@ -76,8 +76,8 @@ def summarize(corruptions: Mapping[str, _Corruption]) -> RobustnessSummary:
 
 def mean_over_categories(
     reports: Sequence[RobustnessCategoryReport],
-) -> tuple[dict[str, int], dict[str, float | None], dict[str, MeanCorruption]]:
-    """Over how many categories each metric is, its clean mean, and that of each corruption.
+) -> tuple[dict[str, list[str]], dict[str, float | None], dict[str, MeanCorruption]]:
+    """Over which categories each metric is, its clean mean, and that of each corruption.
 
     A metric is over those categories that have it under every condition, so that a corruption
     is compared with the clean images of the same categories.
@@ -115,7 +115,8 @@ def mean_over_categories(
             mean_delta=mean({n: [of(c).mean_delta[n] for c in having[n]] for n in names}),
         )
     clean = mean({n: [_clean(c)[n] for c in having[n]] for n in names})
-    return {n: len(having[n]) for n in names}, clean, corruptions
+    over = {n: [one.category for one in having[n]] for n in names}
+    return over, clean, corruptions
 
 
 def mean_of(

@@ -7,33 +7,39 @@ is theirs.
 from __future__ import annotations
 
 import json
+import threading
 from abc import ABC, abstractmethod
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from .. import __version__
 from ..datasets import Category, Sample
 from ..models import Detector, ImageScore
 from ..runs import (
-    CalibrationReport,
-    Counts,
+    EarlierRun,
     Failure,
+    FilesDocument,
     FittedReport,
     ImageRecord,
-    PixelCalibrationReport,
     Problem,
     RecordWriter,
-    RegionReport,
+    ResumedSession,
     RunConfig,
     RunDirectory,
     RunFields,
     Status,
+    shown,
     write_document,
 )
 from .config import BenchmarkConfig
+from .environment import command_line, describe_environment
+from .fitted import fitted_fields
 from .opened_run import OpenedRun
-from .trial import Measurement, measured_rate
+from .trial import Measurement
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Report = TypeVar("Report", bound=FittedReport)
 Config = TypeVar("Config", bound=BenchmarkConfig)
@@ -47,23 +53,39 @@ class RunDocuments(ABC, Generic[Config, Report]):
     names
         The categories asked for.
     reports
-        The categories' reports so far, by name.
-    failed
-        Names of the categories that failed.
+        The categories' reports so far, by name, in the order of `names`.
     aupro_limit
         Of AUPRO and sPRO: what was asked for, else that of the dataset's authors.
+    environment
+        What the run is made with; of a resumed one, what it was begun with.
     directory
         Where the run is saved; None if it is not.
+
+    Parameters
+    ----------
+    config, opened
+        What was asked for, and what it came to.
+    output_dir
+        The folder that the run's directory is made in.
+    directory, earlier
+        Of a run to be taken up again: its directory, and what it holds. Nothing is written to it
+        before `take_up`.
     """
 
     #: Stands in the name of the run's directory; none for a benchmark.
     kind: ClassVar[str | None] = None
+    #: The arguments, and the models of config.json and of a category's report.
+    config_class: ClassVar[type[BenchmarkConfig]]
+    config_document: ClassVar[type[RunConfig]]
+    report_class: ClassVar[type[FittedReport]]
 
     def __init__(
         self,
         config: Config,
         opened: OpenedRun,
-        output_dir: str | Path | None,
+        output_dir: str | Path | None = None,
+        directory: RunDirectory | None = None,
+        earlier: EarlierRun[Any, Report] | None = None,
     ) -> None:
         layout = opened.layout
         self.config = config
@@ -72,22 +94,68 @@ class RunDocuments(ABC, Generic[Config, Report]):
         self.root = opened.root
         self.names = opened.names
         self.reports: dict[str, Report] = {}
-        self.failed: list[str] = []
         self.aupro_limit = (
             layout.aupro_limit if config.pixel_aupro_limit is None else config.pixel_aupro_limit
         )
-        self.started = datetime.now().astimezone()
+        started = datetime.now().astimezone()
+        self.started_at = started.isoformat(timespec="seconds")
         # the run's word for where the threshold comes from, which a detector does not know
         self.parameters = {**_plain(self.keywords), "calibration": config.calibration}
         self.category = (
             config.category if isinstance(config.category, str) else ",".join(config.category)
         )
-        self.directory: RunDirectory | None = None
-        if config.save_run:
+        self._writing = threading.RLock()
+        self.resumed = earlier is not None
+        self.directory = directory
+        self.environment = describe_environment(
+            opened.backbone, config.device, opened.roi_sha256, self.started_at
+        )
+        if earlier is not None:
+            self.started_at = earlier.config.started_at
+            known = {name: earlier.complete_report(name) for name in map(shown, self.names)}
+            self.reports = {name: one for name, one in known.items() if one is not None}
+        elif config.save_run:
             self.directory = RunDirectory.create(
-                output_dir, layout.name, config.model, self.started, self.kind
+                output_dir,
+                layout.name,
+                config.model,
+                started,
+                self.kind,
+                {"config.json": self.config_json(), "environment.json": self.environment},
             )
-            self.directory.write("config.json", self._config_document())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.directory is not None:
+            self.directory.close()
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the categories that failed."""
+        return [name for name, one in self.reports.items() if one.status == "failed"]
+
+    def take_up(self, earlier: EarlierRun[Any, Report], differs: list[str]) -> None:
+        """Note that the run goes on, and in what it `differs` from what was begun."""
+        assert self.directory is not None
+        began = earlier.environment or self.environment
+        at = datetime.now().astimezone().isoformat(timespec="seconds")
+        session = ResumedSession(at=at, command_line=command_line(), differs=differs)
+        self.environment = began.model_copy(update={"resumed": [*began.resumed, session]})
+        self.directory.sweep()
+        self.directory.write("environment.json", self.environment)
+
+    def keep_files(self, category: str, files: FilesDocument) -> None:
+        """Note what a category is measured on."""
+        if self.directory is None:
+            return
+        name = shown(category)
+        write_document(self.directory.category(name) / "files.json", files)
+        known = {**self.environment.dataset_fingerprints, name: files.fingerprint}
+        ordered = {one: known[one] for one in map(shown, self.names) if one in known}
+        self.environment = self.environment.model_copy(update={"dataset_fingerprints": ordered})
+        self.directory.write("environment.json", self.environment)
 
     def record_writer(self, category: str) -> RecordWriter | None:
         """Of the category's per_image.jsonl; None if it is not wanted."""
@@ -122,54 +190,7 @@ class RunDocuments(ABC, Generic[Config, Report]):
         self, category: Category, detector: Detector, measured: Measurement
     ) -> dict[str, Any]:
         """The fields of a category's report that say how it was fitted and calibrated."""
-        calibration = detector.calibration_
-        pixels = detector.pixel_calibration_
-        held_out = self.config.calibration == "validation"
-        skipped = [one.role for one in detector.skipped_]
-        region = _region(detector)
-        return {
-            "device": str(
-                detector.describe().get("backbone", {}).get("device", self.config.device)
-            ),
-            "score_threshold_strategy": f"{calibration.method}-quantile",
-            "calibration_quantile": calibration.quantile_asked,
-            "threshold": detector.threshold_,
-            "calibration": CalibrationReport(
-                value=calibration.threshold,
-                method=calibration.method,
-                quantile_asked=calibration.quantile_asked,
-                quantile_reached=calibration.quantile_reached,
-                n_scores=calibration.n_scores,
-                promised_false_alarm_rate=calibration.promised_false_alarm_rate,
-                measured_false_alarm_rate=measured_rate(measured),
-                notes=list(calibration.notes),
-            ),
-            "pixel_calibration": None
-            if pixels is None
-            else PixelCalibrationReport(
-                value=pixels.threshold,
-                method=pixels.method,
-                mean=pixels.mean,
-                std=pixels.std,
-                n_images=pixels.n_images,
-                unseen=pixels.unseen,
-            ),
-            "counts": Counts(
-                train=len(category.train),
-                train_used=detector.n_train_,
-                train_skipped=skipped.count("train"),
-                validation=len(category.validation),
-                validation_used=calibration.n_scores if held_out else 0,
-                test=len(category.test),
-                test_good=sum(sample.label == 0 for sample in category.test),
-                test_defective=sum(sample.label == 1 for sample in category.test),
-                test_unlabelled=sum(sample.label is None for sample in category.test),
-                test_unreadable=measured.n_unreadable,
-                masks=measured.n_masks,
-            ),
-            "roi": region,
-            "detector": {"parameters": self.parameters, **detector.describe()},
-        }
+        return fitted_fields(self.config, self.parameters, category, detector, measured)
 
     @abstractmethod
     def category_report(self, name: str, **fields: Any) -> Report:
@@ -177,7 +198,7 @@ class RunDocuments(ABC, Generic[Config, Report]):
 
     def unfinished(self, name: str, status: Status, failure: Failure | None = None) -> Report:
         """The report of a category that stopped: what was known of it stays."""
-        known = self.reports.get(name)
+        known = self.reports.get(shown(name))
         if known is None:
             return self.category_report(name, status=status, failure=failure)
         return known.model_copy(update={"status": status, "failure": failure})
@@ -217,30 +238,46 @@ class RunDocuments(ABC, Generic[Config, Report]):
 
     def keep(self, report: Report) -> None:
         """Take a category's report into the run, in place of an earlier one, and write it."""
-        self.reports[report.category] = report
-        if self.directory is not None:
-            write_document(self.directory.category(report.category) / "report.json", report)
+        with self._writing:
+            known = {**self.reports, report.category: report}
+            self.reports = {name: known[name] for name in map(shown, self.names) if name in known}
+            if self.directory is not None:
+                write_document(self.directory.category(report.category) / "report.json", report)
 
     def write(self, status: Status, failure: Failure | None = None) -> dict[str, Any]:
         """Write the top-level report as things stand; returns it as plain JSON values."""
-        report = self._top_report(status, failure)
-        if self.directory is not None:
-            self.directory.write("report.json", report)
+        with self._writing:
+            report = self._top_report(status, failure)
+            if self.directory is not None:
+                self.directory.write("report.json", report)
         plain: dict[str, Any] = json.loads(report.model_dump_json())
         return plain
+
+    def interrupt(self) -> None:
+        """Write that the run was interrupted; from then on nothing is written any more.
+
+        For a process that is about to end and cannot wait for what it is doing.
+        """
+        if not self._writing.acquire(timeout=1.0):
+            return  # the disk does not answer
+        for name, one in list(self.reports.items()):
+            if one.status == "running":
+                self.keep(self.unfinished(name, "interrupted"))
+        self.write("interrupted")  # and never released
 
     def _top_report(self, status: Status, failure: Failure | None) -> RunFields:
         run: dict[str, Any] = {
             "run_dir": None if self.directory is None else str(self.directory.path),
             "pyimgano_version": __version__,
-            "started_at": self.started.isoformat(timespec="seconds"),
+            "started_at": self.started_at,
             "finished_at": None
             if status == "running"
             else datetime.now().astimezone().isoformat(timespec="seconds"),
+            "resumed_at": [session.at for session in self.environment.resumed],
         }
         if len(self.names) == 1 and self.category != "all":
             name = self.names[0]
-            category = self.reports.get(name) or self.category_report(name, status="running")
+            category = self.reports.get(shown(name)) or self.category_report(name, status="running")
             fields = {**category.model_dump(), **run}
             if failure is not None:
                 fields["failure"] = failure
@@ -256,6 +293,7 @@ class RunDocuments(ABC, Generic[Config, Report]):
             "categories": self.names,
             "per_category": self.reports,
             "failed_categories": self.failed,
+            "not_begun": [name for name in map(shown, self.names) if name not in self.reports],
             "failure": failure,
         }
         if first is not None:
@@ -270,14 +308,15 @@ class RunDocuments(ABC, Generic[Config, Report]):
     def _suite(self, fields: dict[str, Any]) -> RunFields:
         """That of several, given the fields that every kind of run has."""
 
-    def _config_document(self) -> RunConfig:
+    def config_json(self) -> RunConfig:
+        """config.json."""
         return RunConfig(**self._config_fields())
 
     def _config_fields(self) -> dict[str, Any]:
         config = self.config
         return {
             "pyimgano_version": __version__,
-            "started_at": self.started.isoformat(timespec="seconds"),
+            "started_at": self.started_at,
             **self._asked(self.category),
             "categories": self.names,
             "allow_outside": config.allow_outside,
@@ -293,23 +332,8 @@ class RunDocuments(ABC, Generic[Config, Report]):
             "on_error": config.on_error,
             "per_image_jsonl": config.per_image_jsonl,
             "save_model": config.save_model,
+            "arguments": config.as_json(),
         }
-
-
-def region_notes(region: RegionReport | None) -> list[str]:
-    """What a reader should know of it."""
-    if region is None:
-        return []
-    share = f"{100 * region.share:.1f} %"
-    return [f"a region of interest of {share} of the frame counts, nothing outside it"]
-
-
-def _region(detector: Detector) -> RegionReport | None:
-    region = detector.roi_
-    if region is None:
-        return None
-    counted = region.counted(tuple(detector.params_.resize))
-    return RegionReport(origin=region.origin, sha256=region.sha256, share=float(counted.mean()))
 
 
 def _plain(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 from ..datasets import Layout, Sample
 from ..errors import DataError
 from ..models import Detector, ImageScore
-from ..runs import RunDirectory, write_map, write_mask
+from ..runs import RunDirectory, flush_to_disk, write_map, write_mask
 
 
 class Submission:
@@ -58,6 +58,7 @@ class Submission:
             self._places[sample.path] = place
         self.wanted = bool(self._places) and self._has_maps and self._run is not None
         self._saved = self._thresholded = 0
+        self._unflushed: list[Path] = []
 
     def notes(self) -> list[str]:
         """What became of it, once all images were scored."""
@@ -74,6 +75,11 @@ class Submission:
         if self._thresholded < self._saved:
             said.append("there is no threshold for pixels, so the server gets no thresholded maps")
         return said
+
+    def flush(self) -> None:
+        """Flush the maps to the disk, before a report calls the category complete."""
+        while self._unflushed:
+            flush_to_disk(self._unflushed.pop())
 
     def save(self, detector: Detector, sample: Sample, result: ImageScore) -> str | None:
         """Save a map at its image's own size, as it is and thresholded.
@@ -99,11 +105,13 @@ class Submission:
         if detector.roi_ is not None:  # enlarging mixes pixels too
             scores[~detector.roi_.at((height, width))] = 0.0
         write_map(self._run / file, scores)
+        self._unflushed.append(self._run / file)
         self._saved += 1
         if detector.pixel_calibration_ is not None:
             # not rounded to the precision of the scores
             threshold = np.float64(detector.pixel_calibration_.threshold)
             thresholded = Path("submission") / "anomaly_images_thresholded" / f"{place}.png"
             write_mask(self._run / thresholded, np.asarray(scores >= threshold))
+            self._unflushed.append(self._run / thresholded)
             self._thresholded += 1
         return file.as_posix()

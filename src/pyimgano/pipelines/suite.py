@@ -11,13 +11,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..datasets import Category, limit_category
-from ..errors import DataError, PyimganoError
-from ..runs import Failure, FittedReport
+from ..errors import DataError, PyimganoError, during
+from ..runs import FittedReport, shown
 from .config import BenchmarkConfig
+from .failures import failure_of
+from .files import used_files
 from .results import EvaluationProtocol
 from .run_documents import Report, RunDocuments
 
 _log = logging.getLogger(__name__)
+
+#: The runs that this process is at.
+_under_way: list[RunDocuments[Any, Any]] = []
 
 
 class Listener(Protocol):
@@ -61,11 +66,16 @@ def load_task(run: RunDocuments[Any, Any], name: str) -> CategoryTask:
         No training images, or no validation images where they are wanted.
     """
     config: BenchmarkConfig = run.config
-    whole = run.layout.load(run.root, name)
-    category = limit_category(whole, config.limit_train, config.limit_test, config.seed)
-    held_out = config.calibration == "validation"
-    if held_out and not category.validation:
-        raise DataError(f"{run.root}: category {name!r} has no validation images")
+    with during("reading"):
+        whole = run.layout.load(run.root, name)
+        category = limit_category(whole, config.limit_train, config.limit_test, config.seed)
+        held_out = config.calibration == "validation"
+        if held_out and not category.validation:
+            raise DataError(f"{run.root}: category {name!r} has no validation images")
+        files = used_files(category, run.root) if run.directory is not None else None
+    if files is not None:
+        with during("writing"):
+            run.keep_files(name, files)
     return CategoryTask(
         category,
         [str(sample.path) for sample in category.train],
@@ -85,8 +95,9 @@ def run_categories(
     run: RunDocuments[Any, Report],
     measure: Callable[[str], Report],
     listener: Listener | None,
+    fail_fast: bool = False,
 ) -> dict[str, Any]:
-    """Measure every category of a run; gives the top-level report as plain JSON values.
+    """Measure every category of a run that is not complete yet.
 
     Parameters
     ----------
@@ -96,27 +107,48 @@ def run_categories(
         Gives the report of the category of that name.
     listener
         Told of progress.
+    fail_fast
+        Whether the first category that fails is the last one.
+
+    Returns
+    -------
+    dict
+        The top-level report as plain JSON values.
 
     Raises
     ------
     PyimganoError
         What is wrong with the category, where one alone is asked for.
     """
-    run.write("running")
+    complete = set(run.reports)
+    _under_way.append(run)
     try:
+        run.write("running")
         for number, name in enumerate(run.names, start=1):
+            if shown(name) in complete:
+                continue
             if listener is not None:
                 listener.category_started(name, number, len(run.names))
             report = _one_category(run, name, measure)
             if listener is not None:
                 listener.category_finished(report)
+            if report.status == "failed" and fail_fast:
+                break
         return run.write("complete" if not run.failed else "failed")
     except KeyboardInterrupt:
         run.write("interrupted")
         raise
     except Exception as error:
-        run.write("failed", _failure(error))
+        run.write("failed", failure_of(error))
         raise
+    finally:
+        _under_way.remove(run)
+
+
+def interrupt_all() -> None:
+    """Write of every run under way that it was interrupted, from another thread than theirs."""
+    for run in list(_under_way):
+        run.interrupt()
 
 
 def _one_category(
@@ -124,11 +156,13 @@ def _one_category(
 ) -> Report:
     """Measure it and write its report; of several, a failed one is a report that says so."""
     try:
-        run.keep(run.category_report(name, status="running"))
+        with during("writing"):
+            if run.resumed and run.directory is not None:
+                run.directory.clear(name)
+            run.keep(run.category_report(name, status="running"))
         report = measure(name)
     except Exception as error:  # whatever it is, it costs this category alone
-        report = run.unfinished(name, "failed", _failure(error))
-        run.failed.append(name)
+        report = run.unfinished(name, "failed", failure_of(error))
         if len(run.names) == 1:
             run.keep(report)
             raise
@@ -140,7 +174,3 @@ def _one_category(
     run.keep(report)
     run.write("running")
     return report
-
-
-def _failure(error: Exception) -> Failure:
-    return Failure(kind=type(error).__name__, message=str(error) or type(error).__name__)

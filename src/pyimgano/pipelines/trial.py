@@ -13,6 +13,7 @@ from typing import Any
 
 from ..calibration import BinomialInterval, clopper_pearson
 from ..datasets import Move, Sample
+from ..errors import during
 from ..models import Detector, ImageScore
 from ..models.detector import Progress
 from ..runs import MeasuredRate, Problem, ProblemKind
@@ -114,7 +115,8 @@ def run_trial(
     )
     fitted = time.perf_counter()
     if on_fitted is not None:
-        on_fitted()
+        with during("saving"):
+            on_fitted()
     measured = measure_detector(
         detector,
         test,
@@ -157,12 +159,13 @@ def fit_detector(
     PyimganoError
         As `Detector.fit`.
     """
-    detector.fit(
-        train,
-        calibration_images=calibration_images,
-        on_error="skip" if on_error == "skip" else "raise",
-        progress=progress,
-    )
+    with during("fitting"):
+        detector.fit(
+            train,
+            calibration_images=calibration_images,
+            on_error="skip" if on_error == "skip" else "raise",
+            progress=progress,
+        )
     problems = [
         Problem(kind=_UNREADABLE[skipped.role], path=skipped.path, message=skipped.reason)
         for skipped in detector.skipped_
@@ -236,34 +239,37 @@ def measure_detector(
         )
     else:
         found = scored(with_maps)
-    for result in found:
-        sample = test[result.index]
-        if on_score is not None:
-            on_score(sample, result)
-        if progress is not None:
-            progress(stage, result.index + 1, len(test))
-        if result.remark is not None:
-            pixels.note("several_pages", sample.path, result.remark)
-        if result.error is not None:
-            unreadable.append(sample)
-            pixels.note("unreadable_test_image", result.error.path, result.error.reason)
-        elif sample.label is not None:
-            assert result.score is not None
-            scored_samples.append(sample)
-            scores.append(result.score)
-            pixels.add(sample, result, None if move is None else move(sample))
+    with during("scoring"):
+        for result in found:
+            sample = test[result.index]
+            if on_score is not None:
+                with during("writing"):
+                    on_score(sample, result)
+            if progress is not None:
+                progress(stage, result.index + 1, len(test))
+            if result.remark is not None:
+                pixels.note("several_pages", sample.path, result.remark)
+            if result.error is not None:
+                unreadable.append(sample)
+                pixels.note("unreadable_test_image", result.error.path, result.error.reason)
+            elif sample.label is not None:
+                assert result.score is not None
+                scored_samples.append(sample)
+                scores.append(result.score)
+                pixels.add(sample, result, None if move is None else move(sample))
     done = time.perf_counter()
 
-    results = measure_all(
-        detector,
-        protocol,
-        pixels,
-        scored_samples,
-        scores,
-        no_pixel_reason or pixels.reason(detector),
-    )
-    add_kinds(results, protocol, test)
-    explain(results, test, labelled, unreadable)
+    with during("metrics"):
+        results = measure_all(
+            detector,
+            protocol,
+            pixels,
+            scored_samples,
+            scores,
+            no_pixel_reason or pixels.reason(detector),
+        )
+        add_kinds(results, protocol, test)
+        explain(results, test, labelled, unreadable)
     good = results["metrics"]["tn"] + results["metrics"]["fp"]
     return Measurement(
         results=results,

@@ -4,12 +4,21 @@ from .directory import (
     DEFAULT_OUTPUT,
     RecordWriter,
     RunDirectory,
+    flush_to_disk,
     safe_name,
     write_bytes,
     write_document,
     write_text,
 )
 from .documents import json_schemas
+from .earlier import EarlierRun, finished_report
+from .environment_schema import (
+    Cpu,
+    EnvironmentDocument,
+    FilesDocument,
+    ResumedSession,
+    UsedFile,
+)
 from .inference_schema import InferenceRecord, MapRecord, RegionRecord, WatchedFile
 from .maps import write_map, write_mask
 from .models import MODEL_FOLDER, find_model
@@ -63,8 +72,12 @@ __all__ = [
     "ConditionResults",
     "CorruptionResults",
     "Counts",
+    "Cpu",
     "DefectResults",
+    "EarlierRun",
+    "EnvironmentDocument",
     "Failure",
+    "FilesDocument",
     "FittedReport",
     "ImageRecord",
     "MeanCondition",
@@ -80,6 +93,7 @@ __all__ = [
     "RegionReport",
     "RegionRecord",
     "Results",
+    "ResumedSession",
     "RobustnessCategoryReport",
     "RobustnessConfigDocument",
     "RobustnessRecord",
@@ -94,9 +108,12 @@ __all__ = [
     "Status",
     "SuiteReport",
     "Timings",
-    "find_model",
-    "Worst",
+    "UsedFile",
     "WatchedFile",
+    "Worst",
+    "find_model",
+    "finished_report",
+    "flush_to_disk",
     "json_schemas",
     "safe_name",
     "shown",

@@ -7,37 +7,60 @@ How a document is written (report.json, config.json):
 3. the folder is flushed, so that the rename survives a power cut.
 
 So at any moment a document is absent, or whole and true at the time of its writing.
-per_image.jsonl grows by whole lines, each flushed to the system as it is made; a kill can
-leave at most its last line cut. A run directory is new: it is made with `mkdir`, which only
-one of two processes wins, and the other takes the next free name.
+per_image.jsonl grows by whole lines, each flushed to the system as it is made, and to the disk
+before the category's report calls it complete; a kill can leave at most its last line cut. A run
+directory is made under a hidden name, with config.json and environment.json in it, and renamed,
+which only one of two processes wins; the other takes the next free name.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from ..errors import DataError
+from .lock import LOCK_FILE, WriterLock
+from .schema import shown
 
 #: Where runs go unless a folder is given.
 DEFAULT_OUTPUT = Path("runs")
 
 
+# What `write_bytes` and a detector being saved leave when they are killed.
+_DROPPING = re.compile(r"\..+\.(tmp|old)")
+
+
 class RunDirectory:
-    """A new directory for one run.
+    """The directory of one run, held by one writer.
 
     Attributes
     ----------
     path
         `<output>/<timestamp>_<dataset>_<model>`, with the kind of run before the dataset where
         it has one, and `_2`, `_3`, ... where that exists.
+
+    Raises
+    ------
+    DataError
+        Another process writes it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = WriterLock(path)
+
+    def close(self) -> None:
+        """Let others write it."""
+        self._lock.release()
 
     @classmethod
     def create(
@@ -47,23 +70,27 @@ class RunDirectory:
         model: str,
         started: datetime,
         kind: str | None = None,
+        documents: Mapping[str, BaseModel] | None = None,
     ) -> RunDirectory:
-        """Make the directory; raises `DataError` where it cannot be made."""
+        """Make the directory, with `documents` in it; raises `DataError` where it cannot."""
         parent = Path(output) if output is not None else DEFAULT_OUTPUT
         parts = [dataset, model] if kind is None else [kind, dataset, model]
         name = "_".join([f"{started:%Y%m%d_%H%M%S}", *map(safe_name, parts)])
+        building = parent / f".{name}.{secrets.token_hex(4)}.tmp"
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            attempt = 1
-            while True:
-                path = parent / (name if attempt == 1 else f"{name}_{attempt}")
-                try:
-                    path.mkdir()
-                    return cls(path)
-                except FileExistsError:
-                    attempt += 1
+            building.mkdir()
+            try:
+                (building / LOCK_FILE).touch()  # a rename replaces what is empty
+                for file, document in (documents or {}).items():
+                    write_document(building / file, document)
+                path = _move_to_a_free_name(building, name)
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
+            _flush_folder(parent)
         except OSError as error:
             raise DataError(f"{parent}: no run can be written there ({error.strerror})") from error
+        return cls(path)
 
     def write(self, name: str, document: BaseModel) -> None:
         """Write a document at the top of the run."""
@@ -71,12 +98,29 @@ class RunDirectory:
 
     def category(self, name: str) -> Path:
         """The folder of a category, made if need be."""
-        folder = self.path / "categories" / safe_name(name)
+        folder = self.path / "categories" / safe_name(shown(name))
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"{folder}: cannot be made ({error.strerror})") from error
         return folder
+
+    def clear(self, name: str) -> None:
+        """Remove what a stopped process left of a category, and nothing that is not ours."""
+        folder = self.category(name)
+        try:
+            for path in _droppings(folder):
+                _remove(path)
+            for ours in ("per_image.jsonl", "report.json", "files.json", "model"):
+                _remove(folder / ours)
+        except OSError as error:
+            raise DataError(f"{error.filename}: cannot be removed ({error.strerror})") from error
+
+    def sweep(self) -> None:
+        """Remove the halves of files that a stopped process left at the top, and of maps."""
+        with contextlib.suppress(OSError):
+            for path in (*_droppings(self.path), *_droppings(self.path / "submission", deep=True)):
+                _remove(path)
 
 
 class RecordWriter:
@@ -99,8 +143,10 @@ class RecordWriter:
     def __enter__(self) -> RecordWriter:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
+    def __exit__(self, kind: object, *error: object) -> None:
+        with self._file:
+            if kind is None:  # a report that calls the lines complete comes next
+                _flush_file(self._path, self._file.fileno())
 
 
 def write_document(path: Path, document: BaseModel) -> None:
@@ -131,7 +177,7 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     DataError
         It cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(2)}.tmp")
     try:
         try:
             with beside.open("wb") as file:
@@ -146,6 +192,51 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
             _flush_folder(path.parent)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def flush_to_disk(path: Path) -> None:
+    """Flush a file that was written without; raises `DataError` where it cannot be."""
+    try:
+        with path.open("rb+") as file:
+            _flush_file(path, file.fileno())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _flush_file(path: Path, descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a pipe or a device has no disk
+            raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _move_to_a_free_name(building: Path, name: str) -> Path:
+    """Rename to `name`, or `name_2`, ...: the first that is free."""
+    attempt = 1
+    while True:
+        path = building.with_name(name if attempt == 1 else f"{name}_{attempt}")
+        attempt += 1
+        if os.path.lexists(path):
+            continue
+        try:
+            return building.rename(path)
+        except OSError:  # another process was quicker, or something is really wrong
+            if not os.path.lexists(path):
+                raise
+
+
+def _droppings(folder: Path, *, deep: bool = False) -> list[Path]:
+    found = folder.rglob(".*") if deep else folder.glob(".*")
+    return [path for path in found if _DROPPING.fullmatch(path.name)]
+
+
+def _remove(path: Path) -> None:
+    """A file, or a folder with all in it; a link alone, not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ import json
 
 from pydantic import BaseModel
 
+from .environment_schema import EnvironmentDocument, FilesDocument
 from .inference_schema import InferenceRecord
 from .robustness_schema import (
     RobustnessCategoryReport,
@@ -23,6 +24,8 @@ DOCUMENTS: dict[str, type[BaseModel]] = {
     "report.suite": SuiteReport,
     "per_image": ImageRecord,
     "config": RunConfig,
+    "environment": EnvironmentDocument,
+    "files": FilesDocument,
     "robustness.report.category": RobustnessCategoryReport,
     "robustness.report.single": RobustnessSingleReport,
     "robustness.report.suite": RobustnessSuiteReport,

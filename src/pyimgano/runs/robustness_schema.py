@@ -159,8 +159,14 @@ class RobustnessSuiteReport(Asked, RunFields):
     categories: list[Text]
     per_category: dict[Text, RobustnessCategoryReport]
     failed_categories: list[Text]
+    not_begun: list[Text] = Field(
+        default_factory=list, description="those asked for that nothing was done for yet"
+    )
     metric_categories: dict[str, int] = Field(
         description="over how many categories each metric is: those that are complete and have it"
+    )
+    metric_category_names: dict[str, list[Text]] = Field(
+        default_factory=dict, description="over which categories each is"
     )
     mean_clean: Metrics = Field(description="over these categories")
     mean_corruptions: dict[str, MeanCorruption]

@@ -216,6 +216,15 @@ class Failure(Model):
 
     kind: str = Field(description="class of the error")
     message: Text
+    stage: str | None = Field(
+        None,
+        description="what was being done: reading, fitting, calibration, saving, scoring, "
+        "metrics or writing; null if it is not known",
+    )
+    where: str | None = Field(
+        None,
+        description="file:line in this package, of an error that nobody foresaw; null otherwise",
+    )
 
 
 class Asked(Model):
@@ -267,6 +276,9 @@ class RunFields(Model):
     pyimgano_version: str
     started_at: str = Field(description="ISO 8601 with offset")
     finished_at: str | None
+    resumed_at: list[str] = Field(
+        default_factory=list, description="when the run was taken up again after it had stopped"
+    )
 
 
 class SingleReport(CategoryReport, RunFields):
@@ -284,11 +296,17 @@ class SuiteReport(Asked, RunFields):
     categories: list[Text]
     per_category: dict[Text, CategoryReport]
     failed_categories: list[Text]
+    not_begun: list[Text] = Field(
+        default_factory=list, description="those asked for that nothing was done for yet"
+    )
     mean_metrics: dict[str, Number | None] = Field(
         description="over the categories in which the metric is defined"
     )
     std_metrics: dict[str, Number | None] = Field(description="population standard deviation")
     metric_categories: dict[str, int] = Field(description="over how many categories each is")
+    metric_category_names: dict[str, list[Text]] = Field(
+        default_factory=dict, description="over which categories each is"
+    )
     failure: Failure | None = None
 
 
@@ -327,3 +345,8 @@ class RunConfig(Asked):
     on_error: Literal["error", "skip"]
     per_image_jsonl: bool
     save_model: bool = False
+    arguments: Plain | None = Field(
+        None,
+        description="as they were given, which is what --resume goes by; null if they hold "
+        "something that JSON cannot",
+    )

@@ -1,0 +1,114 @@
+"""Ctrl-C: once for a clean end within seconds, whatever the program is at.
+
+Python raises `KeyboardInterrupt` when its main thread comes back to Python code. While that is in
+native code, or waits for a thread that is, nothing would happen; so another thread is told of the
+signal too, gives the main thread a while to end the run cleanly, and then ends the process
+itself: the reports say `interrupted`, and the exit status is the same. A second Ctrl-C ends it at
+once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+#: Seconds that the main thread has.
+PATIENCE = 3.5
+INTERRUPTED = 130
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Written by Python's own handler: the number of a signal. This is none.
+_DONE = 0
+
+
+@contextlib.contextmanager
+def ended_cleanly_by_signals(complaint: str) -> Iterator[None]:
+    """Within, SIGINT and SIGTERM end the process as described above.
+
+    Once a signal has come it stays so: what the interpreter waits for when it ends may take as
+    long as what was interrupted.
+
+    Parameters
+    ----------
+    complaint
+        The line for stderr, where the main thread does not get to saying it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are another's affair
+        return
+    ours, pythons = socket.socketpair()
+    pythons.setblocking(False)
+    before = {one: signal.getsignal(one) for one in _SIGNALS}
+    earlier = signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+    handler = _Handler()
+    for one in _SIGNALS:
+        signal.signal(one, handler)
+    said = threading.Event()
+    watcher = threading.Thread(
+        target=_watch, args=(ours, complaint, said), name="interruption", daemon=True
+    )
+    watcher.start()
+    try:
+        yield
+    finally:
+        if handler.called:
+            said.set()  # by the main thread, which now waits for others to end
+            _kept.append(pythons)
+        else:
+            for one, was in before.items():
+                signal.signal(one, was)
+            signal.set_wakeup_fd(earlier)
+            pythons.send(bytes([_DONE]))
+            watcher.join()
+            ours.close()
+            pythons.close()
+
+
+#: Open until the process ends.
+_kept: list[socket.socket] = []
+
+
+class _Handler:
+    """The first signal is a `KeyboardInterrupt`; what comes after it is the watcher's."""
+
+    def __init__(self) -> None:
+        self.called = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if not self.called:
+            self.called = True
+            raise KeyboardInterrupt
+
+
+def _watch(signals: socket.socket, complaint: str, said: threading.Event) -> None:
+    """Wait for a first signal, then for a second, or for as long as the main thread has."""
+    came = 0
+    while came < 2:
+        try:
+            numbers = signals.recv(64)
+        except TimeoutError:
+            break
+        if not came and _DONE in numbers:
+            return
+        came += sum(number in _SIGNALS for number in numbers)
+        if came:
+            signals.settimeout(PATIENCE)
+    _end(None if said.is_set() else complaint)
+
+
+def _end(complaint: str | None) -> None:
+    pipeline = sys.modules.get("pyimgano.pipelines.suite")
+    with contextlib.suppress(Exception):
+        if pipeline is not None:
+            pipeline.interrupt_all()
+    with contextlib.suppress(Exception):
+        if sys.stderr.isatty():
+            os.write(2, b"\r\x1b[K\x1b[?25h")  # a progress bar hides the cursor
+        if complaint is not None:
+            os.write(2, complaint.encode(errors="replace") + b"\n")
+    os._exit(INTERRUPTED)

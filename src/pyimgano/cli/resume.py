@@ -1,0 +1,52 @@
+"""`--resume RUN`: what is seen to before a run goes on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .console import complain, parse_keywords
+
+if TYPE_CHECKING:
+    from ..pipelines.run_documents import RunDocuments
+
+
+@dataclass(frozen=True)
+class Again:
+    """A run that goes on.
+
+    Attributes
+    ----------
+    complete
+        Whether there is nothing left to do.
+    skip
+        Whether it leaves unreadable images out, and so does not fail for them.
+    """
+
+    complete: bool
+    skip: bool
+
+
+def begin_again(documents: type[RunDocuments[Any, Any]], run: Path, given: dict[str, Any]) -> Again:
+    """Check the options that the user typed against the run's own.
+
+    Raises
+    ------
+    UsageError
+        One of them is another than the run's, or the run is of another kind.
+    DataError
+        `run` is no run directory.
+    """
+    from ..pipelines.resuming import require_same
+    from ..runs import finished_report
+
+    if "model_kwargs" in given:
+        given = {**given, "model_kwargs": parse_keywords(given["model_kwargs"])}
+    require_same(documents, run, given)
+    config = json.loads((run / "config.json").read_bytes())
+    complete = finished_report(run) is not None
+    if complete:
+        complain(f"{run}: is complete, there is nothing to do")
+    return Again(complete, config.get("on_error") == "skip")

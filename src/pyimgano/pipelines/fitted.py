@@ -1,0 +1,86 @@
+"""What a category's report says of the fit: threshold, counts, region, detector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..datasets import Category
+from ..models import Detector
+from ..runs import CalibrationReport, Counts, PixelCalibrationReport, RegionReport
+from .config import BenchmarkConfig
+from .trial import Measurement, measured_rate
+
+
+def fitted_fields(
+    config: BenchmarkConfig,
+    parameters: dict[str, Any],
+    category: Category,
+    detector: Detector,
+    measured: Measurement,
+) -> dict[str, Any]:
+    """The fields of a category's report that say how it was fitted and calibrated.
+
+    `parameters` are the detector's keywords as the report has them.
+    """
+    calibration = detector.calibration_
+    pixels = detector.pixel_calibration_
+    held_out = config.calibration == "validation"
+    skipped = [one.role for one in detector.skipped_]
+    region = _region(detector)
+    return {
+        "device": str(detector.describe().get("backbone", {}).get("device", config.device)),
+        "score_threshold_strategy": f"{calibration.method}-quantile",
+        "calibration_quantile": calibration.quantile_asked,
+        "threshold": detector.threshold_,
+        "calibration": CalibrationReport(
+            value=calibration.threshold,
+            method=calibration.method,
+            quantile_asked=calibration.quantile_asked,
+            quantile_reached=calibration.quantile_reached,
+            n_scores=calibration.n_scores,
+            promised_false_alarm_rate=calibration.promised_false_alarm_rate,
+            measured_false_alarm_rate=measured_rate(measured),
+            notes=list(calibration.notes),
+        ),
+        "pixel_calibration": None
+        if pixels is None
+        else PixelCalibrationReport(
+            value=pixels.threshold,
+            method=pixels.method,
+            mean=pixels.mean,
+            std=pixels.std,
+            n_images=pixels.n_images,
+            unseen=pixels.unseen,
+        ),
+        "counts": Counts(
+            train=len(category.train),
+            train_used=detector.n_train_,
+            train_skipped=skipped.count("train"),
+            validation=len(category.validation),
+            validation_used=calibration.n_scores if held_out else 0,
+            test=len(category.test),
+            test_good=sum(sample.label == 0 for sample in category.test),
+            test_defective=sum(sample.label == 1 for sample in category.test),
+            test_unlabelled=sum(sample.label is None for sample in category.test),
+            test_unreadable=measured.n_unreadable,
+            masks=measured.n_masks,
+        ),
+        "roi": region,
+        "detector": {"parameters": parameters, **detector.describe()},
+    }
+
+
+def region_notes(region: RegionReport | None) -> list[str]:
+    """What a reader should know of it."""
+    if region is None:
+        return []
+    share = f"{100 * region.share:.1f} %"
+    return [f"a region of interest of {share} of the frame counts, nothing outside it"]
+
+
+def _region(detector: Detector) -> RegionReport | None:
+    region = detector.roi_
+    if region is None:
+        return None
+    counted = region.counted(tuple(detector.params_.resize))
+    return RegionReport(origin=region.origin, sha256=region.sha256, share=float(counted.mean()))

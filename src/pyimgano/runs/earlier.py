@@ -1,0 +1,151 @@
+"""A run that is on disk already, read to be taken up again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ..errors import DataError, UsageError
+from .directory import safe_name
+from .environment_schema import EnvironmentDocument, FilesDocument
+from .schema import SCHEMA_VERSION, FittedReport, RunConfig, shown
+
+_Config = TypeVar("_Config", bound=RunConfig)
+_Report = TypeVar("_Report", bound=FittedReport)
+_Document = TypeVar("_Document", bound=BaseModel)
+
+#: In the config.json of a robustness run alone.
+_ROBUSTNESS = "corruptions"
+
+
+class EarlierRun(Generic[_Config, _Report]):
+    """What a run directory holds.
+
+    Parameters
+    ----------
+    path
+        The run directory.
+    config, report
+        The models of its config.json, and of a category's report.json.
+
+    Attributes
+    ----------
+    config
+        Its config.json.
+    environment
+        Its environment.json; None if there is none that can be read.
+
+    Raises
+    ------
+    DataError
+        No run directory, one of another kind or of another version, or a config.json that is not
+        valid.
+    """
+
+    def __init__(self, path: Path, config: type[_Config], report: type[_Report]) -> None:
+        self.path = path
+        self._report = report
+        document = _require_run(path)
+        self._require_kind(document, config)
+        version = document.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise DataError(
+                f"{path / 'config.json'}: schema_version is {version!r}, this program reads "
+                f"{SCHEMA_VERSION}"
+            )
+        try:
+            self.config = config.model_validate(document)
+        except ValidationError as error:
+            raise DataError(f"{path / 'config.json'}: {_first(error)}") from None
+        self.environment = _read(path / "environment.json", EnvironmentDocument)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What was asked for.
+
+        Raises
+        ------
+        DataError
+            It is not known.
+        """
+        if self.config.arguments is None:
+            raise DataError(
+                f"{self.path}: cannot be resumed: its config.json does not hold the arguments, "
+                "which JSON could not, or an earlier version wrote it"
+            )
+        return dict(self.config.arguments)
+
+    def complete_report(self, category: str) -> _Report | None:
+        """The report of a category that was finished; None if it was not, or cannot be read."""
+        report = _read(self._category(category) / "report.json", self._report)
+        return report if report is not None and report.status == "complete" else None
+
+    def files(self, category: str) -> FilesDocument | None:
+        """What the category was measured on; None if that is not known."""
+        return _read(self._category(category) / "files.json", FilesDocument)
+
+    def _category(self, name: str) -> Path:
+        return self.path / "categories" / safe_name(shown(name))
+
+    def _require_kind(self, document: dict[str, Any], config: type[RunConfig]) -> None:
+        is_robust, wanted = _ROBUSTNESS in document, _ROBUSTNESS in config.model_fields
+        if is_robust != wanted:
+            kinds = {False: ("benchmark", "benchmark"), True: ("robustness", "robust-benchmark")}
+            what, command = kinds[is_robust]
+            raise UsageError(f"{self.path}: is a {what} run; pyimgano {command} resumes it")
+
+
+def finished_report(run: str | Path) -> dict[str, Any] | None:
+    """The top-level report of a run that is complete, as it stands there; None if it is not.
+
+    Raises
+    ------
+    DataError
+        It is no run directory.
+    """
+    path = Path(run)
+    _require_run(path)
+    try:
+        report = json.loads((path / "report.json").read_bytes())
+    except (OSError, ValueError, RecursionError):  # killed before the first was written
+        return None
+    return report if isinstance(report, dict) and report.get("status") == "complete" else None
+
+
+def _require_run(path: Path) -> dict[str, Any]:
+    """The config.json of a run directory."""
+    try:
+        if not path.is_dir():
+            what = "is no folder" if path.exists() else "no such folder"
+            raise DataError(f"{path}: {what}; a run directory is wanted")
+        data = (path / "config.json").read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: is no run directory, it has no config.json") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{path}: cannot be read ({reason})") from error
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, ValueError) else "it is nested too deep"
+        raise DataError(f"{path / 'config.json'}: is not JSON ({reason})") from None
+    if not isinstance(document, dict):
+        raise DataError(f"{path / 'config.json'}: is no config of a run")
+    return document
+
+
+def _read(path: Path, model: type[_Document]) -> _Document | None:
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the document"
+    shown = repr(first["input"])
+    return f"{place}: {first['msg']}, got {shown if len(shown) <= 80 else shown[:80] + '...'}"
