@@ -313,7 +313,9 @@ def test_a_declared_size_beyond_reason_is_refused_before_decoding(tmp_path: Path
     data = bytearray(path.read_bytes())
     data[18:26] = (60000).to_bytes(4, "little") * 2  # width and height in the header
     path.write_bytes(bytes(data))
-    with pytest.raises(ImageReadError, match=r"3600000000 pixels\) exceeds limit"):
+    with pytest.raises(
+        ImageReadError, match=r"declares 3600000000 pixels, more than the 268435456 allowed"
+    ):
         read_image(path)
 
 

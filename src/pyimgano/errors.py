@@ -56,6 +56,10 @@ class SavedModelError(DataError):
     """A folder that holds no saved detector, a damaged one, or one that cannot be used here."""
 
 
+class NotEnoughMemoryError(PyimganoError):
+    """Memory ran out, also for the smallest pieces of work that it was divided into."""
+
+
 class NotFittedError(PyimganoError, ValueError, AttributeError):
     """A detector was asked for results before `fit`."""
 

@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import Any, Literal
 
 from ..datasets import Sample
+from ..images import limited_pixels
 from ..models import ImageScore
 from ..models.registry import create_model
 from ..runs import ConditionResults, Problem, RobustnessCategoryReport, RobustnessTimings
@@ -57,6 +58,7 @@ def run_robust_benchmark(
     output_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
     num_threads: int | None = None,
+    max_pixels: int | None = None,
     roi: str | Path | None = None,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def run_robust_benchmark(
     calibration_quantile
         As `run_benchmark`.
     limit_train, limit_test, pixel, pixel_aupro_limit, on_error, save_run, output_dir,
-    per_image_jsonl, num_threads, listener
+    per_image_jsonl, num_threads, max_pixels, listener
         As `run_benchmark`. Corruptions change test images alone.
     corruptions
         Names of `pyimgano.images.CORRUPTIONS`, in a sequence or separated by commas; by default
@@ -126,10 +128,11 @@ def run_robust_benchmark(
         per_image_jsonl=per_image_jsonl,
         cache_dir=None if cache_dir is None else str(cache_dir),
         num_threads=num_threads,
+        max_pixels=max_pixels,
         save_model=False,
         roi=None if roi is None else str(roi),
     )
-    with limited_threads(config.num_threads):
+    with limited_threads(config.num_threads), limited_pixels(config.max_pixels):
         opened = open_run(config, root)
         run = RobustnessDocuments(config, opened, output_dir)
         return run_categories(run, lambda name: _measure(run, name, listener), listener)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from .. import __version__
 from ..datasets import Category, Sample
+from ..images import max_pixels
 from ..models import Detector, ImageScore
 from ..runs import (
     CalibrationReport,
@@ -292,6 +293,7 @@ class RunDocuments(ABC, Generic[Config, Report]):
             "pixel_aupro_limit": self.aupro_limit,
             "on_error": config.on_error,
             "per_image_jsonl": config.per_image_jsonl,
+            "max_pixels": max_pixels(),
             "save_model": config.save_model,
         }
 
