@@ -9,14 +9,16 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from .. import __version__
 from ..errors import PyimganoError
+from ..memory import is_out_of_memory
 from .console import complain
 
 #: Subcommand to the module that holds it and the line that `--help` shows.
@@ -105,7 +107,9 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
         # what stops services stops a run as Ctrl-C does: its reports say so
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        status = command.main(arguments, prog_name=name, standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _tell
+            status = command.main(arguments, prog_name=name, standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.ClickException as error:
         complain(f"{name}: error: {' '.join(error.format_message().split())}")
@@ -118,3 +122,17 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away
         os._exit(1)  # without a second complaint when the interpreter flushes stdout
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        complain(f"{name}: error: not enough memory ({type(error).__name__}: {_line(error)})")
+        sys.exit(1)
+
+
+def _tell(message: Warning | str, *where: Any, **more: Any) -> None:
+    """A warning as one line; where in the code it arose says nothing to a user."""
+    complain(f"warning: {_line(message)}")
+
+
+def _line(message: object) -> str:
+    return " ".join(str(message).split())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .console import DATASETS, parse_keywords, print_document, print_text
+from .console import DATASETS, parse_keywords, print_document, print_summary, print_text
 from .options import (
     dataset_options,
     measuring_options,
@@ -81,11 +80,7 @@ def command(
         report = run_benchmark(
             dataset=dataset, model_kwargs=keywords, listener=console, **arguments
         )
-    if output is not None:
-        from ..runs import write_text
-
-        write_text(output, json.dumps(report, indent=2) + "\n")  # first: stdout may fail
-    print_document(report)
+    print_summary(report, output)
     console.table(report)
     status = complain_of_problems(report, skip=arguments["on_error"] == "skip")
     return status

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -140,6 +141,23 @@ def complain(message: str) -> None:
 def print_document(document: Any) -> None:
     """JSON on stdout."""
     print_text(json.dumps(document, indent=2))
+
+
+def print_summary(report: dict[str, Any], output: Path | None) -> None:
+    """A run's summary on stdout, and in the file `output` too; each also where the other fails.
+
+    Raises
+    ------
+    DataError
+        One of them cannot be written.
+    """
+    from ..runs import write_text
+
+    try:
+        if output is not None:
+            write_text(output, json.dumps(report, indent=2) + "\n")
+    finally:
+        print_document(report)
 
 
 def print_text(text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import click
 
-from .console import DATASETS, parse_keywords, print_document, print_text
+from .console import DATASETS, parse_keywords, print_document, print_summary, print_text
 from .options import (
     dataset_options,
     measuring_options,
@@ -87,11 +86,7 @@ def command(
             listener=console,
             **arguments,
         )
-    if output is not None:
-        from ..runs import write_text
-
-        write_text(output, json.dumps(report, indent=2) + "\n")  # first: stdout may fail
-    print_document(report)
+    print_summary(report, output)
     print_table(report)
     status = complain_of_problems(report, skip=arguments["on_error"] == "skip")
     return status

@@ -11,6 +11,7 @@ from .directory import (
 )
 from .documents import json_schemas
 from .inference_schema import InferenceRecord, MapRecord, RegionRecord, WatchedFile
+from .lines import append_line
 from .maps import write_map, write_mask
 from .models import MODEL_FOLDER, find_model
 from .robustness_schema import (
@@ -100,6 +101,7 @@ __all__ = [
     "json_schemas",
     "safe_name",
     "shown",
+    "append_line",
     "write_bytes",
     "write_document",
     "write_map",

@@ -21,6 +21,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from ..errors import DataError
+from .lines import append_line
 
 #: Where runs go unless a folder is given.
 DEFAULT_OUTPUT = Path("runs")
@@ -91,10 +92,7 @@ class RecordWriter:
             raise DataError(f"{path}: cannot be written ({error.strerror})") from error
 
     def write(self, record: BaseModel) -> None:
-        try:
-            self._file.write(record.model_dump_json().encode() + b"\n")
-        except OSError as error:
-            raise DataError(f"{self._path}: cannot be written ({error.strerror})") from error
+        append_line(self._file, self._path, record.model_dump_json().encode())
 
     def __enter__(self) -> RecordWriter:
         return self
