@@ -7,9 +7,12 @@ On a CPU torch raises a `RuntimeError` whose text alone says so, numpy and Pytho
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+
+from .errors import NotEnoughMemoryError
 
 _T = TypeVar("_T")
 
@@ -33,6 +36,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     if getattr(error, "code", None) == _CV2_NO_MEMORY and type(error).__module__ == "cv2":
         return True
     return isinstance(error, RuntimeError) and any(one in str(error) for one in _PHRASES)
+
+
+@contextmanager
+def memory_in_words(doing: str, advice: str) -> Iterator[None]:
+    """Memory that runs out while `doing` something is a `NotEnoughMemoryError` with `advice`."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise NotEnoughMemoryError(
+            f"not enough memory {doing} ({one_line(error)}); {advice}"
+        ) from error
+
+
+def one_line(error: BaseException) -> str:
+    """What an error that nobody put in words says: its kind, and the beginning of its text."""
+    text = " ".join(str(error).split())
+    kind = type(error).__name__
+    return f"{kind}: {text[:200]}{'...' * (len(text) > 200)}" if text else kind
 
 
 def in_blocks(work: Callable[[int, int], _T], total: int, block: int, least: int) -> list[_T]:

@@ -18,7 +18,7 @@ import click
 
 from .. import __version__
 from ..errors import PyimganoError
-from ..memory import is_out_of_memory
+from ..memory import is_out_of_memory, one_line
 from .console import complain
 
 #: Subcommand to the module that holds it and the line that `--help` shows.
@@ -125,14 +125,10 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        complain(f"{name}: error: not enough memory ({type(error).__name__}: {_line(error)})")
+        complain(f"{name}: error: not enough memory ({one_line(error)})")
         sys.exit(1)
 
 
 def _tell(message: Warning | str, *where: Any, **more: Any) -> None:
     """A warning as one line; where in the code it arose says nothing to a user."""
-    complain(f"warning: {_line(message)}")
-
-
-def _line(message: object) -> str:
-    return " ".join(str(message).split())
+    complain(f"warning: {' '.join(str(message).split())}")

@@ -277,9 +277,12 @@ class TiledDetector:
             assert isinstance(loaded.pixels, np.ndarray)
             try:
                 score, blended = self._score_tiles(loaded.name, loaded.pixels, maps)
-            except ImageReadError as error:
+            except (ImageReadError, MemoryError) as failed:
+                error = failed
+                if isinstance(failed, MemoryError):
+                    error = ImageReadError(loaded.name, "not enough memory for its map")
                 if on_error == "raise":
-                    raise
+                    raise error from failed.__cause__
                 yield ImageScore(loaded.index, None, None, None, error)
                 continue
             result = ImageScore(

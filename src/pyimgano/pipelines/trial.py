@@ -13,6 +13,7 @@ from typing import Any
 
 from ..calibration import BinomialInterval, clopper_pearson
 from ..datasets import Move, Sample
+from ..memory import memory_in_words
 from ..models import Detector, ImageScore
 from ..models.detector import Progress
 from ..runs import MeasuredRate, Problem, ProblemKind
@@ -115,16 +116,17 @@ def run_trial(
     fitted = time.perf_counter()
     if on_fitted is not None:
         on_fitted()
-    measured = measure_detector(
-        detector,
-        test,
-        masks=masks,
-        protocol=protocol,
-        no_pixel_reason=no_pixel_reason,
-        keep_maps=keep_maps,
-        on_score=on_score,
-        progress=progress,
-    )
+    with memory_in_words("to score and measure", "lower resize, or do without pixel metrics"):
+        measured = measure_detector(
+            detector,
+            test,
+            masks=masks,
+            protocol=protocol,
+            no_pixel_reason=no_pixel_reason,
+            keep_maps=keep_maps,
+            on_score=on_score,
+            progress=progress,
+        )
     measured.problems[:0] = problems
     return Trial(**vars(measured), fit_seconds=fitted - began)
 
@@ -157,12 +159,13 @@ def fit_detector(
     PyimganoError
         As `Detector.fit`.
     """
-    detector.fit(
-        train,
-        calibration_images=calibration_images,
-        on_error="skip" if on_error == "skip" else "raise",
-        progress=progress,
-    )
+    with memory_in_words("to fit the detector", "lower resize, or fit on fewer images"):
+        detector.fit(
+            train,
+            calibration_images=calibration_images,
+            on_error="skip" if on_error == "skip" else "raise",
+            progress=progress,
+        )
     problems = [
         Problem(kind=_UNREADABLE[skipped.role], path=skipped.path, message=skipped.reason)
         for skipped in detector.skipped_

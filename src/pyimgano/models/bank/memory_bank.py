@@ -85,7 +85,7 @@ class MemoryBank:
                 raise
         # here, where what the failed try held is gone with its error
         release_memory()
-        raise bank_does_not_fit(*self.features.shape, self.features.device)
+        raise bank_does_not_fit(len(self), self.features.shape[1], self.features.device)
 
     def __len__(self) -> int:
         return len(self.features)

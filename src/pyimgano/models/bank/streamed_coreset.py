@@ -155,4 +155,4 @@ class StreamedCoreset:
             if not is_out_of_memory(error):
                 raise
         release_memory()  # here, where what the failed try held is gone with its error
-        raise patches_do_not_fit(*features.shape, features.device)
+        raise patches_do_not_fit(len(features), features.shape[1], features.device)
