@@ -358,7 +358,7 @@ def test_a_run_says_it_in_one_line(
     given = ["--dataset", "mvtec", "--root", str(root), "--model", "darkness"]
     given += ["--resize", "64", "64", "--output-dir", str(tmp_path / "runs")]
 
-    def nothing(*arguments: Any) -> Any:
+    def nothing(*arguments: Any, **keywords: Any) -> Any:
         raise MemoryError
 
     with monkeypatch.context() as patched:
