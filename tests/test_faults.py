@@ -140,13 +140,38 @@ def test_a_disk_that_fills_up_keeps_finished_categories(
     root = make_mvtec(("a", "b", "c"))
     fill_disk(monkeypatch, lambda path: "categories/b" in path.as_posix())
     code, out, err = call("benchmark", *benchmark(root, tmp_path / "runs"))
-    assert code == 1 and out == ""
+    assert code == 1
     assert error_line(err).endswith(f"categories/b/report.json: cannot be written ({FULL})")
+    printed = json.loads(out)
+    assert printed["status"] == "failed" and printed["per_category"]["a"]["results"]
     documents = require_whole(run_of(tmp_path / "runs"))
     assert documents["categories/a/report.json"]["status"] == "complete"
     assert documents["report.json"]["status"] == "failed"
     assert FULL in documents["report.json"]["failure"]["message"]
     assert "categories/b/report.json" not in documents
+
+
+def test_what_was_measured_is_printed_where_its_report_cannot_be_written(
+    call: Call, make_mvtec: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_mvtec(("nut",))
+    scored = Darkness._score_batch
+
+    def then_full(self: Darkness, *arguments: Any) -> Any:
+        fill_disk(monkeypatch, lambda path: "report.json" in path.name)
+        return scored(self, *arguments)
+
+    monkeypatch.setattr(Darkness, "_score_batch", then_full)
+    code, out, err = call("benchmark", *benchmark(root, tmp_path / "runs", category="nut"))
+    assert code == 1
+    assert error_line(err).endswith(f"categories/nut/report.json: cannot be written ({FULL})")
+    printed = json.loads(out)
+    assert printed["status"] == "failed" and printed["results"]["auroc"] is not None
+    assert FULL in printed["failure"]["message"]
+    documents = require_whole(run_of(tmp_path / "runs"))
+    assert documents["report.json"]["status"] == "running"  # as when it was last written
+    lines = (run_of(tmp_path / "runs") / "categories/nut/per_image.jsonl").read_text()
+    assert len(lines.splitlines()) == 6
 
 
 def test_a_real_small_disk(call: Call, make_mvtec: MakeDataset, tmp_path: Path) -> None:

@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 
 
 class PyimganoError(Exception):
-    """Base of all errors raised on purpose; `exit_code` is the command's exit status."""
+    """Base of all errors raised on purpose; `exit_code` is the command's exit status.
+
+    `report` is that of a run which the error ended after some of its categories were complete,
+    as plain JSON values: what was measured is not lost where it could not be written.
+    """
 
     exit_code = 1
+    report: dict[str, Any] | None = None
 
 
 class UsageError(PyimganoError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,13 @@ def command(
         require_writable(output)
 
     from ..pipelines import run_benchmark
-    from .console import Console, complain_of_problems
+    from .console import Console, complain_of_problems, require_report
 
     with Console() as console:
-        report = run_benchmark(
-            dataset=dataset, model_kwargs=keywords, listener=console, **arguments
+        run = partial(
+            run_benchmark, dataset=dataset, model_kwargs=keywords, listener=console, **arguments
         )
+        report = require_report(run, output)
     print_summary(report, output)
     console.table(report)
     status = complain_of_problems(report, skip=arguments["on_error"] == "skip")

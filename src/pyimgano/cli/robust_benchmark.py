@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,12 @@ def command(
         require_writable(output)
 
     from ..pipelines import run_robust_benchmark
-    from .console import Console, complain_of_problems
+    from .console import Console, complain_of_problems, require_report
     from .robust_table import print_table
 
     with Console() as console:
-        report = run_robust_benchmark(
+        run = partial(
+            run_robust_benchmark,
             dataset=dataset,
             corruptions=names,
             severities=levels,
@@ -86,6 +88,7 @@ def command(
             listener=console,
             **arguments,
         )
+        report = require_report(run, output)
     print_summary(report, output)
     print_table(report)
     status = complain_of_problems(report, skip=arguments["on_error"] == "skip")

@@ -227,8 +227,14 @@ class RunDocuments(ABC, Generic[Config, Report]):
         report = self._top_report(status, failure)
         if self.directory is not None:
             self.directory.write("report.json", report)
-        plain: dict[str, Any] = json.loads(report.model_dump_json())
-        return plain
+        return _plain_report(report)
+
+    def finished_part(self, failure: Failure) -> dict[str, Any] | None:
+        """The top-level report of a run that ends early, if a category was complete; as plain
+        JSON values, not written."""
+        if not any(report.status == "complete" for report in self.reports.values()):
+            return None
+        return _plain_report(self._top_report("failed", failure))
 
     def _top_report(self, status: Status, failure: Failure | None) -> RunFields:
         run: dict[str, Any] = {
@@ -312,6 +318,11 @@ def _region(detector: Detector) -> RegionReport | None:
         return None
     counted = region.counted(tuple(detector.params_.resize))
     return RegionReport(origin=region.origin, sha256=region.sha256, share=float(counted.mean()))
+
+
+def _plain_report(report: RunFields) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(report.model_dump_json())
+    return plain
 
 
 def _plain(parameters: dict[str, Any]) -> dict[str, Any]:

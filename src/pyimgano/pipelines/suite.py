@@ -5,6 +5,7 @@ One bad category costs that category alone; Ctrl-C leaves a run that says so.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,7 +101,8 @@ def run_categories(
     Raises
     ------
     PyimganoError
-        What is wrong with the category, where one alone is asked for.
+        What is wrong with the category, where one alone is asked for. Its `report` has what was
+        measured before, where a report cannot be written.
     """
     run.write("running")
     try:
@@ -115,7 +117,11 @@ def run_categories(
         run.write("interrupted")
         raise
     except Exception as error:
-        run.write("failed", _failure(error))
+        failure = _failure(error)
+        if isinstance(error, PyimganoError):
+            error.report = run.finished_part(failure)
+        with contextlib.suppress(DataError):  # on a full disk the first error says which file
+            run.write("failed", failure)
         raise
 
 
