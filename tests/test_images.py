@@ -240,10 +240,25 @@ def test_links_to_images(tmp_path: Path) -> None:
         read_image(tmp_path / "loop.png")
 
 
-@pytest.mark.parametrize("kind", ["png", "jpg"])
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+_CUT = {
+    "png": {},
+    "jpg": {},
+    "progressive.jpg": {"progressive": True},
+    "bmp": {},
+    "tif": {},
+    "lzw.tif": {"compression": "tiff_lzw"},
+    "deflate.tif": {"compression": "tiff_adobe_deflate"},
+    "webp": {},
+    "lossless.webp": {"lossless": True},
+    "gif": {},
+}
+
+
+@pytest.mark.parametrize("kind", _CUT)
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.99])
 def test_truncated_files_are_refused(tmp_path: Path, kind: str, share: float) -> None:
-    path = save(tmp_path / f"whole.{kind}", picture(4, 200))
+    path = save(tmp_path / f"whole.{kind}", picture(4, 200), **_CUT[kind])
+    read_image(path)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(ImageReadError) as error:
@@ -313,7 +328,9 @@ def test_a_declared_size_beyond_reason_is_refused_before_decoding(tmp_path: Path
     data = bytearray(path.read_bytes())
     data[18:26] = (60000).to_bytes(4, "little") * 2  # width and height in the header
     path.write_bytes(bytes(data))
-    with pytest.raises(ImageReadError, match=r"3600000000 pixels\) exceeds limit"):
+    with pytest.raises(
+        ImageReadError, match=r"declares 3600000000 pixels, more than the 268435456 allowed"
+    ):
         read_image(path)
 
 

@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 
 class PyimganoError(Exception):
-    """Base of all errors raised on purpose; `exit_code` is the command's exit status."""
+    """Base of all errors raised on purpose; `exit_code` is the command's exit status.
+
+    `report` is that of a run which the error ended after some of its categories were complete,
+    as plain JSON values: what was measured is not lost where it could not be written.
+    """
 
     exit_code = 1
+    report: dict[str, Any] | None = None
 
 
 class UsageError(PyimganoError, ValueError):
@@ -55,6 +60,10 @@ class WeightsError(DataError):
 
 class SavedModelError(DataError):
     """A folder that holds no saved detector, a damaged one, or one that cannot be used here."""
+
+
+class NotEnoughMemoryError(PyimganoError):
+    """Memory ran out, also for the smallest pieces of work that it was divided into."""
 
 
 class NotFittedError(PyimganoError, ValueError, AttributeError):

@@ -18,8 +18,9 @@ import torch
 from platformdirs import user_cache_path
 from torch import Tensor, nn
 
-from ..errors import UsageError, unknown_name
+from ..errors import NotEnoughMemoryError, UsageError, unknown_name
 from ..images import KeyedImage, NetworkInput
+from ..memory import in_blocks, is_out_of_memory
 from ..threads import apply_thread_count, thread_count
 from .efficientnet_lite import EfficientNetLite, rename_package_keys
 from .engines import Engine, OpenVinoEngine, TorchEngine, as_batch, resolve_device, resolve_engine
@@ -91,6 +92,7 @@ class Backbone:
         self._engine = engine
         self._graph = graph  # what the engine runs
         self.cache = cache
+        self._at_once: int | None = None  # images that fitted, where more did not
 
     @property
     def engine(self) -> str:
@@ -109,13 +111,20 @@ class Backbone:
         list of torch.Tensor
             For each layer (N, C_l, H_l, W_l) float32 on `device`; or, of a backbone of
             patches, one (N, h, w, D).
+
+        Raises
+        ------
+        NotEnoughMemoryError
+            Not even one image fits. Where a batch does not, it is run in halves, and so on; on
+            OpenVINO an image's features are the same whatever company it is in, on torch they
+            may differ in their last digits, as between batch sizes.
         """
         plain: list[npt.NDArray[np.uint8]] = []
         for image in images:
             pixels = image.pixels if isinstance(image, KeyedImage) else image
             if pixels is not None:
                 plain.append(pixels)
-        computed = self._engine.run(as_batch(plain)) if plain else []
+        computed = self._run(plain) if plain else []
         if len(plain) == len(images) and self.cache is None:
             return computed
         each: list[list[Tensor]] = []
@@ -130,6 +139,25 @@ class Backbone:
                 self.cache.store(image, layers)
             each.append(layers)
         return [torch.stack(layer) for layer in zip(*each)]
+
+    def _run(self, images: list[npt.NDArray[np.uint8]]) -> list[Tensor]:
+        block = min(len(images), self._at_once or len(images))
+        try:
+            parts = in_blocks(
+                lambda i, j: self._engine.run(as_batch(images[i:j])), len(images), block, 1
+            )
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            height, width = images[0].shape[:2]
+            raise NotEnoughMemoryError(
+                f"not enough memory on {self.device} to run {self.name} on one image of "
+                f"{height} x {width} pixels; lower resize"
+            ) from None
+        largest = max(len(part[0]) for part in parts)
+        if largest < block:
+            self._at_once = largest
+        return parts[0] if len(parts) == 1 else [torch.cat(layer) for layer in zip(*parts)]
 
     def shapes(self, size: tuple[int, int]) -> list[tuple[int, ...]]:
         """Shapes of what `features` gives for one image (height, width).

@@ -113,7 +113,11 @@ class FeatureCache:
                     Path(beside).unlink()
         except OSError as error:
             self._works = False
-            warnings.warn(f"{self._folder}: nothing more is cached ({error})", stacklevel=2)
+            reason = error.strerror or type(error).__name__
+            warnings.warn(
+                f"{self._folder}: nothing more is cached ({reason}); results do not depend on it",
+                stacklevel=2,
+            )
 
     def _path(self, key: str) -> Path:
         return self._space / key[:2] / f"{key}{_SUFFIX}"

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from .. import __version__
 from ..errors import PyimganoError
+from ..memory import is_out_of_memory, one_line
 from .console import complain
 from .interruption import INTERRUPTED, ended_cleanly_by_signals
 
@@ -103,7 +105,9 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
     # what stops services stops a run as Ctrl-C does: its reports say so
     with ended_cleanly_by_signals(f"{name}: error: interrupted"):
         try:
-            status = command.main(arguments, prog_name=name, standalone_mode=False)
+            with warnings.catch_warnings():
+                warnings.showwarning = _tell
+                status = command.main(arguments, prog_name=name, standalone_mode=False)
             sys.exit(status if isinstance(status, int) else 0)
         except click.ClickException as error:
             complain(f"{name}: error: {' '.join(error.format_message().split())}")
@@ -116,3 +120,13 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
             sys.exit(INTERRUPTED)
         except BrokenPipeError:  # the reader of our output went away
             os._exit(1)  # without a second complaint when the interpreter flushes stdout
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            complain(f"{name}: error: not enough memory ({one_line(error)})")
+            sys.exit(1)
+
+
+def _tell(message: Warning | str, *where: Any, **more: Any) -> None:
+    """A warning as one line; where in the code it arose says nothing to a user."""
+    complain(f"warning: {' '.join(str(message).split())}")

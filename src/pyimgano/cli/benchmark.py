@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from .console import (
     complain_of_problems,
     parse_keywords,
     print_document,
+    print_summary,
     print_text,
+    require_report,
 )
 from .options import (
     dataset_options,
@@ -87,9 +89,10 @@ def command(
     from ..pipelines import run_benchmark
 
     with Console() as console:
-        report = run_benchmark(
-            dataset=dataset, model_kwargs=keywords, listener=console, **arguments
+        run = partial(
+            run_benchmark, dataset=dataset, model_kwargs=keywords, listener=console, **arguments
         )
+        report = require_report(run, output)
     return _show(report, console, output, skip=arguments["on_error"] == "skip")
 
 
@@ -102,23 +105,21 @@ def _resume(arguments: dict[str, Any], output: Path | None) -> int:
         require_writable(output)
     again = begin_again(BenchmarkDocuments, arguments["resume"], given_options())
     with Console() as console:
-        report = run_benchmark(
+        run = partial(
+            run_benchmark,
             resume=arguments["resume"],
             force=arguments["force"],
             fail_fast=arguments["fail_fast"],
             num_threads=arguments["num_threads"],
             listener=console,
         )
+        report = require_report(run, output)
     status = _show(report, console, output, skip=again.skip)
     return 0 if again.complete else status
 
 
 def _show(report: dict[str, Any], console: Console, output: Path | None, *, skip: bool) -> int:
-    if output is not None:
-        from ..runs import write_text
-
-        write_text(output, json.dumps(report, indent=2) + "\n")  # first: stdout may fail
-    print_document(report)
+    print_summary(report, output)
     console.table(report)
     return complain_of_problems(report, skip=skip)
 

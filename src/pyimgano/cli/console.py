@@ -3,13 +3,16 @@ always, what went wrong."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import DataError
+from ..errors import DataError, PyimganoError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -140,6 +143,34 @@ def complain(message: str) -> None:
 def print_document(document: Any) -> None:
     """JSON on stdout."""
     print_text(json.dumps(document, indent=2))
+
+
+def print_summary(report: dict[str, Any], output: Path | None) -> None:
+    """A run's summary on stdout, and in the file `output` too; each also where the other fails.
+
+    Raises
+    ------
+    DataError
+        One of them cannot be written.
+    """
+    from ..runs import write_text
+
+    try:
+        if output is not None:
+            write_text(output, json.dumps(report, indent=2) + "\n")
+    finally:
+        print_document(report)
+
+
+def require_report(run: Callable[[], dict[str, Any]], output: Path | None) -> dict[str, Any]:
+    """The report of a run; where it ends early, what it has measured is printed all the same."""
+    try:
+        return run()
+    except PyimganoError as error:
+        if error.report is not None:
+            with contextlib.suppress(DataError):  # the run's own error is the one to tell
+                print_summary(error.report, output)
+        raise
 
 
 def print_text(text: str) -> None:

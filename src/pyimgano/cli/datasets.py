@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .console import DATASETS, Bar, complain, plain, print_document, print_text
+from .options import max_pixels_option
 
 if TYPE_CHECKING:
     from ..datasets import CategoryCheck, DatasetCheck
@@ -46,6 +47,7 @@ def list_command(*, as_json: bool) -> int:
 @click.option("--split", help="As of pyimgano-benchmark.")
 @click.option("--allow-outside", is_flag=True, help="Follow a manifest's paths out of its folder.")
 @click.option("--deep", is_flag=True, help="Decode every image: finds damage inside files too.")
+@max_pixels_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with all findings.")
 def check_command(
     *,
@@ -55,6 +57,7 @@ def check_command(
     split: str | None,
     allow_outside: bool,
     deep: bool,
+    max_pixels: int | None,
     as_json: bool,
 ) -> int:
     """Count what a dataset holds, and list what is wrong with it, file by file.
@@ -66,8 +69,9 @@ def check_command(
     Exit status: 0 no errors; 1 there are some; 2 usage.
     """
     from ..datasets import check_dataset
+    from ..images import limited_pixels
 
-    with Bar() as bar:
+    with limited_pixels(max_pixels), Bar() as bar:
         checked = check_dataset(
             dataset,
             root,

@@ -13,7 +13,7 @@ import click
 from ..threads import limited_threads
 from .console import Bar, complain, parse_keywords, print_text
 from .infer_usage import SidesCommand, check_usage, output_folders, sides
-from .options import num_threads_option
+from .options import max_pixels_option, num_threads_option
 
 if TYPE_CHECKING:
     from ..inference.outputs import Wanted
@@ -116,6 +116,7 @@ _NAMED = 20
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images, or tiles, scored together.")
 @num_threads_option
+@max_pixels_option
 def command(**given: Any) -> int:
     """Score images with a fitted detector: one JSON record a line on stdout.
 
@@ -126,7 +127,9 @@ def command(**given: Any) -> int:
     """
     given["inputs"] = [*given["inputs"], *given.pop("more_inputs")]
     check_usage(given)
-    with limited_threads(given["num_threads"]):
+    from ..images import limited_pixels
+
+    with limited_threads(given["num_threads"]), limited_pixels(given["max_pixels"]):
         records = _open_outputs(given)
         problems: list[str] = []
         paths, root = _list_inputs(given, problems)

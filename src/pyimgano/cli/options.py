@@ -32,6 +32,13 @@ num_threads_option = click.option(
     help="At most as many as there are cores, which is the default; OMP_NUM_THREADS is another.",
 )
 
+max_pixels_option = click.option(
+    "--max-pixels",
+    type=int,
+    metavar="N",
+    help="Refuse images and masks that declare more, height times width. Default 2^28.",
+)
+
 #: Which dataset, and which part of it.
 dataset_options = _together(
     click.option("--dataset", help=f"{DATASETS}; the demo needs no --root."),
@@ -100,6 +107,7 @@ model_options = _together(
         help="Region of interest: a mask image, or a .json file of polygons. Only it counts.",
     ),
     num_threads_option,
+    max_pixels_option,
 )
 
 #: What is measured.

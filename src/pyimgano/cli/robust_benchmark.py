@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from .console import (
     complain_of_problems,
     parse_keywords,
     print_document,
+    print_summary,
     print_text,
+    require_report,
 )
 from .options import (
     dataset_options,
@@ -87,7 +89,8 @@ def command(
     from ..pipelines import run_robust_benchmark
 
     with Console() as console:
-        report = run_robust_benchmark(
+        run = partial(
+            run_robust_benchmark,
             dataset=dataset,
             corruptions=names,
             severities=levels,
@@ -95,6 +98,7 @@ def command(
             listener=console,
             **arguments,
         )
+        report = require_report(run, output)
     return _show(report, output, skip=arguments["on_error"] == "skip")
 
 
@@ -112,13 +116,15 @@ def _resume(arguments: dict[str, Any], output: Path | None) -> int:
         given["severities"] = parse_severities(given["severities"])
     again = begin_again(RobustnessDocuments, arguments["resume"], given)
     with Console() as console:
-        report = run_robust_benchmark(
+        run = partial(
+            run_robust_benchmark,
             resume=arguments["resume"],
             force=arguments["force"],
             fail_fast=arguments["fail_fast"],
             num_threads=arguments["num_threads"],
             listener=console,
         )
+        report = require_report(run, output)
     status = _show(report, output, skip=again.skip)
     return 0 if again.complete else status
 
@@ -126,11 +132,7 @@ def _resume(arguments: dict[str, Any], output: Path | None) -> int:
 def _show(report: dict[str, Any], output: Path | None, *, skip: bool) -> int:
     from .robust_table import print_table
 
-    if output is not None:
-        from ..runs import write_text
-
-        write_text(output, json.dumps(report, indent=2) + "\n")  # first: stdout may fail
-    print_document(report)
+    print_summary(report, output)
     print_table(report)
     return complain_of_problems(report, skip=skip)
 

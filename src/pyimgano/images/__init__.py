@@ -12,6 +12,7 @@ from .corrupt import (
     get_corruption,
 )
 from .header import ImageHeader, image_size, read_header
+from .limit import DEFAULT_MAX_PIXELS, limited_pixels, max_pixels, set_max_pixels
 from .read import IMAGE_SUFFIXES, pages_remark, read_image, read_mask, resize_image
 from .roi import FILL, RegionOfInterest, read_roi
 from .stream import (
@@ -27,6 +28,7 @@ from .stream import (
 )
 
 __all__ = [
+    "DEFAULT_MAX_PIXELS",
     "FILL",
     "IMAGE_SUFFIXES",
     "CORRUPTIONS",
@@ -46,11 +48,14 @@ __all__ = [
     "corrupt_mask",
     "get_corruption",
     "image_size",
+    "limited_pixels",
+    "max_pixels",
     "pages_remark",
     "read_header",
     "read_image",
     "read_mask",
     "read_roi",
     "resize_image",
+    "set_max_pixels",
     "stream_images",
 ]

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ImageReadError
+from .limit import open_header
 from .png import PNG_SIGNATURE
 from .read import (
     orientation,
@@ -57,7 +58,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises
     ------
     ImageReadError
-        The file cannot be opened, is empty, or is no image.
+        The file cannot be opened, is empty, is no image, or declares more than `max_pixels`.
     """
     return _read(path)[0].size
 
@@ -68,8 +69,9 @@ def read_header(path: str | Path) -> ImageHeader:
     Raises
     ------
     ImageReadError
-        The file cannot be opened, is empty or no image, or ends too early (PNG, JPEG, BMP,
-        TIFF, WebP). A file that seems too short is decoded before it is refused.
+        The file cannot be opened, is empty or no image, declares more than `max_pixels`, or
+        ends too early (PNG, JPEG, BMP, TIFF, WebP). A file that seems too short is decoded
+        before it is refused.
     """
     header, complete = _read(path)
     if not complete:
@@ -90,7 +92,7 @@ def _read(path: str | Path) -> tuple[ImageHeader, bool]:
             length = os.fstat(file.fileno()).st_size
             if not length:
                 raise ValueError("the file is empty")
-            with Image.open(file) as header:
+            with open_header(path, file) as header:
                 width, height = header.size
                 turn, complete = 1, True
                 if header.format == "PNG":
@@ -106,6 +108,8 @@ def _read(path: str | Path) -> tuple[ImageHeader, bool]:
                 return ImageHeader(
                     size, header.mode, header.format or "", page_count(header)
                 ), complete
+    except ImageReadError:
+        raise
     except Exception as error:
         raise ImageReadError(str(path), reason_of(error)) from error
 

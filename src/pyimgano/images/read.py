@@ -28,7 +28,6 @@ EXIF orientation          applied; in a PNG that of its eXIf chunk alone
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 import warnings
@@ -41,14 +40,15 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import ImageReadError
+from ..memory import is_out_of_memory
+from .limit import opened
 from .png import check_png, quick_png
 
 #: Suffixes (lower case) of the files that dataset layouts take for images.
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
-# A file of a few bytes can declare any number of pixels. Pillow refuses, before it decodes,
-# what declares more than twice `PIL.Image.MAX_IMAGE_PIXELS` (179 million, 2 x 89); between the
-# two it only warns, which says nothing to our users: cameras with 100 million pixels exist.
+# How many pixels a file may declare is `max_pixels` in limit.py. Pillow warns of fewer, which says
+# nothing to our users: cameras with 100 million pixels exist.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Nor does what it thinks of metadata that we do not use.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -87,8 +87,8 @@ def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
     Raises
     ------
     ImageReadError
-        The file is missing, empty, truncated, damaged, no image, too large, or of a kind
-        without a rule in the table above.
+        The file is missing, empty, truncated, damaged, no image, of more than `max_pixels`, or
+        of a kind without a rule in the table above; or a decoder failed, for whatever reason.
     """
     return read_image_and_remark(path)[0]
 
@@ -102,7 +102,12 @@ def read_image_and_remark(
     """
     data = read_bytes(path) if data is None else data
     header = _open_header(path, data)
-    pixels = _decode(path, data, header)
+    try:
+        pixels = _decode(path, data, header)
+    except ImageReadError:
+        raise
+    except Exception as error:  # a decoder's own trouble, or memory: it costs this image
+        raise ImageReadError(str(path), reason_of(error)) from error
     if header.format not in _PAGED:
         return pixels, None
     # counted on a reader of its own: one that has gone to a page that is damaged stays there
@@ -226,7 +231,7 @@ def read_bytes(path: str | Path) -> bytes:
     try:
         require_regular_file(path)
         data = Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+    except (OSError, ValueError, MemoryError) as error:  # ValueError: a name with a null byte
         raise ImageReadError(str(path), reason_of(error)) from error
     if not data:
         raise ImageReadError(str(path), "the file is empty")
@@ -243,7 +248,9 @@ def require_regular_file(path: str | Path) -> None:
 
 def _open_header(path: str | Path, data: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data))
+        return opened(path, data)
+    except ImageReadError:
+        raise
     except Exception as error:  # Pillow's plugins raise many kinds on damaged headers
         raise ImageReadError(str(path), reason_of(error)) from error
 
@@ -340,5 +347,7 @@ def reason_of(error: Exception) -> str:
         return "permission denied"
     if isinstance(error, UnidentifiedImageError):
         return "not an image in a known format"
+    if is_out_of_memory(error):
+        return "not enough memory for it"
     text = " ".join(str(getattr(error, "strerror", None) or error).split())
     return text or type(error).__name__

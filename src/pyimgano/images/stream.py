@@ -12,15 +12,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ImageReadError, UsageError
+from ..errors import DataError, ImageReadError, UsageError
+from ..memory import is_out_of_memory
 from ..threads import thread_count
-from .read import read_bytes, read_image_and_remark, resize_image
+from .limit import require_pixels
+from .read import read_bytes, read_image_and_remark, reason_of, resize_image
 from .roi import RegionOfInterest
 
 _THREADS = "decode"
@@ -204,8 +207,13 @@ def stream_images(
     Yields
     ------
     LoadedImage
-        One for each source. An image that cannot be read is yielded with its error: what
-        becomes of it is the caller's decision.
+        One for each source. An image that cannot be read, for whatever reason, is yielded with
+        its error: what becomes of it is the caller's decision.
+
+    Raises
+    ------
+    DataError
+        A decoding thread was ended from within, as by `sys.exit` in a decoder.
     """
     threads = threads or thread_count()
     if ahead is None:
@@ -216,15 +224,35 @@ def stream_images(
     pool = ThreadPoolExecutor(threads, thread_name_prefix=_THREADS)
     try:
         for index, source in enumerate(sources):
-            pending.append(pool.submit(_load, index, source, size, recall, roi))
+            pending.append(_begin(pool, partial(_load, index, source, size, recall, roi)))
             if len(pending) >= ahead:
-                yield pending.popleft().result()
+                yield _taken(pending.popleft())
         while pending:
-            yield pending.popleft().result()
+            yield _taken(pending.popleft())
     finally:
         # a generator that is left is closed by whichever thread collects it
         own = threading.current_thread().name.startswith(_THREADS)
         pool.shutdown(wait=not own, cancel_futures=True)
+
+
+def _begin(pool: ThreadPoolExecutor, load: Callable[[], LoadedImage]) -> Future[LoadedImage]:
+    """Have the pool load an image; where the system gives no more threads, this one does it."""
+    try:
+        return pool.submit(load)
+    except RuntimeError:
+        done: Future[LoadedImage] = Future()
+        done.set_result(load())
+        return done
+
+
+def _taken(future: Future[LoadedImage]) -> LoadedImage:
+    try:
+        return future.result()
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # which would end this process in silence
+        kind = type(error).__name__
+        raise DataError(f"a thread that decodes images was ended from within ({kind})") from error
 
 
 def _load(
@@ -249,6 +277,8 @@ def _load(
                 key += f"-{roi.sha256[:32]}"
             known = recall.lookup(key)
             if known is not None:
+                # as if it were decoded: what is refused does not depend on what is kept
+                require_pixels(source, known.original_size[1], known.original_size[0])
                 keyed = KeyedImage(key, None, known.features, known.original_size, known.remark)
                 return LoadedImage(index, name, keyed, known.original_size, None, known.remark)
         image, remark = read_image_and_remark(source, data)
@@ -268,10 +298,15 @@ def _resize(
     roi: RegionOfInterest | None,
     name: str,
 ) -> npt.NDArray[np.uint8]:
-    resized = resize_image(image, size)
-    if roi is None:
-        return resized
-    return roi.fill(resized, (image.shape[0], image.shape[1]), name)
+    try:
+        resized = resize_image(image, size)
+        if roi is None:
+            return resized
+        return roi.fill(resized, (image.shape[0], image.shape[1]), name)
+    except ImageReadError:
+        raise
+    except Exception as error:  # of OpenCV, or memory: it costs this image
+        raise ImageReadError(name, reason_of(error)) from error
 
 
 def _load_altered(
@@ -286,5 +321,10 @@ def _load_altered(
         pixels = _resize(source.alter(image), size, roi, source.path)
     except ImageReadError as error:
         return LoadedImage(index, source.path, None, None, error)
+    except Exception as error:
+        if not is_out_of_memory(error):  # wrong in what alters it, not in the image
+            raise
+        refused = ImageReadError(source.path, reason_of(error))
+        return LoadedImage(index, source.path, None, None, refused)
     original = (image.shape[0], image.shape[1])
     return LoadedImage(index, source.path, pixels, original, None, remark)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..runs import InferenceRecord, shown
+from ..runs import InferenceRecord, append_line, shown
 
 # Of every record's line.
 _BEGINNING = b'{"index":'
@@ -57,12 +57,7 @@ class RecordFile:
 
     def write(self, line: str) -> None:
         """Append a line; raises `DataError` where that fails."""
-        data = memoryview(line.encode() + b"\n")
-        try:
-            while data:  # a file system that is filling up takes a part
-                data = data[self._file.write(data) :]
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be written ({error.strerror})") from error
+        append_line(self._file, self.path, line.encode())
         self.count += 1
 
     def close(self) -> None:

@@ -26,7 +26,14 @@ from ..calibration import (
     calibrate,
     choose_quantile,
 )
-from ..errors import DataError, ImageReadError, NotFittedError, UsageError, during
+from ..errors import (
+    DataError,
+    ImageReadError,
+    NotEnoughMemoryError,
+    NotFittedError,
+    UsageError,
+    during,
+)
 from ..images import (
     ImageSource,
     LoadedImage,
@@ -37,6 +44,7 @@ from ..images import (
     read_roi,
     stream_images,
 )
+from ..memory import in_blocks, is_out_of_memory
 from .parameters import FullSignature, check_parameters, parameter_names, reject_unknown
 
 if TYPE_CHECKING:
@@ -549,7 +557,7 @@ class Detector(ABC):
     ) -> Iterator[ImageScore]:
         images = [item.pixels for item in loaded if item.pixels is not None]
         if images:
-            scores, anomaly_maps = self._score_batch(images, maps and self.has_maps)
+            scores, anomaly_maps = self._score_parts(images, maps and self.has_maps)
         position = 0
         for item in loaded:
             if item.pixels is None:
@@ -573,6 +581,28 @@ class Detector(ABC):
             if on_error == "raise":
                 raise error
             yield ImageScore(item.index, None, None, None, error)
+
+    def _score_parts(
+        self, images: list[NetworkInput], maps: bool
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
+        """`_score_batch`, in halves of the batch where memory runs out, and so on."""
+        try:
+            parts = in_blocks(
+                lambda i, j: self._score_batch(images[i:j], maps), len(images), len(images), 1
+            )
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            height, width = self._size()
+            raise NotEnoughMemoryError(
+                f"not enough memory to score one image of {height} x {width} pixels; lower resize"
+            ) from None
+        if len(parts) == 1:
+            return parts[0]
+        found = [some for _, some in parts if some is not None]
+        return np.concatenate([scores for scores, _ in parts]), (
+            np.concatenate(found) if found else None
+        )
 
     def _held_out_scores(
         self,

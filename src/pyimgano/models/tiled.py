@@ -308,7 +308,10 @@ class TiledDetector:
             np.ascontiguousarray(image[y : y + tile_h, x : x + tile_w]) for (y, _), (x, _) in places
         )
         maps = maps and self.has_maps
-        blended = np.zeros((height, width), np.float32) if maps else None
+        try:
+            blended = np.zeros((height, width), np.float32) if maps else None
+        except MemoryError as error:
+            raise ImageReadError(name, "not enough memory for its map") from error
         best = -math.inf
         scored = self.detector.score_images(tiles, maps=maps, on_error="record")
         for ((y, down), (x, across)), tile in zip(places, scored, strict=True):

@@ -46,6 +46,7 @@ def run_benchmark(
     output_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
     num_threads: int | None = None,
+    max_pixels: int | None = None,
     save_model: bool = False,
     roi: str | Path | None = None,
     resume: str | Path | None = None,
@@ -101,6 +102,10 @@ def run_benchmark(
         Threads to use meanwhile; by default those of the environment variable
         OMP_NUM_THREADS, else as many as the process may use cores, and never more than these.
         Results do not depend on it.
+    max_pixels
+        Images and masks whose header declares more pixels, height times width, are refused
+        before anything is decoded; by default the limit in force
+        (`pyimgano.images.set_max_pixels`), 2^28 unless it was set.
     save_model
         Whether each category's fitted detector is kept in the run directory, under
         `categories/<category>/model`, for `pyimgano.load_model`.
@@ -161,6 +166,7 @@ def run_benchmark(
         "per_image_jsonl": per_image_jsonl,
         "cache_dir": None if cache_dir is None else str(cache_dir),
         "num_threads": num_threads,
+        "max_pixels": max_pixels,
         "save_model": save_model,
         "roi": None if roi is None else str(roi),
     }

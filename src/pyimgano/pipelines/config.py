@@ -70,6 +70,7 @@ class BenchmarkConfig(BaseModel):
     per_image_jsonl: Flag
     cache_dir: str | None
     num_threads: _Limit | None
+    max_pixels: _Limit | None
     save_model: Flag
     roi: str | None
 

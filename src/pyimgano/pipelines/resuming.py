@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from ..datasets import limit_category
 from ..errors import DataError, PyimganoError, UsageError
+from ..images import limited_pixels
 from ..runs import EarlierRun, RunConfig, RunDirectory, finished_report, shown
 from ..threads import limited_threads
 from .config import BenchmarkConfig
@@ -62,7 +63,7 @@ def run_or_resume(
         if force:
             raise UsageError("force is for a run that goes on (resume)")
         config = documents.config_class.check(**asked)
-        with limited_threads(config.num_threads):
+        with limited_threads(config.num_threads), limited_pixels(config.max_pixels):
             opened = open_run(config, root)
             with documents(config, opened, output_dir) as run:
                 return run_categories(run, lambda name: measure(run, name), listener, fail_fast)
@@ -75,7 +76,7 @@ def run_or_resume(
     try:
         earlier = _read(documents, path)
         config = _checked(earlier, documents.config_class, {"num_threads": asked["num_threads"]})
-        with limited_threads(config.num_threads):
+        with limited_threads(config.num_threads), limited_pixels(config.max_pixels):
             opened = open_run(config, earlier.config.root)
             run = documents(config, opened, None, directory, earlier)
             found = list(_differences(run, earlier))

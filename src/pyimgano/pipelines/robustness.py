@@ -55,6 +55,7 @@ def run_robust_benchmark(
     output_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
     num_threads: int | None = None,
+    max_pixels: int | None = None,
     roi: str | Path | None = None,
     resume: str | Path | None = None,
     force: bool = False,
@@ -71,7 +72,7 @@ def run_robust_benchmark(
     calibration_quantile
         As `run_benchmark`.
     limit_train, limit_test, pixel, pixel_aupro_limit, on_error, save_run, output_dir,
-    per_image_jsonl, num_threads, resume, force, fail_fast, listener
+    per_image_jsonl, num_threads, max_pixels, resume, force, fail_fast, listener
         As `run_benchmark`. Corruptions change test images alone.
     corruptions
         Names of `pyimgano.images.CORRUPTIONS`, in a sequence or separated by commas; by default
@@ -127,6 +128,7 @@ def run_robust_benchmark(
         "per_image_jsonl": per_image_jsonl,
         "cache_dir": None if cache_dir is None else str(cache_dir),
         "num_threads": num_threads,
+        "max_pixels": max_pixels,
         "save_model": False,
         "roi": None if roi is None else str(roi),
     }

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from .. import __version__
 from ..datasets import Category, Sample
+from ..images import max_pixels
 from ..models import Detector, ImageScore
 from ..runs import (
     EarlierRun,
@@ -250,8 +251,14 @@ class RunDocuments(ABC, Generic[Config, Report]):
             report = self._top_report(status, failure)
             if self.directory is not None:
                 self.directory.write("report.json", report)
-        plain: dict[str, Any] = json.loads(report.model_dump_json())
-        return plain
+        return _plain_report(report)
+
+    def finished_part(self, failure: Failure) -> dict[str, Any] | None:
+        """The top-level report of a run that ends early, if a category was complete; as plain
+        JSON values, not written."""
+        if not any(report.status == "complete" for report in self.reports.values()):
+            return None
+        return _plain_report(self._top_report("failed", failure))
 
     def interrupt(self) -> None:
         """Write that the run was interrupted; from then on nothing is written any more.
@@ -331,9 +338,15 @@ class RunDocuments(ABC, Generic[Config, Report]):
             "pixel_aupro_limit": self.aupro_limit,
             "on_error": config.on_error,
             "per_image_jsonl": config.per_image_jsonl,
+            "max_pixels": max_pixels(),
             "save_model": config.save_model,
             "arguments": config.as_json(),
         }
+
+
+def _plain_report(report: RunFields) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(report.model_dump_json())
+    return plain
 
 
 def _plain(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ One bad category costs that category alone; Ctrl-C leaves a run that says so.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,7 +119,8 @@ def run_categories(
     Raises
     ------
     PyimganoError
-        What is wrong with the category, where one alone is asked for.
+        What is wrong with the category, where one alone is asked for. Its `report` has what was
+        measured before, where a report cannot be written.
     """
     complete = set(run.reports)
     _under_way.append(run)
@@ -139,7 +141,11 @@ def run_categories(
         run.write("interrupted")
         raise
     except Exception as error:
-        run.write("failed", failure_of(error))
+        failure = failure_of(error)
+        if isinstance(error, PyimganoError):
+            error.report = run.finished_part(failure)
+        with contextlib.suppress(DataError):  # on a full disk the first error says which file
+            run.write("failed", failure)
         raise
     finally:
         _under_way.remove(run)

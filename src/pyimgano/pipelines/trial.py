@@ -14,6 +14,7 @@ from typing import Any
 from ..calibration import BinomialInterval, clopper_pearson
 from ..datasets import Move, Sample
 from ..errors import during
+from ..memory import memory_in_words
 from ..models import Detector, ImageScore
 from ..models.detector import Progress
 from ..runs import MeasuredRate, Problem, ProblemKind
@@ -117,16 +118,17 @@ def run_trial(
     if on_fitted is not None:
         with during("saving"):
             on_fitted()
-    measured = measure_detector(
-        detector,
-        test,
-        masks=masks,
-        protocol=protocol,
-        no_pixel_reason=no_pixel_reason,
-        keep_maps=keep_maps,
-        on_score=on_score,
-        progress=progress,
-    )
+    with memory_in_words("to score and measure", "lower resize, or do without pixel metrics"):
+        measured = measure_detector(
+            detector,
+            test,
+            masks=masks,
+            protocol=protocol,
+            no_pixel_reason=no_pixel_reason,
+            keep_maps=keep_maps,
+            on_score=on_score,
+            progress=progress,
+        )
     measured.problems[:0] = problems
     return Trial(**vars(measured), fit_seconds=fitted - began)
 
@@ -159,7 +161,10 @@ def fit_detector(
     PyimganoError
         As `Detector.fit`.
     """
-    with during("fitting"):
+    with (
+        during("fitting"),
+        memory_in_words("to fit the detector", "lower resize, or fit on fewer images"),
+    ):
         detector.fit(
             train,
             calibration_images=calibration_images,

@@ -28,6 +28,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from ..errors import DataError
+from .lines import append_line
 from .lock import LOCK_FILE, WriterLock
 from .schema import shown
 
@@ -135,10 +136,7 @@ class RecordWriter:
             raise DataError(f"{path}: cannot be written ({error.strerror})") from error
 
     def write(self, record: BaseModel) -> None:
-        try:
-            self._file.write(record.model_dump_json().encode() + b"\n")
-        except OSError as error:
-            raise DataError(f"{self._path}: cannot be written ({error.strerror})") from error
+        append_line(self._file, self._path, record.model_dump_json().encode())
 
     def __enter__(self) -> RecordWriter:
         return self

@@ -344,6 +344,7 @@ class RunConfig(Asked):
     pixel_aupro_limit: Rate
     on_error: Literal["error", "skip"]
     per_image_jsonl: bool
+    max_pixels: int | None = Field(None, description="that an image or mask may declare")
     save_model: bool = False
     arguments: Plain | None = Field(
         None,

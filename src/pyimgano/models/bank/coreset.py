@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ...memory import in_blocks
 from .grouped_points import GroupedPoints
 
 # Points whose distances are kept up to date between full updates.
@@ -33,6 +34,10 @@ _POOL = 2048
 # The first picks serve as pivots once there are this many; fewer where points are few.
 _PIVOTS = 128
 _POINTS_PER_PIVOT = 64
+# Points compared with new picks together, and the least where memory is short. The picks do not
+# depend on it.
+_POINTS = 16384
+_LEAST_POINTS = 256
 
 
 def random_projection(features: Tensor, dim: int | None, seed: int) -> Tensor:
@@ -141,11 +146,13 @@ def _update(nearest: Tensor, points: Tensor, groups: GroupedPoints | None, new: 
     """Lower `nearest` (N,) by the squared distances to the picks `new`, in place."""
     if groups is None:
         winner = _nearest_in_double(points, points[new])
-        for some, their_new in zip(
-            torch.arange(len(points), device=points.device).split(16384), new[winner].split(16384)
-        ):
-            away = (points[some] - points[their_new]).square_().sum(dim=1)
-            nearest[some] = torch.minimum(nearest[some], away)
+        theirs = new[winner]
+
+        def lower(start: int, stop: int) -> None:
+            away = (points[start:stop] - points[theirs[start:stop]]).square_().sum(dim=1)
+            torch.minimum(nearest[start:stop], away, out=nearest[start:stop])
+
+        in_blocks(lower, len(points), _POINTS, _LEAST_POINTS)
         return
     grouped = nearest[groups.order]
     groups.lower(grouped, points[new], winner=torch.zeros_like(groups.order), together=False)
@@ -161,8 +168,10 @@ def _nearest_in_double(points: Tensor, centres: Tensor) -> Tensor:
     wide = centres.double()
     norms = wide.square().sum(dim=1)
     return torch.cat(
-        [
-            torch.addmm(norms, some.double(), wide.T, alpha=-2.0).argmin(dim=1)
-            for some in points.split(16384)
-        ]
+        in_blocks(
+            lambda i, j: torch.addmm(norms, points[i:j].double(), wide.T, alpha=-2.0).argmin(dim=1),
+            len(points),
+            _POINTS,
+            _LEAST_POINTS,
+        )
     )

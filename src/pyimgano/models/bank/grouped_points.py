@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...memory import in_blocks
 from .half_precision import Rounded, bounds
 
 # Points and centres of one matrix product: the result stays in the processor's cache.
@@ -34,6 +35,9 @@ _PIECE = 64
 _PAIRS = 65536
 # Centres of one product where all are compared, and nothing is picked out.
 _ALL_COLUMNS = 4096
+# Points compared with pivots together, and the least where memory is short.
+_POINTS = 16384
+_LEAST_POINTS = 256
 # Bounds are widened by this, relative and absolute, for rounding in float32.
 _SLACK = 1e-3
 
@@ -316,13 +320,25 @@ def _propose_in_half(
 def _apart(a: Tensor, b: Tensor) -> Tensor:
     """(N,) Euclidean distances between the rows of `a` and `b` (N, D), by differences."""
     return torch.cat(
-        [(x - y).square().sum(dim=1).sqrt() for x, y in zip(a.split(16384), b.split(16384))]
+        in_blocks(
+            lambda i, j: (a[i:j] - b[i:j]).square().sum(dim=1).sqrt(),
+            len(a),
+            _POINTS,
+            _LEAST_POINTS,
+        )
     )
 
 
 def _nearest_pivot(points: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor]:
     """Distance to a near pivot, and which; rounding may choose the second nearest."""
-    group = torch.cat([_distances(some, pivots).argmin(dim=1) for some in points.split(16384)])
+    group = torch.cat(
+        in_blocks(
+            lambda i, j: _distances(points[i:j], pivots).argmin(dim=1),
+            len(points),
+            _POINTS,
+            _LEAST_POINTS,
+        )
+    )
     return _apart(points, pivots[group]), group
 
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
+from ...memory import in_blocks, is_out_of_memory, release_memory
 from .grouped_points import GroupedPoints, Search
 from .half_precision import Rounded, is_quick
+from .room import bank_does_not_fit
+
+_T = TypeVar("_T")
 
 _PIVOTS = 64
 _ROWS_PER_PIVOT = 32
-# Queries searched together: enough to share the work, few enough to bound memory.
+# Queries searched together: enough to share the work, few enough to bound memory; and the least
+# where memory is short.
 _SLAB = 32768
+_LEAST_SLAB = 256
+# Rows whose neighbourhoods are found together, and the least.
+_ROWS = 256
+_LEAST_ROWS = 4
 # Up to so many queries all rows are compared.
 _FEW = 4096
 _FEW_IN_HALF = 16384
@@ -26,17 +38,31 @@ _STRIDE = 32
 class MemoryBank:
     """Patch features in the order of their selection, and the image that each comes from.
 
+    Where memory runs out, searches go on with half as many queries at a time, and so on; what
+    is found does not depend on it, since sums of squared differences decide, whose value depends
+    on the two vectors alone.
+
     Parameters
     ----------
     features
         (M, D) float32.
     image
         (M,) int64: number of the training image that a feature comes from.
+
+    Raises
+    ------
+    NotEnoughMemoryError
+        The bank does not fit; says how large a one would. Also of `search` and `neighbourhood`,
+        where not even a few queries do.
     """
 
     def __init__(self, features: Tensor, image: Tensor) -> None:
         self.features = features
         self.image = image
+        self._fitting(self._prepare)
+
+    def _prepare(self) -> None:
+        features = self.features
         # Centred, so that |q|^2 + |m|^2 - 2qm cancels as little as possible.
         self._centre = features.mean(dim=0)
         self._centred = features - self._centre
@@ -49,6 +75,17 @@ class MemoryBank:
         # share of comparisons above which it is whatever the number of queries.
         self._few = _FEW_IN_HALF if quick else _FEW
         self._much = _MUCH_IN_HALF if quick else _MUCH
+
+    def _fitting(self, work: Callable[[], _T]) -> _T:
+        """Do it; where memory runs out, the error says what would fit."""
+        try:
+            return work()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # here, where what the failed try held is gone with its error
+        release_memory()
+        raise bank_does_not_fit(len(self), self.features.shape[1], self.features.device)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -69,15 +106,17 @@ class MemoryBank:
         distances, rows
             (Q,) float32 Euclidean distances and (Q,) int64 rows of the bank.
         """
-        with torch.inference_mode():
-            found = [
-                self._search(
-                    queries[start : start + _SLAB],
-                    None if query_image is None else query_image[start : start + _SLAB],
-                )
-                for start in range(0, len(queries), _SLAB)
-            ]
+
+        def search(start: int, stop: int) -> tuple[Tensor, Tensor]:
+            own = None if query_image is None else query_image[start:stop]
+            return self._search(queries[start:stop], own)
+
+        def search_all() -> tuple[Tensor, Tensor]:
+            found = in_blocks(search, len(queries), _SLAB, _LEAST_SLAB)
             return torch.cat([d for d, _ in found]), torch.cat([r for _, r in found])
+
+        with torch.inference_mode():
+            return self._fitting(search_all)
 
     def _search(self, queries: Tensor, query_image: Tensor | None) -> tuple[Tensor, Tensor]:
         centred = queries - self._centre
@@ -139,28 +178,35 @@ class MemoryBank:
             (Q, K) int64 rows, nearest first, and (Q, K) bool: False where masking left
             fewer than K.
         """
-        with torch.inference_mode():
-            size = min(size, len(self))
+
+        def find_all() -> tuple[Tensor, Tensor]:
             norms = self._centred.square().sum(dim=1)
-            more = min(size + _DOUBTFUL, len(self))
-            found, valid = [], []
-            for start in range(0, len(rows), 256):
-                some = rows[start : start + 256]
-                away = torch.addmm(norms, self._centred[some], self._centred.T, alpha=-2.0)
-                own = None
-                if row_image is not None:
-                    own = row_image[start : start + 256, None] == self.image  # (q, M)
-                # a row is its own nearest, also where rounding says otherwise
-                away[torch.arange(len(some), device=away.device), some] = -torch.inf
-                if own is not None:
-                    away.masked_fill_(own, torch.inf)
-                indices = away.topk(more, dim=1, largest=False).indices  # (q, more)
-                # the product proposes, sums of squared differences decide
-                apart = self.features[some][:, None, :] - self.features[indices]
-                exact = apart.square_().sum(dim=2)  # (q, more)
-                if own is not None:
-                    exact.masked_fill_(own.gather(1, indices), torch.inf)
-                values, order = exact.sort(dim=1, stable=True)
-                found.append(indices.gather(1, order)[:, :size])
-                valid.append(~values[:, :size].isposinf())
-            return torch.cat(found), torch.cat(valid)
+
+            def find(start: int, stop: int) -> tuple[Tensor, Tensor]:
+                own = None if row_image is None else row_image[start:stop]
+                return self._neighbourhood(rows[start:stop], norms, min(size, len(self)), own)
+
+            found = in_blocks(find, len(rows), _ROWS, _LEAST_ROWS)
+            return torch.cat([n for n, _ in found]), torch.cat([v for _, v in found])
+
+        with torch.inference_mode():
+            return self._fitting(find_all)
+
+    def _neighbourhood(
+        self, rows: Tensor, norms: Tensor, size: int, row_image: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        away = torch.addmm(norms, self._centred[rows], self._centred.T, alpha=-2.0)
+        own = None if row_image is None else row_image[:, None] == self.image  # (q, M)
+        # a row is its own nearest, also where rounding says otherwise
+        away[torch.arange(len(rows), device=away.device), rows] = -torch.inf
+        if own is not None:
+            away.masked_fill_(own, torch.inf)
+        more = min(size + _DOUBTFUL, len(self))
+        indices = away.topk(more, dim=1, largest=False).indices  # (q, more)
+        # the product proposes, sums of squared differences decide
+        apart = self.features[rows][:, None, :] - self.features[indices]
+        exact = apart.square_().sum(dim=2)  # (q, more)
+        if own is not None:
+            exact.masked_fill_(own.gather(1, indices), torch.inf)
+        values, order = exact.sort(dim=1, stable=True)
+        return indices.gather(1, order)[:, :size], ~values[:, :size].isposinf()

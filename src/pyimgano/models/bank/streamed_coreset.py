@@ -22,7 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...memory import is_out_of_memory, release_memory
 from .coreset import greedy_coreset, random_projection
+from .room import fits_surely_not, patches_do_not_fit
 
 #: A block has at most so many rows, and so many bytes of features.
 BLOCK_ROWS = 2**19
@@ -48,6 +50,12 @@ class StreamedCoreset:
         Of the projection and of each block's first pick.
     progress
         Told of each selection: (picked, to pick).
+
+    Raises
+    ------
+    NotEnoughMemoryError
+        A block, or what selecting from it takes, does not fit; of `add` and `finish`. Blocks are
+        never made smaller unasked, since what is selected depends on them.
     """
 
     def __init__(
@@ -84,7 +92,7 @@ class StreamedCoreset:
         if self._block is None:
             rows = min(BLOCK_ROWS, max(1, BLOCK_BYTES // (4 * patches.shape[1])))
             self.single = self._expected <= rows
-            self._block = patches.new_empty((min(rows, self._expected), patches.shape[1]))
+            self._block = self._make_block(patches, min(rows, self._expected))
         while len(patches):
             room = len(self._block) - self._filled
             some = patches[:room]
@@ -93,6 +101,17 @@ class StreamedCoreset:
             patches = patches[len(some) :]
             if len(patches):  # more to come, and the block is full
                 self._reduce_block()
+
+    def _make_block(self, patches: Tensor, rows: int) -> Tensor:
+        dimension, device = patches.shape[1], patches.device
+        if not fits_surely_not(4 * rows * dimension, device):
+            try:
+                return patches.new_empty((rows, dimension))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+        release_memory()
+        raise patches_do_not_fit(rows, dimension, device)
 
     def finish(self) -> tuple[Tensor, Tensor]:
         """Features (M, D) float32 of the coreset and their numbers (M,) int64."""
@@ -129,5 +148,11 @@ class StreamedCoreset:
 
     def _select(self, features: Tensor, count: int, start: int) -> Tensor:
         self.selections += 1
-        projected = random_projection(features, self._projection_dim, self._seed)
-        return greedy_coreset(projected, count, start=start, progress=self._progress)
+        try:
+            projected = random_projection(features, self._projection_dim, self._seed)
+            return greedy_coreset(projected, count, start=start, progress=self._progress)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        release_memory()  # here, where what the failed try held is gone with its error
+        raise patches_do_not_fit(len(features), features.shape[1], features.device)
