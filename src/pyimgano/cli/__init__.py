@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -17,7 +18,7 @@ import click
 
 from .. import __version__
 from ..errors import PyimganoError
-from .console import complain
+from .console import complain, warn
 
 #: Subcommand to the module that holds it and the line that `--help` shows.
 _COMMANDS = {
@@ -104,6 +105,7 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
     if threading.current_thread() is threading.main_thread():
         # what stops services stops a run as Ctrl-C does: its reports say so
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    warnings.showwarning = warn
     try:
         status = command.main(arguments, prog_name=name, standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .console import DATASETS, parse_keywords, print_document, print_text
+from .console import DATASETS, parse_keywords, plain, print_document, print_text
 from .options import (
     dataset_options,
     measuring_options,
@@ -95,4 +95,4 @@ def _print_list(names: list[str], as_json: bool) -> None:
     if as_json:
         print_document(names)
     else:
-        print_text("\n".join(names))
+        print_text("\n".join(plain(name) for name in names))

@@ -29,8 +29,6 @@ EXIF orientation          applied; in a PNG that of its eXIf chunk alone
 from __future__ import annotations
 
 import io
-import os
-import stat
 import warnings
 from pathlib import Path
 
@@ -41,10 +39,17 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import ImageReadError
+from ..foreign import read_regular
 from .png import check_png, quick_png
 
 #: Suffixes (lower case) of the files that dataset layouts take for images.
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+
+#: Formats that are read, by Pillow's names. The others that Pillow knows are no camera's: it would
+#: hand EPS to Ghostscript, a program that runs what stands in the file.
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+#: No image file is longer: 179 million pixels of six bytes are half of it.
+MAX_FILE_BYTES = 2**31
 
 # A file of a few bytes can declare any number of pixels. Pillow refuses, before it decodes,
 # what declares more than twice `PIL.Image.MAX_IMAGE_PIXELS` (179 million, 2 x 89); between the
@@ -137,11 +142,11 @@ def _decode(path: str | Path, data: bytes, header: Image.Image) -> npt.NDArray[n
         if png is not None and max(header.size) <= _LONGEST_SIDE:
             quick = np.frombuffer(quick_png(data, png), np.uint8)
             decoded = cv2.imdecode(quick, cv2.IMREAD_COLOR_RGB)
-            if decoded is not None:
+            if decoded is not None and decoded.shape[:2] == header.size[::-1]:
                 return np.asarray(decoded, dtype=np.uint8)  # (H, W, 3)
             # Pillow has the last word: it reads the file or says what is wrong with it
         elif header.format == "JPEG":
-            image = _decode_jpeg(path, data)
+            image = _decode_jpeg(path, data, header.size)
             if orientation(header) == 1:
                 return image
     return _decode_with_pillow(path, header, turn)
@@ -224,8 +229,7 @@ def resize_image(
 def read_bytes(path: str | Path) -> bytes:
     """The content of a file that is not empty; raises `ImageReadError`."""
     try:
-        require_regular_file(path)
-        data = Path(path).read_bytes()
+        data = read_regular(path, MAX_FILE_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         raise ImageReadError(str(path), reason_of(error)) from error
     if not data:
@@ -233,17 +237,9 @@ def read_bytes(path: str | Path) -> bytes:
     return data
 
 
-def require_regular_file(path: str | Path) -> None:
-    """Opening a pipe would wait for ever for somebody to write to it."""
-    mode = os.stat(path).st_mode  # noqa: PTH116 -- also for str, without making a Path
-    if not stat.S_ISREG(mode):
-        what = "is a folder, not an image" if stat.S_ISDIR(mode) else "is not a regular file"
-        raise ValueError(what)
-
-
 def _open_header(path: str | Path, data: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data))
+        return Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception as error:  # Pillow's plugins raise many kinds on damaged headers
         raise ImageReadError(str(path), reason_of(error)) from error
 
@@ -257,8 +253,12 @@ def orientation(header: Image.Image) -> int:
     return found if isinstance(found, int) else 1
 
 
-def _decode_jpeg(path: str | Path, data: bytes) -> npt.NDArray[np.uint8]:
+def _decode_jpeg(path: str | Path, data: bytes, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """`size` (width, height) is what Pillow found, and held to its limit."""
     try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=True)
+        if (width, height) != size:
+            raise ValueError(f"states {size[0]} x {size[1]} pixels and {width} x {height}")
         return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=True), dtype=np.uint8)
     except ValueError as error:
         raise ImageReadError(str(path), reason_of(error)) from error

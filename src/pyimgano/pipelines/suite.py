@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..datasets import Category, limit_category
+from ..datasets import Category, limit_category, load_category
 from ..errors import DataError, PyimganoError
 from ..runs import Failure, FittedReport
 from .config import BenchmarkConfig
@@ -61,7 +61,7 @@ def load_task(run: RunDocuments[Any, Any], name: str) -> CategoryTask:
         No training images, or no validation images where they are wanted.
     """
     config: BenchmarkConfig = run.config
-    whole = run.layout.load(run.root, name)
+    whole = load_category(run.layout, run.root, name)
     category = limit_category(whole, config.limit_train, config.limit_test, config.seed)
     held_out = config.calibration == "validation"
     if held_out and not category.validation:
@@ -133,7 +133,7 @@ def _one_category(
             run.keep(report)
             raise
         if not isinstance(error, PyimganoError):  # a bug of ours, or of what we stand on
-            _log.exception("category %s failed", name)
+            _log.exception("category %r failed", name)
     except KeyboardInterrupt:
         run.keep(run.unfinished(name, "interrupted"))
         raise

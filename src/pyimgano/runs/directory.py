@@ -14,7 +14,9 @@ one of two processes wins, and the other takes the next free name.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import unicodedata
 from datetime import datetime
 from pathlib import Path
 
@@ -24,6 +26,12 @@ from ..errors import DataError
 
 #: Where runs go unless a folder is given.
 DEFAULT_OUTPUT = Path("runs")
+# Of a folder or file, in bytes, less what is appended to it.
+_LONGEST_NAME = 200
+_DEVICES = frozenset(
+    {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
+    | {f"{port}{number}" for port in ("COM", "LPT") for number in "0123456789¹²³"}
+)
 
 
 class RunDirectory:
@@ -134,7 +142,8 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
-            with beside.open("wb") as file:
+            beside.unlink(missing_ok=True)
+            with beside.open("xb") as file:  # not through a link that waits there
                 file.write(data)
                 if durable:
                     file.flush()
@@ -161,14 +170,27 @@ def _flush_folder(folder: Path) -> None:
 def safe_name(name: str) -> str:
     """A name as one path component, on any system; no two names give the same.
 
-    What some file system does not take is written as in a web address: %3A for a colon.
+    What some file system does not take is written as in a web address: %3A for a colon. So is
+    what a person or a program would take for something else: control characters, marks that turn
+    the direction of writing, a dash at the beginning, and the names of Windows' devices. A name of
+    more than 200 bytes is cut, and gets a hash of all of it.
     """
-    escaped = "".join(
-        "".join(f"%{byte:02X}" for byte in c.encode("utf-8", "surrogatepass"))
-        if c in '/\\:*?"<>|%' or ord(c) < 32 or "\ud800" <= c <= "\udfff"
-        else c
-        for c in name
-    )
+    escaped = "".join(_percent(c) if _is_strange(c) else c for c in name)
+    if escaped.startswith("-") or escaped.partition(".")[0].rstrip(" ").upper() in _DEVICES:
+        escaped = _percent(escaped[0]) + escaped[1:]
     if escaped.strip(".") == "" or escaped.endswith((" ", ".")):
-        escaped = escaped[:-1] + "".join(f"%{byte:02X}" for byte in escaped[-1:].encode())
+        escaped = escaped[:-1] + _percent(escaped[-1:])
+    if len(escaped.encode()) > _LONGEST_NAME:
+        # %- stands for nothing else, since every % of a name is escaped
+        digest = hashlib.blake2b(escaped.encode(), digest_size=12).hexdigest()
+        start = escaped.encode()[: _LONGEST_NAME - 26].decode("utf-8", "ignore")
+        escaped = f"{start}%-{digest}"
     return escaped or "%"
+
+
+def _is_strange(c: str) -> bool:
+    return c in '/\\:*?"<>|%' or unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _percent(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
