@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .console import Bar, complain, print_document
+from .console import ALLOW_WEIGHTS, Bar, complain, print_document
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
