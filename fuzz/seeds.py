@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -78,28 +76,14 @@ def write_manifests(folder: Path) -> None:
 
 def write_saved_detectors(folder: Path) -> None:
     """The files of a small saved detector, each after the byte that chooses it."""
-    from pyimgano.models import create_model
+    from targets import saved_files
 
-    images = list(np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), np.uint8))
-    detector = create_model(
-        "vision_patchcore",
-        backbone="resnet18",
-        layers=["layer1"],
-        pretrained=False,
-        engine="torch",
-        resize=(32, 32),
-        coreset_sampling_ratio=0.02,
-    ).fit(images)
-    home = Path(tempfile.mkdtemp())
-    try:
-        saved = detector.save(home / "model")
-        document = json.loads((saved / "detector.json").read_text())
-        (folder / "document").write_bytes(b"\0" + json.dumps(document).encode())
-        for number in (1, 2):
-            data = (saved / "arrays.safetensors").read_bytes()
-            (folder / f"arrays_{number}").write_bytes(bytes([number]) + data)
-    finally:
-        shutil.rmtree(home)
+    document, arrays = saved_files(folder)
+    (folder / "document").write_bytes(b"\0" + json.dumps(json.loads(document)).encode())
+    (folder / "arrays").write_bytes(b"\1" + arrays)
+    (folder / "vouched").write_bytes(b"\2" + arrays)
+    for number, value in enumerate((b"null", b"[[[1]]]", b'{"a": 1e999}', b'"/dev/zero"', b"-1")):
+        (folder / f"value_{number}").write_bytes(b"\3" + bytes([0, 7 * number]) + value)
 
 
 def main(target: Path) -> None:

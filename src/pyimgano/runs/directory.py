@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import unicodedata
 from datetime import datetime
 from pathlib import Path
@@ -23,9 +24,12 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from ..errors import DataError
+from .schema import shown
 
 #: Where runs go unless a folder is given.
 DEFAULT_OUTPUT = Path("runs")
+# Beside those that JSON escapes: control characters, ends of lines, marks of direction.
+_OBEYED = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 # Of a folder or file, in bytes, less what is appended to it.
 _LONGEST_NAME = 200
 _DEVICES = frozenset(
@@ -78,8 +82,8 @@ class RunDirectory:
         write_document(self.path / name, document)
 
     def category(self, name: str) -> Path:
-        """The folder of a category, made if need be."""
-        folder = self.path / "categories" / safe_name(name)
+        """The folder of a category, made if need be; the same for the name as reports show it."""
+        folder = self.path / "categories" / safe_name(shown(name))
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -100,7 +104,7 @@ class RecordWriter:
 
     def write(self, record: BaseModel) -> None:
         try:
-            self._file.write(record.model_dump_json().encode() + b"\n")
+            self._file.write(as_line(record).encode() + b"\n")
         except OSError as error:
             raise DataError(f"{self._path}: cannot be written ({error.strerror})") from error
 
@@ -109,6 +113,13 @@ class RecordWriter:
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
+
+
+def as_line(record: BaseModel, *, exclude_unset: bool = False) -> str:
+    """JSON on one line for whoever looks: what a terminal would obey, or some readers take for the
+    end of a line, is written as \\uNNNN."""
+    text = record.model_dump_json(exclude_unset=exclude_unset)
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def write_document(path: Path, document: BaseModel) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import unquote_to_bytes
 from ..errors import DataError, UsageError, unknown_name
 from ..foreign import leads_out
 from .directory import safe_name
+from .schema import shown
 
 #: In the folder of a category, where `run_benchmark(save_model=True)` saves its detector.
 MODEL_FOLDER = "model"
@@ -60,10 +61,11 @@ def find_model(run_dir: str | Path, category: str | None = None) -> Path:
             names = ", ".join(sorted(saved))
             raise UsageError(f"{run}: category is missing; detectors are saved for {names}")
         return next(iter(saved.values()))
+    place = safe_name(shown(category))
     for folder in saved.values():
-        if safe_name(category) == folder.parent.name:
+        if folder.parent.name == place:
             return folder
-    if safe_name(category) in (folder.name for folder in folders.values()):
+    if place in (folder.name for folder in folders.values()):
         raise DataError(f"{run}: no detector is saved for category {category!r}")
     raise UsageError(f"{run}: {unknown_name('category', category, saved)}")
 
