@@ -63,7 +63,9 @@ class ImageReader:
             size = image.shape[:2]
             assert image.shape[2:] == (3,) and image.dtype == np.uint8
             assert 0 < size[0] * size[1] <= 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            # also where a decoder leaves rows as they were in its memory
             assert np.array_equal(image, read_image(path))
+            self._as_pillow_has_it(image)
         try:
             mask = read_mask(path)
         except ImageReadError as error:
@@ -77,6 +79,13 @@ class ImageReader:
             _said(error)
         else:
             assert size is None or header.size == size
+
+    def _as_pillow_has_it(self, image: Any) -> None:
+        with Image.open(self._path) as other:
+            if other.format == "PNG" and other.mode in ("L", "RGB"):
+                other.load()
+                if other.getexif().get(0x0112, 1) == 1:
+                    assert np.array_equal(image, np.asarray(other.convert("RGB")))
 
 
 def mended(data: bytes) -> bytes:

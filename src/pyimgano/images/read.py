@@ -65,6 +65,8 @@ _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # further TIFF tags
 _PAGED = frozenset({"TIFF", "WEBP", "GIF", "PNG"})
 # OpenCV complains on stderr of a PNG with a longer side, and does not read it.
 _LONGEST_SIDE = 1_000_000
+# Orientations are ours to find, and Pillow's to apply.
+_PLAINLY = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -139,9 +141,11 @@ def _decode(path: str | Path, data: bytes, header: Image.Image) -> npt.NDArray[n
         png = check_png(path, data)
         turn = orientation_in(png.exif)
     if header.mode in ("L", "RGB"):
-        if png is not None and max(header.size) <= _LONGEST_SIDE:
-            quick = np.frombuffer(quick_png(data, png), np.uint8)
-            decoded = cv2.imdecode(quick, cv2.IMREAD_COLOR_RGB)
+        if png is not None and turn == 1 and max(header.size) <= _LONGEST_SIDE:
+            quick = quick_png(data, png)
+            decoded = None
+            if quick is not None:
+                decoded = cv2.imdecode(np.frombuffer(quick, np.uint8), _PLAINLY)
             if decoded is not None and decoded.shape[:2] == header.size[::-1]:
                 return np.asarray(decoded, dtype=np.uint8)  # (H, W, 3)
             # Pillow has the last word: it reads the file or says what is wrong with it
