@@ -469,7 +469,7 @@ def call(
         asked.run, asked.category = run, category
         return run / "model"
 
-    def load_model(folder: Path, device: str = "cpu") -> Detector:
+    def load_model(folder: Path, device: str = "cpu", allow_outside: bool = False) -> Detector:
         asked.folder, asked.device = folder, device
         return detector
 

@@ -56,7 +56,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         registry._entries, "darkness", registry.ModelEntry("darkness", Darkness, ())
     )
     monkeypatch.setattr(
-        pyimgano.models, "load_model", lambda folder, *, device: fitted(), raising=False
+        pyimgano.models, "load_model", lambda folder, **options: fitted(), raising=False
     )
 
     def run(*arguments: object) -> tuple[int, list[dict[str, Any]], str]:
@@ -340,7 +340,7 @@ def test_loading_paths(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
         asked.append((run, category))
         return Path(run) / "models" / "nut"
 
-    def load(path: Path, *, device: str) -> Darkness:
+    def load(path: Path, *, device: str, allow_outside: bool) -> Darkness:
         asked.append((path, device))
         return fitted()
 
@@ -465,7 +465,7 @@ import sys
 sys.path.insert(0, {root!r})
 import pyimgano.models
 from tests.pixel_detector import fitted
-pyimgano.models.load_model = lambda folder, *, device: fitted()
+pyimgano.models.load_model = lambda folder, **options: fitted()
 from pyimgano.cli import infer
 infer(sys.argv[1:])
 """

@@ -296,7 +296,7 @@ def test_loco_calibrated_on_validation_images(loco: Path, tmp_path: Path) -> Non
             "[{}]".format(
                 ENTRY.replace('"relative_saturation": false', '"relative_saturation": true')
             ),
-            r"a: a relative saturation_threshold must lie in .0, 1., got 9",
+            r"'a': a relative saturation_threshold must lie in .0, 1., got 9",
         ),
         (f"[{ENTRY}, {ENTRY}]", "pixel_value 255 stands there twice"),
         ("[{}]".format(ENTRY.replace("255", "0")), "greater than or equal to 1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pyimgano.images import png
+from pyimgano.errors import ImageReadError
+from pyimgano.images import png, read_image
 
 
 def encoded(pixels: np.ndarray) -> bytes:
@@ -82,14 +84,43 @@ ROWS = b"".join(b"\0" + bytes(30) for _ in range(20))
         written((30, 20), zlib.compress(ROWS), interlaced=1),
         written((30, 20), b"no stream at all"),
         written((0, 20), zlib.compress(ROWS)),
+        written((30, 20), zlib.compress(ROWS[:-31] + b"\5" + ROWS[-30:])),  # a filter that is none
         png.PNG_SIGNATURE + chunk(b"IHDR", b"short") + chunk(b"IEND", b""),
     ],
 )
-def test_what_is_odd_is_left_to_its_decoder(data: bytes) -> None:
+@pytest.mark.parametrize("large", [False, True])
+def test_what_is_odd_is_left_to_pillow(
+    data: bytes, large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenCV gives whatever was in its memory for rows that it cannot decode."""
+    if large:
+        monkeypatch.setattr(png, "_QUICK_BYTES", 10)
+    assert png.quick_png(data, png.check_png("x.png", data)) is None
+    monkeypatch.setattr(cv2, "imdecode", lambda *given: pytest.fail("OpenCV saw it"))
+    path = tmp_path / "x.png"
+    path.write_bytes(data)
+    try:
+        image = read_image(path)
+    except ImageReadError:
+        return
+    np.testing.assert_array_equal(image, 0)  # as Pillow has it: whole in spite of all
+
+
+def test_headers_and_animations_are_left_to_pillow() -> None:
+    data = written((30, 20), zlib.compress(ROWS))
+    head, body = data[:33], data[33:]
+    for odd in (head + chunk(b"acTL", bytes(8)) + body, head + head[8:] + body):
+        assert png.quick_png(odd, png.check_png("x.png", odd)) is None
+
+
+def test_a_large_one_is_checked_and_decoded_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("isal")
+    monkeypatch.setattr(png, "_QUICK_BYTES", 10)
+    data = written((30, 20), zlib.compress(ROWS))
     assert png.quick_png(data, png.check_png("x.png", data)) is data
 
 
-def test_without_the_package_files_are_read_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_pillow_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(png, "isal_zlib", None)
     data = encoded(np.arange(60, dtype=np.uint8).reshape(6, 10))
-    assert png.quick_png(data, png.check_png("x.png", data)) is data
+    assert png.quick_png(data, png.check_png("x.png", data)) is None

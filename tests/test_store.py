@@ -174,17 +174,17 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     save_file(create_backbone("resnet18", pretrained=False, seed=5).state(), file)
     detector = make(weights=str(file)).fit(TRAIN)
     folder = detector.save(tmp_path / "model")
-    same(detector, load_model(folder))
+    same(detector, load_model(folder, allow_outside=True))
     moved = file.rename(tmp_path / "moved.safetensors")
     with pytest.raises(SavedModelError, match=r"net\.safetensors: no such weights file.*weights="):
-        load_model(folder)
+        load_model(folder, allow_outside=True)
     loaded = load_model(folder, weights=moved)
     assert loaded.get_params()["weights"] == str(moved)
     np.testing.assert_array_equal(loaded.decision_function(TEST), detector.decision_function(TEST))
     save_file(create_backbone("resnet18", pretrained=False, seed=6).state(), file)
     for place in (None, file):
         with pytest.raises(SavedModelError, match=r"resnet18 found here .* are not those"):
-            load_model(folder, weights=place)
+            load_model(folder, weights=place, allow_outside=True)
     shutil.copy(moved, tmp_path / "net.pt")
     with pytest.raises(SavedModelError, match="not a readable weights file"):
         load_model(folder, weights=tmp_path / "net.pt")
@@ -372,7 +372,8 @@ def test_a_torch_pickle_as_weights(fitted: Detector, tmp_path: Path) -> None:
     torch.save({"a": Bomb(trace)}, tmp_path / "net.pt")
     refused(folder, "not a readable weights file", weights=tmp_path / "net.pt")
     edit(folder, lambda d: d["parameters"].update(weights=str(tmp_path / "net.pt")))
-    refused(folder, "not a readable weights file")
+    refused(folder, "lies outside it and is not read unasked")
+    refused(folder, "not a readable weights file", allow_outside=True)
     assert not trace.exists()
 
 

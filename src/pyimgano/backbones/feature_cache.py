@@ -28,6 +28,7 @@ import torch
 from safetensors.numpy import load, save
 from torch import Tensor
 
+from ..foreign import parse_json, read_regular
 from ..images import KeyedImage, Recalled
 
 #: Bytes that a cache folder may hold unless another bound is given.
@@ -67,8 +68,8 @@ class FeatureCache:
         """What is known of an image; None if nothing is, or it was damaged."""
         path = self._path(key)
         try:
-            entry = load(path.read_bytes())
-            facts = json.loads(entry.pop("facts").tobytes())
+            entry = load(read_regular(path, self._max_bytes))
+            facts = parse_json(entry.pop("facts").tobytes())
             layers = [entry[f"layer{i}"] for i in range(len(entry))]
             found = Recalled(layers, tuple(facts["size"]), facts["remark"])
             if facts["hash"] != _digest(layers, found.original_size, found.remark):

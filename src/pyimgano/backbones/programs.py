@@ -17,8 +17,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..foreign import parse_json, read_regular
+
 #: Programs kept; the ones longest unused go first.
 _KEPT = 16
+#: No network of ours takes more bytes.
+_LARGEST = 2**32
 _SUFFIXES = (".xml", ".bin", ".json")
 
 
@@ -41,7 +45,7 @@ class ProgramStore:
         """The program for images of (height, width); None if there is none, or no whole one."""
         stem = self._stem(size)
         try:
-            wanted = json.loads(stem.with_suffix(".json").read_text())
+            wanted = parse_json(read_regular(stem.with_suffix(".json"), _LARGEST))
             for suffix in _SUFFIXES[:2]:
                 if wanted[suffix] != _digest(stem.with_suffix(suffix)):
                     return None
@@ -85,7 +89,7 @@ class ProgramStore:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_regular(path, _LARGEST)).hexdigest()
 
 
 @cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,7 @@ def fill_from_file(
 def _read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file")
+    _refuse_bomb(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -116,7 +118,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise many kinds; none of them ran foreign code
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        first_line = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise WeightsError(f"{path}: not a readable weights file ({first_line})") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
@@ -125,6 +127,23 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     ):
         raise WeightsError(f"{path}: holds no state dict (names of layers to tensors)")
     return state
+
+
+def _refuse_bomb(path: Path) -> None:
+    """A file that torch writes is an archive, uncompressed; one that unpacks to more than it
+    is was made to fill the memory."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(one.file_size for one in archive.infolist())
+    except Exception as error:  # damaged, in any way
+        raise WeightsError(f"{path}: not a readable weights file (a damaged archive)") from error
+    if unpacked > path.stat().st_size:
+        raise WeightsError(
+            f"{path}: unpacks to {unpacked} bytes from {path.stat().st_size}; a weights file is "
+            "not compressed"
+        )
 
 
 def _fill(network: TappedNetwork, state: dict[str, Tensor], origin: str) -> None:

@@ -17,7 +17,7 @@ import click
 from .. import __version__
 from ..errors import PyimganoError
 from ..memory import is_out_of_memory, one_line
-from .console import complain
+from .console import complain, warn
 from .interruption import INTERRUPTED, ended_cleanly_by_signals
 
 #: Subcommand to the module that holds it and the line that `--help` shows.
@@ -106,7 +106,7 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
     with ended_cleanly_by_signals(f"{name}: error: interrupted"):
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = _tell
+                warnings.showwarning = warn
                 status = command.main(arguments, prog_name=name, standalone_mode=False)
             sys.exit(status if isinstance(status, int) else 0)
         except click.ClickException as error:
@@ -125,8 +125,3 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
                 raise
             complain(f"{name}: error: not enough memory ({one_line(error)})")
             sys.exit(1)
-
-
-def _tell(message: Warning | str, *where: Any, **more: Any) -> None:
-    """A warning as one line; where in the code it arose says nothing to a user."""
-    complain(f"warning: {' '.join(str(message).split())}")

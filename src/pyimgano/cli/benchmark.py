@@ -13,6 +13,7 @@ from .console import (
     Console,
     complain_of_problems,
     parse_keywords,
+    plain,
     print_document,
     print_summary,
     print_text,
@@ -128,4 +129,4 @@ def _print_list(names: list[str], as_json: bool) -> None:
     if as_json:
         print_document(names)
     else:
-        print_text("\n".join(names))
+        print_text("\n".join(plain(name) for name in names))

@@ -8,11 +8,12 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from ..errors import DataError, PyimganoError
+from ..foreign import parse_json, quoted
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -23,8 +24,16 @@ if TYPE_CHECKING:
 #: The built-in datasets, for help texts.
 DATASETS = "mvtec, mvtec_loco, mvtec_ad2, visa, btad, custom or demo"
 
+#: The same for all commands that read datasets.
+ALLOW_OUTSIDE = "Follow links and a manifest's paths out of the dataset's folder."
+
+#: The same for all commands that load detectors.
+ALLOW_WEIGHTS = "Read a file of weights that the saved detector names, wherever it lies."
+
 #: Problems listed by name at the end; all of them stand in the report.
 _LISTED = 20
+# Characters of a line on stderr; what a stranger wrote may have millions.
+_LONGEST_LINE = 4000
 
 
 class Bar:
@@ -60,6 +69,7 @@ class Bar:
         """`done` of `total` of what is being done now."""
         if self._progress is None:
             return
+        what = plain(what)  # rich passes escape sequences on
         if self._task is None:
             self._task = self._progress.add_task(what, total=total)
         self._progress.update(self._task, description=what, completed=done, total=total)
@@ -91,12 +101,12 @@ class Console(Bar):
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=Text(f"{report['model']} on {report['dataset']}"))
+        table = Table(title=Text(plain(f"{report['model']} on {report['dataset']}")))
         metrics = [m for m in _METRICS if m not in _SPECIAL or m in report["own_metrics"]]
         for column in ("category", *(_METRICS[m] for m in metrics), *_DECISIONS):
             table.add_column(column, justify="left" if column == "category" else "right")
         for name, category in _categories(report).items():
-            table.add_row(*(Text(cell) for cell in _row(name, category, metrics)))
+            table.add_row(*(Text(plain(cell)) for cell in _row(name, category, metrics)))
         if "mean_metrics" in report:
             mean = report["mean_metrics"]
             table.add_section()
@@ -106,7 +116,7 @@ class Console(Bar):
         console = RichConsole(stderr=True)
         console.print(table)
         if report["run_dir"]:
-            console.print(Text(f"run: {report['run_dir']}"))
+            console.print(Text(plain(f"run: {report['run_dir']}")))
 
 
 #: Metrics by name, and the columns they stand in.
@@ -135,9 +145,24 @@ def plain(message: str) -> str:
 
 
 def complain(message: str) -> None:
-    """One line on stderr."""
+    """One line on stderr, cut where it is longer than anybody reads."""
     if sys.stderr is not None:  # None if the caller closed it
-        print(plain(message), file=sys.stderr, flush=True)
+        line = plain(message)
+        if len(line) > _LONGEST_LINE:
+            line = f"{line[:_LONGEST_LINE]}... ({len(line)} characters)"
+        print(line, file=sys.stderr, flush=True)
+
+
+def warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """For `warnings.showwarning`: one line too, since names of strangers may stand in it."""
+    complain(f"warning: {message}")
 
 
 def print_document(document: Any) -> None:
@@ -184,7 +209,11 @@ def print_text(text: str) -> None:
     if sys.stdout is None:  # closed by the caller
         raise DataError("stdout is closed; the result could not be printed")
     try:
-        sys.stdout.write(text + "\n")
+        try:
+            sys.stdout.write(text + "\n")
+        except UnicodeEncodeError:  # a console of few characters; JSON is UTF-8 in any case
+            sys.stdout.flush()
+            sys.stdout.buffer.write((text + "\n").encode("utf-8", "backslashreplace"))
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -197,12 +226,12 @@ def parse_keywords(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        keywords = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        shown = text if len(text) < 200 else f"{text[:200]}..."
-        raise click.UsageError(f"--model-kwargs is not JSON ({error}): {shown!r}") from None
+        keywords = parse_json(text)
+    except ValueError as error:
+        shown = quoted(text, 200)
+        raise click.UsageError(f"--model-kwargs is not JSON ({error}): {shown}") from None
     if not isinstance(keywords, dict):
-        raise click.UsageError(f"--model-kwargs must be a JSON object, got {text!r}")
+        raise click.UsageError(f"--model-kwargs must be a JSON object, got {quoted(text, 200)}")
     return keywords
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .console import DATASETS, Bar, complain, plain, print_document, print_text
+from .console import ALLOW_OUTSIDE, DATASETS, Bar, complain, plain, print_document, print_text
 from .options import max_pixels_option
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def list_command(*, as_json: bool) -> int:
     if as_json:
         print_document(names)
     else:
-        print_text("\n".join(names))
+        print_text("\n".join(plain(name) for name in names))
     return 0
 
 
@@ -45,7 +45,7 @@ def list_command(*, as_json: bool) -> int:
 )
 @click.option("--category", default="all", show_default=True, help="A name, or all.")
 @click.option("--split", help="As of pyimgano-benchmark.")
-@click.option("--allow-outside", is_flag=True, help="Follow a manifest's paths out of its folder.")
+@click.option("--allow-outside", is_flag=True, help=ALLOW_OUTSIDE)
 @click.option("--deep", is_flag=True, help="Decode every image: finds damage inside files too.")
 @max_pixels_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with all findings.")

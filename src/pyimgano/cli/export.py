@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .console import Bar, complain, print_document
+from .console import ALLOW_WEIGHTS, Bar, complain, print_document
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,6 +43,7 @@ from .console import Bar, complain, print_document
     show_default=True,
     help="Of the detector that is compared with: auto, cpu, cuda or cuda:N.",
 )
+@click.option("--allow-outside", is_flag=True, help=ALLOW_WEIGHTS)
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export in that folder.")
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="")
 def command(
@@ -54,6 +55,7 @@ def command(
     output: Path,
     check: tuple[Path, ...],
     device: str,
+    allow_outside: bool,
     overwrite: bool,
     more: tuple[Path, ...],
 ) -> int:
@@ -96,7 +98,7 @@ def command(
         images = check_images_of_run(from_run, category)
     else:
         raise click.UsageError("--check is missing: an export is checked on at least one image")
-    detector = load_detector(**detector_from, device=device)
+    detector = load_detector(**detector_from, device=device, allow_outside=allow_outside)
     with Bar() as bar:
         metadata = export_detector(
             detector,

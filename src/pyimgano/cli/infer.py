@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..threads import limited_threads
-from .console import Bar, complain, parse_keywords, print_text
+from .console import ALLOW_WEIGHTS, Bar, complain, parse_keywords, print_text
 from .infer_usage import SidesCommand, check_usage, output_folders, sides
 from .options import max_pixels_option, num_threads_option
 
@@ -43,6 +43,7 @@ _NAMED = 20
 )
 @click.option("--save-model", type=_FOLDER, help="Keep the model that was fitted there.")
 @click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--allow-outside", is_flag=True, help=ALLOW_WEIGHTS)
 @click.option(
     "--calibrate-on",
     type=_FOLDER,
@@ -229,6 +230,7 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
             run_dir=given["from_run"],
             category=given["category"],
             device=given["device"],
+            allow_outside=given["allow_outside"],
         )
         detector = tiled(detector, given["tile_size"], given["tile_stride"])
     if _wanted(given).needs_maps:

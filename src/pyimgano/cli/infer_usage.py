@@ -69,6 +69,8 @@ def check_usage(given: dict[str, Any]) -> None:
             raise click.UsageError(
                 "--calibration-quantile means nothing to a saved model without --calibrate-on"
             )
+    if given["allow_outside"] and given["train_dir"] is not None:
+        raise click.UsageError("--allow-outside means nothing with --train-dir")
     if given["map_size"] is not None and not (given["save_maps"] or given["include_maps"]):
         raise click.UsageError("--map-size means nothing without --save-maps or --include-maps")
     if given["pixel_threshold"] is not None:

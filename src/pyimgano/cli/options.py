@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .console import DATASETS
+from .console import ALLOW_OUTSIDE, DATASETS
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -55,9 +55,7 @@ dataset_options = _together(
         help="visa: 1cls, 2cls_highshot, 2cls_fewshot; mvtec_ad2: test_public, test_private, "
         "test_private_mixed, or private for both of these.",
     ),
-    click.option(
-        "--allow-outside", is_flag=True, help="Follow a manifest's paths out of its folder."
-    ),
+    click.option("--allow-outside", is_flag=True, help=ALLOW_OUTSIDE),
     click.option(
         "--limit-train", type=int, metavar="N", help="At most N training images a category."
     ),

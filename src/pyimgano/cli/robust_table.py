@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .console import on_terminal, percent
+from .console import on_terminal, percent, plain
 
 _WIDE = 160
 #: Metrics by name, and the columns they stand in.
@@ -37,7 +37,7 @@ def print_table(report: dict[str, Any]) -> None:
         return
     severities = ", ".join(str(one) for one in report["severities"])
     table = Table(
-        title=Text(f"{report['model']} on {report['dataset']}, {report['category']}"),
+        title=Text(plain(f"{report['model']} on {report['dataset']}, {report['category']}")),
         caption=Text(_caption(report, summary)),
     )
     for column in ("corruption", *_COLUMNS.values(), f"at {severities}"):
@@ -53,7 +53,7 @@ def print_table(report: dict[str, Any]) -> None:
     console = RichConsole(stderr=True, width=None if on_terminal() else _WIDE)
     console.print(table)
     if report["run_dir"]:
-        console.print(Text(f"run: {report['run_dir']}"))
+        console.print(Text(plain(f"run: {report['run_dir']}")))
 
 
 def _parts(report: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from .catalog import get_layout, list_datasets, open_root
 from .check import CategoryCheck, DatasetCheck, Finding, check_dataset
 from .dataset import Dataset, load_dataset
+from .inside import load_category
 from .layout import Category, Layout, Sample, Saturation
 from .masks import NO_MASK, MaskError, Move, Region, load_mask, load_regions
 from .sampling import limit_category, limit_samples
@@ -25,6 +26,7 @@ __all__ = [
     "limit_category",
     "limit_samples",
     "list_datasets",
+    "load_category",
     "load_dataset",
     "load_mask",
     "load_regions",

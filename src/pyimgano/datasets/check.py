@@ -27,6 +27,7 @@ from ..images import (
 )
 from ..threads import thread_count
 from .catalog import get_layout, open_root
+from .inside import load_category
 from .layout import Category, Layout, Sample
 from .masks import NO_MASK, size_mismatch
 
@@ -166,7 +167,7 @@ def _check(
     progress: Progress | None,
 ) -> CategoryCheck:
     try:
-        category = layout.load(root, name)
+        category = load_category(layout, root, name)
     except DataError as error:
         finding = _finding("category_unusable", root / name, str(error))
         return _summary(Category(name, ()), [], [finding])

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..errors import DataError, unknown_name
 from .folders import defective_samples, good_samples, train_samples
+from .inside import require_inside
 from .layout import Category, Layout
 from .listing import Masks, category_folders, image_files, is_folder
 from .manifest import SUFFIXES, read_manifest
@@ -26,7 +27,6 @@ class CustomLayout(Layout):
     """A mask is `ground_truth/anomaly/<stem>_mask.png`, or what the manifest says."""
 
     name = "custom"
-    tables = True
     file_root = True
     has_validation = True
 
@@ -40,7 +40,7 @@ class CustomLayout(Layout):
         names = [folder.name for folder in category_folders(root, ("train", "test"))]
         if names:
             return names
-        manifest = _find_manifest(root)
+        manifest = self._find_manifest(root)
         if manifest is not None:
             return list(self._manifest(manifest))
         if image_files(root):
@@ -64,12 +64,18 @@ class CustomLayout(Layout):
             return _from_folders(category, root)
         if is_folder(root) and category_folders(root, ("train", "test")):
             return _from_folders(category, root / category)
-        manifest = _find_manifest(root)
+        manifest = self._find_manifest(root)
         if manifest is None:
             return Category(category, tuple(good_samples(root)))
         found = self._manifest(manifest)[category]
         if not found.train:
             raise DataError(f"{manifest}: lists no training image of category {category!r}")
+        return found
+
+    def _find_manifest(self, root: Path) -> Path | None:
+        found = _find_manifest(root)
+        if found is not None and found != root:  # a file that is named itself may be a link
+            require_inside(found, root, self.allow_outside)
         return found
 
     def _manifest(self, path: Path) -> dict[str, Category]:

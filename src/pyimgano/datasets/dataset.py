@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 from ..errors import DataError, ImageReadError, invalid_value
 from ..images import image_size, read_image, resize_image
 from .catalog import get_layout, open_root
+from .inside import load_category
 from .layout import Sample
 from .masks import NO_MASK, load_mask
 from .sampling import limit_category
@@ -50,7 +51,7 @@ class Dataset:
         self.resize = options.resize
         self.load_masks = load_masks
         self.category = self.list_categories()[0] if category is None else category
-        loaded = self._layout.load(self.root, self.category)
+        loaded = load_category(self._layout, self.root, self.category)
         self.samples = limit_category(loaded, options.limit_train, options.limit_test, options.seed)
 
     def list_categories(self) -> list[str]:
@@ -178,8 +179,8 @@ def load_dataset(
     category
         By default the first.
     kwargs
-        `split`, one that the dataset's authors defined; `allow_outside`, whether a table's
-        paths may lead out of the dataset's folder;
+        `split`, one that the dataset's authors defined; `allow_outside`, whether links
+        and a table's paths may lead out of the dataset's folder;
         `resize` (height, width) of masks and pixels, by default (256, 256); `load_masks`;
         `limit_train`, `limit_test` and `seed` for a smaller, evenly spread sample.
 

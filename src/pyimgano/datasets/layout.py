@@ -88,12 +88,12 @@ class Layout(ABC):
     split
         One of `splits`; by default the first of them.
     allow_outside
-        Whether a table's paths may lead out of the dataset's folder.
+        Whether links, and a table's paths, may lead out of the dataset's folder.
 
     Raises
     ------
     UsageError
-        A split that the dataset does not have, or `allow_outside` where no table lists paths.
+        A split that the dataset does not have.
     """
 
     #: The name users give, and others for the same.
@@ -101,8 +101,7 @@ class Layout(ABC):
     aliases: ClassVar[tuple[str, ...]] = ()
     #: Ways of dividing the dataset that its authors defined, the usual one first.
     splits: ClassVar[tuple[str, ...]] = ()
-    #: Whether tables list the paths, and whether the root may be such a file.
-    tables: ClassVar[bool] = False
+    #: Whether the root may be a file that lists the images.
     file_root: ClassVar[bool] = False
     #: Whether there are good images set aside for calibration.
     has_validation: ClassVar[bool] = False
@@ -124,8 +123,6 @@ class Layout(ABC):
             if not self.splits:
                 raise UsageError(f"split: dataset {self.name!r} has no splits, got {split!r}")
             raise UsageError(unknown_name("split", str(split), self.splits))
-        if allow_outside and not self.tables:
-            raise UsageError(f"allow_outside: dataset {self.name!r} has no table of paths")
         self.split = split or (self.splits[0] if self.splits else None)
         self.allow_outside = allow_outside
 

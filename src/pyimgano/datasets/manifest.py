@@ -17,12 +17,12 @@ defect      kind of defect; by default `anomaly`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..foreign import parse_json, quoted, read_regular, reason_of_failure
 from .layout import Category, Sample
 from .tables import Line, listed_path, read_csv, refuse_near_misses
 
@@ -61,7 +61,7 @@ def read_manifest(path: Path, *, allow_outside: bool = False) -> dict[str, Categ
         earlier = seen.setdefault((name, sample.path), line.where)
         if earlier is not line.where:
             raise DataError(
-                f"{line.where}: {line.fields['path']!r} stands there already ({earlier})"
+                f"{line.where}: {quoted(line.fields['path'])} stands there already ({earlier})"
             )
         found.setdefault(name, {split: [] for split in _SPLITS})[split].append(sample)
     if not found:
@@ -85,22 +85,21 @@ def _read_rows(path: Path) -> Iterator[tuple[Line, list[str]]]:
 
 def _read_jsonl(path: Path) -> Iterator[tuple[Line, list[str]]]:
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, text in enumerate(file, start=1):
-                if text.strip():
-                    yield _json_line(f"{path}: line {number}", text)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"{path}: cannot be read ({reason})") from error
+        lines = read_regular(path).decode("utf-8-sig").split("\n")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({reason_of_failure(error)})") from error
+    for number, text in enumerate(lines, start=1):
+        if text.strip():
+            yield _json_line(f"{path}: line {number}", text)
 
 
 def _json_line(where: str, text: str) -> tuple[Line, list[str]]:
     try:
-        pairs: Any = json.loads(text, object_pairs_hook=_Pairs)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: is not JSON ({error})") from None
+        pairs: Any = parse_json(text, pairs=_Pairs)
+    except ValueError as error:
+        raise DataError(f"{where}: is not JSON ({reason_of_failure(error)})") from None
     if not isinstance(pairs, _Pairs):
-        raise DataError(f"{where}: must be a JSON object, got {text.strip()[:80]!r}")
+        raise DataError(f"{where}: must be a JSON object, got {quoted(text.strip())}")
     record = dict(pairs)
     if len(record) < len(pairs):
         raise DataError(f"{where}: has a key twice")
@@ -115,14 +114,14 @@ def _json_line(where: str, text: str) -> tuple[Line, list[str]]:
         or isinstance(masks, _Pairs)
         or not all(isinstance(mask, str) and mask.strip() for mask in masks)
     ):
-        raise DataError(f"{where}: mask must be a path or a list of paths, got {masks!r}")
+        raise DataError(f"{where}: mask must be a path or a list of paths, got {quoted(masks)}")
     fields = dict.fromkeys((*_REQUIRED, *_OPTIONAL), "")
     for name in fields:
         value = record.get(name)
         if name == "label" and isinstance(value, int):  # a bool is one
             value = str(int(value))
         if value is not None and not isinstance(value, str):
-            raise DataError(f"{where}: {name} must be text, got {value!r}")
+            raise DataError(f"{where}: {name} must be text, got {quoted(value)}")
         fields[name] = value or ""
     return Line(where, fields), masks
 
@@ -140,11 +139,11 @@ def _sample(folder: Path, line: Line, masks: list[str], allow_outside: bool) -> 
     split, word = fields["split"].lower(), fields["label"].lower()
     if split not in _SPLITS:
         raise DataError(
-            f"{line.where}: split must be train, validation or test, got {fields['split']!r}"
+            f"{line.where}: split must be train, validation or test, got {quoted(fields['split'])}"
         )
     if word and word not in _LABELS:
         raise DataError(
-            f"{line.where}: label must be one of {' '.join(_LABELS)}, got {fields['label']!r}"
+            f"{line.where}: label must be one of {' '.join(_LABELS)}, got {quoted(fields['label'])}"
         )
     label = _LABELS[word] if word else (None if split == "test" else 0)
     if label and split != "test":

@@ -21,11 +21,15 @@ from typing import Annotated, ClassVar
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from ..errors import DataError
+from ..foreign import quoted, read_regular, reason_of_failure
 from .folders import good_samples, samples_by_kind, train_samples
+from .inside import require_inside
 from .layout import Category, Layout, Saturation, category_names
 from .listing import MaskFolders
 
 _CONFIG = "defects_config.json"
+# The authors' have some hundreds.
+_CONFIG_BYTES = 2**20
 
 
 class MVTecLOCOLayout(Layout):
@@ -45,6 +49,7 @@ class MVTecLOCOLayout(Layout):
         folder = root / category
         train = train_samples(folder / "train" / "good")
         test, strays = samples_by_kind(folder / "test", folder / "ground_truth", MaskFolders)
+        require_inside(folder / _CONFIG, root, self.allow_outside)
         saturation = _read_config(folder / _CONFIG)
         notes = () if saturation is not None else (f"{folder / _CONFIG}: no such file, so no sPRO",)
         return Category(
@@ -70,22 +75,22 @@ class _Entry(BaseModel):
 def _read_config(path: Path) -> Mapping[int, Saturation] | None:
     """By pixel value; None if there is no such file."""
     try:
-        entries = TypeAdapter(list[_Entry]).validate_json(path.read_bytes())
+        entries = TypeAdapter(list[_Entry]).validate_json(read_regular(path, _CONFIG_BYTES))
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValidationError as error:
+    except ValidationError as error:  # which is a ValueError
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise DataError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({reason_of_failure(error)})") from error
     if not entries:
         raise DataError(f"{path}: lists no defect")
     found: dict[int, Saturation] = {}
     for entry in entries:
         if entry.relative_saturation and entry.saturation_threshold > 1:
             raise DataError(
-                f"{path}: {entry.defect_name}: a relative saturation_threshold must lie in "
+                f"{path}: {quoted(entry.defect_name)}: a relative saturation_threshold must lie in "
                 f"(0, 1], got {entry.saturation_threshold:g}"
             )
         if entry.pixel_value in found:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..errors import DataError
+from ..foreign import leads_out, quoted, read_regular, reason_of_failure
+
+# Columns, or keys, that a list of images may have; none has a tenth of them.
+_MOST_COLUMNS = 1000
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,12 @@ def read_csv(path: Path, required: Sequence[str], optional: Sequence[str] = ()) 
     Raises
     ------
     DataError
-        The file cannot be read, a column is missing or doubled, a line has too many fields.
+        The file cannot be read or is larger than 256 MiB, a column is missing or doubled, a line
+        has too many fields.
     """
     number = 0
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            text = "".join(file)
+        text = read_regular(path).decode("utf-8-sig")
         separator = _separator(text.lstrip(), required)
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         columns: list[str] | None = None
@@ -63,8 +68,8 @@ def read_csv(path: Path, required: Sequence[str], optional: Sequence[str] = ()) 
         raise DataError(f"{path}: cannot be read after line {number} ({error})") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: cannot be read (it is not UTF-8)") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({reason_of_failure(error)})") from error
 
 
 def _separator(text: str, required: Sequence[str]) -> str:
@@ -84,16 +89,21 @@ def _check_columns(
             raise DataError(
                 f"{path}: lacks the column {name!r}; wanted: {', '.join((*required, *optional))}"
             )
-    for name in columns:
-        if columns.count(name) > 1:
-            raise DataError(f"{path}: has the column {name!r} twice")
+    for name, count in Counter(columns).items():
+        if count > 1:
+            raise DataError(f"{path}: has the column {quoted(name)} twice")
     refuse_near_misses(str(path), columns, (*required, *optional))
 
 
 def refuse_near_misses(where: str, names: Sequence[str], known: Sequence[str]) -> None:
     """Raise `DataError` for a name that is not known, but nearly one of those missing."""
+    if len(names) > _MOST_COLUMNS:
+        raise DataError(f"{where}: has {len(names)} columns, at most {_MOST_COLUMNS} are read")
     missing = [name for name in known if name not in names]
+    longest = 2 * max(map(len, known))
     for name in names:
+        if len(name) > longest:
+            continue
         near = get_close_matches(name.lower(), missing, n=1, cutoff=0.75)
         if near and name not in known:
             raise DataError(f"{where}: unknown column {name!r}; did you mean {near[0]!r}?")
@@ -120,7 +130,7 @@ def listed_path(folder: Path, where: str, name: str, *, allow_outside: bool = Fa
         The path leads out of the folder.
     """
     if "\0" in name:
-        raise DataError(f"{where}: {name!r} is no path")
+        raise DataError(f"{where}: {quoted(name)} is no path")
     try:
         literal = "\\" not in name or os.path.lexists(folder / name)  # a name of POSIX may have one
         relative = PurePosixPath(name if literal else name.replace("\\", "/"))
@@ -129,14 +139,13 @@ def listed_path(folder: Path, where: str, name: str, *, allow_outside: bool = Fa
             return path
         outside = relative.is_absolute() or PureWindowsPath(name).is_absolute()
         outside = outside or ".." in relative.parts
-        if not outside:
-            real, home = os.path.realpath(path), os.path.realpath(folder)
-            outside = os.path.commonpath([real, home]) != home
-    except (OSError, ValueError) as error:  # half a character; on Windows another drive
-        raise DataError(f"{where}: {name!r} is no path ({error})") from error
+        outside = outside or leads_out(path, folder)
+    except (OSError, ValueError) as error:  # half a character
+        reason = reason_of_failure(error)
+        raise DataError(f"{where}: {quoted(name)} is no path ({reason})") from error
     if outside:
         raise DataError(
-            f"{where}: {name!r} leads out of the dataset's folder; --allow-outside "
+            f"{where}: {quoted(name)} leads out of the dataset's folder; --allow-outside "
             "(allow_outside=True) reads it all the same"
         )
     return path

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..errors import DataError
+from ..foreign import quoted
+from .inside import require_inside
 from .layout import Category, Layout, Sample, category_names
 from .listing import image_files, is_folder
 from .mvtec import MVTecLayout
@@ -35,7 +37,6 @@ class VisALayout(Layout):
 
     name = "visa"
     splits: ClassVar[tuple[str, ...]] = ("1cls", "2cls_highshot", "2cls_fewshot")
-    tables = True
     own_metrics: ClassVar[tuple[str, ...]] = (
         "auroc",
         "average_precision",
@@ -58,6 +59,7 @@ class VisALayout(Layout):
         train: list[Sample] = []
         test: list[Sample] = []
         table = root / "split_csv" / f"{self.split}.csv"
+        require_inside(table, root, self.allow_outside)
         for split, sample in self._read_split(root, table, category):
             (train if split == "train" else test).append(sample)
         good = [sample for sample in train if not sample.label]
@@ -84,10 +86,12 @@ class VisALayout(Layout):
     def _sample(self, root: Path, line: Line) -> tuple[str, Sample]:
         fields = line.fields
         if fields["split"] not in ("train", "test"):
-            raise DataError(f"{line.where}: split must be train or test, got {fields['split']!r}")
+            raise DataError(
+                f"{line.where}: split must be train or test, got {quoted(fields['split'])}"
+            )
         if fields["label"] not in _LABELS:
             raise DataError(
-                f"{line.where}: label must be normal or anomaly, got {fields['label']!r}"
+                f"{line.where}: label must be normal or anomaly, got {quoted(fields['label'])}"
             )
         if not fields["image"]:
             raise DataError(f"{line.where}: names no image")

@@ -16,18 +16,20 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ImageReadError
+from ..foreign import require_regular_file
 from .limit import open_header
-from .png import PNG_SIGNATURE
+from .png import MAX_CHUNKS, PNG_SIGNATURE
 from .read import (
     orientation,
     orientation_in,
     page_count,
     read_image,
     reason_of,
-    require_regular_file,
 )
 
 _JPEG_END = b"\xff\xd9"
+# Segments before the pixels of a JPEG that are stepped over; files have some dozens.
+_JPEG_SEGMENTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,9 @@ def _reaches_its_end(file: BinaryIO, header: Image.Image, length: int) -> bool:
 def _jpeg_reaches_its_end(file: BinaryIO, length: int) -> bool:
     """Whether the end marker follows the pixels, and not only a thumbnail in the metadata."""
     position = 2
-    while position + 4 <= length:  # from segment to segment, up to the pixels
+    for _ in range(_JPEG_SEGMENTS):  # from segment to segment, up to the pixels
+        if position + 4 > length:
+            break
         file.seek(position)
         mark, kind, size = struct.unpack(">BBH", file.read(4))
         if mark != 0xFF or kind == 0xDA:
@@ -194,7 +198,9 @@ def _walk_png(file: BinaryIO, length: int) -> tuple[bool, bytes | None]:
     """From chunk to chunk: whether the end is there, and the EXIF block if there is one."""
     metadata = None
     position = len(PNG_SIGNATURE)
-    while position + 12 <= length:
+    for _ in range(MAX_CHUNKS):
+        if position + 12 > length:
+            break
         file.seek(position)
         size, kind = struct.unpack(">I4s", file.read(8))
         position += 12 + size

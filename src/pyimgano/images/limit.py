@@ -22,6 +22,9 @@ from PIL import Image
 
 from ..errors import ImageReadError, UsageError
 
+#: Formats that are read, by Pillow's names. The others that Pillow knows are no camera's: it would
+#: hand EPS to Ghostscript, a program that runs what stands in the file.
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 #: The limit unless another is set: a line-scan camera's 12,000 x 9,000 more than twice.
 DEFAULT_MAX_PIXELS = 2**28
 
@@ -83,7 +86,7 @@ def open_header(path: str | Path, file: BinaryIO) -> Image.Image:
         require_pixels(path, *canvas)
     image: Image.Image
     try:
-        image = Image.open(file)
+        image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:
         found = re.search(r"\d+", str(error))
         count = int(found[0]) if found else _limit + 1
@@ -101,7 +104,7 @@ def _open_beyond(file: BinaryIO) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = _limit // 2 + 1  # it refuses more than twice as many
         try:
             file.seek(0)
-            return Image.open(file)
+            return Image.open(file, formats=FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = before
 

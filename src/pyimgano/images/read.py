@@ -28,8 +28,6 @@ EXIF orientation          applied; in a PNG that of its eXIf chunk alone
 
 from __future__ import annotations
 
-import os
-import stat
 import warnings
 from pathlib import Path
 
@@ -40,12 +38,16 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import ImageReadError
+from ..foreign import read_regular
 from ..memory import is_out_of_memory
 from .limit import opened
 from .png import check_png, quick_png
 
 #: Suffixes (lower case) of the files that dataset layouts take for images.
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+
+#: No image file is longer: as many pixels as may be declared, of six bytes, are less than half.
+MAX_FILE_BYTES = 2**32
 
 # How many pixels a file may declare is `max_pixels` in limit.py. Pillow warns of fewer, which says
 # nothing to our users: cameras with 100 million pixels exist.
@@ -60,6 +62,8 @@ _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # further TIFF tags
 _PAGED = frozenset({"TIFF", "WEBP", "GIF", "PNG"})
 # OpenCV complains on stderr of a PNG with a longer side, and does not read it.
 _LONGEST_SIDE = 1_000_000
+# Orientations are ours to find, and Pillow's to apply.
+_PLAINLY = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -139,14 +143,16 @@ def _decode(path: str | Path, data: bytes, header: Image.Image) -> npt.NDArray[n
         png = check_png(path, data)
         turn = orientation_in(png.exif)
     if header.mode in ("L", "RGB"):
-        if png is not None and max(header.size) <= _LONGEST_SIDE:
-            quick = np.frombuffer(quick_png(data, png), np.uint8)
-            decoded = cv2.imdecode(quick, cv2.IMREAD_COLOR_RGB)
-            if decoded is not None:
+        if png is not None and turn == 1 and max(header.size) <= _LONGEST_SIDE:
+            quick = quick_png(data, png)
+            decoded = None
+            if quick is not None:
+                decoded = cv2.imdecode(np.frombuffer(quick, np.uint8), _PLAINLY)
+            if decoded is not None and decoded.shape[:2] == header.size[::-1]:
                 return np.asarray(decoded, dtype=np.uint8)  # (H, W, 3)
             # Pillow has the last word: it reads the file or says what is wrong with it
         elif header.format == "JPEG":
-            image = _decode_jpeg(path, data)
+            image = _decode_jpeg(path, data, header.size)
             if orientation(header) == 1:
                 return image
     return _decode_with_pillow(path, header, turn)
@@ -229,21 +235,12 @@ def resize_image(
 def read_bytes(path: str | Path) -> bytes:
     """The content of a file that is not empty; raises `ImageReadError`."""
     try:
-        require_regular_file(path)
-        data = Path(path).read_bytes()
+        data = read_regular(path, MAX_FILE_BYTES)
     except (OSError, ValueError, MemoryError) as error:  # ValueError: a name with a null byte
         raise ImageReadError(str(path), reason_of(error)) from error
     if not data:
         raise ImageReadError(str(path), "the file is empty")
     return data
-
-
-def require_regular_file(path: str | Path) -> None:
-    """Opening a pipe would wait for ever for somebody to write to it."""
-    mode = os.stat(path).st_mode  # noqa: PTH116 -- also for str, without making a Path
-    if not stat.S_ISREG(mode):
-        what = "is a folder, not an image" if stat.S_ISDIR(mode) else "is not a regular file"
-        raise ValueError(what)
 
 
 def _open_header(path: str | Path, data: bytes) -> Image.Image:
@@ -264,8 +261,12 @@ def orientation(header: Image.Image) -> int:
     return found if isinstance(found, int) else 1
 
 
-def _decode_jpeg(path: str | Path, data: bytes) -> npt.NDArray[np.uint8]:
+def _decode_jpeg(path: str | Path, data: bytes, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """`size` (width, height) is what Pillow found, and held to its limit."""
     try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=True)
+        if (width, height) != size:
+            raise ValueError(f"states {size[0]} x {size[1]} pixels and {width} x {height}")
         return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=True), dtype=np.uint8)
     except ValueError as error:
         raise ImageReadError(str(path), reason_of(error)) from error

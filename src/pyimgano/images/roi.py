@@ -10,7 +10,6 @@ goes into it counts.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -21,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, ImageReadError, PyimganoError, UsageError
-from .read import read_mask
+from ..foreign import parse_json, quoted, read_regular, reason_of_failure
+from .read import read_mask, reason_of
 
 #: What pixels outside the region are filled with, in all three channels: the middle of the range.
 FILL = 127
@@ -218,16 +218,13 @@ def read_roi(value: Any, name: str = "roi") -> RegionOfInterest:
 
 def _read_json(path: Path) -> Any:
     try:
-        if not path.is_file():
-            raise OSError(0, "is no file" if path.exists() else "no such file")
-        if path.stat().st_size > _FILE_BYTES:
-            raise OSError(0, f"has more than {_FILE_BYTES} bytes")
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise ImageReadError(str(path), str(error.strerror)) from error
-    except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ImageReadError(str(path), f"is not JSON ({reason})") from error
+        text = read_regular(path, _FILE_BYTES)
+    except (OSError, ValueError) as error:
+        raise ImageReadError(str(path), reason_of(error)) from error
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise ImageReadError(str(path), f"is not JSON ({reason_of_failure(error)})") from error
 
 
 def _rings(polygons: Any, origin: str) -> tuple[tuple[tuple[float, float], ...], ...]:
@@ -235,7 +232,7 @@ def _rings(polygons: Any, origin: str) -> tuple[tuple[tuple[float, float], ...],
         polygons = polygons.tolist()
     wanted = "a list of [x, y] points, or a list of such lists, is wanted"
     if not _is_list(polygons):
-        raise UsageError(f"{origin}: {wanted}, got {_short(polygons)}")
+        raise UsageError(f"{origin}: {wanted}, got {quoted(polygons)}")
     if not polygons:
         raise UsageError(f"{origin}: the region is empty, there is no polygon")
     single = _is_list(polygons[0]) and bool(polygons[0]) and not _is_list(polygons[0][0])
@@ -243,7 +240,7 @@ def _rings(polygons: Any, origin: str) -> tuple[tuple[tuple[float, float], ...],
     total = 0
     for number, ring in enumerate([polygons] if single else polygons):
         if not _is_list(ring):
-            raise UsageError(f"{origin}: {wanted}, got {_short(ring)} for polygon {number}")
+            raise UsageError(f"{origin}: {wanted}, got {quoted(ring)} for polygon {number}")
         if len(ring) < 3:
             raise UsageError(
                 f"{origin}: polygon {number} has {len(ring)} points, at least 3 are wanted"
@@ -264,18 +261,13 @@ def _point(point: Any, number: int, origin: str) -> tuple[float, float]:
     if not fits:
         raise UsageError(
             f"{origin}: a point [x, y] of fractions of width and height, 0 to 1, is wanted, "
-            f"got {_short(point)} in polygon {number}"
+            f"got {quoted(point)} in polygon {number}"
         )
     return float(point[0]), float(point[1])
 
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 @lru_cache(maxsize=64)

@@ -20,8 +20,10 @@ def open_detector(
     run_dir: Path | None = None,
     category: str | None = None,
     device: str = "cpu",
+    allow_outside: bool = False,
 ) -> Scorer:
-    """A saved detector: that in `model_dir`, or that which `run_dir` keeps of `category`.
+    """A saved detector: that in `model_dir`, or that which `run_dir` keeps of `category`;
+    `allow_outside` as `load_model` has it.
 
     Raises
     ------
@@ -33,7 +35,7 @@ def open_detector(
     if model_dir is None:
         assert run_dir is not None
         model_dir = Path(runs.find_model(run_dir, category=category))
-    return models.load_model(model_dir, device=device)
+    return models.load_model(model_dir, device=device, allow_outside=allow_outside)
 
 
 def tiled(detector: Scorer, tile_size: Sides | None, tile_stride: Sides | None) -> Scorer:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
-import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,6 @@ STDIN = "-"
 #: First part of the place of an image that does not lie below the common folder; no file name
 #: can be mistaken for it, since a % in a name is written as %25.
 OUTSIDE = "%outside"
-# Longest file name that every file system takes, less what is appended to it.
-_LONGEST_NAME = 200
 
 
 @dataclass
@@ -95,7 +94,7 @@ def place_of(path: str, root: str | None) -> tuple[str, ...]:
     else:
         first = (OUTSIDE,)
         parts = tuple(part for part in parts if part.strip("/\\"))
-    return (*first, *(_short(safe_name(part)) for part in parts))
+    return (*first, *(safe_name(part) for part in parts))
 
 
 def lines_of(stream: BinaryIO) -> Iterator[str]:
@@ -134,12 +133,19 @@ def walk_images(
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         waiting.append(entry.path)
                     elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
                         yield entry
         except OSError as error:
             problems.append(f"{current}{UNLISTED}({error.strerror})")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: not a folder, and no reason to give up the others
+        return False
 
 
 def _of_folder(folder: str, leave_out: Sequence[Path]) -> Listing:
@@ -157,7 +163,7 @@ def _of_pattern(pattern: str, leave_out: Sequence[Path]) -> Listing:
     own = bool(suffix) and not glob.has_magic(suffix)
     avoided = [os.path.realpath(one) + os.sep for one in leave_out]
     paths = []
-    for path in glob.iglob(pattern, recursive=True):  # noqa: PTH207 -- shown as it was given
+    for path in _matching(pattern):
         if not own and Path(path).suffix.lower() not in IMAGE_SUFFIXES:
             continue
         real = os.path.realpath(path)
@@ -172,6 +178,51 @@ def _of_pattern(pattern: str, leave_out: Sequence[Path]) -> Listing:
         fixed.append(part)
     root = os.path.abspath(os.path.join(*fixed) if fixed else ".")  # noqa: PTH100, PTH118
     return Listing(sorted(set(paths), key=lambda path: Path(path).parts), [root])
+
+
+def _matching(pattern: str) -> Iterator[str]:
+    """Files and folders, as `glob` finds them, but below `**` each folder is entered once: two
+    links to a folder above them would otherwise be followed in all ways, 2^40 of them."""
+    drive, rest = os.path.splitdrive(pattern)
+    parts = re.split(r"[/\\]" if os.sep == "\\" else "/", rest)
+    if "**" not in parts:
+        yield from glob.iglob(pattern)  # noqa: PTH207 -- shown as it was given
+        return
+    first = parts.index("**")
+    above = drive + "/".join(parts[:first]) + ("/" if first else "")
+    wanted = [part for part in parts[first:] if part]
+    for start in sorted(glob.glob(above)) if above else [""]:  # noqa: PTH207
+        entered: set[tuple[int, int]] = set()
+        waiting: list[tuple[str, ...]] = [()]
+        while waiting:
+            names = waiting.pop(0)
+            try:
+                with os.scandir(os.path.join(start, *names) or ".") as found:  # noqa: PTH118
+                    state = os.stat(os.path.join(start, *names) or ".")  # noqa: PTH116, PTH118
+                    if (state.st_dev, state.st_ino) in entered and state.st_ino:
+                        continue
+                    entered.add((state.st_dev, state.st_ino))
+                    entries = sorted(found, key=lambda entry: entry.name)
+            except OSError:  # glob passes over what cannot be listed, too
+                continue
+            for entry in entries:
+                inside = (*names, entry.name)
+                if _fits(inside, wanted):
+                    yield os.path.join(start, *inside)  # noqa: PTH118
+                if not entry.name.startswith(".") and _is_folder(entry):
+                    waiting.append(inside)
+
+
+def _fits(names: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether the parts of a path are those of a pattern; `**` is any number of them."""
+    if not wanted:
+        return not names
+    if wanted[0] == "**":
+        more = bool(names) and not names[0].startswith(".") and _fits(names[1:], wanted)
+        return more or _fits(names, wanted[1:])
+    if not names or (names[0].startswith(".") and not wanted[0].startswith(".")):
+        return False
+    return fnmatch.fnmatch(names[0], wanted[0]) and _fits(names[1:], wanted[1:])
 
 
 def _of_list(name: str) -> Listing:
@@ -204,12 +255,3 @@ def _of_list(name: str) -> Listing:
     if found.paths and (below or shared is not None):
         found.roots.append(own if below or shared is None else shared)
     return found
-
-
-def _short(name: str) -> str:
-    """`name`, or its beginning and a hash of all of it where it is too long to append to."""
-    if len(name.encode("utf-8", "surrogatepass")) <= _LONGEST_NAME:
-        return name
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=10).hexdigest()
-    start = name.encode("utf-8", "surrogatepass")[: _LONGEST_NAME - 24].decode("utf-8", "ignore")
-    return f"{start}%{digest}"

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, ImageReadError
+from ..foreign import leads_out
 from ..images import read_image
 from ..images.draw import HeatScale, draw_overlay
 from ..runs import (
@@ -218,7 +219,13 @@ def as_record(region: Region) -> RegionRecord:
 
 
 def _target(folder: Path, place: Sequence[str], suffix: str) -> Path:
-    return folder.joinpath(*place[:-1], place[-1] + suffix)
+    """Raises `DataError` where a link in the folder leads out of it: nothing is written there."""
+    target = folder.joinpath(*place[:-1], place[-1] + suffix)
+    if leads_out(target.parent, folder):
+        raise DataError(
+            f"{target.parent}: leads out of {folder} by way of a link; nothing is written there"
+        )
+    return target
 
 
 def _write_png(path: Path, image: npt.NDArray[np.uint8]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..runs import InferenceRecord, append_line, shown
+from ..runs import as_line as whole_line
 
 # Of every record's line.
 _BEGINNING = b'{"index":'
@@ -17,7 +18,7 @@ _BEGINNING = b'{"index":'
 
 def as_line(record: InferenceRecord) -> str:
     """The record as JSON on one line, without the fields that were not asked for."""
-    return record.model_dump_json(exclude_unset=True)
+    return whole_line(record, exclude_unset=True)
 
 
 class RecordFile:

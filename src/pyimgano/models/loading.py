@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ..calibration import Calibration, PixelCalibration
 from ..errors import PyimganoError, SavedModelError, UsageError, WeightsError
+from ..foreign import quoted
 from ..images import RegionOfInterest
 from .detector import Detector, SkippedImage
 from .parameters import parameter_names
@@ -24,14 +25,19 @@ from .tiled_settings import restore_tiled
 
 
 def load_model(
-    folder: str | Path, *, device: str | None = None, weights: str | Path | None = None
+    folder: str | Path,
+    *,
+    device: str | None = None,
+    weights: str | Path | None = None,
+    allow_outside: bool = False,
 ) -> Detector | TiledDetector:
     """A detector as `Detector.save`, or `TiledDetector.save`, left it.
 
     Scores and maps are those of the saved detector to the bit on the same engine and machine;
     on another engine a warning says so. The weights of the backbone are taken from `weights`,
     else from the folder if they were saved with it, else from where they came from when it was
-    fitted: the installed package, the file, or the seed. They must be the same.
+    fitted: the installed package, the seed, or, with `allow_outside`, the file. They must be the
+    same.
 
     Parameters
     ----------
@@ -40,7 +46,10 @@ def load_model(
     device
         `auto`, `cpu`, `cuda` or `cuda:N`; None takes what was asked for when it was fitted.
     weights
-        The file of the backbone's weights, if it is not where it was.
+        The file of the backbone's weights.
+    allow_outside
+        Whether a file of weights that the saved detector names is read: it may name any file of
+        this machine.
 
     Returns
     -------
@@ -66,7 +75,7 @@ def load_model(
     if not can_be_saved(entry.detector):
         raise SavedModelError(f"{folder}: model {document.model!r} cannot be loaded here")
     detector = _make(folder, document, entry.detector, _region(folder, document, arrays))
-    _override(detector, folder, document, device, weights)
+    _override(detector, folder, document, device, weights, allow_outside)
     params = detector.validate_params()
     if "device" in vars(params):
         from ..backbones import resolve_device
@@ -195,6 +204,7 @@ def _override(
     document: SavedDocument,
     device: str | None,
     weights: str | Path | None,
+    allow_outside: bool,
 ) -> None:
     given: dict[str, Any] = {}
     if device is not None:
@@ -208,6 +218,13 @@ def _override(
         file = folder / BACKBONE
         read_file(file, MAX_BYTES, document.backbone.file)
         given["weights"] = str(file.absolute())
+    named = getattr(detector, "weights", None)
+    if named is not None and "weights" not in given and not allow_outside:
+        raise SavedModelError(
+            f"{folder}: the file of its backbone's weights, {quoted(str(named), 200)}, lies "
+            "outside it and is not read unasked; give it with load_model(..., weights=), or "
+            "allow_outside=True (--allow-outside)"
+        )
     detector.set_params(**given)
 
 

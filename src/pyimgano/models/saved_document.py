@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import SavedModelError
+from ..foreign import parse_json, reason_of_failure
 
 if TYPE_CHECKING:
     from .detector import SkippedImage
@@ -233,10 +233,9 @@ def read_file(path: Path, limit: int, facts: FileFacts | None = None) -> bytes:
 
 def _parse(path: Path, data: bytes) -> SavedDocument:
     try:
-        content = json.loads(data, object_pairs_hook=_object, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:  # also what is no UTF-8
-        reason = " ".join(str(error).split())[:200]
-        raise SavedModelError(f"{path}: is not JSON ({reason})") from error
+        content = parse_json(data)
+    except ValueError as error:  # also what is no UTF-8
+        raise SavedModelError(f"{path}: is not JSON ({reason_of_failure(error)})") from error
     if not isinstance(content, dict):
         raise SavedModelError(f"{path}: a JSON object is wanted, got {type(content).__name__}")
     version = content.get("schema_version")
@@ -255,17 +254,6 @@ def _parse(path: Path, data: bytes) -> SavedDocument:
         where = ".".join(str(part) for part in first["loc"])[:200]
         message = first["msg"]
         raise SavedModelError(f"{path}: {where}: {message[0].lower()}{message[1:]}") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice in an object")
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def _short(value: int) -> str:

@@ -69,7 +69,7 @@ def run_benchmark(
         labels are scored; for an evaluation server their maps are saved under `submission`
         in the run directory.
     allow_outside
-        Whether paths in a manifest may lead out of its folder.
+        Whether links, and paths in a manifest, may lead out of the dataset's folder.
     model, preset, model_kwargs
         A name of `pyimgano.models.list_models()`, a preset of it, and further keywords.
         What is given here beats the preset, and the preset beats the defaults.

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..datasets import Layout, get_layout, open_root
-from ..errors import UsageError
+from ..errors import DataError, UsageError
+from ..foreign import quoted
 from ..models import Detector
 from ..models.registry import create_model
 from ..models.saving import require_saveable
+from ..runs import shown
 from .config import BenchmarkConfig
 
 
@@ -59,6 +61,7 @@ def open_run(config: BenchmarkConfig, root: str | Path | None) -> OpenedRun:
     # whatever folder a run is begun or resumed in, its documents say the same
     folder = open_root(layout, root).absolute()
     names = _choose_categories(layout, folder, config.category)
+    _require_distinct(folder, names)
     if config.save_model:
         require_saveable(detector)
     region = detector.region_of_interest()
@@ -84,3 +87,15 @@ def _choose_categories(layout: Layout, root: Path, wanted: str | list[str]) -> l
     for name in names:
         layout.require_category(root, name)
     return list(dict.fromkeys(names))
+
+
+def _require_distinct(root: Path, names: list[str]) -> None:
+    """Of two names that reports cannot tell apart one would be written over the other."""
+    taken: dict[str, str] = {}
+    for name in names:
+        other = taken.setdefault(shown(name), name)
+        if other != name:
+            raise DataError(
+                f"{root}: categories {quoted(other)} and {quoted(name)} are written alike, "
+                "since one of them is no text; rename it"
+            )

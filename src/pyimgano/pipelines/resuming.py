@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..datasets import limit_category
+from ..datasets import limit_category, load_category
 from ..errors import DataError, PyimganoError, UsageError
 from ..images import limited_pixels
 from ..runs import EarlierRun, RunConfig, RunDirectory, finished_report, shown
@@ -166,7 +166,7 @@ def _differences(run: RunDocuments[Any, Any], earlier: EarlierRun[Any, Any]) -> 
             yield f"{shown(name)}: files.json is missing or damaged"
             continue
         try:
-            whole = run.layout.load(run.root, name)
+            whole = load_category(run.layout, run.root, name)
             config = run.config
             category = limit_category(whole, config.limit_train, config.limit_test, config.seed)
             changed = changes(known, used_files(category, run.root, known))

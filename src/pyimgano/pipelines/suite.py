@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..datasets import Category, limit_category
+from ..datasets import Category, limit_category, load_category
 from ..errors import DataError, PyimganoError, during
 from ..runs import FittedReport, shown
 from .config import BenchmarkConfig
@@ -68,7 +68,7 @@ def load_task(run: RunDocuments[Any, Any], name: str) -> CategoryTask:
     """
     config: BenchmarkConfig = run.config
     with during("reading"):
-        whole = run.layout.load(run.root, name)
+        whole = load_category(run.layout, run.root, name)
         category = limit_category(whole, config.limit_train, config.limit_test, config.seed)
         held_out = config.calibration == "validation"
         if held_out and not category.validation:
@@ -173,7 +173,7 @@ def _one_category(
             run.keep(report)
             raise
         if not isinstance(error, PyimganoError):  # a bug of ours, or of what we stand on
-            _log.exception("category %s failed", name)
+            _log.exception("category %r failed", name)
     except KeyboardInterrupt:
         run.keep(run.unfinished(name, "interrupted"))
         raise

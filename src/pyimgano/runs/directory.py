@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import secrets
 import shutil
+import unicodedata
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -28,12 +30,18 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from ..errors import DataError
-from .lines import append_line
+from .lines import append_line, as_line
 from .lock import LOCK_FILE, WriterLock
 from .schema import shown
 
 #: Where runs go unless a folder is given.
 DEFAULT_OUTPUT = Path("runs")
+# Of a folder or file, in bytes, less what is appended to it.
+_LONGEST_NAME = 200
+_DEVICES = frozenset(
+    {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
+    | {f"{port}{number}" for port in ("COM", "LPT") for number in "0123456789¹²³"}
+)
 
 
 # What `write_bytes` and a detector being saved leave when they are killed.
@@ -98,7 +106,7 @@ class RunDirectory:
         write_document(self.path / name, document)
 
     def category(self, name: str) -> Path:
-        """The folder of a category, made if need be."""
+        """The folder of a category, made if need be; the same for the name as reports show it."""
         folder = self.path / "categories" / safe_name(shown(name))
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +144,7 @@ class RecordWriter:
             raise DataError(f"{path}: cannot be written ({error.strerror})") from error
 
     def write(self, record: BaseModel) -> None:
-        append_line(self._file, self._path, record.model_dump_json().encode())
+        append_line(self._file, self._path, as_line(record).encode())
 
     def __enter__(self) -> RecordWriter:
         return self
@@ -178,7 +186,8 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(2)}.tmp")
     try:
         try:
-            with beside.open("wb") as file:
+            beside.unlink(missing_ok=True)
+            with beside.open("xb") as file:  # not through a link that waits there
                 file.write(data)
                 if durable:
                     file.flush()
@@ -250,14 +259,27 @@ def _flush_folder(folder: Path) -> None:
 def safe_name(name: str) -> str:
     """A name as one path component, on any system; no two names give the same.
 
-    What some file system does not take is written as in a web address: %3A for a colon.
+    What some file system does not take is written as in a web address: %3A for a colon. So is
+    what a person or a program would take for something else: control characters, marks that turn
+    the direction of writing, a dash at the beginning, and the names of Windows' devices. A name of
+    more than 200 bytes is cut, and gets a hash of all of it.
     """
-    escaped = "".join(
-        "".join(f"%{byte:02X}" for byte in c.encode("utf-8", "surrogatepass"))
-        if c in '/\\:*?"<>|%' or ord(c) < 32 or "\ud800" <= c <= "\udfff"
-        else c
-        for c in name
-    )
+    escaped = "".join(_percent(c) if _is_strange(c) else c for c in name)
+    if escaped.startswith("-") or escaped.partition(".")[0].rstrip(" ").upper() in _DEVICES:
+        escaped = _percent(escaped[0]) + escaped[1:]
     if escaped.strip(".") == "" or escaped.endswith((" ", ".")):
-        escaped = escaped[:-1] + "".join(f"%{byte:02X}" for byte in escaped[-1:].encode())
+        escaped = escaped[:-1] + _percent(escaped[-1:])
+    if len(escaped.encode()) > _LONGEST_NAME:
+        # %- stands for nothing else, since every % of a name is escaped
+        digest = hashlib.blake2b(escaped.encode(), digest_size=12).hexdigest()
+        start = escaped.encode()[: _LONGEST_NAME - 26].decode("utf-8", "ignore")
+        escaped = f"{start}%-{digest}"
     return escaped or "%"
+
+
+def _is_strange(c: str) -> bool:
+    return c in '/\\:*?"<>|%' or unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _percent(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 from typing import BinaryIO
 
+from pydantic import BaseModel
+
 from ..errors import DataError
+
+# Beside those that JSON escapes: control characters, ends of lines, marks of direction.
+_OBEYED = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
 def append_line(file: BinaryIO, path: Path, line: bytes) -> None:
@@ -32,3 +38,10 @@ def append_line(file: BinaryIO, path: Path, line: bytes) -> None:
                 os.ftruncate(file.fileno(), os.fstat(file.fileno()).st_size - taken)
                 file.seek(0, os.SEEK_END)
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def as_line(record: BaseModel, *, exclude_unset: bool = False) -> str:
+    """JSON on one line for whoever looks: what a terminal would obey, or some readers take for the
+    end of a line, is written as \\uNNNN."""
+    text = record.model_dump_json(exclude_unset=exclude_unset)
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -6,7 +6,9 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from ..errors import DataError, UsageError, unknown_name
+from ..foreign import leads_out
 from .directory import safe_name
+from .schema import shown
 
 #: In the folder of a category, where `run_benchmark(save_model=True)` saves its detector.
 MODEL_FOLDER = "model"
@@ -47,6 +49,11 @@ def find_model(run_dir: str | Path, category: str | None = None) -> Path:
         for name, folder in folders.items()
         if (folder / MODEL_FOLDER / _DOCUMENT).is_file()
     }
+    for folder in saved.values():
+        if leads_out(folder, run):
+            raise DataError(
+                f"{folder}: lies outside the run by way of a link; name the folder itself"
+            )
     if not saved:
         raise DataError(f"{run}: no detector is saved in this run; run it with --save-model")
     if category is None:
@@ -54,14 +61,16 @@ def find_model(run_dir: str | Path, category: str | None = None) -> Path:
             names = ", ".join(sorted(saved))
             raise UsageError(f"{run}: category is missing; detectors are saved for {names}")
         return next(iter(saved.values()))
-    if category in saved:
-        return saved[category]
-    if safe_name(category) in (folder.name for folder in folders.values()):
+    place = safe_name(shown(category))
+    for folder in saved.values():
+        if folder.parent.name == place:
+            return folder
+    if place in (folder.name for folder in folders.values()):
         raise DataError(f"{run}: no detector is saved for category {category!r}")
     raise UsageError(f"{run}: {unknown_name('category', category, saved)}")
 
 
 def _name(folder: Path) -> str:
-    """The category's name, of which the folder's is made by `safe_name`."""
+    """The category's name, of which the folder's is made by `safe_name`; cut if it is long."""
     escaped = folder.name.encode("utf-8", "surrogateescape")
     return unquote_to_bytes(escaped).decode("utf-8", "surrogatepass")

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from ...datasets.listing import image_files
 from ...errors import DataError, UsageError
+from ...foreign import read_regular, reason_of_failure
 from ...models import Detector
 from ...runs.schema import ImageRecord
 
@@ -22,8 +23,9 @@ def load_detector(
     category: str | None = None,
     model_dir: Path | None = None,
     device: str = "cpu",
+    allow_outside: bool = False,
 ) -> Detector:
-    """The saved detector of a run, or that in a folder.
+    """The saved detector of a run, or that in a folder; `allow_outside` as `load_model` has it.
 
     Raises
     ------
@@ -43,7 +45,7 @@ def load_detector(
     else:
         assert model_dir is not None
         folder = model_dir
-    detector = models.load_model(folder, device=device)
+    detector = models.load_model(folder, device=device, allow_outside=allow_outside)
     if not isinstance(detector, models.Detector):
         raise UsageError(f"{folder}: a detector that works by tiles cannot be exported")
     return detector
@@ -107,9 +109,9 @@ def check_images_of_run(run: Path, category: str | None = None) -> list[Path]:
 
 def _records(path: Path) -> Iterator[ImageRecord]:
     try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        lines = read_regular(path).split(b"\n")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({reason_of_failure(error)})") from error
     for number, line in enumerate(lines[:-1], 1):  # after the last newline: nothing, or a cut line
         try:
             yield ImageRecord.model_validate_json(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError, NotFittedError, UsageError
+from ...foreign import parse_json, read_regular
 from ...images import ImageSource, as_sources, image_size
 from ...models import Detector, list_models
 from ...models.registry import model_entry
@@ -180,7 +180,7 @@ def require_free(folder: str | Path, overwrite: bool = False) -> Path:
     if not inside:
         return target
     try:
-        known = json.loads((target / METADATA).read_text(encoding="utf-8"))
+        known = parse_json(read_regular(target / METADATA))
         ours = known["kind"] == "pyimgano-export"
         foreign = sorted(inside - {METADATA, *known["files"]})
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,0 +1,19 @@
+"""Fuzzes `targets.ManifestReader`; see README.md."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["targets", "pyimgano", "PIL", "csv", "json"]):
+    from targets import ManifestReader
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    reader = ManifestReader(Path(tempfile.mkdtemp()))
+    atheris.Setup(sys.argv, reader.check)
+    atheris.Fuzz()
