@@ -1,14 +1,22 @@
 """Memory banks of patch features: choosing a coreset, and exact nearest neighbours."""
 
 from .coreset import greedy_coreset, random_projection
-from .grouped_points import GroupedPoints
+from .discriminated_coreset import DiscriminatedCoreset
+from .grouped_points import GroupedPoints, Search
+from .half_precision import Rounded, is_quick
 from .memory_bank import MemoryBank
+from .outlier_factors import local_outlier_factors
 from .streamed_coreset import StreamedCoreset
 
 __all__ = [
+    "DiscriminatedCoreset",
     "GroupedPoints",
     "MemoryBank",
+    "Rounded",
+    "Search",
     "StreamedCoreset",
     "greedy_coreset",
+    "is_quick",
+    "local_outlier_factors",
     "random_projection",
 ]

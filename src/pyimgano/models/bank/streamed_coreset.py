@@ -90,7 +90,7 @@ class StreamedCoreset:
     def add(self, patches: Tensor) -> None:
         """Take in patches (n, D) float32, the next ones in their numbering."""
         if self._block is None:
-            rows = min(BLOCK_ROWS, max(1, BLOCK_BYTES // (4 * patches.shape[1])))
+            rows = self._block_rows(patches.shape[1])
             self.single = self._expected <= rows
             self._block = self._make_block(patches, min(rows, self._expected))
         while len(patches):
@@ -126,11 +126,23 @@ class StreamedCoreset:
             self._reduce_bank(count)
         return self._bank, self._indices
 
+    def _block_rows(self, width: int) -> int:
+        """How many patches of so many features a block holds."""
+        return min(BLOCK_ROWS, max(1, BLOCK_BYTES // (4 * width)))
+
+    def _candidates(self, block: Tensor) -> Tensor | None:
+        """(C,) int64: the rows of the block that may be picked; None for all."""
+        return None
+
     def _reduce_block(self) -> None:
         assert self._block is not None
         block = self._block[: self._filled]
-        count = min(self._max_rows, max(1, round(len(block) * self._ratio)))
-        picked = self._select(block, count, int(self._rng.integers(len(block))))
+        candidates = self._candidates(block)
+        points = block if candidates is None else block[candidates]
+        count = min(self._max_rows, max(1, round(len(block) * self._ratio)), len(points))
+        picked = self._select(points, count, int(self._rng.integers(len(points))))
+        if candidates is not None:
+            picked = candidates[picked]
         features, indices = block[picked], picked + self._before
         if self._bank is not None and self._indices is not None:
             features = torch.cat([self._bank, features])
