@@ -160,7 +160,7 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["--dataset", "mvtec"], 2, "needs a root"),
     (["--dataset", "mvtec", "--root", "/no/where"], 1, "/no/where: no such folder"),
     (["ROOT", "--category", "nutt"], 1, "unknown category 'nutt'; did you mean nut?"),
-    (["ROOT", "--model", "vision_patchcor"], 2, "did you mean vision_patchcore?"),
+    (["ROOT", "--model", "vision_patchcor"], 2, "did you mean vision_patchcore"),
     (["ROOT", "--model-kwargs", '{"n_neighbours": 3}'], 2, "did you mean n_neighbors"),
     (["ROOT", "--model-kwargs", '{"n_neighbors": -3}'], 2, "n_neighbors: input should be"),
     (["ROOT", "--model-kwargs", "{n: 3}"], 2, "--model-kwargs is not JSON"),
@@ -176,7 +176,7 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["ROOT", "--device", "cuda:77"], 2, "device 'cuda:77' is not there"),
     (["ROOT", "--limit-train", "0"], 2, "limit_train"),
     (["ROOT", "--on-error", "ignore"], 2, "on_error"),
-    (["--model-info", "vision_patchcor"], 2, "did you mean vision_patchcore?"),
+    (["--model-info", "vision_patchcor"], 2, "did you mean vision_patchcore"),
     (["--list-categories"], 2, "--dataset is missing"),
 ]
 
