@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from pyimgano import __version__
-from pyimgano.cli import benchmark, main
-from pyimgano.models import list_models
+from pyimgano.cli import benchmark, main, models_table
+from pyimgano.models import built_in, list_models
 
 from .conftest import MakeDataset, picture, save
 
@@ -160,7 +160,7 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["--dataset", "mvtec"], 2, "needs a root"),
     (["--dataset", "mvtec", "--root", "/no/where"], 1, "/no/where: no such folder"),
     (["ROOT", "--category", "nutt"], 1, "unknown category 'nutt'; did you mean nut?"),
-    (["ROOT", "--model", "vision_patchcor"], 2, "did you mean vision_patchcore?"),
+    (["ROOT", "--model", "vision_patchcor"], 2, "did you mean vision_patchcore"),
     (["ROOT", "--model-kwargs", '{"n_neighbours": 3}'], 2, "did you mean n_neighbors"),
     (["ROOT", "--model-kwargs", '{"n_neighbors": -3}'], 2, "n_neighbors: input should be"),
     (["ROOT", "--model-kwargs", "{n: 3}"], 2, "--model-kwargs is not JSON"),
@@ -176,7 +176,7 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["ROOT", "--device", "cuda:77"], 2, "device 'cuda:77' is not there"),
     (["ROOT", "--limit-train", "0"], 2, "limit_train"),
     (["ROOT", "--on-error", "ignore"], 2, "on_error"),
-    (["--model-info", "vision_patchcor"], 2, "did you mean vision_patchcore?"),
+    (["--model-info", "vision_patchcor"], 2, "did you mean vision_patchcore"),
     (["--list-categories"], 2, "--dataset is missing"),
 ]
 
@@ -283,15 +283,54 @@ def test_an_empty_train_folder(call: Command, make_mvtec: MakeDataset, tmp_path:
 
 def test_lists(call: Command, make_mvtec: MakeDataset) -> None:
     root = make_mvtec(("nut", "bolt"))
-    names = list_models()
-    assert "vision_patchcore" in names
-    assert call("--list-models")[:2] == (0, "".join(f"{name}\n" for name in names))
-    assert json.loads(call("--list-models", "--json")[1]) == names
+    assert call("--list-models")[:2] == (0, "\n".join(list_models()) + "\n")
+    assert json.loads(call("--list-models", "--json")[1]) == list_models()
+    tagged = call("--list-models", "--tags", "classical, neighbours")
+    assert tagged == (0, "vision_knn\nvision_lof\n", "")
+    code, out, err = call("--list-models", "--tags", "no-such-tag")
+    assert (code, out) == (0, "") and "no model has the tags no-such-tag; known: " in err
+    assert call("--tags", "classical")[0] == 2
     where = ["--dataset", "mvtec", "--root", str(root), "--list-categories"]
     assert call(*where)[:2] == (0, "bolt\nnut\n")
     assert json.loads(call(*where, "--json")[1]) == ["bolt", "nut"]
     info = json.loads(call("--model-info", "vision_patchcore")[1])
     assert info["parameters"]["n_neighbors"]["default"] == 9
+
+
+def test_models_as_tables(call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models_table, "_to_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    rows = call("--list-models", "--tags", "neighbours")[1].splitlines()
+    assert rows[0].split() == ["model", "year", "tags", "what", "it", "is"]
+    assert [row.split()[:2] for row in rows[2:]] == [["vision_knn", "2000"], ["vision_lof", "2000"]]
+    shown = call("--model-info", "vision_hbos")[1]
+    for said in ("Goldstein & Dengel", "none, image scores only", "refitted folds", "https://"):
+        assert said in shown
+    lines = {line.split()[0]: line for line in shown.splitlines() if line}
+    assert lines["n_bins"].split(maxsplit=2)[1:] == ["10", "integer, at least 2, at most 1000"]
+    assert lines["industrial-balanced"].endswith("the defaults")
+    assert "resize=[320, 320]" in lines["industrial-accurate"]
+    assert call("--model-info", "vision_hbos", "--json")[1].startswith("{")
+
+
+def test_types_in_words() -> None:
+    words = models_table.type_in_words
+    assert words({"type": "number", "exclusiveMinimum": 0, "maximum": 1}) == (
+        "number, above 0, at most 1"
+    )
+    assert words({"anyOf": [{"type": "null"}, {"enum": ["a", "b"]}]}) == 'null or "a" | "b"'
+    pair = {"prefixItems": [{"type": "integer"}, {"type": "integer"}], "type": "array"}
+    assert words(pair) == "[integer, integer]"
+    assert words({"type": "array", "items": {"type": "string"}}) == "array of string"
+
+
+def test_a_model_that_is_not_installed(call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(built_in, "find_spec", lambda package: None)
+    code, out, err = call("--list-models")
+    assert code == 0 and "vision_hbos" not in out and "vision_knn" in out
+    assert "not installed: vision_copod, vision_ecod, vision_hbos; pip install" in err
+    code, out, err = call("--dataset", "demo", "--model", "vision_hbos")
+    assert (code, out) == (2, "") and "pip install 'pyimgano[classical]'" in err
 
 
 def test_one_command_under_all_its_names(make_mvtec: MakeDataset, tmp_path: Path) -> None:

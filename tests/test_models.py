@@ -10,25 +10,75 @@ import pickle
 import pkgutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.base import clone
 
+from pyimgano.cli.models_table import type_in_words
 from pyimgano.errors import DataError, ImageReadError, NotFittedError, UsageError
-from pyimgano.models import create_model, list_models, load_model, model_info, register_model
+from pyimgano.models import (
+    built_in,
+    create_model,
+    list_models,
+    load_model,
+    model_info,
+    register_model,
+)
 from pyimgano.models import registry as registry_module
+from pyimgano.models.built_in import BUILT_IN
 from pyimgano.models.detector import Detector
 from pyimgano.models.parameters import Count, Ratio, Size
+from pyimgano.threads import limited_threads
 
 from .conftest import copy_registry, picture, save
+from .pixel_detector import Darkness, plain
 
 IMAGES = [picture(i) for i in range(6)]
 
 
+#: Keywords that make a model quick to fit, where its defaults are not.
+CHEAP: dict[str, dict[str, object]] = {
+    "vision_iforest": {"n_estimators": 8},
+}
+
+LEFT = [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]
+
+
 def make(name: str, **keywords: object) -> Detector:
-    return create_model(name, resize=(64, 64), device="cpu", **keywords)
+    cheap = CHEAP.get(name, {})
+    return create_model(name, **{"resize": (64, 64), "device": "cpu", **cheap, **keywords})
+
+
+@cache
+def fitted_once(name: str, region: bool) -> Detector:
+    return make(name, **({"roi": LEFT} if region else {})).fit(IMAGES)
+
+
+@pytest.fixture
+def fitted(name: str) -> Detector:
+    """Fitted on IMAGES, once for all tests; each gets a copy of its own."""
+    return copy.deepcopy(fitted_once(name, False))
+
+
+@pytest.fixture
+def fitted_in_region(name: str) -> Detector:
+    """As `fitted`, with the left half as region of interest."""
+    return copy.deepcopy(fitted_once(name, True))
+
+
+def scores_and_maps(detector: Detector, images: list[np.ndarray]) -> tuple[list, list]:
+    found = list(detector.score_images(images))
+    return [one.score for one in found], [one.anomaly_map for one in found]
+
+
+def assert_same(one: tuple[list, list], two: tuple[list, list]) -> None:
+    """To the bit."""
+    assert one[0] == two[0]
+    for first, second in zip(one[1], two[1], strict=True):
+        np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -43,37 +93,53 @@ class TestContract:
         assert detector.contamination == 0.3
         with pytest.raises(UsageError, match="did you mean contamination"):
             detector.set_params(contaminaton=0.3)
-        assert detector.fit(IMAGES, [0] * 6) is detector
         assert "contamination=0.3" in repr(detector)
 
-    def test_shapes_and_decisions(self, name: str) -> None:
-        detector = make(name).fit(IMAGES)
+    def test_shapes_and_decisions(self, name: str, fitted: Detector) -> None:
         test = [picture(50 + i, spot=i % 2 == 0) for i in range(5)]
-        scores = detector.decision_function(test)
+        scores = fitted.decision_function(test)
         assert scores.shape == (5,) and scores.dtype == np.float64 and np.isfinite(scores).all()
-        assert detector.predict(test).tolist() == (scores >= detector.threshold_).tolist()
-        assert detector.decision_scores_.shape == (6,)
-        assert detector.fit_predict(IMAGES).tolist() == [0] * 6
-        if detector.has_maps:
-            maps = detector.predict_anomaly_map(test)
+        assert fitted.predict(test).tolist() == (scores >= fitted.threshold_).tolist()
+        assert fitted.decision_scores_.shape == (6,)
+        assert scores[::2].min() > scores[1::2].max()  # those with a spot
+        if fitted.has_maps:
+            maps = fitted.predict_anomaly_map(test)
             assert maps.shape == (5, 64, 64) and maps.dtype == np.float32
-            assert np.isfinite(maps).all()
-            np.testing.assert_allclose(detector.get_anomaly_map(test[0]), maps[0], rtol=1e-5)
-            assert detector.predict_anomaly_map([]).shape == (0, 64, 64)
-        assert detector.decision_function([]).shape == (0,)
-        assert json.dumps(detector.describe(), allow_nan=False)
+            assert np.isfinite(maps).all() and (maps >= 0).all()
+            np.testing.assert_array_equal(fitted.get_anomaly_map(test[0]), maps[0])
+            assert fitted.predict_anomaly_map([]).shape == (0, 64, 64)
+        else:
+            with pytest.raises(UsageError, match="scores whole images and has no anomaly maps"):
+                fitted.predict_anomaly_map(test)
+            assert fitted.pixel_calibration_ is None
+        assert fitted.decision_function([]).shape == (0,)
+        assert json.dumps(fitted.describe(), allow_nan=False)
 
-    def test_quantile_follows_contamination(self, name: str) -> None:
-        assert make(name).fit(IMAGES).calibration_.quantile_asked == 0.995
-        assert make(name, contamination=0.25).fit(IMAGES).calibration_.quantile_asked == 0.75
-        both = make(name, contamination=0.25, calibration_quantile=0.6).fit(IMAGES)
-        assert both.calibration_.quantile_asked == 0.6
+    def test_a_fit_is_the_same_again_whatever_the_threads(
+        self, name: str, fitted: Detector
+    ) -> None:
+        images = [*IMAGES[:2], picture(50, spot=True)]
+        was, scored = fitted.decision_scores_, scores_and_maps(fitted, images)
+        with limited_threads(1):
+            assert fitted.fit_predict(IMAGES, [0] * 6).tolist() == [0] * 6
+            np.testing.assert_array_equal(fitted.decision_scores_, was)
+            assert_same(scores_and_maps(fitted, images), scored)
+
+    def test_an_image_is_scored_by_itself(self, name: str, fitted: Detector) -> None:
+        """Whatever is scored with it, before it, and how many at a time."""
+        images = [*IMAGES, picture(50, spot=True), picture(51), picture(52)]
+        whole = scores_and_maps(fitted, images)
+        order = [4, 7, 0, 6, 8, 1, 3, 5, 2]
+        for size in (1, 4):
+            vars(fitted)["batch_size"] = size
+            found = scores_and_maps(fitted, [images[i] for i in order])
+            assert_same(found, tuple([part[i] for i in order] for part in whole))
 
     def test_unfitted(self, name: str) -> None:
         with pytest.raises(NotFittedError, match="not fitted yet"):
             make(name).decision_function(IMAGES)
 
-    def test_unreadable_images(self, name: str, tmp_path: Path) -> None:
+    def test_unreadable_images(self, name: str, tmp_path: Path, fitted: Detector) -> None:
         paths = [str(save(tmp_path / f"{i}.png", image)) for i, image in enumerate(IMAGES)]
         broken = tmp_path / "broken.png"
         broken.write_bytes(Path(paths[0]).read_bytes()[:200])
@@ -83,8 +149,7 @@ class TestContract:
         detector = make(name).fit(mixed, on_error="skip")
         assert [skipped.path for skipped in detector.skipped_] == [str(broken)]
         assert detector.skipped_[0].index == 3 and detector.n_train_ == 6
-        whole = make(name).fit(paths)
-        np.testing.assert_array_equal(detector.decision_scores_, whole.decision_scores_)
+        np.testing.assert_array_equal(detector.decision_scores_, fitted.decision_scores_)
         with pytest.raises(ImageReadError, match=r"broken\.png"):
             detector.predict(mixed)
         recorded = list(detector.score_images(mixed, on_error="record"))
@@ -103,68 +168,85 @@ class TestContract:
         with pytest.raises(UsageError, match="on_error"):
             make(name).fit(IMAGES, on_error="ignore")  # type: ignore[arg-type]
 
-    def test_images_of_any_size(self, name: str) -> None:
-        detector = make(name).fit([picture(i, 40 + i) for i in range(4)])
+    def test_images_of_any_size(self, name: str, fitted: Detector) -> None:
         tiny = np.zeros((1, 1, 3), np.uint8)
-        assert np.isfinite(detector.decision_function([tiny, picture(3, 300)])).all()
+        found = list(fitted.score_images([tiny, picture(3, 300)]))
+        assert [one.original_size for one in found] == [(1, 1), (300, 300)]
+        assert all(np.isfinite(one.score) for one in found)
 
-    def test_a_failed_fit_leaves_nothing_behind(self, name: str) -> None:
-        detector = make(name).fit(IMAGES)
+    def test_a_failed_fit_leaves_nothing_behind(self, name: str, fitted: Detector) -> None:
         with pytest.raises(ImageReadError):
-            detector.fit([IMAGES[0], "/no/where.png"])
+            fitted.fit([IMAGES[0], "/no/where.png"])
         with pytest.raises(NotFittedError):
-            detector.predict(IMAGES)
+            fitted.predict(IMAGES)
 
-    def test_keywords_set_after_fit_wait_for_the_next(self, name: str) -> None:
-        detector = make(name).fit(IMAGES)
-        before = detector.decision_function(IMAGES)
-        detector.set_params(resize=(32, 48))
-        np.testing.assert_array_equal(detector.decision_function(IMAGES), before)
-        if detector.has_maps:
-            assert detector.predict_anomaly_map(IMAGES[:1]).shape == (1, 64, 64)
-            assert detector.fit(IMAGES).predict_anomaly_map(IMAGES[:1]).shape == (1, 32, 48)
+    def test_keywords_set_after_fit_wait_for_the_next(self, name: str, fitted: Detector) -> None:
+        """Which is here on one image, of another size."""
+        before = scores_and_maps(fitted, IMAGES[:2])
+        fitted.set_params(resize=(32, 48))
+        assert_same(scores_and_maps(fitted, IMAGES[:2]), before)
+        fitted.fit([picture(0, 90)])
+        scores, maps = scores_and_maps(fitted, [picture(0, 90), picture(1, spot=True)])
+        assert np.isfinite(scores).all() and fitted.decision_scores_.shape == (1,)
+        assert np.isfinite(fitted.threshold_)
+        assert fitted.calibration_.promised_false_alarm_rate is None or (
+            fitted.calibration_.promised_false_alarm_rate >= 0.5
+        )
+        if fitted.has_maps:
+            assert maps[0].shape == (32, 48) and np.isfinite(maps).all()
+
+    @pytest.mark.parametrize(
+        "images",
+        [
+            pytest.param([picture(0)] * 3, id="identical"),
+            pytest.param([np.full((64, 64, 3), grey, np.uint8) for grey in (0, 0, 255)], id="flat"),
+        ],
+    )
+    def test_images_with_nothing_to_learn_from(self, name: str, images: list[np.ndarray]) -> None:
+        detector = make(name).fit(images)
+        assert np.isfinite(detector.decision_scores_).all() and np.isfinite(detector.threshold_)
+        for one in detector.score_images([*images, picture(3, spot=True)]):
+            assert np.isfinite(one.score)
+            assert one.anomaly_map is None or np.isfinite(one.anomaly_map).all()
 
     def test_a_score_that_is_not_finite_is_an_error(
-        self, name: str, monkeypatch: pytest.MonkeyPatch
+        self, name: str, fitted: Detector, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        detector = make(name).fit(IMAGES)
-        score_batch = detector._score_batch
+        score_batch = fitted._score_batch
 
         def broken(images, maps):  # type: ignore[no-untyped-def]
             scores, anomaly_maps = score_batch(images, maps)
             scores[1] = np.nan
             return scores, anomaly_maps
 
-        monkeypatch.setattr(detector, "_score_batch", broken)
+        monkeypatch.setattr(fitted, "_score_batch", broken)
         with pytest.raises(ImageReadError, match="image 1: the score or the map is not finite"):
-            detector.predict(IMAGES[:3])
-        recorded = list(detector.score_images(IMAGES[:3], on_error="record"))
+            fitted.predict(IMAGES[:3])
+        recorded = list(fitted.score_images(IMAGES[:3], on_error="record"))
         assert [r.score is None for r in recorded] == [False, True, False]
 
-    def test_bad_files_are_reported_as_they_come(self, name: str) -> None:
-        detector = make(name).fit(IMAGES)
-
+    def test_bad_files_are_reported_as_they_come(self, name: str, fitted: Detector) -> None:
         def endless():  # type: ignore[no-untyped-def]
             while True:
                 yield "/no/where.png"
 
-        stream = detector.score_images(endless(), on_error="record")
+        stream = fitted.score_images(endless(), on_error="record")
         assert all(next(stream).error is not None for _ in range(30))
         stream.close()
 
-    def test_endless_input_is_scored_as_it_comes(self, name: str) -> None:
-        detector = make(name).fit(IMAGES)
-
+    def test_endless_input_is_scored_as_it_comes(self, name: str, fitted: Detector) -> None:
         def endless():  # type: ignore[no-untyped-def]
             while True:
                 yield picture(3)
 
-        stream = detector.score_images(endless(), maps=False)
-        assert [next(stream).index for _ in range(20)] == list(range(20))
+        stream = fitted.score_images(endless(), maps=False)
+        assert [next(stream).index for _ in range(9)] == list(range(9))
         stream.close()
 
-    def test_comes_back_from_a_folder(self, name: str, tmp_path: Path) -> None:
-        detector = make(name, roi=[[0, 0], [1, 0], [0.5, 1]]).fit(IMAGES)
+    def test_comes_back_from_a_folder(
+        self, name: str, tmp_path: Path, fitted_in_region: Detector
+    ) -> None:
+        detector = fitted_in_region
         loaded = load_model(detector.save(tmp_path / "model"))
         assert type(loaded) is type(detector) and loaded.threshold_ == detector.threshold_
         assert loaded.calibration_ == detector.calibration_
@@ -172,38 +254,33 @@ class TestContract:
         assert loaded.describe() == detector.describe() and loaded.n_train_ == 6
         public = {key for key in vars(detector) if key.endswith("_")}
         assert public == {key for key in vars(loaded) if key.endswith("_")}
-        for one, two in zip(detector.score_images(IMAGES), loaded.score_images(IMAGES)):
-            assert one.score == two.score
-            np.testing.assert_array_equal(one.anomaly_map, two.anomaly_map)
+        assert_same(scores_and_maps(loaded, IMAGES), scores_and_maps(detector, IMAGES))
         again = loaded.save(tmp_path / "again")
         for arrays in (tmp_path / "model").glob("*.safetensors"):
             assert (again / arrays.name).read_bytes() == arrays.read_bytes()
-        assert loaded.fit(IMAGES).threshold_ == detector.threshold_
 
-    def test_nothing_outside_a_region_counts(self, name: str) -> None:
-        left = [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]
-
+    def test_nothing_outside_a_region_counts(
+        self, name: str, fitted: Detector, fitted_in_region: Detector
+    ) -> None:
         def other(image: np.ndarray) -> np.ndarray:
             changed = image.copy()
             changed[:, 32:] = 255 - changed[:, 32:]
             return changed
 
-        one = make(name, roi=left).fit(IMAGES)
-        two = make(name, roi=left).fit([other(image) for image in IMAGES])
-        assert one.threshold_ == two.threshold_ != make(name).fit(IMAGES).threshold_
+        one = fitted_in_region
+        two = make(name, roi=LEFT).fit([other(image) for image in IMAGES])
+        assert one.threshold_ == two.threshold_ != fitted.threshold_
         test = [picture(50, spot=True)]
-        assert one.decision_function(test) == two.decision_function([other(test[0])])
+        found = scores_and_maps(one, test)
+        assert_same(scores_and_maps(two, [other(test[0])]), found)
         if one.has_maps:
-            found = one.predict_anomaly_map(test)
-            np.testing.assert_array_equal(found, two.predict_anomaly_map([other(test[0])]))
-            assert (found[:, :, 32:] == 0).all() and (found[:, :, :32] > 0).any()
+            ((found_map,),) = (found[1],)
+            assert (found_map[:, 32:] == 0).all() and (found_map[:, :32] > 0).any()
 
-    def test_copies(self, name: str) -> None:
-        detector = make(name).fit(IMAGES)
+    def test_copies(self, name: str, fitted: Detector) -> None:
+        detector = fitted
         for twin in (copy.copy(detector), copy.deepcopy(detector)):
-            np.testing.assert_array_equal(
-                twin.decision_function(IMAGES), detector.decision_function(IMAGES)
-            )
+            assert_same(scores_and_maps(twin, IMAGES[:2]), scores_and_maps(detector, IMAGES[:2]))
         with pytest.raises(UsageError, match="cannot be pickled"):
             pickle.dumps(detector)
 
@@ -212,9 +289,20 @@ class TestContract:
         json.dumps(info, allow_nan=False)
         assert info["name"] == name and info["summary"] and info["tags"]
         assert str(info["year"]) in info["paper"] and info["link"].startswith("https://")
+        assert info["needs_training"] and info["calibration_method"] and info["requires"] is None
+        assert info["has_maps"] == ("pixel-map" in info["tags"]) != ("image-level" in info["tags"])
         assert info["parameters"]["contamination"]["default"] is None
+        for one in info["parameters"].values():
+            assert {"default", "type"} == set(one) and type_in_words(one["type"])
         for preset in info["presets"]:
             create_model(name, preset=preset)
+
+    def test_bad_keywords_are_found_before_any_image(self, name: str) -> None:
+        """Every keyword refuses something, and says its name."""
+        for keyword in model_info(name)["parameters"]:
+            with pytest.raises(UsageError, match=f"^{keyword}") as error:
+                create_model(name, **{keyword: object()})
+            assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -330,15 +418,49 @@ def test_registering(fresh_registry: None) -> None:
 def test_the_table_of_built_in_models_is_what_they_register() -> None:
     """A model whose line is missing in the table would not be found."""
     package = importlib.import_module("pyimgano.models")
-    for module in pkgutil.iter_modules(package.__path__):
-        if not module.ispkg:
-            importlib.import_module(f"pyimgano.models.{module.name}")
-    registered = {
-        name: entry.detector.__module__.removeprefix("pyimgano.models.")
+    for module in pkgutil.walk_packages(package.__path__, "pyimgano.models."):
+        importlib.import_module(module.name)
+    ours = {
+        name: entry
         for name, entry in registry_module._entries.items()
         if entry.detector.__module__.startswith("pyimgano.models.")
     }
-    assert registered == registry_module.BUILT_IN
+    registered = {
+        name: (
+            entry.detector.__module__.removeprefix("pyimgano.models."),
+            entry.metadata["year"],
+            entry.tags,
+            entry.summary,
+        )
+        for name, entry in ours.items()
+    }
+    assert registered == {name: line[:4] for name, line in BUILT_IN.items()}
+
+
+def test_a_model_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, whole = "vision_ecod", list_models()
+    monkeypatch.setattr(built_in, "find_spec", lambda package: None)
+    assert name not in list_models() and "vision_knn" in list_models()
+    assert set(whole) - set(list_models()) == {
+        name for name, line in BUILT_IN.items() if line.extra is not None
+    }
+    said = r"vision_ecod needs the package pyod, which is not installed: pip install 'pyimgano\["
+    with pytest.raises(UsageError, match=said) as error:
+        create_model(name)
+    assert "\n" not in str(error.value)
+    assert model_info(name)["requires"] == "pip install 'pyimgano[classical]'"
+    detector = registry_module.model_entry(name).detector(device="cpu")
+    for call in (detector.prepare, lambda: detector.fit([IMAGES[0]])):
+        with pytest.raises(UsageError, match=said):
+            call()
+
+
+def test_quantile_follows_contamination() -> None:
+    def asked(**keywords: object) -> float:
+        return Darkness(**keywords).fit([plain()]).calibration_.quantile_asked
+
+    assert asked() == 0.995 and asked(contamination=0.25) == 0.75
+    assert asked(contamination=0.25, calibration_quantile=0.6) == 0.6
 
 
 def test_a_built_in_name_is_taken_before_its_module_is_imported() -> None:
@@ -390,7 +512,7 @@ def test_listing_models_does_not_import_torch() -> None:
     code = (
         "import sys, pyimgano\n"
         "assert not {'torch', 'numpy', 'cv2', 'pydantic'} & set(sys.modules)\n"
-        "pyimgano.list_models()\n"
+        "assert 'vision_patchcore' in pyimgano.list_models(tags='memory-bank')\n"
         "assert not {'torch', 'numpy', 'cv2', 'pydantic'} & set(sys.modules)\n"
         "pyimgano.model_info('vision_patchcore'); assert 'torch' not in sys.modules\n"
     )

@@ -22,6 +22,7 @@ from ..errors import NotEnoughMemoryError, UsageError, unknown_name
 from ..images import KeyedImage, NetworkInput
 from ..memory import in_blocks, is_out_of_memory
 from ..threads import apply_thread_count, thread_count
+from .choice import LayerChoice
 from .efficientnet_lite import EfficientNetLite, rename_package_keys
 from .engines import Engine, OpenVinoEngine, TorchEngine, as_batch, resolve_device, resolve_engine
 from .feature_cache import FeatureCache, recalled_features
@@ -224,7 +225,7 @@ def list_backbones() -> list[str]:
 def create_backbone(
     name: str = "efficientnet_lite0",
     *,
-    layers: Sequence[str] | None = None,
+    layers: Sequence[str] | LayerChoice | None = None,
     pretrained: bool = True,
     weights: str | Path | None = None,
     device: str = "auto",
@@ -240,7 +241,8 @@ def create_backbone(
     name
         One of `list_backbones()`, or `timm:<name>`.
     layers
-        Layers to tap; by default the network's own choice (strides 8 and 16).
+        Layers to tap, or what chooses them; by default the network's own choice (strides 8 and
+        16).
     pretrained
         False for random weights drawn from `seed`.
     weights
@@ -274,7 +276,7 @@ def create_backbone(
         stamp = (status.st_mtime_ns, status.st_size)
     return _create(
         name,
-        None if layers is None else tuple(layers),
+        layers if layers is None or callable(layers) else tuple(layers),
         pretrained,
         None if weights is None else str(weights),
         stamp,
@@ -290,7 +292,7 @@ def create_backbone(
 @lru_cache(maxsize=2)
 def _create(
     name: str,
-    layers: tuple[str, ...] | None,
+    layers: tuple[str, ...] | LayerChoice | None,
     pretrained: bool,
     weights: str | None,
     stamp: tuple[int, int] | None,  # a weights file that changed is another one
@@ -303,7 +305,11 @@ def _create(
 ) -> Backbone:
     """A backbone never changes, so the categories of a run share one, and its compilation."""
     network, origin = _build(name, pretrained, weights, seed)
-    chosen = network.default_layers if layers is None else layers
+    network.eval().requires_grad_(False)
+    if layers is None:
+        chosen = network.default_layers
+    else:
+        chosen = layers(network) if callable(layers) else layers
     if not chosen:
         raise UsageError("layers is empty; name at least one, or None for the default")
     for layer in chosen:
@@ -311,7 +317,6 @@ def _create(
             raise UsageError(unknown_name(f"layer of {name}", layer, network.layer_names))
     if len(set(chosen)) != len(chosen):
         raise UsageError(f"layers must differ, got {', '.join(chosen)}")
-    network.eval().requires_grad_(False)
     tapped = FeatureGraph(network, chosen)
     graph: nn.Module = PatchGraph(tapped) if patches else tapped
     runner: Engine

@@ -39,6 +39,7 @@ from .options import (
 )
 @click.option("--json", "as_json", is_flag=True, help="Lists as JSON; the summary always is.")
 @click.option("--list-models", is_flag=True, help="Print the models and exit.")
+@click.option("--tags", metavar="A,B", help="With --list-models: those that have all of these.")
 @click.option("--model-info", metavar="NAME", help="Print all about a model and exit.")
 @click.option("--list-categories", is_flag=True, help="Print the dataset's categories and exit.")
 def command(
@@ -48,25 +49,29 @@ def command(
     output: Path | None,
     as_json: bool,
     list_models: bool,
+    tags: str | None,
     model_info: str | None,
     list_categories: bool,
     **arguments: Any,
 ) -> int:
     """Run a detector over a dataset's categories and leave a run directory.
 
-    The summary is one JSON document on stdout; progress and tables go to stderr.
+    The summary is one JSON document on stdout; progress and tables go to stderr. What lists
+    models prints tables to a terminal, and names or JSON to another program.
 
     Exit status: 0 done; 1 a category failed, or a test image could not be read; 2 usage.
     """
+    if tags is not None and not list_models:
+        raise click.UsageError("--tags goes with --list-models")
     if list_models:
-        from ..models import list_models as names
+        from .models_table import print_models
 
-        _print_list(names(), as_json)
+        print_models(tags, as_json)
         return 0
     if model_info is not None:
-        from ..models import model_info as info
+        from .models_table import print_model
 
-        print_document(info(model_info))
+        print_model(model_info, as_json)
         return 0
     if arguments["resume"] is not None and not list_categories:
         return _resume(arguments, output)

@@ -1,9 +1,9 @@
 """Detectors by name: the built-in ones, those registered here, those of other packages.
 
-The names of the built-in ones stand in a table, so that listing them imports neither their
-modules nor numpy; a module is imported when its detector is asked for. Another package adds
-its own through the entry-point group `pyimgano.models`, each entry point being a module that
-registers when it is imported.
+What a list says of the built-in ones stands in a table (`built_in.py`), so that listing them
+imports neither their modules nor numpy; a module is imported when its detector is asked for.
+Another package adds its own through the entry-point group `pyimgano.models`, each entry point
+being a module that registers when it is imported.
 """
 
 from __future__ import annotations
@@ -14,21 +14,24 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import UsageError, unknown_name
+from .built_in import BUILT_IN
 
 if TYPE_CHECKING:
     from .detector import Detector
 
 _D = TypeVar("_D", bound="type[Detector]")
 
-#: The built-in detectors and the modules of this package that they register from.
-BUILT_IN = {
-    "vision_patchcore": "patchcore",
-    "vision_softpatch": "softpatch",
-    "vision_spade": "spade",
-}
+
+class ModelLine(NamedTuple):
+    """A model in a list; `year` is None where what registered it gives none."""
+
+    name: str
+    year: int | None
+    tags: tuple[str, ...]
+    summary: str
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class ModelEntry:
     tags: tuple[str, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        return next(iter((self.detector.__doc__ or "").strip().splitlines()), "")
 
 
 _entries: dict[str, ModelEntry] = {}
@@ -65,7 +72,8 @@ def register_model(
     tags
         Words to search by, e.g. `memory-bank`.
     metadata
-        What `model_info` shows besides: `paper`, `year`, `calibration`, ...
+        What `model_info` shows besides: `paper`, `year`, `link`, `needs_training`,
+        `calibration_method`.
     presets
         Keywords for each preset name.
     overwrite
@@ -84,7 +92,7 @@ def register_model(
         if not (isinstance(cls, type) and issubclass(cls, Detector)):
             raise UsageError(f"model {name!r} must be a subclass of Detector, got {cls!r}")
         # imported after a plug-in took its name over: what took over stays
-        built_in = cls.__module__ == f"{__package__}.{BUILT_IN.get(name)}"
+        built_in = name in BUILT_IN and cls.__module__ == _home(name)
         if built_in and name in _entries and _entries[name].detector.__module__ != cls.__module__:
             return cls
         if (name in _entries or (name in BUILT_IN and not built_in)) and not overwrite:
@@ -100,19 +108,51 @@ def register_model(
 
 
 def list_models(*, tags: Iterable[str] | str | None = None) -> list[str]:
-    """Registered names, sorted; with `tags`, those that have every one of them."""
+    """Registered names, sorted; with `tags`, those that have every one of them.
+
+    Left out are those that need a package which is not installed (`missing_models`).
+    """
+    return [line.name for line in model_lines(tags=tags)]
+
+
+def model_lines(*, tags: Iterable[str] | str | None = None) -> list[ModelLine]:
+    """What a list shows of the models that `list_models` names. Imports none of the built-in."""
     _load_plug_ins()
-    names = sorted({*BUILT_IN, *_entries})
     wanted = {tags} if isinstance(tags, str) else set(tags or ())
-    if not wanted:
-        return names
-    return [name for name in names if wanted <= set(model_entry(name).tags)]
+    lines = [_line(name) for name in sorted({*BUILT_IN, *_entries}) if name not in missing_models()]
+    return [line for line in lines if wanted <= set(line.tags)]
+
+
+def missing_models() -> dict[str, str]:
+    """By name the built-in models that lack a package, and what installs it."""
+    return {
+        name: one.extra.remedy
+        for name, one in sorted(BUILT_IN.items())
+        if one.extra is not None and _is_ours(name) and not one.extra.installed
+    }
+
+
+def _line(name: str) -> ModelLine:
+    if name in BUILT_IN and _is_ours(name):
+        one = BUILT_IN[name]
+        return ModelLine(name, one.year, one.tags, one.summary)
+    entry = _entries[name]
+    return ModelLine(name, entry.metadata.get("year"), entry.tags, entry.summary)
+
+
+def _home(name: str) -> str:
+    return f"{__package__}.{BUILT_IN[name].module}"
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a built-in name has not been taken over."""
+    return name not in _entries or _entries[name].detector.__module__ == _home(name)
 
 
 def model_entry(name: str) -> ModelEntry:
     """The registered entry; an unknown name is a `UsageError` that lists the near ones."""
     if name not in _entries and name in BUILT_IN:
-        importlib.import_module(f"{__package__}.{BUILT_IN[name]}")
+        importlib.import_module(_home(name))
     if name not in _entries:
         _load_plug_ins()
     if name not in _entries:
@@ -127,9 +167,15 @@ def registered_name(cls: type[Detector]) -> str | None:
 
 
 def model_info(name: str) -> dict[str, Any]:
-    """Name, tags, paper, what the method is, keywords with types and defaults, presets.
+    """All about a model, as plain JSON values.
 
-    Plain JSON values.
+    Returns
+    -------
+    dict
+        `name`, `summary`, `tags`; of `metadata` as it was registered `paper`, `year`, `link`,
+        `needs_training` and `calibration_method`; `has_maps`; `requires`, what installs a
+        package that the model needs and that is not there, else None; `parameters`, for each
+        keyword its `default` and its `type` as JSON Schema; `presets`, the keywords of each.
 
     Raises
     ------
@@ -139,13 +185,13 @@ def model_info(name: str) -> dict[str, Any]:
     from .parameters import describe_parameters
 
     entry = model_entry(name)
-    summary = next(iter((entry.detector.__doc__ or "").strip().splitlines()), "")
     return {
         "name": entry.name,
-        "summary": summary,
+        "summary": entry.summary,
         "tags": list(entry.tags),
         **entry.metadata,
         "has_maps": entry.detector.has_maps,
+        "requires": missing_models().get(name),
         "parameters": describe_parameters(entry.detector),
         "presets": {preset: dict(keywords) for preset, keywords in entry.presets.items()},
     }
@@ -166,11 +212,16 @@ def create_model(name: str, *, preset: str | None = None, **kwargs: Any) -> Dete
     Raises
     ------
     UsageError
-        An unknown name, preset or keyword (with the near ones), or a value out of range.
+        An unknown name, preset or keyword (with the near ones), a value out of range, or a
+        model that needs a package which is not installed.
     """
     from .parameters import reject_unknown
 
     entry = model_entry(name)
+    if name in missing_models():
+        extra = BUILT_IN[name].extra
+        assert extra is not None
+        extra.require(name)
     reject_unknown(entry.detector, name, kwargs)
     detector = entry.detector(**{**preset_keywords(name, preset), **kwargs})
     detector.validate_params()

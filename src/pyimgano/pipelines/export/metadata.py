@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ... import __version__
 from ...calibration import float32_threshold
-from ...models import Detector, list_models
+from ...models import Detector
 from ...models.parameters import plain_value
-from ...models.registry import model_entry
+from ...models.registry import registered_name as name_of
 from ...runs.schema import Number, Plain
 from .comparison import Comparison
 from .formats import INPUT, Format
@@ -157,10 +157,7 @@ def describe_export(
 
 def registered_name(detector: Detector) -> str:
     """The name that a detector's class is registered under; else that of the class."""
-    for name in list_models():
-        if model_entry(name).detector is type(detector):
-            return name
-    return type(detector).__name__
+    return name_of(type(detector)) or type(detector).__name__
 
 
 def exported_file(path: Path) -> ExportedFile:

@@ -1,0 +1,133 @@
+"""The built-in detectors: where each is, and what a list of them says.
+
+It stands here once more, beside what the modules register, so that listing them imports neither
+those nor numpy; a test holds the two to each other.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import NamedTuple
+
+from ..errors import UsageError
+
+
+class Extra(NamedTuple):
+    """A package that a detector needs and that pyimgano does not install by itself."""
+
+    package: str
+    name: str
+
+    @property
+    def installed(self) -> bool:
+        return find_spec(self.package) is not None
+
+    def require(self, who: str) -> None:
+        """Raise `UsageError`, which says what to install, if the package is not there."""
+        if not self.installed:
+            raise UsageError(
+                f"{who} needs the package {self.package}, which is not installed: {self.remedy}"
+            )
+
+    @property
+    def remedy(self) -> str:
+        return f"pip install 'pyimgano[{self.name}]'"
+
+
+class BuiltIn(NamedTuple):
+    """`module` is relative to this package; `summary` the first line of the docstring."""
+
+    module: str
+    year: int
+    tags: tuple[str, ...]
+    summary: str
+    extra: Extra | None = None
+
+
+PYOD = Extra("pyod", "classical")
+
+_HEAD = ("classical", "image-level", "deep-features")
+
+BUILT_IN = {
+    "vision_patchcore": BuiltIn(
+        "patchcore",
+        2022,
+        ("memory-bank", "pixel-map", "deep-features"),
+        "PatchCore on any backbone: nearest-neighbour distances to a coreset of good patches.",
+    ),
+    "vision_softpatch": BuiltIn(
+        "softpatch",
+        2022,
+        ("memory-bank", "pixel-map", "deep-features", "noisy-training"),
+        "SoftPatch on any backbone: a coreset without the noisiest patches, with soft weights.",
+    ),
+    "vision_spade": BuiltIn(
+        "spade",
+        2020,
+        ("memory-bank", "nearest-neighbours", "pixel-map", "deep-features"),
+        "SPADE on any backbone: the distance to the K most similar good images, and to their parts.",
+    ),
+    "vision_knn": BuiltIn(
+        "classical.neighbours",
+        2000,
+        (*_HEAD, "neighbours"),
+        "Distance of an image's embedding to its k-th nearest among those of good images.",
+    ),
+    "vision_lof": BuiltIn(
+        "classical.neighbours",
+        2000,
+        (*_HEAD, "neighbours"),
+        "How much thinner good images lie around an image than around its neighbours.",
+    ),
+    "vision_ocsvm": BuiltIn(
+        "classical.boundaries",
+        2001,
+        (*_HEAD, "boundary"),
+        "How far outside the support of good images' embeddings a one-class SVM sees an image.",
+    ),
+    "vision_iforest": BuiltIn(
+        "classical.boundaries",
+        2008,
+        (*_HEAD, "trees"),
+        "How few random cuts set an image's embedding apart from those of good images.",
+    ),
+    "vision_pca": BuiltIn(
+        "classical.densities",
+        2003,
+        (*_HEAD, "subspace"),
+        "How far an embedding lies along, and off, the principal components of good images.",
+    ),
+    "vision_kde": BuiltIn(
+        "classical.densities",
+        1962,
+        (*_HEAD, "density"),
+        "Negative log-density of an embedding under Gaussian kernels on those of good images.",
+    ),
+    "vision_gmm": BuiltIn(
+        "classical.densities",
+        2000,
+        (*_HEAD, "density", "gaussian"),
+        "Negative log-likelihood of an embedding under a mixture of Gaussians.",
+    ),
+    "vision_ecod": BuiltIn(
+        "classical.distributions",
+        2022,
+        (*_HEAD, "distribution"),
+        "How rare a value each channel has among good images, summed over the channels.",
+        PYOD,
+    ),
+    "vision_copod": BuiltIn(
+        "classical.distributions",
+        2020,
+        (*_HEAD, "distribution"),
+        "How rare a value each channel has under the empirical copula of good images.",
+        PYOD,
+    ),
+    "vision_hbos": BuiltIn(
+        "classical.distributions",
+        2012,
+        (*_HEAD, "distribution"),
+        "How low the histograms of good images are where an image's channels lie, summed.",
+        PYOD,
+    ),
+}

@@ -1,0 +1,1 @@
+"""Classical outlier detectors on embeddings of a frozen backbone: one adapter, ten heads."""

@@ -1,0 +1,232 @@
+"""Heads by the density of good images: Gaussian kernels, a mixture, principal components."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, Strict
+
+from ..parameters import Count, Ratio
+from ..registry import register_model
+from .embedding import LEFT_OUT, NEEDS_TRAINING, PRESETS, REFITTED, ScaledDetector
+
+_Rows = npt.NDArray[np.float64]
+_Bandwidth = Literal["scott", "silverman"] | Annotated[float, Strict(), Field(gt=0, le=1e6)]
+_Variance = Annotated[float, Strict(), Field(gt=0, lt=1)]
+
+# Training images for each component of a mixture, at least.
+_ROWS_PER_COMPONENT = 8
+# Of the mean variance of a channel: the least that a direction is taken to have.
+_LEAST_VARIANCE = 1e-3
+
+
+@register_model(
+    "vision_kde",
+    tags=("classical", "image-level", "deep-features", "density"),
+    metadata={
+        "paper": "Parzen, On Estimation of a Probability Density Function and Mode, Annals of "
+        "Mathematical Statistics 33, 1962",
+        "year": 1962,
+        "link": "https://doi.org/10.1214/aoms/1177704472",
+        "needs_training": NEEDS_TRAINING,
+        "calibration_method": LEFT_OUT,
+    },
+    presets=PRESETS,
+)
+class VisionKDE(ScaledDetector):
+    """Negative log-density of an embedding under Gaussian kernels on those of good images.
+
+    Parzen's estimator with one bandwidth for all directions; over scikit-learn's
+    `KernelDensity`.
+
+    Parameters
+    ----------
+    bandwidth
+        Deviation of the kernels, or the rule that sets it: `scott`, n^(-1 / (D + 4)), or
+        `silverman`. Both are made for standardised channels.
+    shared
+        The keywords of `ScaledDetector`.
+
+    Notes
+    -----
+    An embedding has hundreds of dimensions. At the rules' bandwidths the nearest training image
+    outweighs all others there, and images are ordered as `vision_knn` with one neighbour orders
+    them; a bandwidth of a third of the typical distance between good images averages over more.
+    """
+
+    def __init__(self, *, bandwidth: _Bandwidth = "scott", **shared: Any) -> None:
+        super().__init__(**shared)
+        self.bandwidth = bandwidth
+
+    def _fit_rows(self, rows: _Rows) -> Any:
+        from sklearn.neighbors import KernelDensity
+
+        # In one leaf every kernel is summed. The tree's bounds cancel in so many dimensions: with
+        # leaves of 40 rows log-densities are wrong by hundreds, whatever tolerance is asked for.
+        return KernelDensity(
+            bandwidth=self.params_.bandwidth,
+            algorithm="kd_tree",
+            leaf_size=2 * len(rows),
+            rtol=0.0,
+            atol=0.0,
+        ).fit(rows)
+
+    def _score_rows(self, estimator: Any, row: _Rows) -> _Rows:
+        densities: _Rows = -estimator.score_samples(row)
+        return densities
+
+    def _score_left_out(self, others: _Rows, row: _Rows) -> float:
+        n, width = others.shape
+        h = _bandwidth(self.params_.bandwidth, max(n, 2), width)  # one row is shown twice
+        exponents = -np.square(others - row).sum(axis=1) / (2.0 * h * h)
+        largest = exponents.max()
+        total = largest + math.log(np.exp(exponents - largest).sum())
+        return float(math.log(n) + width * (math.log(h) + 0.5 * math.log(2.0 * math.pi)) - total)
+
+
+def _bandwidth(asked: str | float, n: int, width: int) -> float:
+    if asked == "scott":
+        return float(n ** (-1.0 / (width + 4)))
+    if asked == "silverman":
+        return float((n * (width + 2) / 4.0) ** (-1.0 / (width + 4)))
+    return float(asked)
+
+
+@register_model(
+    "vision_gmm",
+    tags=("classical", "image-level", "deep-features", "density", "gaussian"),
+    metadata={
+        "paper": "McLachlan & Peel, Finite Mixture Models, Wiley 2000",
+        "year": 2000,
+        "link": "https://doi.org/10.1002/0471721182",
+        "needs_training": NEEDS_TRAINING,
+        "calibration_method": REFITTED,
+    },
+    presets=PRESETS,
+)
+class VisionGMM(ScaledDetector):
+    """Negative log-likelihood of an embedding under a mixture of Gaussians.
+
+    Fitted by EM from k-means, chapters 2 and 3 of the book; over scikit-learn's
+    `GaussianMixture`.
+
+    Parameters
+    ----------
+    n_components
+        How many Gaussians; fewer where there are not 8 training images for each.
+    covariance_type
+        `diag`, `spherical`, `tied` or `full`. The last two are D x D, and of any use only with
+        several times D training images.
+    reg_covar
+        Added to each variance, in (0, 1].
+    shared
+        The keywords of `ScaledDetector`.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_components: Count = 5,
+        covariance_type: Literal["diag", "spherical", "tied", "full"] = "diag",
+        reg_covar: Ratio = 1e-3,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.reg_covar = reg_covar
+
+    def _fit_rows(self, rows: _Rows) -> Any:
+        from sklearn.mixture import GaussianMixture
+
+        params = self.params_
+        return GaussianMixture(
+            n_components=max(1, min(params.n_components, len(rows) // _ROWS_PER_COMPONENT)),
+            covariance_type=params.covariance_type,
+            reg_covar=params.reg_covar,
+            random_state=params.random_seed % 2**32,
+        ).fit(rows)
+
+    def _score_rows(self, estimator: Any, row: _Rows) -> _Rows:
+        likelihoods: _Rows = -estimator.score_samples(row)
+        return likelihoods
+
+
+@dataclass(frozen=True)
+class _Subspace:
+    mean: _Rows  # (D,)
+    components: _Rows  # (q, D), orthonormal
+    variances: _Rows  # (q,) along them
+    noise: float  # along each other direction
+
+
+@register_model(
+    "vision_pca",
+    tags=("classical", "image-level", "deep-features", "subspace"),
+    metadata={
+        "paper": "Shyu, Chen, Sarinnapakorn & Chang, A Novel Anomaly Detection Scheme Based on "
+        "Principal Component Classifier, ICDM Foundations and New Directions of Data Mining "
+        "Workshop 2003",
+        "year": 2003,
+        "link": "https://apps.dtic.mil/sti/citations/ADA465712",
+        "needs_training": NEEDS_TRAINING,
+        "calibration_method": REFITTED,
+    },
+    presets=PRESETS,
+)
+class VisionPCA(ScaledDetector):
+    """How far an embedding lies along, and off, the principal components of good images.
+
+    The sum over the major components of y_i^2 / lambda_i, and over the minor ones of the same,
+    equations 3 and 4 of the paper; over scikit-learn's `PCA`.
+
+    Parameters
+    ----------
+    explained_variance
+        Share of the variance that the major components explain at least, in (0, 1).
+    shared
+        The keywords of `ScaledDetector`; standardised channels make it the paper's components
+        of the correlation matrix.
+
+    Notes
+    -----
+    Two things differ from the paper. Its classifier compares the two sums with a threshold
+    each; a score is one number, so they are added. And with fewer images than dimensions most
+    minor components have no variance of their own: all share the mean variance of those that
+    have one, as in probabilistic PCA (Tipping & Bishop, "Probabilistic Principal Component
+    Analysis", 1999), so that their sum is the squared residual over that. No variance counts as
+    less than a thousandth of the mean channel's.
+    """
+
+    def __init__(self, *, explained_variance: _Variance = 0.97, **shared: Any) -> None:
+        super().__init__(**shared)
+        self.explained_variance = explained_variance
+
+    def _fit_rows(self, rows: _Rows) -> _Subspace:
+        from sklearn.decomposition import PCA
+
+        width = rows.shape[1]
+        mean_variance = float(rows.var(axis=0, ddof=1).mean())
+        if mean_variance == 0.0:  # equal rows have no directions
+            return _Subspace(rows[0].copy(), np.zeros((0, width)), np.zeros(0), 1.0)
+        found = PCA(n_components=self.params_.explained_variance, svd_solver="full").fit(rows)
+        least = _LEAST_VARIANCE * mean_variance
+        return _Subspace(
+            found.mean_,
+            found.components_,
+            np.maximum(found.explained_variance_, least),
+            max(float(found.noise_variance_), least),
+        )
+
+    def _score_rows(self, estimator: _Subspace, row: _Rows) -> _Rows:
+        centred = row - estimator.mean
+        along = centred @ estimator.components.T  # (1, q)
+        off = centred - along @ estimator.components
+        major = (np.square(along) / estimator.variances).sum(axis=1)
+        minor = np.square(off).sum(axis=1) / estimator.noise
+        scores: _Rows = major + minor
+        return scores

@@ -1,0 +1,116 @@
+"""Heads by distances to neighbours: the k-th nearest, and the local outlier factor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..parameters import Count
+from ..registry import register_model
+from .embedding import LEFT_OUT, NEEDS_TRAINING, PRESETS, REFITTED, ScaledDetector
+
+_Rows = npt.NDArray[np.float64]
+
+# Compares by differences, one query apart from the next; brute force expands the square, which
+# leaves a distance of a row to itself.
+_EXACT = "kd_tree"
+
+
+@register_model(
+    "vision_knn",
+    tags=("classical", "image-level", "deep-features", "neighbours"),
+    metadata={
+        "paper": "Ramaswamy, Rastogi & Shim, Efficient Algorithms for Mining Outliers from Large "
+        "Data Sets, SIGMOD 2000",
+        "year": 2000,
+        "link": "https://doi.org/10.1145/342009.335437",
+        "needs_training": NEEDS_TRAINING,
+        "calibration_method": LEFT_OUT,
+    },
+    presets=PRESETS,
+)
+class VisionKNN(ScaledDetector):
+    """Distance of an image's embedding to its k-th nearest among those of good images.
+
+    D^k of the paper, section 2, with the Euclidean distance; over scikit-learn's
+    `NearestNeighbors`.
+
+    Parameters
+    ----------
+    n_neighbors
+        k; with fewer training images it is their number. With 1 a good image has to be like one
+        other good image. Larger values hold up better where bad images are among the training
+        images.
+    shared
+        The keywords of `ScaledDetector`.
+    """
+
+    def __init__(self, *, n_neighbors: Count = 1, **shared: Any) -> None:
+        super().__init__(**shared)
+        self.n_neighbors = n_neighbors
+
+    def _k(self, n: int) -> int:
+        return min(int(self.params_.n_neighbors), n)
+
+    def _fit_rows(self, rows: _Rows) -> Any:
+        from sklearn.neighbors import NearestNeighbors
+
+        return NearestNeighbors(n_neighbors=self._k(len(rows)), algorithm=_EXACT).fit(rows)
+
+    def _score_rows(self, estimator: Any, row: _Rows) -> _Rows:
+        distances: _Rows = estimator.kneighbors(row)[0][:, -1]
+        return distances
+
+    def _score_left_out(self, others: _Rows, row: _Rows) -> float:
+        squares = np.square(others - row).sum(axis=1)
+        k = self._k(len(squares))
+        return float(np.sqrt(np.partition(squares, k - 1)[k - 1]))
+
+
+@register_model(
+    "vision_lof",
+    tags=("classical", "image-level", "deep-features", "neighbours"),
+    metadata={
+        "paper": "Breunig, Kriegel, Ng & Sander, LOF: Identifying Density-Based Local Outliers, "
+        "SIGMOD 2000",
+        "year": 2000,
+        "link": "https://doi.org/10.1145/342009.335388",
+        "needs_training": NEEDS_TRAINING,
+        "calibration_method": REFITTED,
+    },
+    presets=PRESETS,
+)
+class VisionLOF(ScaledDetector):
+    """How much thinner good images lie around an image than around its neighbours.
+
+    The local outlier factor of the paper, definition 7, of a new row against the training
+    images; over scikit-learn's `LocalOutlierFactor`. About 1 for an image like the others.
+
+    Parameters
+    ----------
+    n_neighbors
+        MinPts; with fewer training images one less than their number.
+    shared
+        The keywords of `ScaledDetector`.
+
+    Notes
+    -----
+    Among training images that are copies of each other the density is limited to 1e10, and the
+    factor of an image that differs from them is large accordingly.
+    """
+
+    def __init__(self, *, n_neighbors: Count = 20, **shared: Any) -> None:
+        super().__init__(**shared)
+        self.n_neighbors = n_neighbors
+
+    def _fit_rows(self, rows: _Rows) -> Any:
+        from sklearn.neighbors import LocalOutlierFactor
+
+        k = min(int(self.params_.n_neighbors), len(rows) - 1)
+        return LocalOutlierFactor(n_neighbors=k, algorithm=_EXACT, novelty=True).fit(rows)
+
+    def _score_rows(self, estimator: Any, row: _Rows) -> _Rows:
+        factors: _Rows = -estimator.score_samples(row)
+        return factors
