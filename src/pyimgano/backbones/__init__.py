@@ -5,6 +5,16 @@ from ..threads import calm_openmp
 calm_openmp()  # before torch is imported
 
 from .backbone import Backbone, create_backbone, list_backbones  # noqa: E402
+from .choice import LastOfStages, LastOfStrides, LayerChoice  # noqa: E402
 from .engines import ENGINE_TOLERANCE, resolve_device  # noqa: E402
 
-__all__ = ["ENGINE_TOLERANCE", "Backbone", "create_backbone", "list_backbones", "resolve_device"]
+__all__ = [
+    "ENGINE_TOLERANCE",
+    "Backbone",
+    "LastOfStages",
+    "LastOfStrides",
+    "LayerChoice",
+    "create_backbone",
+    "list_backbones",
+    "resolve_device",
+]

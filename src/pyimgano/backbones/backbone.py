@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..errors import UsageError, unknown_name
 from ..images import KeyedImage, NetworkInput
 from ..threads import apply_thread_count, thread_count
+from .choice import LayerChoice
 from .efficientnet_lite import EfficientNetLite, rename_package_keys
 from .engines import Engine, OpenVinoEngine, TorchEngine, as_batch, resolve_device, resolve_engine
 from .feature_cache import FeatureCache, recalled_features
@@ -196,7 +197,7 @@ def list_backbones() -> list[str]:
 def create_backbone(
     name: str = "efficientnet_lite0",
     *,
-    layers: Sequence[str] | None = None,
+    layers: Sequence[str] | LayerChoice | None = None,
     pretrained: bool = True,
     weights: str | Path | None = None,
     device: str = "auto",
@@ -212,7 +213,8 @@ def create_backbone(
     name
         One of `list_backbones()`, or `timm:<name>`.
     layers
-        Layers to tap; by default the network's own choice (strides 8 and 16).
+        Layers to tap, or what chooses them; by default the network's own choice (strides 8 and
+        16).
     pretrained
         False for random weights drawn from `seed`.
     weights
@@ -246,7 +248,7 @@ def create_backbone(
         stamp = (status.st_mtime_ns, status.st_size)
     return _create(
         name,
-        None if layers is None else tuple(layers),
+        layers if layers is None or callable(layers) else tuple(layers),
         pretrained,
         None if weights is None else str(weights),
         stamp,
@@ -262,7 +264,7 @@ def create_backbone(
 @lru_cache(maxsize=2)
 def _create(
     name: str,
-    layers: tuple[str, ...] | None,
+    layers: tuple[str, ...] | LayerChoice | None,
     pretrained: bool,
     weights: str | None,
     stamp: tuple[int, int] | None,  # a weights file that changed is another one
@@ -275,7 +277,11 @@ def _create(
 ) -> Backbone:
     """A backbone never changes, so the categories of a run share one, and its compilation."""
     network, origin = _build(name, pretrained, weights, seed)
-    chosen = network.default_layers if layers is None else layers
+    network.eval().requires_grad_(False)
+    if layers is None:
+        chosen = network.default_layers
+    else:
+        chosen = layers(network) if callable(layers) else layers
     if not chosen:
         raise UsageError("layers is empty; name at least one, or None for the default")
     for layer in chosen:
@@ -283,7 +289,6 @@ def _create(
             raise UsageError(unknown_name(f"layer of {name}", layer, network.layer_names))
     if len(set(chosen)) != len(chosen):
         raise UsageError(f"layers must differ, got {', '.join(chosen)}")
-    network.eval().requires_grad_(False)
     tapped = FeatureGraph(network, chosen)
     graph: nn.Module = PatchGraph(tapped) if patches else tapped
     runner: Engine

@@ -32,6 +32,17 @@ class TappedNetwork(nn.Module):
         """
         raise NotImplementedError
 
+    def layer_kinds(self) -> dict[str, tuple[int, int]]:
+        """(channels, stride) of each layer, in the order of computation."""
+        side = 64  # enough for strides up to 32 to be seen
+        weight = next(self.parameters())
+        with torch.inference_mode():
+            maps = self.tapped(weight.new_zeros((1, 3, side, side)), self.layer_names)
+        return {
+            name: (int(one.shape[1]), round(side / int(one.shape[-1])))
+            for name, one in zip(self.layer_names, maps, strict=True)
+        }
+
 
 class TapCollector:
     """Keeps the feature maps that were asked for, and knows when there are no more."""

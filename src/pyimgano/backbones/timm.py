@@ -37,6 +37,7 @@ class TimmNetwork(TappedNetwork):
             raise WeightsError(f"timm cannot make {name!r}: {first_line}") from error
         info = self.model.feature_info
         self.layer_names = tuple(info.module_name())
+        self._kinds = tuple(zip(info.channels(), info.reduction(), strict=True))
         by_stride = {stride: layer for layer, stride in zip(self.layer_names, info.reduction())}
         wanted = tuple(by_stride[stride] for stride in (8, 16) if stride in by_stride)
         self.default_layers = wanted or self.layer_names[-2:]
@@ -49,6 +50,9 @@ class TimmNetwork(TappedNetwork):
     def tapped(self, x: Tensor, layers: Sequence[str]) -> list[Tensor]:
         maps = dict(zip(self.layer_names, self.model(x)))
         return [maps[layer] for layer in layers]
+
+    def layer_kinds(self) -> dict[str, tuple[int, int]]:
+        return dict(zip(self.layer_names, self._kinds))  # not every model takes a small image
 
 
 def origin(name: str, *, pretrained: bool, seed: int) -> WeightsOrigin:

@@ -15,7 +15,7 @@ from .saved_state import SavedState
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..backbones import Backbone
+    from ..backbones import Backbone, LayerChoice
 
 
 class BackboneDetector(Detector):
@@ -30,8 +30,8 @@ class BackboneDetector(Detector):
     backbone
         A name of `pyimgano.backbones.list_backbones()`, or `timm:<name>`.
     layers
-        The layers whose features are taken; by default the backbone's own choice, strides 8
-        and 16.
+        The layers whose features are taken; by default the method's choice, or else the
+        backbone's own, strides 8 and 16.
     pretrained
         False for random weights, drawn from `random_seed`.
     weights
@@ -109,7 +109,7 @@ class BackboneDetector(Detector):
 
         return create_backbone(
             params.backbone,
-            layers=params.layers,
+            layers=self._layer_choice() if params.layers is None else params.layers,
             pretrained=params.pretrained,
             weights=params.weights,
             device=params.device,
@@ -118,6 +118,10 @@ class BackboneDetector(Detector):
             cache_dir=params.cache_dir,
             patches=self.patches,
         )
+
+    def _layer_choice(self) -> LayerChoice | None:
+        """What chooses the layers where none are named; None for the backbone's own choice."""
+        return None
 
     def _start(self, params: Any, n_images: int) -> None:
         self._n_images = n_images

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 _D = TypeVar("_D", bound="type[Detector]")
 
 #: The built-in detectors and the modules of this package that they register from.
-BUILT_IN = {"vision_patchcore": "patchcore"}
+BUILT_IN = {
+    "vision_dfm": "dfm",
+    "vision_mahalanobis": "mahalanobis",
+    "vision_padim": "padim",
+    "vision_patchcore": "patchcore",
+}
 
 
 @dataclass(frozen=True)

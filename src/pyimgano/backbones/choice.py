@@ -1,0 +1,40 @@
+"""Which layers of a network a method taps where the user names none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from .network import TappedNetwork
+
+
+class LayerChoice(Protocol):
+    """Names layers of a network; equal choices are equal objects, and can be hashed."""
+
+    def __call__(self, network: TappedNetwork) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True)
+class LastOfStrides:
+    """The last layer of each of `strides`, in their order.
+
+    Strides that the network does not have are left out; without any of them it is the network's
+    own default.
+    """
+
+    strides: tuple[int, ...]
+
+    def __call__(self, network: TappedNetwork) -> tuple[str, ...]:
+        last = {stride: name for name, (_, stride) in network.layer_kinds().items()}
+        found = tuple(last[stride] for stride in self.strides if stride in last)
+        return found or network.default_layers
+
+
+@dataclass(frozen=True)
+class LastOfStages:
+    """The last layer of every stage: of each run of layers of one width and stride."""
+
+    def __call__(self, network: TappedNetwork) -> tuple[str, ...]:
+        kinds = list(network.layer_kinds().items())
+        ends = zip(kinds, [*kinds[1:], (None, None)])
+        return tuple(name for (name, kind), (_, after) in ends if kind != after)
