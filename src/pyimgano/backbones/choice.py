@@ -13,6 +13,8 @@ class LayerChoice(Protocol):
 
     def __call__(self, network: TappedNetwork) -> tuple[str, ...]: ...
 
+    def __hash__(self) -> int: ...
+
 
 @dataclass(frozen=True)
 class LastOfStrides:

@@ -103,7 +103,7 @@ def whitening(covariance: Tensor) -> Tensor:
     return found
 
 
-def left_out_squared(q: Tensor, n: int, weight: float = 1.0) -> Tensor:
+def left_out_squared(q: Tensor, n: int, weight: Tensor | float = 1.0) -> Tensor:
     """Squared Mahalanobis lengths of vectors under Gaussians that were fitted without them.
 
     Let d = x - m be the difference of one of n vectors from their mean m, S their scatter. Without
@@ -120,7 +120,7 @@ def left_out_squared(q: Tensor, n: int, weight: float = 1.0) -> Tensor:
     n
         How many vectors there are, the one that is left out included; at least 2.
     weight
-        a.
+        a, a number or of a shape that goes with q's.
     """
     import torch
 
@@ -138,7 +138,7 @@ class Shrunk(NamedTuple):
 
 
 def ledoit_wolf(
-    d: int, count: int, trace: Tensor, frobenius: Tensor, fourth: Tensor, floor: float
+    d: int, count: int, trace: Tensor, frobenius: Tensor, fourth: Tensor, floor: Tensor
 ) -> Shrunk:
     """Shrinkage of covariances after Ledoit and Wolf.
 
@@ -154,7 +154,7 @@ def ledoit_wolf(
     fourth
         The sum over the vectors of the fourth power of their lengths.
     floor
-        Added as a ridge where the mean variance is below it: vectors that hardly differ.
+        The ridge is at least this: of one vector, two, or equal ones nothing would be left.
     """
     import torch
 
@@ -163,8 +163,7 @@ def ledoit_wolf(
     noise = ((fourth / count - frobenius) / (d * count)).clamp(min=0.0)  # b^2
     shrinkage = torch.where(spread > noise, noise / spread, torch.ones_like(spread))
     shrinkage = torch.where(noise > 0, shrinkage, torch.zeros_like(spread))
-    ridge = shrinkage * m + torch.where(m < floor, floor, 0.0)
-    return Shrunk(shrinkage, ridge)
+    return Shrunk(shrinkage, torch.maximum(shrinkage * m, floor))
 
 
 def by_eights(vectors: Tensor) -> Iterator[Tensor]:

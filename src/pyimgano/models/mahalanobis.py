@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from ..backbones import LayerChoice
 
-# The least mean variance of a level, as a share of the mean square of its features: images that
-# are the same, or one alone, would otherwise make every other infinitely far away.
+# The least ridge of a level, as a share of the mean square of its features: images that are the
+# same, or one or two alone, would otherwise make others infinitely far away.
 _FLOOR = 1e-6
 
 
@@ -98,9 +98,9 @@ class VisionMahalanobis(BackboneDetector):
     the stem nor that last convolution, so EfficientNet-Lite gives the seven stages. Images are
     resized whole to 256 pixels, the paper's to those that its network was trained with.
 
-    The covariance is that of `sklearn.covariance.LedoitWolf`. Where a level's features hardly
-    differ (a mean variance below 1e-6 of their mean square) a ridge of that size is added, so that
-    one training image, or equal ones, give finite distances.
+    The covariance is that of `sklearn.covariance.LedoitWolf`, but for one thing: what shrinking
+    adds to every variance is at least 1e-6 of the mean square of a level's features, so that one
+    training image, or equal ones, give finite distances.
 
     Leaving an image out is exact, its own Ledoit-Wolf shrinkage included: the sums that the
     shrinkage is made of change by products of that image with the others; mean and covariance
@@ -269,9 +269,9 @@ class VisionMahalanobis(BackboneDetector):
         }
 
 
-def _floor(features: Tensor) -> float:
-    """The least mean variance of (n, p) features; above 0 also where they all are 0."""
-    return max(_FLOOR * float(features.double().square().mean()), 1e-12)
+def _floor(mean_square: Tensor) -> Tensor:
+    """The least ridge of features of this mean square; above 0 also where they all are 0."""
+    return (_FLOOR * mean_square).clamp(min=1e-12)
 
 
 def _fit(features: Tensor) -> _Level:
@@ -290,7 +290,7 @@ def _fit(features: Tensor) -> _Level:
         covariance.trace(),
         covariance.square().sum(),
         away.square().sum(dim=1).square().sum(),
-        _floor(features),
+        _floor(x.square().mean()),
     )
     covariance *= 1.0 - shrunk.shrinkage
     covariance += shrunk.ridge * torch.eye(p, dtype=x.dtype)
@@ -308,7 +308,6 @@ def _left_out(features: Tensor, image: Tensor) -> Tensor:
         |d'_j|^2      = G_jj + 2 G_ij / (n - 1) + G_ii / (n - 1)^2
 
     are all that the shrinkage needs, and the rest is `left_out_squared` in the eigenvectors of E.
-    The floor stays that of all images.
     """
     import torch
 
@@ -333,9 +332,11 @@ def _left_out(features: Tensor, image: Tensor) -> Tensor:
     frobenius = frobenius / others**2
     moved = lengths + 2.0 * gram / others + own[:, None] / others**2  # |d'_j|^2, (m, n)
     moved[torch.arange(len(image)), image] = 0.0
-    shrunk = ledoit_wolf(p, others, trace, frobenius, moved.square().sum(dim=1), _floor(features))
+    squares_of = x.square().sum(dim=1)
+    floor = _floor((squares_of.sum() - squares_of[image]) / (others * p))
+    shrunk = ledoit_wolf(p, others, trace, frobenius, moved.square().sum(dim=1), floor)
     weight = (1.0 - shrunk.shrinkage) / others  # of the scatter in the covariance
     diagonal = weight[:, None] * values + shrunk.ridge[:, None]
-    q = (squares / diagonal.clamp(min=1e-300)).sum(dim=1)
+    q = (squares / diagonal).sum(dim=1)
     found: Tensor = left_out_squared(q, n, weight).sqrt()
     return found
