@@ -294,7 +294,9 @@ def test_timm_models_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
     class Model(torch.nn.Module):
         feature_info = types.SimpleNamespace(
-            module_name=lambda: ["a", "b", "c"], reduction=lambda: [4, 8, 16]
+            module_name=lambda: ["a", "b", "c"],
+            channels=lambda: [5, 5, 5],
+            reduction=lambda: [4, 8, 16],
         )
         pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}  # noqa: RUF012
 

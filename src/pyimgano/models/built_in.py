@@ -65,7 +65,25 @@ BUILT_IN = {
         "spade",
         2020,
         ("memory-bank", "nearest-neighbours", "pixel-map", "deep-features"),
-        "SPADE on any backbone: the distance to the K most similar good images, and to their parts.",
+        "SPADE on any backbone: distances to the K most similar good images, and to their parts.",
+    ),
+    "vision_padim": BuiltIn(
+        "padim",
+        2020,
+        ("gaussian", "pixel-map", "deep-features"),
+        "PaDiM on any backbone: one Gaussian a position, Mahalanobis distances as the map.",
+    ),
+    "vision_mahalanobis": BuiltIn(
+        "mahalanobis",
+        2021,
+        ("gaussian", "image-level", "deep-features"),
+        "Gaussians of globally pooled features, one a level; no maps.",
+    ),
+    "vision_dfm": BuiltIn(
+        "dfm",
+        2019,
+        ("subspace", "pixel-map", "deep-features"),
+        "DFM: error of reconstructing features from a PCA that keeps 97 % of their variance.",
     ),
     "vision_knn": BuiltIn(
         "classical.neighbours",

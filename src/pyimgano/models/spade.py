@@ -61,7 +61,7 @@ _IMAGES = 4
     },
 )
 class VisionSpade(BackboneDetector):
-    """SPADE on any backbone: the distance to the K most similar good images, and to their parts.
+    """SPADE on any backbone: distances to the K most similar good images, and to their parts.
 
     The score of an image, which the decision is made by, is the paper's: the mean distance of
     its globally pooled features to those of the K nearest training images. It does not come
