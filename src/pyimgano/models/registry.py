@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 _D = TypeVar("_D", bound="type[Detector]")
 
 #: The built-in detectors and the modules of this package that they register from.
-BUILT_IN = {"vision_patchcore": "patchcore"}
+BUILT_IN = {
+    "vision_efficientad": "efficientad",
+    "vision_patchcore": "patchcore",
+    "vision_supersimplenet": "supersimplenet",
+}
 
 
 @dataclass(frozen=True)
