@@ -207,6 +207,8 @@ class Detector(ABC):
     remarked_: list[SkippedImage]
     n_train_: int
     roi_: RegionOfInterest | None = None
+    #: Whether other images than those to learn from are there to calibrate on; set by `fit`.
+    _calibrates_apart: bool = False
 
     #: All keywords, also those that `__init__` hands on: what help() shows.
     __signature__: ClassVar[Any] = FullSignature()
@@ -455,6 +457,7 @@ class Detector(ABC):
             delattr(self, name)
         reading = _Reading()
         self.params_, self.roi_ = params, region
+        self._calibrates_apart = held_out is not None
         self._start(params, len(sources))
         self._learn(
             _training_batches(
