@@ -146,7 +146,8 @@ class TrainedDetector(BackboneDetector):
 
         self._program: Program = Program(self._graph(self._network), self._backbone)
 
-    def _checkpoint_of(self, images: KeptImages) -> Checkpoint | None:
+    def _checkpoint_of(self, images: KeptImages, part: str = "") -> Checkpoint | None:
+        """Where a training is kept; `part` is a folder below for another one of the same fit."""
         if self._params.checkpoint_dir is None:
             return None
         import torch
@@ -169,7 +170,7 @@ class TrainedDetector(BackboneDetector):
             "torch": torch.__version__,
         }
         folder = Path(self._params.checkpoint_dir).expanduser().absolute()
-        return Checkpoint(folder, identity)
+        return Checkpoint(folder / part, identity)
 
     # ---- scores
 
@@ -212,8 +213,12 @@ class TrainedDetector(BackboneDetector):
         self._scored = True
         return TrainingScores(np.concatenate(scores), method, unseen, tuple(notes), statistics)
 
+    def _is_done(self) -> bool:
+        """Whether the fit needs no checkpoint any more."""
+        return self._calibrates_apart or bool(vars(self).get("_scored"))
+
     def _finish(self) -> None:
-        if self._checkpoint is not None and (self._calibrates_apart or vars(self).get("_scored")):
+        if self._checkpoint is not None and self._is_done():
             self._checkpoint.remove()
         for name in ("_images", "_parts", "_checkpoint", "_scored"):
             vars(self).pop(name, None)
