@@ -52,7 +52,12 @@ class TestPerlin:
         noise = perlin_noise((2, 2), (1, 1), generator(3))
         angles = torch.rand((2, 2), generator=generator(3)).numpy() * 2 * np.pi
         # the middle of the cell: each corner weighs 1/4
-        offsets = {(0, 0): (0.5, 0.5), (0, 1): (0.5, -0.5), (1, 0): (-0.5, 0.5), (1, 1): (-0.5,) * 2}
+        offsets = {
+            (0, 0): (0.5, 0.5),
+            (0, 1): (0.5, -0.5),
+            (1, 0): (-0.5, 0.5),
+            (1, 1): (-0.5,) * 2,
+        }
         middle = np.mean(
             [np.sin(angles[c]) * o[0] + np.cos(angles[c]) * o[1] for c, o in offsets.items()]
         )

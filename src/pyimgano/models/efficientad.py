@@ -354,5 +354,3 @@ def efficientad_loss(network: EfficientAdNetwork, batch: Minibatch, penalty: Any
         others, _ = network.studied(as_input(penalty.draw(len(pixels), side, batch)))
         loss = loss + others.square().mean()
     return loss
-
-

@@ -121,7 +121,9 @@ def distill(
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=1e-5)
 
     def loss(network: nn.Module, batch: Minibatch) -> Tensor:
-        pixels = torch.stack([one for one, _ in crops(enlarged(batch.pixels), side, batch.generator)])
+        pixels = torch.stack(
+            [one for one, _ in crops(enlarged(batch.pixels), side, batch.generator)]
+        )
         pixels = jittered(flipped(pixels, batch.generator), batch.generator).round()
         wanted = (_features(backbone, pixels, channels) - mean) / std
         return (network(as_input(pixels)) - wanted.to(pixels.device)).square().mean()
@@ -211,7 +213,9 @@ def _measured(
     squares: Any = 0
     count = 0
     for number in np.resize(np.arange(len(pixels)), _MEASURED):
-        ((crop, _),) = crops(enlarged(torch.from_numpy(pixels[number : number + 1])), side, generator)
+        ((crop, _),) = crops(
+            enlarged(torch.from_numpy(pixels[number : number + 1])), side, generator
+        )
         found = _features(backbone, crop[None]).double()
         total = total + found.sum(dim=(0, 2, 3))
         squares = squares + found.square().sum(dim=(0, 2, 3))

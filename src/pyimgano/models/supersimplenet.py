@@ -95,7 +95,7 @@ class VisionSuperSimpleNet(TrainedDetector):
     def __init__(
         self,
         *,
-        noise_std: _Positive = 0.25,
+        noise_std: _Positive = 0.8,
         perlin_threshold: _Threshold = 0.2,
         learning_rate: _Positive = 1e-3,
         hidden_dim: Count = 1024,
