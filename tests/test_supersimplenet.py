@@ -149,6 +149,16 @@ class TestDetector:
         assert (found >= 0).all() and inside > 2 * found[:16].mean()
         assert fitted.calibration_.method == "held-out-images"
 
+    def test_score_of_the_classification(self) -> None:
+        by_head = cheap(steps=2, score="classification").fit(GOOD)
+        by_map = cheap(steps=2).fit(GOOD)
+        largest = by_map.predict_anomaly_map(GOOD[:2]).max(axis=(1, 2))
+        np.testing.assert_array_equal(by_map.decision_function(GOOD[:2]), largest)
+        np.testing.assert_array_equal(
+            by_head.predict_anomaly_map(GOOD[:2]), by_map.predict_anomaly_map(GOOD[:2])
+        )
+        assert (by_head.decision_function(GOOD[:2]) != largest).all()
+
     def test_same_bits_again_and_after_loading(self, fitted: Detector, tmp_path: Path) -> None:
         test = [picture(100), picture(200, spot=True)]
         scores = fitted.decision_function(test)
@@ -179,7 +189,7 @@ class TestDetector:
         assert np.isfinite(detector.get_anomaly_map(GOOD[5])).all()
 
     def test_keywords(self) -> None:
-        with pytest.raises(UsageError, match="perlin_threshold: .* less than 1"):
+        with pytest.raises(UsageError, match=r"perlin_threshold: .* less than 1"):
             cheap(perlin_threshold=1.0)
-        with pytest.raises(UsageError, match="noise_std: .* greater than 0"):
+        with pytest.raises(UsageError, match=r"noise_std: .* greater than 0"):
             cheap(noise_std=0.0)

@@ -126,7 +126,8 @@ def distill(
         )
         pixels = jittered(flipped(pixels, batch.generator), batch.generator).round()
         wanted = (_features(backbone, pixels, channels) - mean) / std
-        return (network(as_input(pixels)) - wanted.to(pixels.device)).square().mean()
+        given: Tensor = network(as_input(pixels))
+        return (given - wanted.to(pixels.device)).square().mean()
 
     task = Task(network, optimizer, loss, late_decay(plan.steps))
     found = None if progress is None else _renamed(progress)

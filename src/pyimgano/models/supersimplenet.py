@@ -6,7 +6,7 @@ and Reliable Surface Defect Detection", ICPR 2024; the unsupervised setting.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, Strict
@@ -59,6 +59,9 @@ class VisionSuperSimpleNet(TrainedDetector):
         Where Perlin noise, in [-1, 1], is above it, the mask is set.
     learning_rate
         Of the two heads; the adaptor's is half of it.
+    score
+        What an image's score is: `map`, the largest value of its map, or `classification`, the
+        output of that head, as in the paper.
     hidden_dim
         Channels of the segmentation head.
     steps, train_batch_size, patience, checkpoint_dir
@@ -82,8 +85,10 @@ class VisionSuperSimpleNet(TrainedDetector):
     - Noise: the paper adds N(0, 0.015) to features of WideResNet50, whose size other backbones
       do not share. Here each channel is first divided by its deviation over the training images,
       and `noise_std` is in these units.
-    - The score is the logit, not its sigmoid, which would be 1 for all clear defects; the map
-      is log(1 + e^s) of the smoothed logits s. Neither changes an order.
+    - The score is the largest value of the map: after so few steps it orders images better
+      than the classification head does (docs/models/supersimplenet.md).
+      `score="classification"` gives that head's logit; its sigmoid would be 1 for all clear
+      defects. The map is log(1 + e^s) of the smoothed logits s. Neither changes an order.
     - Interpolation has half-pixel centres, and 3x3 means at the border are over the cells that
       exist.
     - The authors set the mask's threshold to 0.2 for MVTec AD and to 0.6 for VisA.
@@ -98,6 +103,7 @@ class VisionSuperSimpleNet(TrainedDetector):
         noise_std: _Positive = 0.8,
         perlin_threshold: _Threshold = 0.2,
         learning_rate: _Positive = 1e-3,
+        score: Literal["map", "classification"] = "map",
         hidden_dim: Count = 1024,
         steps: Count = 250,
         train_batch_size: Count = 8,
@@ -107,6 +113,7 @@ class VisionSuperSimpleNet(TrainedDetector):
         self.noise_std = noise_std
         self.perlin_threshold = perlin_threshold
         self.learning_rate = learning_rate
+        self.score = score
         self.hidden_dim = hidden_dim
 
     def _task(self, images: KeptImages, parts: Parts) -> Task:
@@ -137,7 +144,8 @@ class VisionSuperSimpleNet(TrainedDetector):
             return self._loss(network, features.of(batch), batch)  # type: ignore[arg-type]
 
         def rate(step: int) -> float:
-            return 0.4 ** ((step >= 0.8 * params.steps) + (step >= 0.9 * params.steps))
+            steps: int = params.steps
+            return 0.4 ** int(step >= 0.8 * steps) * 0.4 ** int(step >= 0.9 * steps)
 
         return Task(heads, optimizer, loss, rate)
 
@@ -182,7 +190,13 @@ class VisionSuperSimpleNet(TrainedDetector):
         from .supersimplenet_networks import SuperSimpleNetGraph
 
         features = FeatureGraph(self._backbone.network, self._backbone.layers)
-        graph = SuperSimpleNetGraph(features, network, self.grid_, self._size())  # type: ignore[arg-type]
+        graph = SuperSimpleNetGraph(
+            features,
+            network,  # type: ignore[arg-type]
+            self.grid_,
+            self._size(),
+            by_map=self._params.score == "map",
+        )
         return graph.to(self._backbone.device)
 
     def describe(self) -> dict[str, Any]:

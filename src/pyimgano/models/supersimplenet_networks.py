@@ -149,14 +149,25 @@ class SuperSimpleNetGraph(nn.Module):
         Trained.
     grid, size
         (h, w) of the logits, (H, W) of the maps.
+    by_map
+        Whether the score is the largest value of the map, over cells that count, instead of
+        the classification's logit.
     """
 
     rows: Tensor
     columns: Tensor
     weight: Tensor
+    used: Tensor
+    within: Tensor
 
     def __init__(
-        self, features: nn.Module, heads: Heads, grid: tuple[int, int], size: tuple[int, int]
+        self,
+        features: nn.Module,
+        heads: Heads,
+        grid: tuple[int, int],
+        size: tuple[int, int],
+        *,
+        by_map: bool,
     ) -> None:
         super().__init__()
         self.features = features
@@ -168,12 +179,14 @@ class SuperSimpleNetGraph(nn.Module):
         weight = rows @ counted @ columns.T
         self.register_buffer("weight", weight.clamp(min=_LEAST_WEIGHT))
         self.register_buffer("used", counted)
-
-    used: Tensor
+        self.by_map = by_map
+        pixels = functional.interpolate(counted[None, None], size, mode="nearest")
+        self.register_buffer("within", pixels[0, 0])
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         heads = self.heads
         segmented, score = heads(heads.adapted(upscaled(self.features(pixels))))
         smooth = self.rows @ (segmented[:, 0] * self.used) @ self.columns.T / self.weight
         # log(1 + e^x): the same order, and 0 or more
-        return score, functional.softplus(smooth)
+        maps = functional.softplus(smooth)
+        return (maps * self.within).amax(dim=(1, 2)) if self.by_map else score, maps
