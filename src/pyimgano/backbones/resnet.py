@@ -97,6 +97,12 @@ class ResNet(TappedNetwork):
                 break
         return taps.in_order()
 
+    def cut(self, layers: Sequence[str]) -> None:
+        kept = 1 + max(self.layer_names.index(layer) for layer in layers)
+        for name in self.layer_names[kept:]:
+            delattr(self, name)
+        self.layer_names = self.layer_names[:kept]
+
 
 def drop_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Torchvision's state dict without the classifier's keys."""

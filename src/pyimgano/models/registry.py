@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 _D = TypeVar("_D", bound="type[Detector]")
 
 #: The built-in detectors and the modules of this package that they register from.
-BUILT_IN = {"vision_patchcore": "patchcore"}
+BUILT_IN = {
+    "vision_patchcore": "patchcore",
+    "vision_reverse_distillation": "reverse_distillation",
+    "vision_stfpm": "stfpm",
+}
 
 
 @dataclass(frozen=True)
