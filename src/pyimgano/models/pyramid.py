@@ -86,7 +86,10 @@ class TeacherFeatures:
         """For each layer (B, C_l, H_l, W_l), on the device, detached."""
         if self._kept is None:
             # outside of inference mode, so that gradients may pass by
-            return [one.clone() for one in self._computed(batch.pixels.cpu().numpy())]
+            plain = torch.contiguous_format  # sums over channels depend on it
+            return [
+                one.clone(memory_format=plain) for one in self._computed(batch.pixels.cpu().numpy())
+            ]
         places = torch.from_numpy(self._place[batch.numbers]).to(self._backbone.device)
         return [layer[places] for layer in self._kept]
 
@@ -141,7 +144,7 @@ class LevelMaps(nn.Module):
                 scale = torch.where(weight > _LEAST_WEIGHT, 1.0 / weight, torch.zeros(()))
             self.register_buffer(f"mask{level}", mask)
             self.register_buffer(f"scale{level}", scale)
-        whole = torch.ones(size) if inside is None else torch.from_numpy(inside).float()
+        whole = torch.ones(size) if inside is None else torch.from_numpy(inside.astype(np.float32))
         self.register_buffer("inside", whole)
 
     def forward(self, distances: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from .parameters import Count, Positive
+from .parameters import Count, MinibatchSize, Positive
 from .pyramid_detector import PyramidDetector
 from .registry import register_model
 
@@ -90,7 +90,7 @@ class VisionReverseDistillation(PyramidDetector):
         self,
         *,
         steps: Count = 400,
-        train_batch_size: Count = 16,
+        train_batch_size: MinibatchSize = 16,
         learning_rate: Positive = 0.005,
         loss: Literal["flattened", "per-position"] = "flattened",
         **shared: Any,
