@@ -67,7 +67,7 @@ class _Bottleneck(nn.Module):
 class ResNet(TappedNetwork):
     """The convolutional trunk; layers are `layer1` (stride 4) to `layer4` (stride 32)."""
 
-    layer_names = ("layer1", "layer2", "layer3", "layer4")
+    layer_names: tuple[str, ...] = ("layer1", "layer2", "layer3", "layer4")
     default_layers = ("layer2", "layer3")
     mean = _IMAGENET_MEAN
     std = _IMAGENET_STD

@@ -159,7 +159,8 @@ class LevelMaps(nn.Module):
             else:
                 found = found * one if self.combine == "product" else found + one
         assert found is not None
-        return (found * self.inside).flatten(1).amax(dim=1), found
+        inside: Tensor = self.get_buffer("inside")
+        return (found * inside).flatten(1).amax(dim=1), found
 
 
 class PyramidGraph(nn.Module):
