@@ -32,6 +32,9 @@ class TappedNetwork(nn.Module):
         """
         raise NotImplementedError
 
+    def cut(self, layers: Sequence[str]) -> None:
+        """Let go of what comes after the deepest of `layers`, where that is easily told."""
+
 
 class TapCollector:
     """Keeps the feature maps that were asked for, and knows when there are no more."""

@@ -27,6 +27,8 @@ _D = TypeVar("_D", bound="type[Detector]")
 BUILT_IN = {
     "vision_efficientad": "efficientad",
     "vision_patchcore": "patchcore",
+    "vision_reverse_distillation": "reverse_distillation",
+    "vision_stfpm": "stfpm",
     "vision_supersimplenet": "supersimplenet",
 }
 

@@ -101,7 +101,7 @@ class Plan:
     steps
         At most.
     batch_size
-        Images of a step; fewer where there are fewer.
+        Images of a step; fewer where there are fewer, but one image twice.
     seed
         Of the order of the images and of what losses draw.
     check_every
@@ -143,6 +143,9 @@ def train(
         history, best = found
         begun = len(history.losses)
     device = next(task.network.parameters()).device
+    if device.type == "cpu":
+        # a fifth to a quarter less time for a step of both kinds of networks here
+        task.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ended = history.stopped_early
     with _Shards(task, images, device) as shards:
         for step in range(begun, plan.steps):
@@ -214,7 +217,7 @@ def _batch(
 ) -> npt.NDArray[np.int64]:
     """The images of a step: the next of an endless row of shuffled passes over all of them."""
     count = len(numbers)
-    size = min(size, count)
+    size = min(size, max(2, count))  # batch norm has nothing to go by with one
     first = step * size
     chosen = []
     for number in range(first // count, (first + size - 1) // count + 1):
