@@ -51,6 +51,7 @@ def cheap(teacher: Path | None, **keywords: object) -> Detector:
     settings = {
         "resize": (64, 64),
         "device": "cpu",
+        "engine": "torch",  # nothing to compile for every fit
         "steps": 20,
         "train_batch_size": 4,
         "teacher": None if teacher is None else str(teacher),
@@ -61,7 +62,7 @@ def cheap(teacher: Path | None, **keywords: object) -> Detector:
 
 @pytest.fixture(scope="module")
 def fitted(teacher: Path) -> Detector:
-    return cheap(teacher, steps=40, learning_rate=3e-3).fit(GOOD)
+    return cheap(teacher, steps=30, learning_rate=3e-3, engine="auto").fit(GOOD)
 
 
 class TestFormulas:
