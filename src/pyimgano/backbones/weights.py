@@ -82,7 +82,7 @@ def load_weights(
         return WeightsOrigin("random", f"seed {seed}", None)
     packaged = package.find() if package else None
     if package and packaged:
-        _fill(network, rename(_read_state(packaged)), str(packaged))
+        _fill(network, rename(read_state(packaged)), str(packaged))
         return WeightsOrigin("package", package.distribution, _sha256(packaged))
     if timm_name and importlib.util.find_spec("timm"):
         _fill(network, rename(_timm_state(timm_name)), f"timm's {timm_name}")
@@ -103,11 +103,11 @@ def fill_from_file(
 ) -> WeightsOrigin:
     """Fill `network` from a weights file; errors as `load_weights`."""
     path = Path(file)
-    _fill(network, rename(_read_state(path)), str(path))
+    _fill(network, rename(read_state(path)), str(path))
     return WeightsOrigin("file", path.name, _sha256(path))
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file")
     _refuse_bomb(path)

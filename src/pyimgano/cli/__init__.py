@@ -28,6 +28,10 @@ _COMMANDS = {
         "Find out what drift on the line does to a detector.",
     ),
     "datasets": ("datasets", "List datasets, and look one over for what is wrong with it."),
+    "distill-teacher": (
+        "distill_teacher",
+        "Distil a teacher for vision_efficientad on your own images.",
+    ),
     "export": ("export", "Write a detector as a folder that runs without pyimgano."),
     "infer": ("infer", "Score new images with a fitted detector."),
 }
@@ -74,6 +78,13 @@ def datasets(arguments: Sequence[str] | None = None) -> NoReturn:
     from .datasets import command
 
     _run(command, "pyimgano-datasets", arguments)
+
+
+def distill_teacher(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`pyimgano-distill-teacher`, the same as `pyimgano distill-teacher`."""
+    from .distill_teacher import command
+
+    _run(command, "pyimgano-distill-teacher", arguments)
 
 
 def export(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -9,12 +9,14 @@ from .registry import create_model, list_models, model_info, register_model
 
 if TYPE_CHECKING:
     from .detector import Detector, ImageScore, SkippedImage
+    from .distillation import distill_teacher
     from .loading import load_model
 
 _HOMES = {
     "Detector": "detector",
     "ImageScore": "detector",
     "SkippedImage": "detector",
+    "distill_teacher": "distillation",
     "load_model": "loading",
 }
 
@@ -23,6 +25,7 @@ __all__ = [
     "ImageScore",
     "SkippedImage",
     "create_model",
+    "distill_teacher",
     "list_models",
     "load_model",
     "model_info",

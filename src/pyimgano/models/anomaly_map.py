@@ -60,12 +60,17 @@ def _operator(cells: int, pixels: int, sigma: float) -> npt.NDArray[np.float32]:
     upsample = np.zeros((pixels, cells))
     upsample[np.arange(pixels), left] += 1 - weight
     upsample[np.arange(pixels), right] += weight
-    smooth = gaussian_filter1d(upsample, sigma, axis=0, mode="reflect", truncate=4.0)
+    smooth = upsample
+    if sigma > 0:
+        smooth = gaussian_filter1d(upsample, sigma, axis=0, mode="reflect", truncate=4.0)
     return np.ascontiguousarray(smooth, dtype=np.float32)
 
 
 def map_operators(
     grid: tuple[int, int], size: tuple[int, int], sigma: float = SIGMA
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """The matrices R (H, h) and C (W, w) of a grid (h, w) and maps of `size` (H, W)."""
+    """The matrices R (H, h) and C (W, w) of a grid (h, w) and maps of `size` (H, W).
+
+    With a `sigma` of 0 nothing is smoothed.
+    """
     return _operator(grid[0], size[0], sigma), _operator(grid[1], size[1], sigma)

@@ -85,6 +85,30 @@ BUILT_IN = {
         ("subspace", "pixel-map", "deep-features"),
         "DFM: error of reconstructing features from a PCA that keeps 97 % of their variance.",
     ),
+    "vision_stfpm": BuiltIn(
+        "stfpm",
+        2021,
+        ("student-teacher", "trained", "pixel-map", "deep-features"),
+        "STFPM: where a student's pyramid of features differs from its teacher's.",
+    ),
+    "vision_reverse_distillation": BuiltIn(
+        "reverse_distillation",
+        2022,
+        ("student-teacher", "trained", "pixel-map", "deep-features"),
+        "Reverse distillation: what a decoder cannot give back of an encoder's features.",
+    ),
+    "vision_supersimplenet": BuiltIn(
+        "supersimplenet",
+        2024,
+        ("discriminative", "synthetic-anomalies", "pixel-map", "deep-features", "trained"),
+        "SuperSimpleNet: heads that learn to see noise in good features, of any backbone.",
+    ),
+    "vision_efficientad": BuiltIn(
+        "efficientad",
+        2024,
+        ("student-teacher", "autoencoder", "pixel-map", "trained"),
+        "EfficientAD: where a student cannot follow its teacher, or an autoencoder the image.",
+    ),
     "vision_knn": BuiltIn(
         "classical.neighbours",
         2000,

@@ -215,6 +215,8 @@ class Detector(ABC):
     remarked_: list[SkippedImage]
     n_train_: int
     roi_: RegionOfInterest | None = None
+    #: Whether other images than those to learn from are there to calibrate on; set by `fit`.
+    _calibrates_apart: bool = False
 
     #: All keywords, also those that `__init__` hands on: what help() shows.
     __signature__: ClassVar[Any] = FullSignature()
@@ -469,6 +471,7 @@ class Detector(ABC):
             delattr(self, name)
         reading = _Reading()
         self.params_, self.roi_ = params, region
+        self._calibrates_apart = held_out is not None
         self._start(params, len(sources))
         self._learn(
             _training_batches(
@@ -646,19 +649,14 @@ class Detector(ABC):
         return (self.decision_function(X) >= self.threshold_).astype(np.int64)
 
     def fit_predict(self, X: Sequence[ImageSource], y: Any = None) -> npt.NDArray[np.int64]:
-        """Fit, then the decision on each training image by its `decision_scores_`.
+        """Fit, then the decision on each training image, (N,) of 0 and 1.
 
-        Raises
-        ------
-        UsageError
-            There are so many images that only a part of them was scored.
+        By its `decision_scores_`, where every image has one; else, as the threshold was calibrated
+        on a part of them, as `predict` decides.
         """
         self.fit(X)
         if len(self.decision_scores_) < self.n_train_:
-            raise UsageError(
-                f"fit_predict: {len(self.decision_scores_)} of {self.n_train_} training images "
-                "were scored; use fit and predict"
-            )
+            return self.predict(X)
         return (self.decision_scores_ >= self.threshold_).astype(np.int64)
 
     def predict_anomaly_map(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float32]:

@@ -36,6 +36,12 @@ Size = tuple[_Side, _Side]
 Count = Annotated[int, Strict(), Field(ge=1)]
 Seed = Annotated[int, Strict(), Field(ge=0, le=2**63 - 1)]
 Ratio = Annotated[float, Strict(), Field(gt=0, le=1)]
+#: Images of a training step, for networks with batch norm.
+MinibatchSize = Annotated[int, Strict(), Field(ge=2, le=4096)]
+#: A learning rate or the like.
+Positive = Annotated[float, Strict(), Field(gt=0, le=1e6)]
+#: A momentum, a decay or the like.
+Share = Annotated[float, Strict(), Field(ge=0, lt=1)]
 Flag = Annotated[bool, Strict()]
 Contamination = Annotated[float, Strict(), Field(ge=1e-9, le=0.5)]
 Quantile = Annotated[float, Strict(), Field(gt=0, lt=1)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from ..built_in import PYOD
 from ..registry import register_model, registered_name
 from ..saved_state import SavedState
 from .embedding import NEEDS_TRAINING, PRESETS, REFITTED, EmbeddingDetector, ScaledDetector
+
+if TYPE_CHECKING:
+    from ...backbones import Backbone
 
 _Rows = npt.NDArray[np.float64]
 _Bins = Annotated[int, Strict(), Field(ge=2, le=1000)]
@@ -27,9 +30,9 @@ class _OverPyOD(EmbeddingDetector):
     def _require_library(self) -> None:
         PYOD.require(registered_name(type(self)) or type(self).__name__)
 
-    def prepare(self) -> None:
+    def prepare(self) -> Backbone:
         self._require_library()
-        super().prepare()
+        return super().prepare()
 
     def _start(self, params: Any, n_images: int) -> None:
         self._require_library()  # before any image is read

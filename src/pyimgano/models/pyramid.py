@@ -1,0 +1,202 @@
+"""Detectors that compare a frozen teacher's pyramid of features with another network's.
+
+Imports torch; detectors import it inside their functions.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ..backbones import Backbone
+from ..backbones.network import FeatureGraph, TappedNetwork, initialise
+from .anomaly_map import map_operators
+from .training import KeptImages, Minibatch
+
+# Of a teacher's features that are kept through a training; above, they are computed each time.
+_BYTES = 2**30
+# Of the cells that count, in a pixel's score, as `smooth_maps` has it.
+_LEAST_WEIGHT = 1e-4
+# Side of an image that is run to see the layers' strides.
+_SIDE = 128
+
+
+def layers_of_strides(network: TappedNetwork, strides: Sequence[int]) -> tuple[str, ...]:
+    """For each stride the deepest layer that has it; a stride that none has is left out.
+
+    The network's default layers where fewer than two are found.
+    """
+    parameter = next(network.parameters())
+    image = torch.zeros((1, 3, _SIDE, _SIDE), device=parameter.device)
+    with torch.inference_mode():
+        maps = network.tapped(image, network.layer_names)
+    deepest = {_SIDE // int(m.shape[-2]): n for n, m in zip(network.layer_names, maps)}
+    found = tuple(deepest[stride] for stride in strides if stride in deepest)
+    return found if len(found) > 1 else network.default_layers
+
+
+def untrained_copy(network: TappedNetwork, layers: Sequence[str]) -> TappedNetwork:
+    """The same network up to the deepest of `layers`, on the CPU, with random weights.
+
+    Drawn from torch's own generator (`training.drawn` seeds it): every part by its own rule,
+    convolutions He-normal.
+    """
+    twin = copy.deepcopy(network).cpu()
+    twin.cut(layers)
+    for module in twin.modules():
+        again = getattr(module, "reset_parameters", None)
+        if callable(again):
+            again()
+    initialise(twin, int(torch.randint(2**62, ())))
+    return twin.requires_grad_(True)
+
+
+class TeacherFeatures:
+    """A backbone's features of kept images, computed once where 1 GiB holds them.
+
+    Above that they are computed for every minibatch anew; they are the same either way.
+    """
+
+    def __init__(
+        self, backbone: Backbone, images: KeptImages, numbers: npt.NDArray[np.int64]
+    ) -> None:
+        self._backbone = backbone
+        shapes = backbone.shapes((images.pixels.shape[1], images.pixels.shape[2]))
+        size = sum(4 * int(np.prod(shape)) for shape in shapes)
+        self._kept: list[Tensor] | None = None
+        if size * len(numbers) > _BYTES:
+            return
+        self._kept = [
+            torch.empty((len(numbers), *shape[1:]), device=backbone.device) for shape in shapes
+        ]
+        self._place = np.full(len(images), -1)
+        self._place[numbers] = np.arange(len(numbers))
+        for start in range(0, len(numbers), 8):
+            found = self._computed(images.pixels[numbers[start : start + 8]])
+            for layer, features in zip(self._kept, found):
+                layer[start : start + len(features)] = features
+
+    def of(self, batch: Minibatch) -> list[Tensor]:
+        """For each layer (B, C_l, H_l, W_l), on the device, detached."""
+        if self._kept is None:
+            # outside of inference mode, so that gradients may pass by
+            plain = torch.contiguous_format  # sums over channels depend on it
+            return [
+                one.clone(memory_format=plain) for one in self._computed(batch.pixels.cpu().numpy())
+            ]
+        places = torch.from_numpy(self._place[batch.numbers]).to(self._backbone.device)
+        return [layer[places] for layer in self._kept]
+
+    def _computed(self, pixels: npt.NDArray[np.uint8]) -> list[Tensor]:
+        # one at a time: what an image gives must not depend on its company
+        each = [self._backbone.features([image]) for image in pixels]
+        return [torch.cat(layers) for layers in zip(*each)]
+
+
+class LevelMaps(nn.Module):
+    """One map of a frame from a grid of distances for each level, and the score: its maximum.
+
+    Parameters
+    ----------
+    grids
+        (h_l, w_l) of each level.
+    size
+        (H, W) of the map.
+    sigma
+        Of the Gaussian that smooths it, in pixels; 0 for none.
+    combine
+        Whether the levels' upsampled maps are multiplied or added.
+    cells
+        For each level the cells that count, as `Detector.counted_cells` gives them. A pixel's
+        score is the weighted mean over these.
+    inside
+        (H, W) bool: the pixels that the score is taken over; None for all.
+    """
+
+    def __init__(
+        self,
+        grids: Sequence[tuple[int, int]],
+        size: tuple[int, int],
+        *,
+        sigma: float,
+        combine: Literal["product", "sum"],
+        cells: Sequence[npt.NDArray[np.int64] | None],
+        inside: npt.NDArray[np.bool_] | None,
+    ) -> None:
+        super().__init__()
+        self.combine = combine
+        self.count = len(grids)
+        for level, (grid, counted) in enumerate(zip(grids, cells)):
+            rows, columns = (torch.from_numpy(m) for m in map_operators(grid, size, sigma))
+            self.register_buffer(f"rows{level}", rows)  # (H, h)
+            self.register_buffer(f"columns{level}", columns.T.contiguous())  # (w, W)
+            mask = torch.ones(grid)
+            scale = torch.ones(size)
+            if counted is not None:
+                mask.zero_().view(-1)[torch.from_numpy(counted)] = 1.0
+                weight = rows @ mask @ columns.T
+                scale = torch.where(weight > _LEAST_WEIGHT, 1.0 / weight, torch.zeros(()))
+            self.register_buffer(f"mask{level}", mask)
+            self.register_buffer(f"scale{level}", scale)
+        whole = torch.ones(size) if inside is None else torch.from_numpy(inside.astype(np.float32))
+        self.register_buffer("inside", whole)
+
+    def forward(self, distances: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Of (N, h_l, w_l) a level: scores (N,) and maps (N, H, W)."""
+        found: Tensor | None = None
+        for level in range(self.count):
+            mask, rows = getattr(self, f"mask{level}"), getattr(self, f"rows{level}")
+            columns, scale = getattr(self, f"columns{level}"), getattr(self, f"scale{level}")
+            one = (rows @ (distances[level] * mask) @ columns) * scale
+            if found is None:
+                found = one
+            else:
+                found = found * one if self.combine == "product" else found + one
+        assert found is not None
+        inside: Tensor = self.get_buffer("inside")
+        return (found * inside).flatten(1).amax(dim=1), found
+
+
+class PyramidGraph(nn.Module):
+    """Pixels in; score (N,) and map (N, H, W) out: what scores images.
+
+    Parameters
+    ----------
+    teacher
+        Gives the features of each level.
+    other
+        Gives what they are compared with: of the pixels, or, `from_features`, of the teacher's
+        features.
+    distance
+        Of two (N, C, h, w): (N, h, w), 0 or more.
+    maps
+        What becomes of the distances.
+    """
+
+    def __init__(
+        self,
+        teacher: FeatureGraph,
+        other: nn.Module,
+        distance: Callable[[Tensor, Tensor], Tensor],
+        maps: LevelMaps,
+        *,
+        from_features: bool,
+    ) -> None:
+        super().__init__()
+        self.from_features = from_features
+        self.teacher = teacher
+        self.other = other
+        self.distance = distance
+        self.maps = maps
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        wanted = self.teacher(pixels)
+        found = self.other(wanted if self.from_features else pixels)
+        score, anomaly_map = self.maps([self.distance(t, s) for t, s in zip(wanted, found)])
+        return score, anomaly_map

@@ -1,0 +1,27 @@
+"""Training a network on kept images: minibatches, seeds, early stopping, checkpoints.
+
+Imports torch; detectors import it inside their functions, through `models/trained.py`.
+"""
+
+from .checkpoint import Checkpoint
+from .history import History
+from .images import KeptImages, Parts, divide
+from .loop import Minibatch, Plan, Task, train
+from .network_state import drawn, network_arrays, restore_network
+from .program import Program
+
+__all__ = [
+    "Checkpoint",
+    "History",
+    "KeptImages",
+    "Minibatch",
+    "Parts",
+    "Plan",
+    "Program",
+    "Task",
+    "divide",
+    "drawn",
+    "network_arrays",
+    "restore_network",
+    "train",
+]

@@ -1,0 +1,263 @@
+"""EfficientAD against its formulas, worked out by hand, and on small images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+
+from pyimgano.cli.distill_teacher import command
+from pyimgano.errors import UsageError, WeightsError
+from pyimgano.models import create_model, load_model
+from pyimgano.models.detector import Detector
+from pyimgano.models.distillation import Estimate, distill_teacher
+from pyimgano.models.efficientad_networks import (
+    Autoencoder,
+    EfficientAdGraph,
+    EfficientAdNetwork,
+    Normalization,
+    described,
+    hard_feature_loss,
+    patch_description_network,
+)
+from pyimgano.models.efficientad_teacher import crops, jittered, read_teacher
+
+from .conftest import picture, save
+
+GOOD = [picture(i) for i in range(12)]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher of few channels, so that training on it is quick."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = patch_description_network("S", 8).state_dict()
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    save_file(state, path)
+    return path
+
+
+def cheap(teacher: Path | None, **keywords: object) -> Detector:
+    settings = {
+        "resize": (64, 64),
+        "device": "cpu",
+        "engine": "torch",  # nothing to compile for every fit
+        "steps": 20,
+        "train_batch_size": 4,
+        "teacher": None if teacher is None else str(teacher),
+        **keywords,
+    }
+    return create_model("vision_efficientad", **settings)
+
+
+@pytest.fixture(scope="module")
+def fitted(teacher: Path) -> Detector:
+    return cheap(teacher, steps=30, learning_rate=3e-3, engine="auto").fit(GOOD)
+
+
+class TestFormulas:
+    def test_hard_feature_loss(self) -> None:
+        distances = torch.tensor([3.0, 1.0, 2.0, 10.0, 4.0])
+        # the 0.75 quantile is 4: the mean of 4 and 10
+        assert float(hard_feature_loss(distances, 0.75)) == pytest.approx(7.0)
+        # 0.6 lies at 3.4, between 3 and 4
+        assert float(hard_feature_loss(distances, 0.6)) == pytest.approx(7.0)
+        assert float(hard_feature_loss(distances, 0.0)) == pytest.approx(4.0)
+        many = torch.rand((4, 8, 10, 10), generator=generator())
+        exact = many.double().numpy().ravel()
+        wanted = exact[exact >= np.quantile(exact, 0.999)].mean()
+        assert float(hard_feature_loss(many)) == pytest.approx(wanted, rel=1e-6)
+        assert float(hard_feature_loss(torch.full((3, 3), 2.0))) == 2.0
+
+    def test_only_hard_elements_have_a_gradient(self) -> None:
+        distances = torch.arange(1000.0).requires_grad_()
+        hard_feature_loss(distances).backward()
+        assert (distances.grad > 0).nonzero().flatten().tolist() == [999]
+
+    def test_normalisation(self) -> None:
+        local, whole = torch.tensor([2.0, 5.0]), torch.tensor([0.5, 0.0])
+        found = Normalization([(1.0, 3.0), (0.25, 0.75)])(local, whole)
+        paper = 0.5 * (0.1 * (local - 1) / 2 + 0.1 * (whole - 0.25) / 0.5)
+        least = 0.5 * (0.1 * (0 - 1) / 2 + 0.1 * (0 - 0.25) / 0.5)
+        np.testing.assert_allclose(found, paper - least, rtol=1e-6)
+        assert torch.isfinite(Normalization([(1.0, 1.0), (0.0, 0.0)])(local, whole)).all()
+
+    def test_jitter_and_crops(self) -> None:
+        images = torch.randint(0, 256, (6, 64, 72, 3), generator=generator(), dtype=torch.uint8)
+        changed = jittered(images, generator(1))
+        assert changed.min() >= 0 and changed.max() <= 255
+        share = (changed - images.float()).abs().mean() / images.float().mean()
+        assert 0.005 < share < 0.2
+        for image, (crop, (row, column)) in zip(images, crops(images, 32, generator(2))):
+            assert torch.equal(crop, image[4 * row : 4 * row + 32, 4 * column : 4 * column + 32])
+
+
+class TestNetworks:
+    @pytest.mark.parametrize("size", ["S", "M"])
+    def test_a_cell_sees_33_pixels_every_4(self, size: str) -> None:
+        network = patch_description_network(size, 2).double()
+        assert described((256, 256)) == (56, 56) and described((33, 37)) == (1, 2)
+        x = torch.zeros((1, 3, 41, 33), dtype=torch.float64)
+        x.requires_grad_()
+        found = network(x)
+        assert found.shape[2:] == (3, 1)
+        (touched,) = torch.autograd.grad(found[0, :, 1].sum(), x)
+        rows = touched.abs().sum(dim=(0, 1, 3)).nonzero().flatten()
+        assert rows.min() >= 4 and rows.max() <= 36
+
+    def test_a_crop_is_described_as_the_image(self) -> None:
+        network = patch_description_network("S", 3)
+        x = torch.randn((1, 3, 72, 72), generator=generator())
+        part = network(x[:, :, 8:56, 12:60])
+        assert torch.allclose(part, network(x)[:, :, 2:6, 3:7][:, :, : part.shape[2]], atol=1e-5)
+
+    @pytest.mark.parametrize("size", [(64, 64), (64, 100), (256, 256)])
+    def test_autoencoder_gives_a_description(self, size: tuple[int, int]) -> None:
+        network = Autoencoder(5, size)
+        with torch.no_grad():
+            assert network(torch.zeros(1, 3, *size)).shape == (1, 5, *described(size))
+        if size == (256, 256):
+            assert network.sizes[0] == [3, 8, 15, 32, 63, 127]  # the paper's
+
+    def test_maps_by_hand(self) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            network = EfficientAdNetwork("S", 4, (64, 64))
+        network.mean.fill_(0.1)
+        network.std.fill_(0.5)
+        pixels = torch.from_numpy(picture(3))[None]
+        x = (pixels.numpy()[0] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        x = torch.from_numpy(x.transpose(2, 0, 1)[None]).float()
+        with torch.no_grad():
+            taught = (network.teacher(x).numpy() - 0.1) / 0.5
+            student, rebuilt = network.student(x).numpy(), network.autoencoder(x).numpy()
+            local, whole = network(pixels)
+            graph = EfficientAdGraph(network, Normalization([(0.0, 1.0), (0.0, 2.0)]), (64, 64))
+            score, maps = graph(pixels)
+        np.testing.assert_allclose(local[0], ((taught - student[:, :4]) ** 2).mean(1)[0], rtol=1e-4)
+        np.testing.assert_allclose(
+            whole[0], ((rebuilt - student[:, 4:]) ** 2).mean(1)[0], rtol=1e-4
+        )
+        combined = 0.05 * local + 0.025 * whole
+        assert float(score) == pytest.approx(float(combined.max()), rel=1e-5)
+        assert maps.shape == (1, 64, 64)
+        # a pixel in the corner has the value of the nearest cell
+        assert float(maps[0, 0, 0]) == pytest.approx(float(combined[0, 0, 0]), rel=1e-5)
+
+
+class TestDetector:
+    def test_learns_and_finds_a_planted_defect(self, fitted: Detector) -> None:
+        losses = fitted.history_.losses
+        assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+        good = [picture(100 + i) for i in range(5)]
+        bad = [picture(200 + i, spot=True) for i in range(5)]
+        assert fitted.decision_function(bad).min() > fitted.decision_function(good).max()
+        facts = fitted.describe()
+        assert facts["teacher"]["source"] == "file" and facts["teacher"]["channels"] == 8
+        assert facts["teacher"]["quantiles_from"] == "held-out images"
+
+    def test_quantiles_of_images_not_learned_from(
+        self, teacher: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[tuple[Detector, list[int]]] = []
+        detector = cheap(teacher, steps=1)
+        measure = detector._measure_maps
+
+        def spy() -> None:
+            parts = detector._parts
+            assert not set(parts.watch) & (set(parts.learn) | set(parts.calibrate))
+            local = [
+                detector._network(torch.from_numpy(detector._images.pixels[i : i + 1]))[0]
+                for i in parts.watch
+            ]
+            measure()
+            wanted = np.quantile(torch.cat(local).double().numpy(), (0.9, 0.995))
+            np.testing.assert_allclose(detector._quantiles[0], wanted, rtol=1e-4)
+            seen.append((detector, list(parts.watch)))
+
+        monkeypatch.setattr(detector, "_measure_maps", spy)
+        with torch.no_grad():
+            detector.fit(GOOD)
+        assert len(seen) == 1 and len(seen[0][1]) >= 1
+
+    def test_same_bits_again_and_after_loading(
+        self, fitted: Detector, teacher: Path, tmp_path: Path
+    ) -> None:
+        test = [picture(100), picture(200, spot=True)]
+        scores = fitted.decision_function(test)
+        loaded = load_model(fitted.save(tmp_path / "model"))
+        np.testing.assert_array_equal(loaded.decision_function(test[1:]), scores[1:])
+        assert loaded.describe() == fitted.describe()
+        one, two = (cheap(teacher, steps=2).fit(GOOD[:4]) for _ in range(2))
+        assert one.history_.losses == two.history_.losses
+        np.testing.assert_array_equal(one.decision_function(test), two.decision_function(test))
+
+    def test_penalty_images(self, teacher: Path, tmp_path: Path) -> None:
+        for i in range(2):
+            save(tmp_path / "others" / f"{i}.png", picture(i, 50))
+        with_them = cheap(teacher, steps=1, penalty_images=str(tmp_path / "others")).fit(GOOD[:3])
+        without = cheap(teacher, steps=1).fit(GOOD[:3])
+        assert with_them.history_.losses[0] > without.history_.losses[0]
+        with pytest.raises(UsageError, match=r"penalty_images: .* is no folder"):
+            cheap(teacher, penalty_images=str(tmp_path / "none")).prepare()
+
+    @pytest.mark.parametrize("image", [picture(0), np.zeros((64, 64, 3), np.uint8)])
+    def test_hardly_anything_to_learn_from(self, teacher: Path, image: np.ndarray) -> None:
+        detector = cheap(teacher, steps=1).fit([image])
+        assert np.isfinite(detector.decision_function([GOOD[5]])).all()
+        assert "in-sample" in detector.calibration_.method
+
+    def test_distils_by_itself(self) -> None:
+        detector = cheap(None, steps=1, teacher_steps=2).fit(GOOD[:3])
+        found = detector.describe()["teacher"]
+        assert found["source"] == "distilled" and found["steps"] == 2
+        assert found["channels"] == 152  # 40 and 112 of the backbone
+
+
+class TestTeacher:
+    def test_command(self, tmp_path: Path) -> None:
+        for i in range(3):
+            save(tmp_path / "images" / f"{i}.png", GOOD[i])
+        output = tmp_path / "t.safetensors"
+        given = ["--input", str(tmp_path / "images"), "--output", str(output)]
+        given += ["--resize", "64", "64", "--steps", "8"]
+        done = CliRunner().invoke(command, given, catch_exceptions=False)
+        assert done.exit_code == 0
+        facts = json.loads(output.with_suffix(".json").read_text())
+        assert facts["channels"] == len(facts["channel_mean"]) == len(facts["channel_std"]) == 152
+        assert json.loads(done.stdout)["sha256"] == facts["sha256"]
+        assert "distilling: 8 steps of" in done.stderr
+        assert facts["training"]["last_loss"] < facts["training"]["first_loss"]
+        again = read_teacher(output, "S")
+        assert again.channels == 152
+        with pytest.raises(WeightsError, match=r"no teacher of size M \(it has no '12\.weight'\)"):
+            read_teacher(output, "M")
+        with pytest.raises(UsageError, match="exists already"):
+            distill_teacher(GOOD[:1], output)
+
+    def test_bad_files(self, teacher: Path, tmp_path: Path) -> None:
+        state = load_file(teacher)
+        state["0.bias"][0] = torch.nan
+        save_file(state, tmp_path / "nan.safetensors")
+        with pytest.raises(WeightsError, match=r"nan\.safetensors: 0\.bias holds values"):
+            cheap(tmp_path / "nan.safetensors").prepare()
+        del state["0.bias"]
+        save_file(state, tmp_path / "less.safetensors")
+        with pytest.raises(WeightsError, match=r"0\.bias is nothing, wanted \(128,\)"):
+            read_teacher(tmp_path / "less.safetensors", "S")
+        with pytest.raises(UsageError, match=r"ends in \.safetensors"):
+            distill_teacher(GOOD[:1], tmp_path / "t.pth")
+
+    def test_an_estimate_in_words(self) -> None:
+        assert str(Estimate(100, 1.5)).endswith(": 2 min 30 s")
+        assert str(Estimate(60_000, 1.0)).endswith(": 16 h 40 min")
