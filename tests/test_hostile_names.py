@@ -142,7 +142,11 @@ def test_categories_and_defects_of_any_name(
     assert folders == sorted(safe_name(shown(name)) for name in HOSTILE)
     for name in HOSTILE:
         folder = run / "categories" / safe_name(shown(name))
-        assert sorted(path.name for path in folder.iterdir()) == ["per_image.jsonl", "report.json"]
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "files.json",
+            "per_image.jsonl",
+            "report.json",
+        ]
         lines = (folder / "per_image.jsonl").read_bytes().decode().splitlines()
         assert len([json.loads(line) for line in lines]) == 2
     for path in everything(tmp_path) - before:  # nothing but the run

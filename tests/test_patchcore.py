@@ -305,8 +305,7 @@ def test_many_training_images_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None
         mine = features[number * 64 : (number + 1) * 64]
         nearest = np.linalg.norm(mine[:, None] - others[None], axis=2).min(axis=1)
         assert 0 < score <= nearest.max() * (1 + 1e-5)
-    with pytest.raises(UsageError, match="fit_predict: 5 of 13 training images were scored"):
-        make().fit_predict(images)
+    assert make().fit_predict(images).shape == (13,)
 
 
 @pytest.mark.parametrize("block", [10**6, 100])

@@ -497,13 +497,16 @@ def test_the_stage_of_metrics_and_of_a_missing_folder(
 
     def fail(detector: Any, protocol: Any, pixels: Any, scored: Any, *rest: Any) -> Any:
         if "bolt" in str(scored[0].path):
+            raise RuntimeError("broken")
+        if "washer" in str(scored[0].path):
             raise MemoryError
         return measure(detector, protocol, pixels, scored, *rest)
 
     monkeypatch.setattr(trial, "measure_all", fail)
     report = begin(root, tmp_path)
     found = {name: one["failure"] for name, one in report["per_category"].items()}
-    assert found["bolt"]["stage"] == "metrics" and found["bolt"]["message"] == "MemoryError"
+    assert found["bolt"]["stage"] == "metrics" and found["bolt"]["message"] == "broken"
     assert found["bolt"]["where"].startswith("pipelines/trial.py:")
     assert found["nut"]["stage"] == "reading" and found["nut"]["where"] is None
-    assert found["washer"] is None and report["metric_category_names"]["auroc"] == ["washer"]
+    assert found["washer"]["stage"] == "metrics" and found["washer"]["where"] is None
+    assert found["washer"]["message"].startswith("not enough memory to score and measure")

@@ -90,6 +90,8 @@ def stage_of(error: BaseException) -> str | None:
     if isinstance(error, ImageReadError):
         return "reading"
     stage = getattr(error, "stage", None)
+    if stage is None and error.__cause__ is not None:  # one that was put in words further out
+        return stage_of(error.__cause__)
     return stage if isinstance(stage, str) else None
 
 

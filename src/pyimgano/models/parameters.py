@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,7 +74,7 @@ Roi = Annotated[
 
 class _Keyword(NamedTuple):
     written: inspect.Parameter  # with its annotation as it is written
-    annotation: Any
+    init: Callable[..., None]  # that names it
 
     @property
     def default(self) -> Any:
@@ -92,11 +92,10 @@ def _parameters(cls: type) -> dict[str, _Keyword]:
         init = vars(base).get("__init__")
         if init is None or base is object:
             continue
-        hints = typing.get_type_hints(init, include_extras=True)
         own = list(inspect.signature(init).parameters.values())[1:]  # without self
         for one in own:
             if one.kind is not one.VAR_KEYWORD and one.name not in found:
-                found[one.name] = _Keyword(one, hints.get(one.name, Any))
+                found[one.name] = _Keyword(one, init)
         if all(one.kind is not one.VAR_KEYWORD for one in own):
             break
     return found
@@ -165,6 +164,7 @@ def plain_value(value: Any) -> Any:
 @cache
 def _checker(cls: type) -> type[BaseModel]:
     fields: dict[str, Any] = {
-        name: (one.annotation, one.default) for name, one in _parameters(cls).items()
+        name: (typing.get_type_hints(one.init, include_extras=True).get(name, Any), one.default)
+        for name, one in _parameters(cls).items()
     }
     return create_model(cls.__name__, __config__=ConfigDict(extra="forbid"), **fields)
