@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -10,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from pyimgano import run_benchmark, run_robust_benchmark
+from pyimgano import load_dataset, run_benchmark, run_robust_benchmark
 from pyimgano.cli import benchmark, robust_benchmark
 from pyimgano.errors import DataError, UsageError
 from pyimgano.pipelines import environment
 from pyimgano.pipelines.config import BenchmarkConfig
+from pyimgano.pipelines.files import used_files
 from pyimgano.runs import RunDirectory
 
 from . import stubs
@@ -510,3 +512,68 @@ def test_the_stage_of_metrics_and_of_a_missing_folder(
     assert found["nut"]["stage"] == "reading" and found["nut"]["where"] is None
     assert found["washer"]["stage"] == "metrics" and found["washer"]["where"] is None
     assert found["washer"]["message"].startswith("not enough memory to score and measure")
+
+
+def test_options_that_say_what_the_run_has(root: Path, tmp_path: Path) -> None:
+    run = stopped(root, tmp_path)
+    config = json.loads((run / "config.json").read_bytes())
+    same = {"resize": tuple(config["resize"]), "max_pixels": config["max_pixels"]}
+    resumed = run_benchmark(resume=run, **same)
+    assert resumed["status"] == "complete"
+
+
+def test_a_path_of_a_method_is_found_from_anywhere(root: Path, tmp_path: Path) -> None:
+    run = stopped(root, tmp_path)
+    arguments = json.loads((run / "config.json").read_bytes())["arguments"]
+    keywords = {"teacher": "t.safetensors", "penalty_images": "p", "steps": 1}
+    config = BenchmarkConfig.check(**{**arguments, "model_kwargs": keywords})
+    assert config.model_kwargs["teacher"] == str(Path.cwd() / "t.safetensors")
+    assert config.model_kwargs["penalty_images"] == str(Path.cwd() / "p")
+
+
+@pytest.mark.parametrize("document", ["report.json", "environment.json", "config.json"])
+def test_a_link_in_a_run_is_replaced_and_not_followed(
+    root: Path, tmp_path: Path, document: str
+) -> None:
+    run = stopped(root, tmp_path)
+    victim = tmp_path / "victim.json"
+    victim.write_bytes((run / document).read_bytes())
+    was = victim.read_bytes()
+    (run / document).unlink()
+    (run / document).symlink_to(victim)
+    run_benchmark(resume=run)
+    assert victim.read_bytes() == was and report_of(run)["status"] == "complete"
+
+
+@pytest.mark.parametrize("place", ["categories/nut", "categories", "submission", ".lock"])
+def test_a_folder_that_leads_out_of_the_run_is_left_alone(
+    root: Path, tmp_path: Path, place: str
+) -> None:
+    run = stopped(root, tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    if (run / place).is_dir():
+        (run / place).rename(elsewhere)
+    else:
+        (run / place).unlink(missing_ok=True)
+        elsewhere.mkdir()
+    (elsewhere / "model").mkdir()
+    (run / place).symlink_to(elsewhere)
+    before = snapshot(elsewhere)
+    with pytest.raises(DataError, match=r"a link"):
+        run_benchmark(resume=run)
+    assert (elsewhere / "model").is_dir() and snapshot(elsewhere) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_pipes_are_not_waited_for(root: Path, tmp_path: Path) -> None:
+    run = stopped(root, tmp_path)
+    (run / "config.json").unlink()
+    os.mkfifo(run / "config.json")
+    with pytest.raises(DataError, match="is not a regular file"):
+        run_benchmark(resume=run)
+    os.mkfifo(root / "pipe.png")
+    category = load_dataset("mvtec", root, "nut").samples
+    piped = dataclasses.replace(
+        category, train=[dataclasses.replace(category.train[0], path=root / "pipe.png")]
+    )
+    assert any(one.sha256 is None for one in used_files(piped, root).files)

@@ -11,7 +11,7 @@ import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 #: No list of images, configuration or report has more bytes.
 MAX_TEXT_BYTES = 2**28
@@ -34,13 +34,23 @@ def read_regular(path: str | Path, limit: int = MAX_TEXT_BYTES) -> bytes:
     OSError
         It cannot be read.
     """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise ValueError(f"has {size} bytes, at most {limit} are read")
+        return file.read(size)
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """A regular file, open for reading, which is not waited for; errors as `read_regular`."""
     require_regular_file(path)
-    with os.fdopen(os.open(path, _FLAGS), "rb") as file:
-        state = os.fstat(file.fileno())
-        _require_regular(state.st_mode)
-        if state.st_size > limit:
-            raise ValueError(f"has {state.st_size} bytes, at most {limit} are read")
-        return file.read(state.st_size)
+    file = os.fdopen(os.open(path, _FLAGS), "rb")
+    try:
+        _require_regular(os.fstat(file.fileno()).st_mode)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def require_regular_file(path: str | Path) -> None:

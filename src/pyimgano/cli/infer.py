@@ -13,6 +13,7 @@ import click
 from ..threads import limited_threads
 from .console import ALLOW_WEIGHTS, Bar, complain, parse_keywords, print_text
 from .infer_usage import SidesCommand, check_usage, output_folders, sides
+from .interruption import stand_down
 from .options import max_pixels_option, num_threads_option
 
 if TYPE_CHECKING:
@@ -305,6 +306,7 @@ def _score(
                         stop_when_idle=given["stop_when_idle"],
                     )
                 except KeyboardInterrupt:  # the way to end it
+                    stand_down()
                     complain("stopped")
             else:
                 session.score(paths, root)

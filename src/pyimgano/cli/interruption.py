@@ -43,19 +43,23 @@ def ended_cleanly_by_signals(complaint: str) -> Iterator[None]:
         return
     ours, pythons = socket.socketpair()
     pythons.setblocking(False)
-    before = {one: signal.getsignal(one) for one in _SIGNALS}
+    # one that is ignored stays so: a job in the background is not Ctrl-C's affair
+    found = {one: signal.getsignal(one) for one in _SIGNALS}
+    before = {one: was for one, was in found.items() if was not in (signal.SIG_IGN, None)}
     earlier = signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
     handler = _Handler()
-    for one in _SIGNALS:
+    for one in before:
         signal.signal(one, handler)
     said = threading.Event()
     watcher = threading.Thread(
         target=_watch, args=(ours, complaint, said), name="interruption", daemon=True
     )
     watcher.start()
+    _under_way.append((handler, pythons))
     try:
         yield
     finally:
+        _under_way.pop()
         if handler.called:
             said.set()  # by the main thread, which now waits for others to end
             _kept.append(pythons)
@@ -69,6 +73,14 @@ def ended_cleanly_by_signals(complaint: str) -> Iterator[None]:
             pythons.close()
 
 
+def stand_down() -> None:
+    """The signal that came was the way to end what was done: the program ends as it always does."""
+    for handler, pythons in _under_way:
+        handler.called = False
+        pythons.send(bytes([_DONE]))
+
+
+_under_way: list[tuple[_Handler, socket.socket]] = []
 #: Open until the process ends.
 _kept: list[socket.socket] = []
 
@@ -93,7 +105,7 @@ def _watch(signals: socket.socket, complaint: str, said: threading.Event) -> Non
             numbers = signals.recv(64)
         except TimeoutError:
             break
-        if not came and _DONE in numbers:
+        if _DONE in numbers:
             return
         came += sum(number in _SIGNALS for number in numbers)
         if came:

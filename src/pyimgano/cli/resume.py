@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..foreign import parse_json, read_regular
 from .console import complain, parse_keywords
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def begin_again(documents: type[RunDocuments[Any, Any]], run: Path, given: dict[
     if "model_kwargs" in given:
         given = {**given, "model_kwargs": parse_keywords(given["model_kwargs"])}
     require_same(documents, run, given)
-    config = json.loads((run / "config.json").read_bytes())
+    config = parse_json(read_regular(run / "config.json"))  # which was looked at above
     complete = finished_report(run) is not None
     if complete:
         complain(f"{run}: is complete, there is nothing to do")

@@ -83,7 +83,7 @@ class BenchmarkConfig(BaseModel):
         _locate(values, ("cache_dir", "roi"))
         if isinstance(values["model_kwargs"], dict):
             values["model_kwargs"] = dict(values["model_kwargs"])
-            _locate(values["model_kwargs"], ("weights", "roi"))
+            _locate(values["model_kwargs"], PATH_KEYWORDS)
         try:
             config = cls(**values)
         except ValidationError as error:
@@ -170,6 +170,10 @@ class RobustnessConfig(BenchmarkConfig):
             if isinstance(one, bool) or not isinstance(one, int) or one not in SEVERITIES:
                 raise ValueError(f"must be integers from 1 to 5, {one!r} is not")
         return tuple(sorted(set(given)))
+
+
+#: Keywords of detectors that are paths.
+PATH_KEYWORDS = ("weights", "roi", "teacher", "penalty_images", "checkpoint_dir")
 
 
 def _locate(values: dict[str, Any], names: tuple[str, ...]) -> None:

@@ -8,12 +8,14 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..foreign import open_regular
 from ..runs import Cpu, EnvironmentDocument
 from ..threads import available_cores, thread_count
 
@@ -43,10 +45,16 @@ _PACKAGES = (
 )
 #: Of these, the ones that no number depends on.
 _HARMLESS = ("pydantic", "safetensors")
+# Keywords of detectors that name other files than weights and a region.
+_FILES = ("teacher", "penalty_images")
 
 
 def describe_environment(
-    backbone: Any, device: str, roi_sha256: str | None, started_at: str
+    backbone: Any,
+    device: str,
+    roi_sha256: str | None,
+    started_at: str,
+    keywords: Mapping[str, Any] | None = None,
 ) -> EnvironmentDocument:
     """What there is now.
 
@@ -60,6 +68,8 @@ def describe_environment(
         Of the region of interest.
     started_at
         ISO 8601 with offset.
+    keywords
+        Of the detector: files that they name, besides the weights and the region, are hashed.
     """
     facts = None if backbone is None else backbone.describe()
     weights = None
@@ -85,6 +95,7 @@ def describe_environment(
         backbone=facts,
         weights_sha256=weights,
         roi_sha256=roi_sha256,
+        files_sha256=_named_files(keywords or {}),
         working_folder=str(Path.cwd()),
         command_line=command_line(),
         dataset_fingerprints={},
@@ -111,6 +122,28 @@ def program_changes(then: EnvironmentDocument, now: EnvironmentDocument) -> list
         found.append("the backbone has other weights")
     if then.roi_sha256 != now.roi_sha256:
         found.append("the region of interest was changed")
+    for name in sorted({*then.files_sha256, *now.files_sha256}):
+        if then.files_sha256.get(name) != now.files_sha256.get(name):
+            found.append(f"what {name} names was changed")
+    return found
+
+
+def _named_files(keywords: Mapping[str, Any]) -> dict[str, str]:
+    """A hash of each file or folder of files that results depend on; an unreadable one has none,
+    and is complained of where it is wanted."""
+    found = {}
+    for name in _FILES:
+        if isinstance(keywords.get(name), (str, Path)):
+            top = Path(keywords[name])
+            digest = hashlib.sha256()
+            with contextlib.suppress(OSError, ValueError):
+                for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
+                    if path.is_file():
+                        digest.update(repr(str(path.relative_to(top))).encode())
+                        with open_regular(path) as file:
+                            while block := file.read(1 << 20):
+                                digest.update(block)
+                found[name] = digest.hexdigest()
     return found
 
 

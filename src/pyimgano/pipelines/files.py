@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..datasets import Category
+from ..foreign import open_regular
 from ..runs import FilesDocument, UsedFile, shown
 from ..threads import thread_count
 from .conditions import image_identity
@@ -65,14 +66,16 @@ def changes(then: FilesDocument, now: FilesDocument) -> str | None:
 
 def _look(name: str, path: Path, use: str, known: UsedFile | None) -> UsedFile:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             status = os.fstat(file.fileno())
             size, mtime = status.st_size, status.st_mtime_ns
             if known is not None and (known.size, known.mtime_ns) == (size, mtime):
                 return known.model_copy(update={"use": shown(use)})
             digest = hashlib.sha256()
-            while block := file.read(1 << 20):
+            left = size  # and no more, of a file that somebody is still writing
+            while left and (block := file.read(min(left, 1 << 20))):
                 digest.update(block)
+                left -= len(block)
     except (OSError, ValueError):  # that it cannot be read is said where it is wanted
         return UsedFile(path=name, use=use, size=None, mtime_ns=None, sha256=None)
     return UsedFile(path=name, use=use, size=size, mtime_ns=mtime, sha256=digest.hexdigest())

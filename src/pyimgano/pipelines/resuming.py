@@ -8,6 +8,7 @@ program and what it stands on, the configuration, the files of the complete cate
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,22 +105,37 @@ def require_same(
     if not given:
         return
     places = {
-        "root": Path(earlier.config.root),
-        "output_dir": earlier.path.absolute().parent,
+        "root": _place(earlier.config.root),
+        "output_dir": _place(earlier.path.absolute().parent),
     }
     config = documents.config_class
     before = _checked(earlier, config, {}).model_dump()
     rest = {name: value for name, value in given.items() if name not in places}
     after = config.check(**{**earlier.arguments, **rest}).model_dump()
+    was: Any
+    is_now: Any
     for name, value in given.items():
         if name in places:
-            was, is_now = str(places[name]), str(Path(value).expanduser().absolute())
+            was, is_now = str(places[name]), _place(value)
         else:
             was, is_now = before[name], after[name]
+            if was is None:  # the run took a default, which its config names
+                was = getattr(earlier.config, name, None)
+                is_now = None if was is None else type(was)(is_now)
+            if name == "category":
+                was, is_now = _names(was), _names(is_now)
         if was != is_now and name not in _FREE:
             raise UsageError(
                 f"{name}: the run has {was!r}, got {is_now!r}; a run that goes on keeps its own"
             )
+
+
+def _place(path: str | Path) -> str:
+    return os.path.normpath(Path(path).expanduser().absolute())
+
+
+def _names(category: str | list[str]) -> list[str]:
+    return category.split(",") if isinstance(category, str) else list(category)
 
 
 def given_besides(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,7 +109,7 @@ class RunDocuments(ABC, Generic[Config, Report]):
         self.resumed = earlier is not None
         self.directory = directory
         self.environment = describe_environment(
-            opened.backbone, config.device, opened.roi_sha256, self.started_at
+            opened.backbone, config.device, opened.roi_sha256, self.started_at, self.keywords
         )
         if earlier is not None:
             self.started_at = earlier.config.started_at
@@ -267,10 +267,14 @@ class RunDocuments(ABC, Generic[Config, Report]):
         """
         if not self._writing.acquire(timeout=1.0):
             return  # the disk does not answer
+        self.end_running("interrupted")
+        self.write("interrupted")  # and never released
+
+    def end_running(self, status: Status) -> None:
+        """Give the categories under way, if any, another status."""
         for name, one in list(self.reports.items()):
             if one.status == "running":
-                self.keep(self.unfinished(name, "interrupted"))
-        self.write("interrupted")  # and never released
+                self.keep(self.unfinished(name, status))
 
     def _top_report(self, status: Status, failure: Failure | None) -> RunFields:
         run: dict[str, Any] = {

@@ -138,6 +138,7 @@ def run_categories(
                 break
         return run.write("complete" if not run.failed else "failed")
     except KeyboardInterrupt:
+        run.end_running("interrupted")
         run.write("interrupted")
         raise
     except Exception as error:
@@ -154,7 +155,8 @@ def run_categories(
 def interrupt_all() -> None:
     """Write of every run under way that it was interrupted, from another thread than theirs."""
     for run in list(_under_way):
-        run.interrupt()
+        with contextlib.suppress(DataError):  # a disk that is full; the others may be on another
+            run.interrupt()
 
 
 def _one_category(

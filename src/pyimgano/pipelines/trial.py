@@ -118,17 +118,16 @@ def run_trial(
     if on_fitted is not None:
         with during("saving"):
             on_fitted()
-    with memory_in_words("to score and measure", "lower resize, or do without pixel metrics"):
-        measured = measure_detector(
-            detector,
-            test,
-            masks=masks,
-            protocol=protocol,
-            no_pixel_reason=no_pixel_reason,
-            keep_maps=keep_maps,
-            on_score=on_score,
-            progress=progress,
-        )
+    measured = measure_detector(
+        detector,
+        test,
+        masks=masks,
+        protocol=protocol,
+        no_pixel_reason=no_pixel_reason,
+        keep_maps=keep_maps,
+        on_score=on_score,
+        progress=progress,
+    )
     measured.problems[:0] = problems
     return Trial(**vars(measured), fit_seconds=fitted - began)
 
@@ -182,6 +181,7 @@ def fit_detector(
     return problems
 
 
+@memory_in_words("to score and measure", "lower resize, or do without pixel metrics")
 def measure_detector(
     detector: Detector,
     test: Sequence[Sample],

@@ -30,6 +30,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from ..errors import DataError
+from ..foreign import leads_out
 from .lines import append_line, as_line
 from .lock import LOCK_FILE, WriterLock
 from .schema import shown
@@ -92,7 +93,13 @@ class RunDirectory:
             try:
                 (building / LOCK_FILE).touch()  # a rename replaces what is empty
                 for file, document in (documents or {}).items():
-                    write_document(building / file, document)
+                    try:
+                        write_document(building / file, document)
+                    except DataError as error:  # its folder is gone when anybody looks
+                        cause = getattr(error.__cause__, "strerror", None) or error
+                        raise DataError(
+                            f"{parent}: no run can be written there ({cause})"
+                        ) from error
                 path = _move_to_a_free_name(building, name)
             finally:
                 shutil.rmtree(building, ignore_errors=True)
@@ -108,11 +115,19 @@ class RunDirectory:
     def category(self, name: str) -> Path:
         """The folder of a category, made if need be; the same for the name as reports show it."""
         folder = self.path / "categories" / safe_name(shown(name))
+        self.require_inside(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"{folder}: cannot be made ({error.strerror})") from error
         return folder
+
+    def require_inside(self, path: Path) -> None:
+        """Raise `DataError` if a link leads from `path` out of the run directory."""
+        if leads_out(path, self.path):
+            raise DataError(
+                f"{path}: a link leads out of the run directory; nothing is written there"
+            )
 
     def clear(self, name: str) -> None:
         """Remove what a stopped process left of a category, and nothing that is not ours."""
@@ -127,6 +142,7 @@ class RunDirectory:
 
     def sweep(self) -> None:
         """Remove the halves of files that a stopped process left at the top, and of maps."""
+        self.require_inside(self.path / "submission")
         with contextlib.suppress(OSError):
             for path in (*_droppings(self.path), *_droppings(self.path / "submission", deep=True)):
                 _remove(path)
@@ -156,8 +172,14 @@ class RecordWriter:
 
 
 def write_document(path: Path, document: BaseModel) -> None:
-    """Write a document as the module's docstring says; raises `DataError` where it cannot."""
-    write_text(path, document.model_dump_json(indent=2) + "\n")
+    """Write a document as the module's docstring says, in place of a link too.
+
+    Raises
+    ------
+    DataError
+        It cannot be written.
+    """
+    write_bytes(path, (document.model_dump_json(indent=2) + "\n").encode())
 
 
 def write_text(path: Path, text: str) -> None:

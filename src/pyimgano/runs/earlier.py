@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from ..errors import DataError, UsageError
+from ..foreign import parse_json, read_regular
 from .directory import safe_name
 from .environment_schema import EnvironmentDocument, FilesDocument
 from .schema import SCHEMA_VERSION, FittedReport, RunConfig, shown
@@ -109,8 +109,8 @@ def finished_report(run: str | Path) -> dict[str, Any] | None:
     path = Path(run)
     _require_run(path)
     try:
-        report = json.loads((path / "report.json").read_bytes())
-    except (OSError, ValueError, RecursionError):  # killed before the first was written
+        report = parse_json(read_regular(path / "report.json"))
+    except (OSError, ValueError):  # killed before the first was written
         return None
     return report if isinstance(report, dict) and report.get("status") == "complete" else None
 
@@ -121,17 +121,16 @@ def _require_run(path: Path) -> dict[str, Any]:
         if not path.is_dir():
             what = "is no folder" if path.exists() else "no such folder"
             raise DataError(f"{path}: {what}; a run directory is wanted")
-        data = (path / "config.json").read_bytes()
+        data = read_regular(path / "config.json")
     except FileNotFoundError:
         raise DataError(f"{path}: is no run directory, it has no config.json") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{path}: cannot be read ({reason})") from error
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, ValueError) else "it is nested too deep"
-        raise DataError(f"{path / 'config.json'}: is not JSON ({reason})") from None
+        document = parse_json(data)
+    except ValueError as error:
+        raise DataError(f"{path / 'config.json'}: is not JSON ({error})") from None
     if not isinstance(document, dict):
         raise DataError(f"{path / 'config.json'}: is no config of a run")
     return document
@@ -139,7 +138,7 @@ def _require_run(path: Path) -> dict[str, Any]:
 
 def _read(path: Path, model: type[_Document]) -> _Document | None:
     try:
-        return model.model_validate_json(path.read_bytes())
+        return model.model_validate_json(read_regular(path))
     except (OSError, ValueError):
         return None
 

@@ -49,6 +49,9 @@ class EnvironmentDocument(Model):
         description="of the backbone's weights file; of random weights and timm's, of the numbers"
     )
     roi_sha256: str | None = Field(description="of the region of interest")
+    files_sha256: dict[str, str] = Field(
+        default={}, description="of other files and folders that the detector's keywords name"
+    )
     working_folder: Text
     command_line: list[Text] | None = Field(description="null unless it is a command of pyimgano")
     dataset_fingerprints: dict[Text, str] = Field(

@@ -32,7 +32,10 @@ class WriterLock:
         self._lock: BaseFileLock | None = None
         from filelock import Timeout
 
-        lock = _make(folder / LOCK_FILE)
+        path = folder / LOCK_FILE
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise DataError(f"{path}: is a link or no file; a run's own lock is wanted")
+        lock = _make(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
