@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from pyimgano.cli.distill_teacher import command
-from pyimgano.errors import UsageError, WeightsError
+from pyimgano.errors import SavedModelError, UsageError, WeightsError
 from pyimgano.models import create_model, load_model
 from pyimgano.models.detector import Detector
 from pyimgano.models.distillation import Estimate, distill_teacher
@@ -26,6 +26,8 @@ from pyimgano.models.efficientad_networks import (
     patch_description_network,
 )
 from pyimgano.models.efficientad_teacher import crops, jittered, read_teacher
+from pyimgano.models.saved_state import SavedState
+from pyimgano.models.spread import KeptVectors, Spread, evenly
 
 from .conftest import picture, save
 
@@ -217,11 +219,81 @@ class TestDetector:
         assert np.isfinite(detector.decision_function([GOOD[5]])).all()
         assert "in-sample" in detector.calibration_.method
 
+    def test_a_saved_size_that_its_arrays_do_not_have(
+        self, fitted: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        state, blank, built = fitted._state(), fitted._blank, []
+
+        def spy() -> torch.nn.Module:
+            built.append(blank())
+            return built[-1]
+
+        def restore(channels: int) -> None:
+            facts = {**state.facts, "channels": channels}
+            fitted._restore(SavedState(state.arrays, facts, fitted._backbone.state_sha256))
+
+        monkeypatch.setattr(fitted, "_blank", spy)
+        before = dict(vars(fitted))
+        try:
+            with pytest.raises(
+                SavedModelError, match=r"network\..* wanted float32 of shape \(1, 4096"
+            ):
+                restore(4096)
+            assert {p.device.type for n in built for p in n.parameters()} == {"meta"}
+            assert len(built) == 1  # and never in memory
+            with pytest.raises(SavedModelError, match=r"state\.channels: .* 4096"):
+                restore(4097)
+        finally:
+            vars(fitted).update(before)
+
+    def test_an_interrupted_fit_knows_the_files_it_read(
+        self, teacher: Path, tmp_path: Path
+    ) -> None:
+        own, others = tmp_path / "t.safetensors", tmp_path / "others"
+        own.write_bytes(teacher.read_bytes())
+        save(others / "0.png", picture(0))
+        detector = cheap(own, penalty_images=str(others))
+        detector._params = detector.validate_params()
+        first = detector._outside_files()
+        assert detector._outside_files() == first and len(first) == 2
+        save(others / "0.png", picture(1))
+        second = detector._outside_files()
+        assert second["teacher_sha256"] == first["teacher_sha256"]
+        assert second["penalty_sha256"] != first["penalty_sha256"]
+        state = load_file(own)
+        state["0.bias"] += 1
+        save_file(state, own)
+        assert detector._outside_files()["teacher_sha256"] != first["teacher_sha256"]
+
+    def test_a_teacher_that_learned_nothing(self) -> None:
+        detector = cheap(None, steps=1, teacher_steps=1, learning_rate=1e-9).fit(GOOD)
+        assert detector._taught["best_held_out_loss"] >= 0.95
+        (note,) = [n for n in detector.calibration_.notes if "teacher" in n]
+        assert "raise teacher_steps" in note
+        # its channels hardly differ from patch to patch, and that is not made louder
+        assert float(detector._network.std.min()) == pytest.approx(0.3)
+
     def test_distils_by_itself(self) -> None:
         detector = cheap(None, steps=1, teacher_steps=2).fit(GOOD[:3])
         found = detector.describe()["teacher"]
         assert found["source"] == "distilled" and found["steps"] == 2
         assert found["channels"] == 152  # 40 and 112 of the backbone
+
+
+class TestSpread:
+    def test_evenly(self) -> None:
+        numbers = np.arange(100, 110)
+        assert evenly(numbers, 5).tolist() == [100, 102, 104, 106, 108]
+        assert evenly(numbers, 64).tolist() == numbers.tolist()
+        assert evenly(numbers[:0], 64).tolist() == []
+
+    def test_vectors_are_kept_once(self) -> None:
+        vectors = torch.rand((10, 3, 2), generator=generator())
+        kept = KeptVectors(Spread(10, 4), vectors[0])
+        kept.add(vectors[:4])
+        room = kept.all().data_ptr()
+        kept.add(vectors[4:8])  # the last two of those announced never came
+        assert torch.equal(kept.all(), vectors[[0, 3, 5]]) and kept.all().data_ptr() == room
 
 
 class TestTeacher:
@@ -257,6 +329,11 @@ class TestTeacher:
             read_teacher(tmp_path / "less.safetensors", "S")
         with pytest.raises(UsageError, match=r"ends in \.safetensors"):
             distill_teacher(GOOD[:1], tmp_path / "t.pth")
+
+    def test_a_file_of_too_many_channels(self, tmp_path: Path) -> None:
+        save_file({"12.weight": torch.zeros(5000, 1, 1, 1)}, tmp_path / "wide.safetensors")
+        with pytest.raises(WeightsError, match=r"a teacher of 5000 channels, wanted 1 to 4096"):
+            read_teacher(tmp_path / "wide.safetensors", "M")
 
     def test_an_estimate_in_words(self) -> None:
         assert str(Estimate(100, 1.5)).endswith(": 2 min 30 s")

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from pyimgano.errors import UsageError
+from pyimgano.errors import SavedModelError, UsageError
 from pyimgano.models import create_model, load_model
 from pyimgano.models.detector import Detector
 from pyimgano.models.perlin import perlin_masks, perlin_noise
+from pyimgano.models.saved_state import SavedState
 from pyimgano.models.supersimplenet_networks import Heads, focal, loss_of, truncated_l1, upscaled
 
 from .conftest import picture
@@ -194,3 +195,25 @@ class TestDetector:
             cheap(perlin_threshold=1.0)
         with pytest.raises(UsageError, match=r"noise_std: .* greater than 0"):
             cheap(noise_std=0.0)
+
+
+def test_a_saved_width_that_its_arrays_do_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    polygons = [[(0.0, 0.0), (0.6, 0.0), (0.6, 0.6), (0.0, 0.6)]]
+    detector = cheap(steps=1, roi=polygons).fit(GOOD[:3])
+    state, backbone = detector._state(), detector._backbone.state_sha256
+    detector._restore(SavedState(state.arrays, state.facts, backbone))
+    detector.params_.hidden_dim = 8192
+    devices: list[str] = []
+    blank = detector._blank
+
+    def spy() -> torch.nn.Module:
+        made = blank()
+        devices.extend(one.device.type for one in made.parameters())
+        return made
+
+    monkeypatch.setattr(detector, "_blank", spy)
+    with pytest.raises(SavedModelError, match=r"segmentation.* wanted float32 of shape \(8192"):
+        detector._restore(SavedState(state.arrays, state.facts, backbone))
+    assert set(devices) == {"meta"}
+    with pytest.raises(UsageError, match="hidden_dim"):
+        cheap(hidden_dim=8193).validate_params()

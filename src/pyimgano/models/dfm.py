@@ -24,7 +24,7 @@ from .on_backbone import BackboneDetector
 from .parameters import Count, Ratio
 from .registry import register_model
 from .saved_state import SavedState, State
-from .spread import Spread, spread_notes
+from .spread import KeptVectors, Spread, spread_notes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,8 +65,8 @@ class VisionDFM(BackboneDetector):
     Parameters
     ----------
     explained_variance
-        Share of the variance that the components which are kept carry at least, in (0, 1]. The
-        paper explores 0.995 and others; Intel's program for inspection takes 0.97.
+        Share of the variance that the components which are kept carry at least, in (0, 1].
+        Intel's program for inspection takes 0.97.
     pooling_kernel_size
         Features are averaged over squares of so many cells; at the edge over the cells that
         exist.
@@ -152,7 +152,7 @@ class VisionDFM(BackboneDetector):
     def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
         import torch
 
-        kept: list[Tensor] = []  # (P, C) each
+        kept: KeptVectors | None = None
         seen = 0
         with torch.inference_mode():
             for images in batches:
@@ -160,16 +160,14 @@ class VisionDFM(BackboneDetector):
                 if not seen:
                     self._set_grid(int(grid.shape[1]), int(grid.shape[2]))
                 vectors = self._counted(grid.flatten(1, 2))
-                if not seen:
+                if kept is None:
                     most = max(1, min(_IMAGES, _BYTES // vectors[0].nbytes))
-                    spread = Spread(self._n_images, most)
-                for one in vectors:
-                    if spread.takes(seen):
-                        kept.append(one.clone())
-                    seen += 1
+                    kept = KeptVectors(Spread(self._n_images, most), vectors[0])
+                kept.add(vectors)
+                seen += len(vectors)
+            assert kept is not None
             self._n_seen = seen
-            self._train = torch.stack(kept)  # (n, P, C)
-            del kept
+            self._train = kept.all()  # (n, P, C)
             self._n_learned = len(self._train)
             # around the first, so that equal images have a difference of 0 from their mean
             first = self._train[0].double()

@@ -8,6 +8,7 @@ autoencoder, L_hard, L_ST, L_AE and L_STAE the losses, q_a and q_b the quantiles
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,11 +18,12 @@ from pydantic import Field, Strict
 
 from ..errors import SavedModelError
 from ..images import NetworkInput
-from .detector import Progress
+from .detector import Progress, TrainingScores
 from .parameters import Count
 from .registry import register_model
 from .saved_state import SavedState, State
-from .trained import TrainedDetector
+from .spread import evenly
+from .trained import TrainedDetector, files_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,6 +37,12 @@ _P_HARD = 0.999
 _Q_A, _Q_B = 0.9, 0.995
 # Images that the teacher's channels are measured on, and maps where none are held out, at most.
 _MEASURED = 64
+# Of a channel of a distilled teacher. It learned to give deviations of 1; a channel far below
+# has not been learned, and its noise is not to be made as loud as what was.
+_LEAST_DEVIATION = 0.3
+# Of a distilled teacher's loss on held-out images, from which on it is as good as none: saying
+# the mean has a loss of 1.
+_LEARNED_NOTHING = 0.95
 
 _Rate = Annotated[float, Strict(), Field(gt=0, le=1)]
 
@@ -103,6 +111,10 @@ class VisionEfficientAd(TrainedDetector):
       pixels, and a few hundred steps are made instead of 70,000; the learning rate is higher.
     - S and T see the image as A does, with changed brightness, contrast or saturation; in the
       paper L_hard is computed on the unchanged image, in a second pass.
+    - A channel of a distilled T is divided by its deviation over good images, but by no less than
+      0.3 of what it was to learn: one that T did not learn is not blown up. One of a file is
+      divided by its deviation, as in the paper. A T whose loss on held-out images stays at 0.95
+      or above (1 is that of saying the mean) is noted in the calibration.
     - No dropout in A. Without `penalty_images` no penalty.
     - The outermost 16 pixels, which no patch of 33 pixels is centred on, take the value of the
       nearest cell instead of 0, and maps are shifted so that their least possible value is 0.
@@ -167,7 +179,7 @@ class VisionEfficientAd(TrainedDetector):
         self._channels = teacher.channels
         network = drawn(self._blank, params.random_seed)
         network.teacher.load_state_dict(teacher.network.state_dict())
-        self._normalise_teacher(network, images.pixels[parts.learn[:_MEASURED]])
+        self._normalise_teacher(network, images.pixels[evenly(parts.learn, _MEASURED)])
         network.to(self._backbone.device)
         learning = itertools.chain(network.student.parameters(), network.autoencoder.parameters())
         optimizer = torch.optim.Adam(learning, lr=params.learning_rate, weight_decay=1e-5)
@@ -221,6 +233,7 @@ class VisionEfficientAd(TrainedDetector):
         from .efficientad_networks import as_input, enlarged
         from .efficientad_teacher import safe_deviation
 
+        least = _LEAST_DEVIATION if self._taught["source"] == "distilled" else 0.0
         mean: Any = 0
         square: Any = 0
         with torch.no_grad():
@@ -229,12 +242,34 @@ class VisionEfficientAd(TrainedDetector):
                 mean = mean + found.mean(dim=(0, 2, 3)) / len(pixels)
                 square = square + found.square().mean(dim=(0, 2, 3)) / len(pixels)
             network.mean.copy_(mean.view(1, -1, 1, 1))
-            network.std.copy_(safe_deviation(mean, square).view(1, -1, 1, 1))
+            network.std.copy_(safe_deviation(mean, square, least).view(1, -1, 1, 1))
 
     def _blank(self) -> EfficientAdNetwork:
         from .efficientad_networks import EfficientAdNetwork
 
         return EfficientAdNetwork(self._params.model_size, self._channels, self._size())
+
+    def _outside_files(self) -> dict[str, str]:
+        from .efficientad_penalty import penalty_files
+
+        params = self._params
+        found = {}
+        if params.teacher is not None:
+            found["teacher_sha256"] = files_sha256([Path(params.teacher)])
+        if params.penalty_images is not None:
+            found["penalty_sha256"] = files_sha256(penalty_files(params.penalty_images))
+        return found
+
+    def _training_scores(self, unseen: bool) -> TrainingScores:
+        found = super()._training_scores(unseen)
+        loss = self._taught.get("best_held_out_loss")
+        if loss is None or loss < _LEARNED_NOTHING:
+            return found
+        note = (
+            f"the teacher learned nothing (its loss on held-out images is {loss:.2f}, 1 is that "
+            "of saying the mean): raise teacher_steps, or give a file as teacher"
+        )
+        return replace(found, notes=(*found.notes, note))
 
     # ---- maps
 
@@ -254,7 +289,7 @@ class VisionEfficientAd(TrainedDetector):
 
         program = Program(self._network, self._backbone)
         unseen = len(self._parts.watch) > 0
-        numbers = (self._parts.watch if unseen else self._parts.learn)[:_MEASURED]
+        numbers = evenly(self._parts.watch if unseen else self._parts.learn, _MEASURED)
         self._taught["quantiles_from"] = "held-out images" if unseen else "images learned from"
         found: list[list[npt.NDArray[np.float32]]] = [[], []]
         counted = np.ones(self.grid_, bool)
@@ -307,7 +342,7 @@ class VisionEfficientAd(TrainedDetector):
         return State(state.arrays, {**state.facts, **facts})
 
     def _restore(self, saved: SavedState) -> None:
-        self._channels = saved.fact("channels", Annotated[int, Field(ge=1, le=2**16)])
+        self._channels = saved.fact("channels", Annotated[int, Field(ge=1, le=4096)])
         pairs = saved.fact("quantiles", list[list[float]])
         good = len(pairs) == 2 and all(
             len(pair) == 2 and np.isfinite(pair).all() and 0 <= pair[0] <= pair[1] for pair in pairs
@@ -317,6 +352,11 @@ class VisionEfficientAd(TrainedDetector):
         self._quantiles = [(pair[0], pair[1]) for pair in pairs]
         self._taught = saved.fact("teacher", dict[str, str | int | float | bool | None])
         super()._restore(saved)
+
+    def _check_shapes(self, saved: SavedState) -> None:
+        from .training import require_shapes
+
+        require_shapes(self._blank, saved, "network.")
 
     def describe(self) -> dict[str, Any]:
         local, whole = self._quantiles

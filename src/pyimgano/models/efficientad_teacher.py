@@ -28,6 +28,7 @@ from .efficientad_networks import (
     patch_description_network,
     working_size,
 )
+from .spread import evenly
 from .training import History, KeptImages, Minibatch, Parts, Plan, Task, drawn, train
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 #: Channels of a teacher, at most: those of the paper's.
 MOST_CHANNELS = 384
+#: And of one that is read.
+READABLE_CHANNELS = 4096
 #: Side of the crops that networks are trained on, at most.
 CROP = 96
 # Crops that the mean and deviation of the backbone's channels are taken over.
@@ -81,6 +84,10 @@ def read_teacher(path: str | Path, model_size: str) -> Teacher:
     if last not in state or state[last].ndim != 4:
         raise WeightsError(f"{path}: no teacher of size {model_size} (it has no {last!r})")
     channels = int(state[last].shape[0])
+    if not 1 <= channels <= READABLE_CHANNELS:  # some weights grow with its square
+        raise WeightsError(
+            f"{path}: a teacher of {channels} channels, wanted 1 to {READABLE_CHANNELS}"
+        )
     network = patch_description_network(model_size, channels)
     for name, own in network.state_dict().items():
         found = state.get(name)
@@ -213,7 +220,8 @@ def _measured(
     total: Any = 0
     squares: Any = 0
     count = 0
-    for number in np.resize(np.arange(len(pixels)), _MEASURED):
+    # spread over the images, and several crops of each where there are fewer
+    for number in np.resize(evenly(np.arange(len(pixels)), _MEASURED), _MEASURED):
         ((crop, _),) = crops(
             enlarged(torch.from_numpy(pixels[number : number + 1])), side, generator
         )
@@ -227,10 +235,11 @@ def _measured(
     )
 
 
-def safe_deviation(mean: Tensor, square: Tensor) -> Tensor:
-    """From first and second moments; 1 where there is no spread."""
+def safe_deviation(mean: Tensor, square: Tensor, least: float = 0.0) -> Tensor:
+    """From first and second moments, `least` at least; 1 where there is no spread."""
     found = (square - mean.square()).clamp(min=0.0).sqrt()
-    return torch.where(found > 1e-6 * square.sqrt(), found, torch.ones_like(found))
+    spread = torch.where(found > 1e-6 * square.sqrt(), found, torch.ones_like(found))
+    return spread.clamp(min=least)
 
 
 def _renamed(progress: Progress) -> Progress:

@@ -23,7 +23,7 @@ from .on_backbone import BackboneDetector, on_grid
 from .parameters import Count
 from .registry import register_model
 from .saved_state import SavedState, State
-from .spread import Spread, spread_notes
+from .spread import KeptVectors, Spread, spread_notes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -175,17 +175,16 @@ class VisionPaDiM(BackboneDetector):
         import torch
 
         moments: Moments | None = None
-        kept: list[Tensor] = []  # vectors of the images to calibrate on, (P, d) each
         for images in batches:
             vectors = self._embedding(images)
             if moments is None:
                 moments = Moments(vectors[0])
                 spread = Spread.of_images(self._n_images, vectors[0].nbytes)
-            seen = moments.count
+                kept = KeptVectors(spread, vectors[0])  # to calibrate on
             moments.add(vectors)
-            kept += [one.clone() for i, one in enumerate(vectors) if spread.takes(seen + i)]
+            kept.add(vectors)
         assert moments is not None
-        self._moments, self._kept = moments, torch.stack(kept)  # (n, P, d)
+        self._moments, self._kept = moments, kept.all()  # (n, P, d)
         n = moments.count
         identity = torch.eye(vectors.shape[2], dtype=torch.float64, device=vectors.device)
         self._means = moments.mean().float()

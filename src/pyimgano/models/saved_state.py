@@ -64,9 +64,14 @@ class SavedState:
         SavedModelError
             It is not there, or is another.
         """
+        self.require_shape(name, dtype, shape)
+        return self._arrays.pop(name)
+
+    def require_shape(self, name: str, dtype: str, shape: Sequence[int | None]) -> None:
+        """As `array`, and the array stays to be asked for: before room for its like is taken."""
         if name not in self._arrays:
             raise SavedModelError(f"the array {name!r} is missing")
-        found = self._arrays.pop(name)
+        found = self._arrays[name]
         fits = found.ndim == len(shape) and all(
             have >= 1 if want is None else have == want for have, want in zip(found.shape, shape)
         )
@@ -76,7 +81,6 @@ class SavedState:
                 f"the array {name!r} is {found.dtype} of shape {found.shape}, "
                 f"wanted {dtype} of shape ({wanted})"
             )
-        return found
 
     def fact(self, name: str, annotation: Any) -> Any:
         """A fact as `annotation` wants it (any type that pydantic understands, strictly).

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 # Training images whose features are kept for calibration, at most; and their bytes.
 _IMAGES = 512
 _BYTES = 2**30
@@ -26,6 +34,45 @@ class Spread:
             return True
         # the first of each stretch, so that there is one however many come
         return number * self._part % self._whole < self._part
+
+    def __len__(self) -> int:
+        """How many it takes, if all come."""
+        return min(self._part, self._whole)
+
+
+class KeptVectors:
+    """What a spread takes of the vectors of images, in one tensor from the start.
+
+    Parameters
+    ----------
+    spread
+        Over the images that are announced.
+    like
+        (P, C), the vectors of one image.
+    """
+
+    def __init__(self, spread: Spread, like: Tensor) -> None:
+        self._spread = spread
+        self._room = like.new_empty((len(spread), *like.shape))
+        self._seen = self._filled = 0
+
+    def add(self, vectors: Tensor) -> None:
+        """The vectors (B, P, C) of the next images."""
+        for one in vectors:
+            if self._spread.takes(self._seen):
+                self._room[self._filled] = one
+                self._filled += 1
+            self._seen += 1
+
+    def all(self) -> Tensor:
+        """(n, P, C), of those that came; not a copy."""
+        return self._room[: self._filled]
+
+
+def evenly(numbers: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+    """At most `most` of `numbers`, evenly spread, in their order."""
+    count = min(most, len(numbers))
+    return numbers[np.arange(count) * len(numbers) // max(count, 1)]
 
 
 def spread_notes(used: int, seen: int) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from pydantic import Field, Strict
 
 from .parameters import Count
 from .registry import register_model
+from .saved_state import SavedState
 from .trained import TrainedDetector
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _KEPT_BYTES = 2**30
 _AT_A_TIME = 16
 
 _Positive = Annotated[float, Strict(), Field(gt=0, le=100)]
+_Width = Annotated[int, Strict(), Field(ge=1, le=8192)]
 _Threshold = Annotated[float, Strict(), Field(gt=-1, lt=1)]
 
 
@@ -54,7 +56,8 @@ class VisionSuperSimpleNet(TrainedDetector):
     ----------
     noise_std
         sigma of the Gaussian noise that is added to adapted features where a mask is set, in
-        units of the root mean square of a backbone feature.
+        units of the standard deviation of each channel over the training images, by which
+        features are divided before the adaptor.
     perlin_threshold
         Where Perlin noise, in [-1, 1], is above it, the mask is set.
     learning_rate
@@ -63,7 +66,7 @@ class VisionSuperSimpleNet(TrainedDetector):
         What an image's score is: `map`, the largest value of its map, or `classification`, the
         output of that head, as in the paper.
     hidden_dim
-        Channels of the segmentation head.
+        Channels of the segmentation head, at most 8192.
     steps, train_batch_size, patience, checkpoint_dir
         As in `TrainedDetector`.
     shared
@@ -104,7 +107,7 @@ class VisionSuperSimpleNet(TrainedDetector):
         perlin_threshold: _Threshold = 0.2,
         learning_rate: _Positive = 1e-3,
         score: Literal["map", "classification"] = "map",
-        hidden_dim: Count = 1024,
+        hidden_dim: _Width = 1024,
         steps: Count = 250,
         train_batch_size: Count = 8,
         **shared: Any,
@@ -178,10 +181,9 @@ class VisionSuperSimpleNet(TrainedDetector):
 
         from .supersimplenet_networks import Heads
 
-        self._measure()
         counted = None
         if self._cells is not None:
-            counted = torch.zeros(self.grid_)
+            counted = torch.zeros(self.grid_, device="cpu")
             counted.view(-1)[self._cells.cpu()] = 1.0
         return Heads(self._channels, hidden=self._params.hidden_dim, counted=counted)
 
@@ -198,6 +200,12 @@ class VisionSuperSimpleNet(TrainedDetector):
             by_map=self._params.score == "map",
         )
         return graph.to(self._backbone.device)
+
+    def _check_shapes(self, saved: SavedState) -> None:
+        from .training import require_shapes
+
+        self._measure()
+        require_shapes(self._blank, saved, "network.")
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "grid": list(self.grid_)}

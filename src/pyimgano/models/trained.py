@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -168,9 +169,14 @@ class TrainedDetector(BackboneDetector):
             "engine": self._backbone.engine,
             "program": code_hash("backbones", "images", "models", "models/training"),
             "torch": torch.__version__,
+            **self._outside_files(),
         }
         folder = Path(self._params.checkpoint_dir).expanduser().absolute()
         return Checkpoint(folder / part, identity)
+
+    def _outside_files(self) -> dict[str, str]:
+        """By name, the hashes of files that keywords name and that the training reads."""
+        return {}
 
     # ---- scores
 
@@ -246,10 +252,26 @@ class TrainedDetector(BackboneDetector):
             stopped_early=saved.fact("stopped_early", bool),
         )
         self.history_.require_sound()
+        self._check_shapes(saved)
         network = self._blank()
         restore_network(network, saved, "network.")
         self._network = network.to(self._backbone.device).eval()
         self._made_ready()
 
+    def _check_shapes(self, saved: SavedState) -> None:
+        """Refuse arrays of other shapes before `_blank`, if what was saved decides its size."""
+
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "training": self.history_.describe()}
+
+
+def files_sha256(paths: Sequence[Path]) -> str:
+    """One hash of the contents of files, in their order; their names are of no account."""
+    whole = hashlib.sha256()
+    for path in paths:
+        own = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                own.update(block)
+        whole.update(own.digest())
+    return whole.hexdigest()

@@ -7,7 +7,7 @@ from .checkpoint import Checkpoint
 from .history import History
 from .images import KeptImages, Parts, divide
 from .loop import Minibatch, Plan, Task, train
-from .network_state import drawn, network_arrays, restore_network
+from .network_state import drawn, network_arrays, require_shapes, restore_network
 from .program import Program
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "divide",
     "drawn",
     "network_arrays",
+    "require_shapes",
     "restore_network",
     "train",
 ]

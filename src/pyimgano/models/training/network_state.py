@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import SavedModelError
 
@@ -39,6 +39,24 @@ def network_arrays(network: nn.Module, prefix: str = "") -> dict[str, npt.NDArra
     }
 
 
+def require_shapes(build: Callable[[], nn.Module], saved: SavedState, prefix: str = "") -> None:
+    """That `saved` holds the arrays of what `build` makes, which takes no memory for its weights.
+
+    Before a network is built whose size a file decides: its arrays are there already, so that
+    it takes no more than they do.
+
+    Raises
+    ------
+    SavedModelError
+        An array is missing, or of another kind or shape.
+    """
+    with torch.device("meta"):
+        wanted = build().state_dict()
+    for name, value in wanted.items():
+        if not name.endswith(_COUNT):
+            saved.require_shape(prefix + name, _dtype(value), tuple(value.shape))
+
+
 def restore_network(network: nn.Module, saved: SavedState, prefix: str = "") -> None:
     """Fill `network` with what `network_arrays` gave.
 
@@ -51,11 +69,15 @@ def restore_network(network: nn.Module, saved: SavedState, prefix: str = "") -> 
     for name, value in network.state_dict().items():
         if name.endswith(_COUNT):
             continue
-        dtype = str(value.dtype).removeprefix("torch.")
-        array = saved.array(prefix + name, dtype, tuple(value.shape))
+        array = saved.array(prefix + name, _dtype(value), tuple(value.shape))
         if not np.isfinite(array).all() or (name.endswith("running_var") and (array < 0).any()):
             raise SavedModelError(
                 f"the array {prefix + name!r} holds values that are not finite, or negative"
             )
         found[name] = torch.from_numpy(array.copy())
     network.load_state_dict(found, strict=False)
+
+
+def _dtype(value: Tensor) -> str:
+    """As numpy names it."""
+    return str(value.dtype).removeprefix("torch.")
