@@ -16,6 +16,7 @@ from PIL import Image
 from pyimgano.cli import benchmark as benchmark_command
 from pyimgano.cli import datasets as datasets_command
 from pyimgano.cli import infer as infer_command
+from pyimgano.cli import main
 from pyimgano.cli import robust_benchmark as robust_command
 from pyimgano.errors import ImageReadError, UsageError
 from pyimgano.images import (
@@ -94,6 +95,7 @@ def test_refused_by_the_header(
     side = 60_000 if beyond_pillow and not kind.startswith("webp") else 9_000
     path = tmp_path / f"bomb.{kind.partition('-')[0]}"
     path.write_bytes(declaring(kind, side, side))
+    Image.init()  # some plug-ins load a picture of their own when they are imported
     monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("it was decoded"))
     with limited_pixels(side * side - 1):
         for read in (read_image, read_mask, read_header, image_size):
@@ -221,3 +223,24 @@ def test_a_cache_does_not_lift_the_limit(tmp_path: Path) -> None:
     with limited_pixels(1599):
         (refused,) = stream_images([path], (8, 8), recall=Knows())
     assert refused.error is not None and "declares 40 x 40 pixels" in str(refused.error)
+
+
+def test_a_teacher_is_not_distilled_from_what_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "large.png", picture(0, 80))
+    with pytest.raises(SystemExit) as left:
+        main(
+            [
+                *[
+                    "distill-teacher",
+                    "--input",
+                    str(tmp_path),
+                    "--output",
+                    str(tmp_path / "t.safetensors"),
+                ],
+                *["--max-pixels", "5000", "--device", "cpu"],
+            ]
+        )
+    said = capsys.readouterr().err
+    assert left.value.code == 1 and "declares 80 x 80 pixels, more than the 5000 allowed" in said

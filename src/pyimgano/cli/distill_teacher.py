@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from .console import Bar, complain, print_document
+from .options import max_pixels_option
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,8 +34,11 @@ from .console import Bar, complain, print_document
 @click.option("--learning-rate", type=float, default=1e-3, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--seed", "random_seed", type=int, default=0, show_default=True)
+@max_pixels_option
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
-def command(*, inputs: tuple[str, ...], output: Path, **settings: Any) -> int:
+def command(
+    *, inputs: tuple[str, ...], output: Path, max_pixels: int | None, **settings: Any
+) -> int:
     """Distil a teacher for vision_efficientad from a backbone, on your own images.
 
     Says on stderr how long it will take once the first steps are measured. The facts of the
@@ -44,6 +48,7 @@ def command(*, inputs: tuple[str, ...], output: Path, **settings: Any) -> int:
     Exit status: 0 written; 1 an error of the run, and nothing is written; 2 usage.
     """
     from ..errors import DataError
+    from ..images import limited_pixels
     from ..inference.inputs import list_input
     from ..models.distillation import distill_teacher
 
@@ -53,7 +58,7 @@ def command(*, inputs: tuple[str, ...], output: Path, **settings: Any) -> int:
         if listing.problems:
             raise DataError(listing.problems[0])
         paths += listing.paths
-    with Bar() as bar:
+    with limited_pixels(max_pixels), Bar() as bar:
         facts = distill_teacher(
             list(dict.fromkeys(paths)),
             output,

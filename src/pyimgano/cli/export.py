@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from .console import ALLOW_WEIGHTS, Bar, complain, print_document
+from .options import max_pixels_option
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,6 +44,7 @@ from .console import ALLOW_WEIGHTS, Bar, complain, print_document
     show_default=True,
     help="Of the detector that is compared with: auto, cpu, cuda or cuda:N.",
 )
+@max_pixels_option
 @click.option("--allow-outside", is_flag=True, help=ALLOW_WEIGHTS)
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export in that folder.")
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="")
@@ -55,6 +57,7 @@ def command(
     output: Path,
     check: tuple[Path, ...],
     device: str,
+    max_pixels: int | None,
     allow_outside: bool,
     overwrite: bool,
     more: tuple[Path, ...],
@@ -99,7 +102,9 @@ def command(
     else:
         raise click.UsageError("--check is missing: an export is checked on at least one image")
     detector = load_detector(**detector_from, device=device, allow_outside=allow_outside)
-    with Bar() as bar:
+    from ..images import limited_pixels
+
+    with limited_pixels(max_pixels), Bar() as bar:
         metadata = export_detector(
             detector,
             output,
