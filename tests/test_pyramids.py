@@ -12,9 +12,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from pyimgano.backbones import create_backbone
+from pyimgano.backbones.choice import LastOfStrides
 from pyimgano.errors import DataError
 from pyimgano.models import create_model, load_model
-from pyimgano.models.pyramid import LevelMaps, layers_of_strides, untrained_copy
+from pyimgano.models.pyramid import LevelMaps, untrained_copy
 from pyimgano.models.reverse_distillation import cosine_distances, cosine_loss
 from pyimgano.models.reverse_networks import Reverse
 from pyimgano.models.stfpm import half_squared_distances, pyramid_loss
@@ -157,7 +158,7 @@ def test_cells_that_do_not_count_change_no_map() -> None:
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "resnet50"])
 def test_levels_student_and_decoder_of_every_kind(name: str) -> None:
     network = create_backbone(name, pretrained=False, engine="torch").network
-    layers = layers_of_strides(network, (4, 8, 16))
+    layers = LastOfStrides((4, 8, 16), least=2)(network)
     image = torch.zeros(1, 3, 72, 40)  # grids with odd sides
     features = network.tapped(image, layers)
     assert [one.shape[-2] for one in features] == [18, 9, 5]

@@ -10,10 +10,10 @@ import torch
 from scipy.spatial.distance import cdist
 
 from pyimgano.backbones import create_backbone
+from pyimgano.backbones.choice import LastOfStrides
 from pyimgano.errors import SavedModelError, UsageError
 from pyimgano.models import create_model, load_model, spade
 from pyimgano.models.anomaly_map import smooth_maps
-from pyimgano.models.levels import layer_strides, pyramid_layers
 from pyimgano.models.spade import VisionSpade
 
 from .conftest import picture, spot_mask
@@ -167,11 +167,13 @@ def test_layers_are_the_levels() -> None:
 )
 def test_the_pyramid_of_a_backbone(name: str, levels: tuple[str, ...]) -> None:
     backbone = create_backbone(name, pretrained=False, engine="torch", device="cpu")
-    assert pyramid_layers(backbone, (4, 8, 16)) == levels
-    strides = layer_strides(backbone)
+    network = backbone.network
+    assert LastOfStrides((4, 8, 16))(network) == levels
+    strides = {layer: stride for layer, (_, stride) in network.layer_kinds().items()}
     assert [strides[level] for level in levels] == [4, 8, 16]
     assert list(strides.values()) == sorted(strides.values()) and max(strides.values()) == 32
-    assert pyramid_layers(backbone, (3,)) == backbone.network.default_layers
+    assert LastOfStrides((3,))(network) == network.default_layers
+    assert LastOfStrides((4, 3), least=2)(network) == network.default_layers
 
 
 def test_a_saved_gallery_is_checked(

@@ -20,16 +20,17 @@ class LayerChoice(Protocol):
 class LastOfStrides:
     """The last layer of each of `strides`, in their order.
 
-    Strides that the network does not have are left out; without any of them it is the network's
-    own default.
+    Strides that the network does not have are left out; with fewer than `least` layers left it is
+    the network's own default.
     """
 
     strides: tuple[int, ...]
+    least: int = 1
 
     def __call__(self, network: TappedNetwork) -> tuple[str, ...]:
         last = {stride: name for name, (_, stride) in network.layer_kinds().items()}
         found = tuple(last[stride] for stride in self.strides if stride in last)
-        return found or network.default_layers
+        return found if len(found) >= self.least else network.default_layers
 
 
 @dataclass(frozen=True)

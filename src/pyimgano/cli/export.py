@@ -77,6 +77,7 @@ def command(
     if not output.name:
         raise click.UsageError(f"--output: the name of a folder is wanted, got {str(output)!r}")
 
+    from ..images import limited_pixels
     from ..pipelines.export import (
         check_images_in,
         check_images_of_run,
@@ -102,8 +103,6 @@ def command(
     else:
         raise click.UsageError("--check is missing: an export is checked on at least one image")
     detector = load_detector(**detector_from, device=device, allow_outside=allow_outside)
-    from ..images import limited_pixels
-
     with limited_pixels(max_pixels), Bar() as bar:
         metadata = export_detector(
             detector,

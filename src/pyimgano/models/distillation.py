@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -183,8 +182,8 @@ def distill_teacher(
         "channel_std": teacher.std.tolist(),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
-    _replace(output, data)
-    _replace(facts_file, (json.dumps(facts, indent=2, allow_nan=False) + "\n").encode())
+    _write(output, data)
+    _write(facts_file, (json.dumps(facts, indent=2, allow_nan=False) + "\n").encode())
     return facts
 
 
@@ -204,14 +203,11 @@ def _timed(progress: Progress | None, estimated: Callable[[Estimate], None] | No
     return tell
 
 
-def _replace(path: Path, data: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _write(path: Path, data: bytes) -> None:
+    from .training.checkpoint import replace_file
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_bytes(data)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        replace_file(path, data)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error

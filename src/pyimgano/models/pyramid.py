@@ -23,22 +23,6 @@ from .training import KeptImages, Minibatch
 _BYTES = 2**30
 # Of the cells that count, in a pixel's score, as `smooth_maps` has it.
 _LEAST_WEIGHT = 1e-4
-# Side of an image that is run to see the layers' strides.
-_SIDE = 128
-
-
-def layers_of_strides(network: TappedNetwork, strides: Sequence[int]) -> tuple[str, ...]:
-    """For each stride the deepest layer that has it; a stride that none has is left out.
-
-    The network's default layers where fewer than two are found.
-    """
-    parameter = next(network.parameters())
-    image = torch.zeros((1, 3, _SIDE, _SIDE), device=parameter.device)
-    with torch.inference_mode():
-        maps = network.tapped(image, network.layer_names)
-    deepest = {_SIDE // int(m.shape[-2]): n for n, m in zip(network.layer_names, maps)}
-    found = tuple(deepest[stride] for stride in strides if stride in deepest)
-    return found if len(found) > 1 else network.default_layers
 
 
 def untrained_copy(network: TappedNetwork, layers: Sequence[str]) -> TappedNetwork:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..backbones import Backbone
+    from ..backbones.choice import LayerChoice
     from .pyramid import LevelMaps
 
 #: Strides of the levels of both methods' papers: conv2_x, conv3_x and conv4_x of a ResNet.
@@ -28,15 +29,13 @@ class PyramidDetector(TrainedDetector):
     combine: ClassVar[Literal["product", "sum"]]
 
     def _make_backbone(self, params: Any) -> Backbone:
-        from .pyramid import layers_of_strides
-
         # what is kept of images in a cache are features, and pixels are wanted
-        params = SimpleNamespace(**{**vars(params), "cache_dir": None})
-        backbone = super()._make_backbone(params)
-        if params.layers is None:
-            params.layers = layers_of_strides(backbone.network, _STRIDES)
-            backbone = super()._make_backbone(params)
-        return backbone
+        return super()._make_backbone(SimpleNamespace(**{**vars(params), "cache_dir": None}))
+
+    def _layer_choice(self) -> LayerChoice:
+        from ..backbones.choice import LastOfStrides
+
+        return LastOfStrides(_STRIDES, least=2)  # one level is no pyramid
 
     def _levels(self) -> list[tuple[int, int, int]]:
         """(C_l, h_l, w_l) of each level."""

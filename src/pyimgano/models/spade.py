@@ -18,7 +18,6 @@ import numpy.typing as npt
 from ..errors import SavedModelError, UsageError
 from ..images import NetworkInput
 from .detector import Progress, TrainingScores
-from .levels import pyramid_layers
 from .on_backbone import BackboneDetector, on_grid
 from .parameters import Count
 from .registry import register_model
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..backbones import Backbone
+    from ..backbones.choice import LayerChoice
 
 # The strides of the pyramid's levels: the ends of a ResNet's first three stages.
 _STRIDES = (4, 8, 16)
@@ -123,8 +123,8 @@ class VisionSpade(BackboneDetector):
     # ---- features, sections 3.1 and 3.4
 
     def _make_backbone(self, params: Any) -> Backbone:
-        plain = super()._make_backbone(params)  # the layers given, checked
-        levels = plain.layers if params.layers is not None else pyramid_layers(plain, _STRIDES)
+        plain = super()._make_backbone(params)  # the levels, checked
+        levels = plain.layers
         if params.matching_level > len(levels):
             raise UsageError(
                 f"matching_level must lie in 1..{len(levels)}, there being {len(levels)} layers "
@@ -134,6 +134,11 @@ class VisionSpade(BackboneDetector):
         tapped = levels if last in levels else (*levels, last)
         self._levels, self._last = len(levels), tapped.index(last)
         return super()._make_backbone(SimpleNamespace(**{**vars(params), "layers": tapped}))
+
+    def _layer_choice(self) -> LayerChoice:
+        from ..backbones.choice import LastOfStrides
+
+        return LastOfStrides(_STRIDES)
 
     def _described(self, images: list[NetworkInput]) -> tuple[Tensor, Tensor]:
         """F(y, p) of the cells of B images that count, (B, k, D), and the last layer's cells

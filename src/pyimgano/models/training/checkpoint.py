@@ -139,8 +139,8 @@ class Checkpoint:
         }
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            _replace(self._folder / name, data)
-            _replace(self._folder / _DOCUMENT, json.dumps(document, allow_nan=False).encode())
+            replace_file(self._folder / name, data)
+            replace_file(self._folder / _DOCUMENT, json.dumps(document, allow_nan=False).encode())
         except OSError as error:
             raise DataError(
                 f"{self._folder}: the checkpoint cannot be written ({error.strerror})"
@@ -182,7 +182,8 @@ def _fill_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tens
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
+    """Write beside, flush to the disk, rename; raises `OSError`."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with beside.open("wb") as file:
