@@ -76,6 +76,7 @@ def plain_score(patches: np.ndarray, bank: np.ndarray, b: int) -> tuple[float, n
 def test_against_the_plain_version(backbone: str, projection: int | None, b: int) -> None:
     detector = create_model(
         "vision_patchcore",
+        recipe="paper",
         backbone=backbone,
         pretrained=False,
         resize=SIZE,
@@ -119,7 +120,9 @@ def test_maps_are_bilinear_then_gaussian() -> None:
 
 
 def small(**keywords: object):  # type: ignore[no-untyped-def]
-    return create_model("vision_patchcore", resize=(64, 64), device="cpu", **keywords)
+    return create_model(
+        "vision_patchcore", **{"recipe": "paper", "resize": (64, 64), "device": "cpu", **keywords}
+    )
 
 
 IMAGES = [picture(i) for i in range(6)]
@@ -245,7 +248,9 @@ def test_describe_names_what_ran() -> None:
 
 
 def make(**keywords: object) -> VisionPatchCore:
-    return create_model("vision_patchcore", resize=(64, 64), device="cpu", **keywords)
+    return create_model(
+        "vision_patchcore", **{"recipe": "paper", "resize": (64, 64), "device": "cpu", **keywords}
+    )
 
 
 def test_held_out_images_calibrate_and_are_not_learned_from() -> None:

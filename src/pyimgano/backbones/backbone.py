@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ from .network import FeatureGraph, PatchGraph, TappedNetwork
 from .programs import ProgramStore, code_hash
 from .resnet import drop_classifier, resnet18, resnet34, resnet50, wide_resnet50_2
 from .weights import WeightsOrigin, WeightsPackage, fill_from_file, load_weights
+
+#: Which joined patches are wanted: none, or those on the finest layer's grid or half of it.
+PatchKind = Literal[False, "fine", "coarse"]
 
 # Pixels of an image that is run to see what comes out.
 _SMALL = 2**20
@@ -232,7 +235,7 @@ def create_backbone(
     engine: str = "auto",
     seed: int = 0,
     cache_dir: str | Path | None = None,
-    patches: bool = False,
+    patches: PatchKind = False,
 ) -> Backbone:
     """Make a backbone.
 
@@ -255,8 +258,9 @@ def create_backbone(
     cache_dir
         A folder to keep features of image files in. Those of timm models are not kept.
     patches
-        Whether `features` gives locally aware patch features, joined over the layers, as one
-        (N, h, w, D) tensor (`PatchGraph`), instead of a map a layer.
+        `fine` or `coarse`: `features` gives locally aware patch features, joined over the layers
+        on the grid of the finest, or one of half as many cells both ways, as one (N, h, w, D)
+        tensor (`PatchGraph`). False: a map a layer.
 
     Raises
     ------
@@ -300,7 +304,7 @@ def _create(
     engine: str,
     seed: int,
     cache_dir: str | None,
-    patches: bool,
+    patches: PatchKind,
     threads: int,
 ) -> Backbone:
     """A backbone never changes, so the categories of a run share one, and its compilation."""
@@ -318,7 +322,7 @@ def _create(
     if len(set(chosen)) != len(chosen):
         raise UsageError(f"layers must differ, got {', '.join(chosen)}")
     tapped = FeatureGraph(network, chosen)
-    graph: nn.Module = PatchGraph(tapped) if patches else tapped
+    graph: nn.Module = PatchGraph(tapped, coarse=patches == "coarse") if patches else tapped
     runner: Engine
     if engine == "openvino":
         store = None
@@ -330,7 +334,7 @@ def _create(
         runner = TorchEngine(graph, device)
     kept = None
     if cache_dir is not None and origin.source != "timm":
-        facts = [name, chosen, patches, origin.source, origin.detail, origin.sha256, runner.name]
+        facts: list[object] = [name, chosen, patches, origin.source, origin.detail, origin.sha256, runner.name]
         facts += [device.type, _versions(), code_hash("backbones", "images")]
         kept = FeatureCache(Path(cache_dir), json.dumps(facts))
     return Backbone(name, network, origin, chosen, device, runner, graph, kept)

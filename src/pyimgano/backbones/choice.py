@@ -34,6 +34,18 @@ class LastOfStrides:
 
 
 @dataclass(frozen=True)
+class WithContext:
+    """The network's own default, and the last layer of the stage that follows."""
+
+    def __call__(self, network: TappedNetwork) -> tuple[str, ...]:
+        own = network.default_layers
+        names = list(network.layer_kinds())
+        last = max(names.index(name) for name in own)
+        after = [name for name in LastOfStages()(network) if names.index(name) > last]
+        return (*own, *after[:1])
+
+
+@dataclass(frozen=True)
 class LastOfStages:
     """The last layer of every stage: of each run of layers of one width and stride."""
 

@@ -91,17 +91,21 @@ class PatchGraph(nn.Module):
     """Pixels in, locally aware patch features out (Roth et al. 2022, section 3.1).
 
     Each cell of a layer becomes the mean of its 3x3 neighbourhood, over the cells that exist;
-    layers are brought to the finest grid, bilinearly, and joined. Output one
+    layers are brought to the finest grid, or if `coarse` to one of half as many cells both ways,
+    bilinearly, and joined (of the finest layer it is then the mean of 2x2 cells). Output one
     (N, h, w, D) float32 tensor.
     """
 
-    def __init__(self, graph: FeatureGraph) -> None:
+    def __init__(self, graph: FeatureGraph, *, coarse: bool = False) -> None:
         super().__init__()
         self.maps = graph  # TorchScript has an attribute `graph` of its own
+        self.coarse = coarse
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         maps = self.maps(pixels)  # (N, C_l, h_l, w_l)
         grid = max((int(m.shape[-2]), int(m.shape[-1])) for m in maps)  # that of the finest
+        if self.coarse:
+            grid = (grid[0] + 1) // 2, (grid[1] + 1) // 2
         joined = []
         for m in maps:
             rows = _mean_and_resize(int(m.shape[-2]), grid[0]).to(m)  # (h, h_l)

@@ -61,7 +61,7 @@ class CoresetDetector(BackboneDetector):
     ) -> None:
         super().__init__(**shared)
         self.coreset_sampling_ratio = coreset_sampling_ratio
-        self.max_bank_size = max_bank_size
+        self.max_bank_size: int | None = max_bank_size
         self.feature_projection_dim = feature_projection_dim
 
     # ---- what methods do differently
@@ -88,6 +88,13 @@ class CoresetDetector(BackboneDetector):
         `image` (B,) numbers the training image whose own memory features are masked.
         """
         return distances.max(dim=1).values
+
+    def _scores_and_maps(
+        self, patches: Tensor, distances: Tensor, rows: Tensor, maps: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Of B new images the scores (B,) and, if wanted, the maps (B, H, W)."""
+        scores = self._image_scores(patches, distances, rows, None)
+        return scores, self._maps(distances) if maps else None
 
     def _trusted(
         self, scores: npt.NDArray[np.float64], images: npt.NDArray[np.int64]
@@ -167,10 +174,8 @@ class CoresetDetector(BackboneDetector):
             distances, rows = self._bank.search(patches.flatten(0, 1))
             distances = self._weigh(distances, rows).view(len(images), -1)
             rows = rows.view(len(images), -1)
-            scores = self._image_scores(patches, distances, rows, None).double().cpu().numpy()
-            if not maps:
-                return scores, None
-            return scores, self._maps(distances).cpu().numpy()
+            scores, found = self._scores_and_maps(patches, distances, rows, maps)
+            return scores.double().cpu().numpy(), None if found is None else found.cpu().numpy()
 
     # ---- scores of the training images
 

@@ -411,6 +411,9 @@ class Detector(ABC):
             )
         return np.asarray(counted, dtype=np.bool_)
 
+    def _settle(self, params: Any, sources: Sequence[ImageSource]) -> None:  # noqa: B027
+        """Put what the training images decide for keywords that are None."""
+
     def _size(self) -> tuple[int, int]:
         height, width = self.params_.resize  # that of the fit, whatever was set since
         return height, width
@@ -470,6 +473,9 @@ class Detector(ABC):
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
         reading = _Reading()
+        self._settle(params, sources)
+        if region is not None:
+            region.require_some(tuple(params.resize))
         self.params_, self.roi_ = params, region
         self._calibrates_apart = held_out is not None
         self._start(params, len(sources))
@@ -749,7 +755,8 @@ def _read_region(params: Any) -> RegionOfInterest | None:
     if value is None:
         return None
     params.roi = region = read_roi(value)
-    region.require_some(tuple(params.resize))
+    if params.resize is not None:  # or else it is once the images have said it
+        region.require_some(tuple(params.resize))
     return region
 
 

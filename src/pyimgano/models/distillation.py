@@ -145,7 +145,7 @@ def distill_teacher(
         device=params.device,
         engine=params.engine,
         seed=params.random_seed,
-        patches=True,
+        patches="fine",
     )
     kept = KeptImages(len(sources), params.resize)
     for loaded in stream_images(sources, params.resize):

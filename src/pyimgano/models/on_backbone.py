@@ -116,8 +116,12 @@ class BackboneDetector(Detector):
             engine=params.engine,
             seed=params.random_seed,
             cache_dir=params.cache_dir,
-            patches=self.patches,
+            patches=self.patches and ("coarse" if self._coarse_patches(params) else "fine"),
         )
+
+    def _coarse_patches(self, params: Any) -> bool:
+        """Whether joined patches have the grid of the coarsest layer, not of the finest."""
+        return False
 
     def _layer_choice(self) -> LayerChoice | None:
         """What chooses the layers where none are named; None for the backbone's own choice."""

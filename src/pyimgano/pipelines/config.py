@@ -24,9 +24,6 @@ from ..models.registry import default_keywords, preset_keywords
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: Images are brought to this (height, width) unless the user or a preset says otherwise.
-DEFAULT_RESIZE = (256, 256)
-
 #: Keywords of detectors that the benchmark has arguments for, and those arguments.
 _OWN_ARGUMENTS = {
     "device": "device",
@@ -145,7 +142,7 @@ class BenchmarkConfig(BaseModel):
                     f"{name} in model_kwargs: it is an argument of its own "
                     f"({_OWN_ARGUMENTS[name]}), give it there"
                 )
-        return {"resize": DEFAULT_RESIZE, **preset, **given, **self.model_kwargs}
+        return {**preset, **given, **self.model_kwargs}
 
 
 class RobustnessConfig(BenchmarkConfig):

@@ -114,7 +114,7 @@ def evaluate_split(
     Parameters
     ----------
     detector
-        Is fitted here, also if it was before.
+        Is fitted here, also if it was before; where its `resize` is None, at the masks' size.
     split
         Of `load_benchmark_split`, or made by hand.
     compute_pixel_scores
@@ -136,7 +136,9 @@ def evaluate_split(
     ImageReadError
         An unreadable training image.
     """
-    size = tuple(detector.validate_params().resize)
+    if split.test_masks is not None and detector.get_params().get("resize", ()) is None:
+        detector.set_params(resize=tuple(split.test_masks.shape[1:]))
+    size = detector.validate_params().resize
     count = len(split.test_paths)
     if len(split.test_labels) != count:
         raise UsageError(f"{count} test paths, but {len(split.test_labels)} test labels")

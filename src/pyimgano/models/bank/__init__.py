@@ -6,15 +6,19 @@ from .grouped_points import GroupedPoints, Search
 from .half_precision import Rounded, is_quick
 from .memory_bank import MemoryBank
 from .outlier_factors import local_outlier_factors
+from .pooled_coreset import PooledCoreset
 from .streamed_coreset import StreamedCoreset
+from .whitening import Whitening
 
 __all__ = [
     "DiscriminatedCoreset",
     "GroupedPoints",
     "MemoryBank",
+    "PooledCoreset",
     "Rounded",
     "Search",
     "StreamedCoreset",
+    "Whitening",
     "greedy_coreset",
     "is_quick",
     "local_outlier_factors",

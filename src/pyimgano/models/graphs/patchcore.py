@@ -16,12 +16,28 @@ from torch.nn import functional
 from ...backbones import Backbone
 from ...backbones.network import FeatureGraph, PatchGraph
 from ...calibration import float32_threshold
-from ..anomaly_map import map_operators
-from ..bank import MemoryBank
+from ..anomaly_map import SIGMA, map_operators
+from ..bank import MemoryBank, Whitening
 from .region import Region
 
 # Neighbours that the product proposes and differences decide between, for each patch.
 _CANDIDATES = 8
+
+
+class _Whitened(nn.Module):
+    """Patch features of `patches`, whitened."""
+
+    centre: Tensor
+    matrix: Tensor
+
+    def __init__(self, patches: nn.Module, whitening: Whitening) -> None:
+        super().__init__()
+        self.patches = patches
+        self.register_buffer("centre", whitening.centre.cpu())
+        self.register_buffer("matrix", whitening.matrix.cpu())
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        return ((self.patches(pixels)[0] - self.centre) @ self.matrix,)
 
 
 class PatchCoreGraph(nn.Module):
@@ -49,6 +65,10 @@ class PatchCoreGraph(nn.Module):
         Of the scores, float64.
     region
         What counts of an image; None for all of it.
+    sigma
+        Of the maps' smoothing, in pixels.
+    peak
+        Whether a score is the peak of the map, without equations 6 and 7.
     """
 
     centre: Tensor
@@ -73,9 +93,13 @@ class PatchCoreGraph(nn.Module):
         size: tuple[int, int],
         threshold: float,
         region: Region | None = None,
+        *,
+        sigma: float = SIGMA,
+        peak: bool = False,
     ) -> None:
         super().__init__()
         self.patches = patches
+        self.peak = peak
         self.grid = grid
         # centred, as the detector's own bank, so that products cancel as little as possible
         self.register_buffer("centre", bank.mean(dim=0))
@@ -84,7 +108,7 @@ class PatchCoreGraph(nn.Module):
         # with one neighbour alone, the row itself, there is nothing to weigh with
         weigh = neighbours is not None and neighbours.shape[1] > 1
         self.register_buffer("neighbours", neighbours if weigh else None)
-        rows, columns = map_operators(grid, size)
+        rows, columns = map_operators(grid, size, sigma)
         self.register_buffer("rows", torch.from_numpy(rows))  # (H, h)
         self.register_buffer("columns", torch.from_numpy(columns.T.copy()))  # (w, W)
         self.register_buffer("threshold", torch.tensor(float32_threshold(threshold)))
@@ -96,24 +120,38 @@ class PatchCoreGraph(nn.Module):
         backbone: Backbone,
         bank: MemoryBank,
         *,
+        coarse: bool,
+        whitening: Whitening | None,
         n_neighbors: int,
         grid: tuple[int, int],
         size: tuple[int, int],
+        sigma: float,
         threshold: float,
         region: Region | None,
     ) -> PatchCoreGraph:
-        """Of a detector's parts, copied to the CPU; `n_neighbors` is b of the re-weighting."""
+        """Of a detector's parts, copied to the CPU; `n_neighbors` is b of the re-weighting.
+
+        With a `whitening` scores are the peaks of maps.
+        """
         network = copy.deepcopy(backbone.network).cpu()
-        rows = torch.arange(len(bank), device=bank.features.device)
-        neighbours, _ = bank.neighbourhood(rows, n_neighbors)
+        patches: nn.Module = PatchGraph(FeatureGraph(network, backbone.layers), coarse=coarse)
+        neighbours = None
+        if whitening is None:
+            rows = torch.arange(len(bank), device=bank.features.device)
+            found, _ = bank.neighbourhood(rows, n_neighbors)
+            neighbours = found.cpu().clone()  # of a tensor that was made for inference
+        else:
+            patches = _Whitened(patches, whitening)
         graph = cls(
-            PatchGraph(FeatureGraph(network, backbone.layers)),
+            patches,
             bank.features.cpu(),
-            neighbours.cpu().clone(),  # of a tensor that was made for inference
+            neighbours,
             grid,
             size,
             threshold,
             region,
+            sigma=sigma,
+            peak=whitening is not None,
         )
         return graph.eval()
 
@@ -152,12 +190,15 @@ class PatchCoreGraph(nn.Module):
         squared, which = exact.min(dim=1, keepdim=True)
         nearest = proposed.gather(1, which)  # (Q, 1) rows of the bank
         distances = squared.sqrt().reshape(-1, self.count)  # (N, k)
-        score = self._score(distances, nearest.reshape(-1, self.count), queries)
+        if not self.peak:
+            score = self._score(distances, nearest.reshape(-1, self.count), queries)
         if self.cells is not None:
             distances = functional.pad(distances, (0, 1)).index_select(1, self.place)  # (N, hw)
         anomaly_map = self.rows @ distances.reshape(-1, *self.grid) @ self.columns  # (N, H, W)
         if self.inside is not None:
             anomaly_map = anomaly_map * self.scale
+        if self.peak:
+            score = anomaly_map.flatten(1).amax(dim=1)
         # not less, so that what is not a number is never called good
         label = torch.logical_not(score < self.threshold).to(torch.int64)
         return score, anomaly_map, label

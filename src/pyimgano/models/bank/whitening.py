@@ -1,0 +1,105 @@
+"""Whitening of patch features: directions that good patches hardly vary in count as much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Numbers (k,) of columns that belong together, and their weight.
+Group = tuple[npt.NDArray[np.int64], float]
+
+#: Part of the mean variance that is added to every direction's.
+SHRINKAGE = 0.01
+# Rows whose products are summed together, in double precision.
+_ROWS = 16384
+
+
+class Whitening:
+    """x -> (x - centre) @ matrix: decorrelated, each direction scaled by its spread.
+
+    Principal components divided by the root of their variance, which has `SHRINKAGE` of the mean
+    variance added (Friedman, "Regularized Discriminant Analysis", JASA 1989, equation 18, the
+    pull towards a multiple of the identity). Euclidean distances between whitened features are
+    Mahalanobis distances with that covariance.
+
+    Parameters
+    ----------
+    centre
+        (D,) float32.
+    matrix
+        (D, D) float32.
+    """
+
+    def __init__(self, centre: Tensor, matrix: Tensor) -> None:
+        self.centre = centre
+        self.matrix = matrix
+        self._wide = centre.double(), matrix.double()
+
+    @classmethod
+    def of(
+        cls, rows: Tensor, groups: Sequence[Group] | None = None, shrinkage: float = SHRINKAGE
+    ) -> Whitening:
+        """Learned from (N, D) float32.
+
+        `groups` are whitened each by itself, and then multiplied by its weight; all columns are
+        in one of them. By default all are one, of weight 1. A group without any spread is left
+        as it is.
+        """
+        import torch
+
+        mean, covariance = _moments(rows)
+        matrix = np.zeros_like(covariance)
+        for columns, weight in groups or [(np.arange(len(mean)), 1.0)]:
+            block = np.ix_(columns, columns)
+            matrix[block] = weight * _whitener(covariance[block], shrinkage)
+        return cls(torch.from_numpy(mean).to(rows), torch.from_numpy(matrix).to(rows))
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """(N, ..., D) float32, the same shape; each of the N by itself.
+
+        In double precision and one at a time, so that what comes out depends neither on what
+        else is in the batch nor on how many threads sum.
+        """
+        import torch
+
+        centre, matrix = self._wide
+        whitened = torch.empty_like(features)
+        for one, out in zip(features, whitened, strict=True):
+            out.copy_((one.double() - centre) @ matrix)
+        return whitened
+
+    def blocks(self, rows: Tensor) -> None:
+        """(N, D), in place, some at a time."""
+        for some in rows.split(_ROWS):
+            some.copy_(self(some[None])[0])
+
+
+def _whitener(covariance: npt.NDArray[np.float64], shrinkage: float) -> npt.NDArray[np.float64]:
+    variances, directions = np.linalg.eigh(covariance)
+    # the largest first; a sign for each that does not depend on the program's whim
+    variances, directions = variances[::-1].clip(min=0.0), directions[:, ::-1]
+    largest = np.abs(directions).argmax(axis=0)
+    directions = directions * np.sign(directions[largest, np.arange(len(largest))])
+    floor = shrinkage * variances.mean()
+    if floor <= np.finfo(np.float32).tiny:
+        return np.eye(len(variances))
+    return np.asarray(directions / np.sqrt(variances + floor))
+
+
+def _moments(rows: Tensor) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean (D,) and covariance (D, D) of (N, D), the same however many threads there are."""
+    from threadpoolctl import threadpool_limits
+
+    mean = rows.double().mean(dim=0).cpu().numpy()
+    total = np.zeros((len(mean), len(mean)))
+    with threadpool_limits(limits=1, user_api="blas"):
+        for some in rows.split(_ROWS):
+            away = some.cpu().numpy().astype(np.float64) - mean
+            total += away.T @ away
+    return mean, total / max(1, len(rows))
