@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from pyimgano.backbones import create_backbone
 from pyimgano.errors import PyimganoError
 from pyimgano.models import create_model, load_model
-from pyimgano.models.bank import PooledCoreset, Whitening
+from pyimgano.models.bank import Moments, PooledCoreset, Whitening
 from pyimgano.models.working_size import working_size
 
 from .conftest import picture, save
@@ -94,7 +94,8 @@ def test_against_a_plain_version() -> None:
 def test_whitened_rows_are_uncorrelated_and_of_one_spread() -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(4000, 5)) * [100.0, 10.0, 1.0, 1.0, 3.0] @ rng.normal(size=(5, 5)) + 7.0
-    whitening = Whitening.of(torch.from_numpy(rows).float(), shrinkage=1e-7)
+    data = torch.from_numpy(rows).float()
+    whitening = Whitening.of(Moments.of(data), data, shrinkage=1e-7)
     found = whitening(torch.from_numpy(rows).float()[None])[0].double().numpy()
     np.testing.assert_allclose(np.cov(found.T, bias=True), np.eye(5), atol=0.02)
     np.testing.assert_allclose(found.mean(0), 0.0, atol=1e-3)
@@ -102,7 +103,7 @@ def test_whitened_rows_are_uncorrelated_and_of_one_spread() -> None:
 
 def test_whitening_needs_no_spread() -> None:
     rows = torch.full((40, 3), 5.0)
-    whitening = Whitening.of(rows)
+    whitening = Whitening.of(Moments.of(rows), rows)
     assert whitening(rows[None]).abs().max() == 0.0
     assert torch.equal(whitening.matrix, torch.eye(3))
 
@@ -116,7 +117,7 @@ def test_whitening_is_the_same_with_other_threads_and_company() -> None:
         torch.set_num_threads(count)
         try:
             with threadpool_limits(limits=count):
-                whitening = Whitening.of(rows)
+                whitening = Whitening.of(Moments.of(rows), rows)
                 found.append((whitening.matrix, whitening(images), whitening(images[3:4])))
         finally:
             torch.set_num_threads(threads)
@@ -134,7 +135,13 @@ def test_the_pool_is_spread_over_all_patches(
 ) -> None:
     """Also where images are missing, and in whatever parts they come."""
     total = images * cells
-    facts = {"expected": total, "ratio": 0.5, "max_rows": 10**6, "projection_dim": None}
+    facts = {
+        "cells": cells,
+        "expected": total,
+        "ratio": 0.5,
+        "max_rows": 10**6,
+        "projection_dim": None,
+    }
     coreset = PooledCoreset(pool_size=pool, seed=data.draw(st.integers(0, 9)), **facts)
     came = cells * data.draw(st.integers(1, images))
     rows = torch.arange(came).float()[:, None]

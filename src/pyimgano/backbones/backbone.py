@@ -334,7 +334,15 @@ def _create(
         runner = TorchEngine(graph, device)
     kept = None
     if cache_dir is not None and origin.source != "timm":
-        facts: list[object] = [name, chosen, patches, origin.source, origin.detail, origin.sha256, runner.name]
+        facts: list[object] = [
+            name,
+            chosen,
+            patches,
+            origin.source,
+            origin.detail,
+            origin.sha256,
+            runner.name,
+        ]
         facts += [device.type, _versions(), code_hash("backbones", "images")]
         kept = FeatureCache(Path(cache_dir), json.dumps(facts))
     return Backbone(name, network, origin, chosen, device, runner, graph, kept)

@@ -96,6 +96,13 @@ class CoresetDetector(BackboneDetector):
         scores = self._image_scores(patches, distances, rows, None)
         return scores, self._maps(distances) if maps else None
 
+    def _search_training(self, image: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Distances of all cells of the training images to the bank, and to which of its rows.
+
+        Both (n hw,); `image` (n hw,) numbers the image whose own memory features are masked.
+        """
+        return self._bank.search(self._train_features, image)
+
     def _trusted(
         self, scores: npt.NDArray[np.float64], images: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
@@ -204,7 +211,7 @@ class CoresetDetector(BackboneDetector):
         import torch
 
         cells = self._n_cells()
-        distances, rows = self._bank.search(self._train_features, image)
+        distances, rows = self._search_training(image)
         grids = self._weigh(distances, rows).view(-1, cells)
         scores = self._image_scores(
             self._train_features.view(len(grids), cells, -1),

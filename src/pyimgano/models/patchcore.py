@@ -16,7 +16,7 @@ import numpy as np
 from ..images import ImageSource, NetworkInput
 from .anomaly_map import SIGMA
 from .coreset_detector import CoresetDetector
-from .detector import Progress
+from .detector import Progress, TrainingScores
 from .parameters import Count, Size
 from .registry import register_model
 from .saved_state import SavedState, State
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 #: Patches that the whitened recipe selects its bank from, at most.
 POOL = 100_000
+POOL_BYTES = 2**29
 # Layers of larger strides see mostly what lies around a patch.
 _NEAR = 16
 _FAR_WEIGHT = 0.5
@@ -165,7 +166,13 @@ class VisionPatchCore(CoresetDetector):
         if not self._whitens:
             return super()._new_coreset(**facts)
         groups = self._groups()
-        self._pool: PooledCoreset = PooledCoreset(pool_size=POOL, groups=groups, **facts)
+        width = sum(len(columns) for columns, _ in groups)
+        self._pool: PooledCoreset = PooledCoreset(
+            pool_size=min(POOL, POOL_BYTES // (4 * width)),
+            cells=self._n_cells(),
+            groups=groups,
+            **facts,
+        )
         return self._pool
 
     def _groups(self) -> list[Group]:
@@ -184,13 +191,52 @@ class VisionPatchCore(CoresetDetector):
         self._whitening: Whitening | None = None
         super()._learn(batches, progress)
         if self._whitens:
-            self._whitening = self._pool.whitening
-            del self._pool
-            self._whitening.blocks(self._train_features)
+            self._whitening = self._pool.whitening  # and `_train_features` stay as they came
 
     def _patches(self, images: list[NetworkInput]) -> Tensor:
         patches = super()._patches(images)
         return patches if self._whitening is None else self._whitening(patches)
+
+    # ---- the whitened recipe: scores of the training images
+
+    def _training_scores(self, unseen: bool) -> TrainingScores:
+        apart = unseen and len(self._bank.image.unique()) > 1
+        if self._whitening is not None and not apart:
+            self._whitening.blocks(self._train_features)
+        return super()._training_scores(unseen)
+
+    def _search_training(self, image: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As in `CoresetDetector`; whitened too by what other images say, a tenth at a time.
+
+        A covariance knows the images it is learned from: with twenty of them a new one lies
+        farther away than each of them does, even from a bank without its own patches.
+        """
+        import torch
+
+        from .bank import MemoryBank
+        from .bank.pooled_coreset import FOLDS, fold_of
+
+        if not self._whitens or image is None:
+            return super()._search_training(image)
+        fold = torch.from_numpy(fold_of(image.cpu().numpy())).to(image.device)
+        distances = self._train_features.new_empty(len(image))
+        rows = torch.empty_like(image)
+        for k in range(FOLDS):
+            chosen = torch.nonzero(fold == k).squeeze(1)
+            if len(chosen) == 0:
+                continue
+            whitening = self._pool.whitening_without(k)
+            memory = self._pool.plain.clone()
+            whitening.blocks(memory)
+            features = self._train_features[chosen]
+            whitening.blocks(features)
+            found = MemoryBank(memory, self._bank.image).search(features, image[chosen])
+            distances[chosen], rows[chosen] = found
+        return distances, rows
+
+    def _finish(self) -> None:
+        super()._finish()
+        self.__dict__.pop("_pool", None)
 
     # ---- maps and scores
 

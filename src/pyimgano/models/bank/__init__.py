@@ -8,12 +8,13 @@ from .memory_bank import MemoryBank
 from .outlier_factors import local_outlier_factors
 from .pooled_coreset import PooledCoreset
 from .streamed_coreset import StreamedCoreset
-from .whitening import Whitening
+from .whitening import Moments, Whitening
 
 __all__ = [
     "DiscriminatedCoreset",
     "GroupedPoints",
     "MemoryBank",
+    "Moments",
     "PooledCoreset",
     "Rounded",
     "Search",

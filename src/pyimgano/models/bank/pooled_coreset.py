@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from .streamed_coreset import StreamedCoreset
-from .whitening import Group, Whitening
+from .whitening import Group, Moments, Whitening
+
+#: Parts of the training images that are each scored by what the others say.
+FOLDS = 10
 
 
 class PooledCoreset(StreamedCoreset):
@@ -25,6 +31,8 @@ class PooledCoreset(StreamedCoreset):
     ----------
     pool_size
         Patches in the pool, at most.
+    cells
+        Patches an image.
     groups
         Of features that are whitened together, as in `Whitening.of`.
     facts
@@ -34,12 +42,18 @@ class PooledCoreset(StreamedCoreset):
     ----------
     whitening
         Learned from the pool by `finish`, which gives whitened features.
+    plain
+        (M, D) float32: the features of the coreset as they came.
     """
 
     whitening: Whitening
+    plain: Tensor
 
-    def __init__(self, *, pool_size: int, groups: Sequence[Group] | None = None, **facts: Any):
+    def __init__(
+        self, *, pool_size: int, cells: int, groups: Sequence[Group] | None = None, **facts: Any
+    ) -> None:
         super().__init__(**facts)
+        self._cells = cells
         self._groups = groups
         self.single = False
         size = min(pool_size, self._expected)
@@ -60,9 +74,28 @@ class PooledCoreset(StreamedCoreset):
         assert self._block is not None
         pool = self._block[: self._filled]
         self._block = None
-        self.whitening = Whitening.of(pool, self._groups)
-        self.whitening.blocks(pool)
+        self._like = pool[:0]
+        fold = torch.from_numpy(fold_of(self._drawn[: self._filled] // self._cells))
+        origin = pool.double().mean(dim=0).cpu().numpy()
+        self._moments = [Moments.of(pool[fold.to(pool.device) == k], origin) for k in range(FOLDS)]
+        self.whitening = self._whitening_of(self._moments)
+        white = pool.clone()
+        self.whitening.blocks(white)
         count = max(1, round(self._before * self._ratio))
         count = min(self._max_rows, count, len(pool))
-        picked = self._select(pool, count, int(self._rng.integers(len(pool))))
-        return pool[picked], torch.from_numpy(self._drawn).to(picked.device)[picked]
+        picked = self._select(white, count, int(self._rng.integers(len(pool))))
+        self.plain = pool[picked]
+        return white[picked], torch.from_numpy(self._drawn).to(picked.device)[picked]
+
+    def whitening_without(self, fold: int) -> Whitening:
+        """What is learned, after `finish`, from the pool's patches of images of other folds."""
+        return self._whitening_of([one for k, one in enumerate(self._moments) if k != fold])
+
+    def _whitening_of(self, moments: Sequence[Moments]) -> Whitening:
+        whole = reduce(add, moments)
+        return Whitening.of(whole, self._like, self._groups)
+
+
+def fold_of(image: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Which of `FOLDS` parts of the training images the images with these numbers are in."""
+    return image % FOLDS

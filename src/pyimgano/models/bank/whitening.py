@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,60 @@ Group = tuple[npt.NDArray[np.int64], float]
 SHRINKAGE = 0.01
 # Rows whose products are summed together, in double precision.
 _ROWS = 16384
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over some rows, in double precision; those of parts add up.
+
+    Attributes
+    ----------
+    count
+        How many rows.
+    origin
+        (D,) what is subtracted from each; near their mean, so that nothing cancels.
+    total, products
+        (D,) and (D, D): the sum of what is left, and of its outer products.
+    """
+
+    count: int
+    origin: npt.NDArray[np.float64]
+    total: npt.NDArray[np.float64]
+    products: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: Tensor, origin: npt.NDArray[np.float64] | None = None) -> Moments:
+        """Of (N, D), the same however many threads there are; `origin` is their mean if None."""
+        from threadpoolctl import threadpool_limits
+
+        if origin is None:
+            origin = rows.double().mean(dim=0).cpu().numpy()
+        total, products = np.zeros(len(origin)), np.zeros((len(origin), len(origin)))
+        with threadpool_limits(limits=1, user_api="blas"):
+            for some in rows.split(_ROWS):
+                away = some.cpu().numpy().astype(np.float64) - origin
+                total += away.sum(axis=0)
+                products += away.T @ away
+        return cls(len(rows), origin, total, products)
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            self.count + other.count,
+            self.origin,
+            self.total + other.total,
+            self.products + other.products,
+        )
+
+    @property
+    def mean(self) -> npt.NDArray[np.float64]:
+        """(D,)."""
+        return np.asarray(self.origin + self.total / max(1, self.count))
+
+    @property
+    def covariance(self) -> npt.NDArray[np.float64]:
+        """(D, D), divided by the number of rows."""
+        away = self.total / max(1, self.count)
+        return np.asarray(self.products / max(1, self.count) - np.outer(away, away))
 
 
 class Whitening:
@@ -43,9 +98,13 @@ class Whitening:
 
     @classmethod
     def of(
-        cls, rows: Tensor, groups: Sequence[Group] | None = None, shrinkage: float = SHRINKAGE
+        cls,
+        moments: Moments,
+        like: Tensor,
+        groups: Sequence[Group] | None = None,
+        shrinkage: float = SHRINKAGE,
     ) -> Whitening:
-        """Learned from (N, D) float32.
+        """Of rows with these moments; on the device of `like`, of its dtype.
 
         `groups` are whitened each by itself, and then multiplied by its weight; all columns are
         in one of them. By default all are one, of weight 1. A group without any spread is left
@@ -53,12 +112,12 @@ class Whitening:
         """
         import torch
 
-        mean, covariance = _moments(rows)
+        mean, covariance = moments.mean, moments.covariance
         matrix = np.zeros_like(covariance)
         for columns, weight in groups or [(np.arange(len(mean)), 1.0)]:
             block = np.ix_(columns, columns)
             matrix[block] = weight * _whitener(covariance[block], shrinkage)
-        return cls(torch.from_numpy(mean).to(rows), torch.from_numpy(matrix).to(rows))
+        return cls(torch.from_numpy(mean).to(like), torch.from_numpy(matrix).to(like))
 
     def __call__(self, features: Tensor) -> Tensor:
         """(N, ..., D) float32, the same shape; each of the N by itself.
@@ -90,16 +149,3 @@ def _whitener(covariance: npt.NDArray[np.float64], shrinkage: float) -> npt.NDAr
     if floor <= np.finfo(np.float32).tiny:
         return np.eye(len(variances))
     return np.asarray(directions / np.sqrt(variances + floor))
-
-
-def _moments(rows: Tensor) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean (D,) and covariance (D, D) of (N, D), the same however many threads there are."""
-    from threadpoolctl import threadpool_limits
-
-    mean = rows.double().mean(dim=0).cpu().numpy()
-    total = np.zeros((len(mean), len(mean)))
-    with threadpool_limits(limits=1, user_api="blas"):
-        for some in rows.split(_ROWS):
-            away = some.cpu().numpy().astype(np.float64) - mean
-            total += away.T @ away
-    return mean, total / max(1, len(rows))
