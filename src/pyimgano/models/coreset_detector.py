@@ -96,12 +96,17 @@ class CoresetDetector(BackboneDetector):
         scores = self._image_scores(patches, distances, rows, None)
         return scores, self._maps(distances) if maps else None
 
-    def _search_training(self, image: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Distances of all cells of the training images to the bank, and to which of its rows.
+    def _training_parts(self, unseen: bool) -> Iterator[tuple[Tensor, Tensor, MemoryBank]]:
+        """All cells of the training images to calibrate on, in parts that are scored alike.
 
-        Both (n hw,); `image` (n hw,) numbers the image whose own memory features are masked.
+        For each part the places (k,) among `_train_features`, their features (k, D), and the
+        bank to compare them with; if `unseen` as if the part were not among what was learned,
+        but for its patches in the bank.
         """
-        return self._bank.search(self._train_features, image)
+        import torch
+
+        features = self._train_features
+        yield torch.arange(len(features), device=features.device), features, self._bank
 
     def _trusted(
         self, scores: npt.NDArray[np.float64], images: npt.NDArray[np.int64]
@@ -211,7 +216,11 @@ class CoresetDetector(BackboneDetector):
         import torch
 
         cells = self._n_cells()
-        distances, rows = self._search_training(image)
+        distances = self._train_features.new_empty(len(self._train_image))
+        rows = torch.empty_like(self._train_image)
+        for places, features, bank in self._training_parts(image is not None):
+            masked = None if image is None else image[places]
+            distances[places], rows[places] = bank.search(features, masked)
         grids = self._weigh(distances, rows).view(-1, cells)
         scores = self._image_scores(
             self._train_features.view(len(grids), cells, -1),
@@ -246,23 +255,21 @@ class CoresetDetector(BackboneDetector):
         if self._cells is not None:
             where = self._cells
         source = int(self._bank.image[0])
-        nearest, rows = [], []
-        for start in range(0, n * cells, 1024):
-            queries = self._train_features[start : start + 1024]
-            number = torch.arange(start, start + len(queries), device=queries.device)
-            place = where[number % cells]
-            # squared differences, so that a patch is at distance 0 from itself
-            away = torch.cdist(
-                queries, self._bank.features, compute_mode="donot_use_mm_for_euclid_dist"
-            )  # (q, M)
-            near = close_by(place, memory, self.grid_)
-            own = self._train_image[start : start + 1024, None] == source
-            near &= own & ~near.all(dim=1, keepdim=True)
-            found = away.masked_fill_(near, torch.inf).min(dim=1)
-            nearest.append(found.values)
-            rows.append(found.indices)
-        winner = torch.cat(rows).view(n, cells)
-        grids = self._weigh(torch.cat(nearest).view(n, cells), winner)
+        nearest = self._train_features.new_empty(n * cells)
+        rows = torch.empty_like(self._train_image)
+        for places, features, bank in self._training_parts(True):
+            for number, queries in zip(places.split(1024), features.split(1024), strict=True):
+                # squared differences, so that a patch is at distance 0 from itself
+                away = torch.cdist(
+                    queries, bank.features, compute_mode="donot_use_mm_for_euclid_dist"
+                )  # (q, M)
+                near = close_by(where[number % cells], memory, self.grid_)
+                own = self._train_image[number, None] == source
+                near &= own & ~near.all(dim=1, keepdim=True)
+                found = away.masked_fill_(near, torch.inf).min(dim=1)
+                nearest[number], rows[number] = found.values, found.indices
+        winner = rows.view(n, cells)
+        grids = self._weigh(nearest.view(n, cells), winner)
         scores = self._image_scores(self._train_features.view(n, cells, -1), grids, winner, None)
         note = (
             f"{n} training image{'s' * (n != 1)} with patches in the bank from one alone: the "

@@ -16,7 +16,7 @@ import numpy as np
 from ..images import ImageSource, NetworkInput
 from .anomaly_map import SIGMA
 from .coreset_detector import CoresetDetector
-from .detector import Progress, TrainingScores
+from .detector import Progress
 from .parameters import Count, Size
 from .registry import register_model
 from .saved_state import SavedState, State
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..backbones import LayerChoice
-    from .bank import PooledCoreset, StreamedCoreset, Whitening
+    from .bank import MemoryBank, PooledCoreset, StreamedCoreset, Whitening
     from .bank.whitening import Group
 
 #: Patches that the whitened recipe selects its bank from, at most.
@@ -199,40 +199,35 @@ class VisionPatchCore(CoresetDetector):
 
     # ---- the whitened recipe: scores of the training images
 
-    def _training_scores(self, unseen: bool) -> TrainingScores:
-        apart = unseen and len(self._bank.image.unique()) > 1
-        if self._whitening is not None and not apart:
-            self._whitening.blocks(self._train_features)
-        return super()._training_scores(unseen)
+    def _training_parts(self, unseen: bool) -> Iterator[tuple[Tensor, Tensor, MemoryBank]]:
+        """As in `CoresetDetector`; whitened by what the patches of other parts say.
 
-    def _search_training(self, image: Tensor | None) -> tuple[Tensor, Tensor]:
-        """As in `CoresetDetector`; whitened too by what other images say, a tenth at a time.
-
-        A covariance knows the images it is learned from: with twenty of them a new one lies
-        farther away than each of them does, even from a bank without its own patches.
+        A covariance knows what it is learned from: of twenty images, a new one lies farther away
+        than each of them does, even from a bank without its own patches.
         """
         import torch
 
         from .bank import MemoryBank
-        from .bank.pooled_coreset import FOLDS, fold_of
+        from .bank.pooled_coreset import FOLDS
 
-        if not self._whitens or image is None:
-            return super()._search_training(image)
-        fold = torch.from_numpy(fold_of(image.cpu().numpy())).to(image.device)
-        distances = self._train_features.new_empty(len(image))
-        rows = torch.empty_like(image)
+        if self._whitening is None:
+            yield from super()._training_parts(unseen)
+            return
+        places = torch.arange(len(self._train_image), device=self._train_image.device)
+        cells = self._n_cells()
+        fold = self._pool.fold_of(self._train_image * cells + places % cells)
         for k in range(FOLDS):
             chosen = torch.nonzero(fold == k).squeeze(1)
             if len(chosen) == 0:
                 continue
-            whitening = self._pool.whitening_without(k)
-            memory = self._pool.plain.clone()
-            whitening.blocks(memory)
-            features = self._train_features[chosen]
+            features, whitening, bank = self._train_features[chosen], self._whitening, self._bank
+            if unseen:
+                whitening = self._pool.whitening_without(k)
+                memory = self._pool.plain.clone()
+                whitening.blocks(memory)
+                bank = MemoryBank(memory, bank.image)
             whitening.blocks(features)
-            found = MemoryBank(memory, self._bank.image).search(features, image[chosen])
-            distances[chosen], rows[chosen] = found
-        return distances, rows
+            yield chosen, features, bank
 
     def _finish(self) -> None:
         super()._finish()

@@ -8,14 +8,13 @@ from operator import add
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from .streamed_coreset import StreamedCoreset
 from .whitening import Group, Moments, Whitening
 
-#: Parts of the training images that are each scored by what the others say.
+#: Parts of the training patches that are each scored by what the others say.
 FOLDS = 10
 
 
@@ -75,7 +74,7 @@ class PooledCoreset(StreamedCoreset):
         pool = self._block[: self._filled]
         self._block = None
         self._like = pool[:0]
-        fold = torch.from_numpy(fold_of(self._drawn[: self._filled] // self._cells))
+        fold = self.fold_of(torch.from_numpy(self._drawn[: self._filled]))
         origin = pool.double().mean(dim=0).cpu().numpy()
         self._moments = [Moments.of(pool[fold.to(pool.device) == k], origin) for k in range(FOLDS)]
         self.whitening = self._whitening_of(self._moments)
@@ -87,15 +86,19 @@ class PooledCoreset(StreamedCoreset):
         self.plain = pool[picked]
         return white[picked], torch.from_numpy(self._drawn).to(picked.device)[picked]
 
+    def fold_of(self, patches: Tensor) -> Tensor:
+        """Which of `FOLDS` parts the patches with these numbers are in: images, or bands of one.
+
+        All patches of an image are in one part, unless there is no other image.
+        """
+        if self._before <= self._cells:
+            return patches * FOLDS // self._cells
+        return patches // self._cells % FOLDS
+
     def whitening_without(self, fold: int) -> Whitening:
-        """What is learned, after `finish`, from the pool's patches of images of other folds."""
+        """What is learned, after `finish`, from the pool's patches of other folds."""
         return self._whitening_of([one for k, one in enumerate(self._moments) if k != fold])
 
     def _whitening_of(self, moments: Sequence[Moments]) -> Whitening:
         whole = reduce(add, moments)
         return Whitening.of(whole, self._like, self._groups)
-
-
-def fold_of(image: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Which of `FOLDS` parts of the training images the images with these numbers are in."""
-    return image % FOLDS
