@@ -35,7 +35,13 @@ _NAMED = 20
 @click.option("--model", help="To fit. Default vision_patchcore; see pyimgano benchmark.")
 @click.option("--preset", help="industrial-fast, industrial-balanced or industrial-accurate.")
 @click.option("--model-kwargs", metavar="JSON", help="Further keywords of the model, an object.")
-@click.option("--resize", type=int, nargs=2, metavar="H W", help="Default 256 256.")
+@click.option(
+    "--resize",
+    type=int,
+    nargs=2,
+    metavar="H W",
+    help="By default what the model looks at best; of most 256 256.",
+)
 @click.option(
     "--roi",
     type=click.Path(path_type=Path),

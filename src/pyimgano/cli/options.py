@@ -83,7 +83,13 @@ model_options = _together(
     click.option(
         "--model-kwargs", metavar="JSON", help="Further keywords of the model, an object."
     ),
-    click.option("--resize", type=int, nargs=2, metavar="H W", help="Default 256 256."),
+    click.option(
+        "--resize",
+        type=int,
+        nargs=2,
+        metavar="H W",
+        help="By default what the model looks at best; of most 256 256.",
+    ),
     click.option(
         "--calibration",
         default="out-of-sample",

@@ -81,7 +81,8 @@ def run_benchmark(
         Of the threshold: see `pyimgano.calibration`. `validation` takes it from the
         dataset's good images for that purpose instead of the training images.
     resize
-        (height, width) that images, maps and masks are brought to; by default (256, 256).
+        (height, width) that images, maps and masks are brought to; by default the model's, which
+        is (256, 256) or by the size of the training images. Reports have what it came to.
     limit_train, limit_test
         At most so many images a category: evenly spread, every kind of defect kept.
     seed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from ..datasets import Category
@@ -11,17 +13,25 @@ from .config import BenchmarkConfig
 from .trial import Measurement, measured_rate
 
 
+def plain_parameters(parameters: Mapping[str, Any], config: BenchmarkConfig) -> dict[str, Any]:
+    """A detector's keywords as documents have them: plain JSON values.
+
+    `calibration` is the run's word for where the threshold comes from, which a detector does not
+    know.
+    """
+    plain: dict[str, Any] = json.loads(json.dumps(dict(parameters), default=str))
+    return {**plain, "calibration": config.calibration}
+
+
 def fitted_fields(
-    config: BenchmarkConfig,
-    parameters: dict[str, Any],
-    category: Category,
-    detector: Detector,
-    measured: Measurement,
+    config: BenchmarkConfig, category: Category, detector: Detector, measured: Measurement
 ) -> dict[str, Any]:
     """The fields of a category's report that say how it was fitted and calibrated.
 
-    `parameters` are the detector's keywords as the report has them.
+    Parameters that are None, for the method or the training images to decide, are what they
+    came to.
     """
+    parameters = plain_parameters(vars(detector.params_), config)
     calibration = detector.calibration_
     pixels = detector.pixel_calibration_
     held_out = config.calibration == "validation"
@@ -29,6 +39,7 @@ def fitted_fields(
     region = _region(detector)
     return {
         "device": str(detector.describe().get("backbone", {}).get("device", config.device)),
+        "resize": parameters["resize"],
         "score_threshold_strategy": f"{calibration.method}-quantile",
         "calibration_quantile": calibration.quantile_asked,
         "threshold": detector.threshold_,

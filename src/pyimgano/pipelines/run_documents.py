@@ -35,7 +35,7 @@ from ..runs import (
 )
 from .config import BenchmarkConfig
 from .environment import command_line, describe_environment
-from .fitted import fitted_fields
+from .fitted import fitted_fields, plain_parameters
 from .opened_run import OpenedRun
 from .trial import Measurement
 
@@ -100,8 +100,7 @@ class RunDocuments(ABC, Generic[Config, Report]):
         )
         started = datetime.now().astimezone()
         self.started_at = started.isoformat(timespec="seconds")
-        # the run's word for where the threshold comes from, which a detector does not know
-        self.parameters = {**_plain(self.keywords), "calibration": config.calibration}
+        self.parameters = plain_parameters(self.keywords, config)
         self.category = (
             config.category if isinstance(config.category, str) else ",".join(config.category)
         )
@@ -191,7 +190,7 @@ class RunDocuments(ABC, Generic[Config, Report]):
         self, category: Category, detector: Detector, measured: Measurement
     ) -> dict[str, Any]:
         """The fields of a category's report that say how it was fitted and calibrated."""
-        return fitted_fields(self.config, self.parameters, category, detector, measured)
+        return fitted_fields(self.config, category, detector, measured)
 
     @abstractmethod
     def category_report(self, name: str, **fields: Any) -> Report:
@@ -295,7 +294,8 @@ class RunDocuments(ABC, Generic[Config, Report]):
             if status != "complete":
                 fields["status"] = status
             return self._single(fields)
-        first = next((r for r in self.reports.values() if r.status == "complete"), None)
+        complete = [one for one in self.reports.values() if one.status == "complete"]
+        first = complete[0] if complete else None
         fields = {
             **run,
             **self._asked(self.category),
@@ -309,6 +309,8 @@ class RunDocuments(ABC, Generic[Config, Report]):
         }
         if first is not None:
             fields["device"] = first.device  # where it ran, which `auto` does not tell
+            if all(one.resize == first.resize for one in complete):
+                fields["resize"] = first.resize
         return self._suite(fields)
 
     @abstractmethod
@@ -350,10 +352,4 @@ class RunDocuments(ABC, Generic[Config, Report]):
 
 def _plain_report(report: RunFields) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(report.model_dump_json())
-    return plain
-
-
-def _plain(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Parameters as plain JSON values."""
-    plain: dict[str, Any] = json.loads(json.dumps(parameters, default=str))
     return plain

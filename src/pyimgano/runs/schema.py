@@ -239,7 +239,10 @@ class Asked(Model):
     model: str
     preset: str | None
     device: str
-    resize: tuple[int, int] = Field(description="height, width")
+    resize: tuple[int, int] | None = Field(
+        description="height, width; null where the training images decide and have not yet, or "
+        "where the categories of a suite differ"
+    )
 
 
 class FittedReport(Asked):
