@@ -371,7 +371,7 @@ def test_keywords_presets_and_what_beats_what(make_mvtec: MakeDataset, tmp_path:
     assert report["detector"]["parameters"]["coreset_sampling_ratio"] == 0.5
     assert report["detector"]["backbone"]["layers"] == ["blocks.4"]
     fast = run(root, tmp_path, preset="industrial-fast", resize=None, limit_test=2)
-    assert fast["resize"] == [224, 224] and fast["preset"] == "industrial-fast"
+    assert fast["resize"] == [256, 256] and fast["preset"] == "industrial-fast"
     assert run(root, tmp_path, preset="industrial-fast")["resize"] == [64, 64]
     random = run(root, tmp_path, pretrained=False, seed=4)
     assert random["detector"]["backbone"]["weights"]["detail"] == "seed 4"

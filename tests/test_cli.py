@@ -96,7 +96,7 @@ def test_every_flag_arrives(call: Command, make_mvtec: MakeDataset, tmp_path: Pa
     config = json.loads((Path(report["run_dir"]) / "config.json").read_text())
     assert config["detector_parameters"]["n_neighbors"] == 2
     assert config["detector_parameters"]["pretrained"] is False
-    assert config["detector_parameters"]["coreset_sampling_ratio"] == 0.02  # the preset's
+    assert config["detector_parameters"]["max_bank_size"] == 4096  # the preset's
     assert config["resize"] == [64, 64]  # not the preset's
     assert config["contamination"] == 0.25 and config["calibration"] == "in-sample"
     assert (config["limit_train"], config["limit_test"], config["seed"]) == (5, 4, 3)

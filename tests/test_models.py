@@ -387,7 +387,7 @@ def test_numpy_numbers_and_lists_will_do() -> None:
 
 def test_what_is_given_beats_the_preset() -> None:
     preset = create_model("vision_patchcore", preset="industrial-fast")
-    assert preset.get_params()["resize"] == (224, 224)
+    assert preset.get_params()["resize"] == (256, 256)
     given = create_model("vision_patchcore", preset="industrial-fast", resize=(96, 96))
     assert given.get_params()["resize"] == (96, 96)
 

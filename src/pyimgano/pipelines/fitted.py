@@ -31,7 +31,9 @@ def fitted_fields(
     Parameters that are None, for the method or the training images to decide, are what they
     came to.
     """
-    parameters = plain_parameters(vars(detector.params_), config)
+    # a region of interest is named as it was given
+    given = {"roi": detector.get_params()["roi"]}
+    parameters = plain_parameters({**vars(detector.params_), **given}, config)
     calibration = detector.calibration_
     pixels = detector.pixel_calibration_
     held_out = config.calibration == "validation"
