@@ -227,14 +227,18 @@ class _HalfOfTheFrame:
         return np.where(self.counted(image.shape[:2], source)[:, :, None], image, np.uint8(127))
 
 
+@pytest.mark.parametrize("recipe", ["whitened", "paper"])
 @pytest.mark.parametrize("form", EVERY)
 def test_outside_the_region_nothing_counts(
-    detector: VisionPatchCore, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    form: str, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require(form)
+    detector = fitted(recipe=recipe)
     roi, grid = _HalfOfTheFrame(), detector.grid_
-    assert grid == (8, 6)
-    cells = np.flatnonzero(np.tile(np.arange(6) < 4, 8))  # 28 of 48 columns reach into four
+    assert grid == ((8, 6) if recipe == "paper" else (4, 3))
+    # 28 of 48 columns reach into four cells of 8 or two of 16
+    across = np.arange(grid[1]) * 48 // grid[1] < 28
+    cells = np.flatnonzero(np.tile(across, grid[0]))
     monkeypatch.setattr(detector, "roi_", roi, raising=False)
     monkeypatch.setattr(detector, "counted_cells", lambda grid: cells, raising=False)
     written = formats.FORMATS[form]
@@ -253,14 +257,21 @@ def test_outside_the_region_nothing_counts(
     with torch.inference_mode():
         patches = detector._patches([filled]).flatten(1, 2)[:, cells]
         distances, rows = detector._bank.search(patches[0])
-        expected = detector._image_scores(patches, distances[None], rows[None], None)
-    assert float(score[0]) == pytest.approx(float(expected[0]), rel=1e-5)
-    values, counted = torch.zeros(48), torch.zeros(48)
+    values, counted = torch.zeros(len(across) * grid[0]), torch.zeros(len(across) * grid[0])
     values[cells], counted[cells] = distances, 1.0
-    value, weight = (smooth_maps(v.view(1, *grid), SIZE)[0].numpy() for v in (values, counted))
+    sigma = detector._sigma()
+    value, weight = (
+        smooth_maps(v.view(1, *grid), SIZE, sigma)[0].numpy() for v in (values, counted)
+    )
     assert (anomaly_map[0][~inside] == 0).all()
     found = anomaly_map[0][inside]
     np.testing.assert_allclose(found, (value / weight)[inside], rtol=1e-5, atol=1e-4)
+    if recipe == "whitened":
+        assert float(score[0]) == found.max()
+    else:
+        with torch.inference_mode():
+            expected = detector._image_scores(patches, distances[None], rows[None], None)
+        assert float(score[0]) == pytest.approx(float(expected[0]), rel=1e-5)
 
 
 def test_a_region_is_for_one_size(
@@ -344,7 +355,7 @@ def test_every_output_is_compared(
 def test_what_is_within_rounding_is_kept_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = fitted(coreset_sampling_ratio=0.5)
+    found = fitted(recipe="paper", coreset_sampling_ratio=0.5)
     found.threshold_ = float(np.nextafter(found.decision_function(IMAGES[:1])[0], np.inf))
     _planted(monkeypatch, lambda o: [o[0] * np.float32(1 + 5e-6), o[1] * 1.0005, o[2] * 0 + 1])
     metadata = export_detector(found, tmp_path / "export", format="torch", check_images=IMAGES[:1])
