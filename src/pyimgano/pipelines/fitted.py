@@ -32,8 +32,10 @@ def fitted_fields(
     came to.
     """
     # a region of interest is named as it was given
-    given = {"roi": detector.get_params()["roi"]}
-    parameters = plain_parameters({**vars(detector.params_), **given}, config)
+    parameters = dict(vars(detector.params_))
+    if "roi" in parameters:
+        parameters["roi"] = detector.get_params()["roi"]
+    parameters = plain_parameters(parameters, config)
     calibration = detector.calibration_
     pixels = detector.pixel_calibration_
     held_out = config.calibration == "validation"
