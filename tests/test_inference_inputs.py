@@ -8,7 +8,7 @@ import sys
 from pathlib import Path, PurePath
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pyimgano.inference.inputs import OUTSIDE, common_root, lines_of, list_input, place_of
@@ -127,6 +127,7 @@ paths_of_files = st.lists(names_of_files, min_size=1, max_size=4).map("/".join)
 
 @settings(max_examples=300)
 @given(paths_of_files, paths_of_files, st.booleans(), st.booleans())
+@example("0", "0/\\", True, True)  # a file may be called \ where that separates nothing
 def test_places_never_collide_nor_escape(
     first: str, second: str, absolute: bool, other: bool
 ) -> None:

@@ -93,7 +93,8 @@ def place_of(path: str, root: str | None) -> tuple[str, ...]:
         parts = parts[len(above) :]
     else:
         first = (OUTSIDE,)
-        parts = tuple(part for part in parts if part.strip("/\\"))
+        if parts and not parts[0].strip("/\\"):  # the root; a drive stays
+            parts = parts[1:]
     return (*first, *(safe_name(part) for part in parts))
 
 
