@@ -19,6 +19,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -95,7 +96,7 @@ def drawn(
             cy, cx = y + rng.normal(0, side * 0.02), x + rng.normal(0, side * 0.02)
             r = int(16 * side * rng.uniform(0.003, 0.008))
             cv2.circle(mask, (int(cx * 16), int(cy * 16)), r, 1.0, -1, cv2.LINE_AA, 4)
-    return cv2.GaussianBlur(mask, (0, 0), 0.6)
+    return np.asarray(cv2.GaussianBlur(mask, (0, 0), 0.6), np.float32)
 
 
 def paste(image: Image, other: Image, kind: str, rng: np.random.Generator) -> tuple[Image, Mask]:
@@ -103,7 +104,7 @@ def paste(image: Image, other: Image, kind: str, rng: np.random.Generator) -> tu
     height, width = image.shape[:2]
     side = float(np.sqrt(height * width))
     y, x = place(image, rng)
-    out = image.astype(np.float32)
+    out: Any = image.astype(np.float32)
     if kind in ("scratch", "dots"):
         line = drawn((height, width), y, x, kind, rng)
         out += line[..., None] * rng.choice([-1, 1]) * rng.uniform(25, 80)
@@ -132,7 +133,8 @@ def paste(image: Image, other: Image, kind: str, rng: np.random.Generator) -> tu
         cos, sin = np.cos(turn), np.sin(turn)
         from_x = (x + (xx - x) * cos - (yy - y) * sin).astype(np.float32)
         from_y = (y + (xx - x) * sin + (yy - y) * cos).astype(np.float32)
-        out = cv2.remap(image, from_x, from_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        swirled = cv2.remap(image, from_x, from_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        out = np.asarray(swirled)
         mask = away < 1.28 * r
     return np.clip(np.round(out), 0, 255).astype(np.uint8), mask
 
@@ -142,10 +144,12 @@ def turned(image: Image, mask: Mask, rng: np.random.Generator) -> tuple[Image, M
     height, width = mask.shape
     how = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(0, 360), 0.62)
     how[:, 2] += rng.uniform(-0.14, 0.14, 2) * (width, height)
-    moved = cv2.warpAffine(
+    moved: Any = cv2.warpAffine(
         image, how, (width, height), flags=cv2.INTER_AREA, borderValue=(252, 252, 252)
     )
-    where = cv2.warpAffine(mask.astype(np.uint8), how, (width, height), flags=cv2.INTER_NEAREST)
+    where: Any = cv2.warpAffine(
+        mask.astype(np.uint8), how, (width, height), flags=cv2.INTER_NEAREST
+    )
     return moved, where > 0
 
 
@@ -154,7 +158,7 @@ def turned(image: Image, mask: Mask, rng: np.random.Generator) -> tuple[Image, M
 
 @dataclass(frozen=True)
 class Example:
-    """An image, where its defect is, and what it is: train, good, real:KIND or pasted:KIND."""
+    """An image, where its pasted defect is, and train, good, real:KIND or pasted:KIND."""
 
     image: Image
     mask: Mask
@@ -172,7 +176,8 @@ def examples(root: Path, name: str) -> Iterator[Example]:
     rng = np.random.default_rng(7)
     train = [data.get_train_paths()[i] for i in rng.permutation(len(data.get_train_paths()))]
     half = len(train) // 2
-    paths, labels, masks = data.get_test_paths()
+    test = data.samples.test
+    paths, labels = [str(one.path) for one in test], [one.label for one in test]
     kinds = [Path(str(path)).parent.name for path in paths]
     good = [*train[half:], *(path for path, bad in zip(paths, labels) if not bad)]
     number = 0
@@ -191,8 +196,7 @@ def examples(root: Path, name: str) -> Iterator[Example]:
         yield example(read_image(path), None, "good")
     for i, (path, bad) in enumerate(zip(paths, labels)):
         if bad:
-            mask = None if masks is None else np.asarray(masks[i]) > 0
-            yield example(read_image(path), mask, f"real:{kinds[i]}")
+            yield example(read_image(path), None, f"real:{kinds[i]}")
     for i, path in enumerate(good):
         mine = np.random.default_rng(1000 + i)
         other = read_image(good[mine.integers(len(good))])
