@@ -142,7 +142,7 @@ def paste(image: Image, other: Image, kind: str, rng: np.random.Generator) -> tu
 def turned(image: Image, mask: Mask, rng: np.random.Generator) -> tuple[Image, Mask]:
     """Turned and shifted on white, at 0.62 of its size."""
     height, width = mask.shape
-    how = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(0, 360), 0.62)
+    how: Any = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(0, 360), 0.62)
     how[:, 2] += rng.uniform(-0.14, 0.14, 2) * (width, height)
     moved: Any = cv2.warpAffine(
         image, how, (width, height), flags=cv2.INTER_AREA, borderValue=(252, 252, 252)
@@ -227,7 +227,7 @@ class Recipe:
 PLAIN = Recipe()
 WHITENED = replace(PLAIN, shrinkage=0.01)
 COARSE = replace(WHITENED, stride=16)
-DEFAULT = replace(COARSE, layers=(*NEAR, FAR), far_weight=0.5, size=None, peak=True)
+DEFAULT = replace(COARSE, layers=(*NEAR, FAR), far_weight=0.4, size=None, peak=True)
 RECIPES = {
     "plain": PLAIN,
     "whitened": WHITENED,

@@ -34,7 +34,7 @@ POOL = 100_000
 POOL_BYTES = 2**29
 # Layers of larger strides see mostly what lies around a patch.
 _NEAR = 16
-_FAR_WEIGHT = 0.5
+_FAR_WEIGHT = 0.4
 
 
 @register_model(
@@ -93,7 +93,7 @@ class VisionPatchCore(CoresetDetector):
 
     Recipe `whitened`. Patch features are whitened before distances are taken
     (`pyimgano.models.bank.Whitening`), so that an image is compared in what good ones hardly
-    vary in too; a deeper layer is joined, at half its weight, for what lies around a patch; the
+    vary in too; a deeper layer is joined, at two fifths of its weight, for what lies around a patch; the
     working size follows the images; the grid is that of stride 16; the coreset is selected from
     `POOL` patches spread over all; and an image's score is the peak of its map, whose smoothing
     is 4 pixels in 256, at any size. With a region of interest that is the peak among pixels that
@@ -179,7 +179,7 @@ class VisionPatchCore(CoresetDetector):
         """Columns of patch features that are whitened together: the near layers', the far ones'.
 
         What a layer of stride 32 sees around a patch is worth something and drowns small defects
-        if it counts in full, so that it counts half.
+        if it counts in full, so that it counts two fifths.
         """
         kinds = self._backbone.network.layer_kinds()
         widths, strides = zip(*(kinds[layer] for layer in self._backbone.layers), strict=True)
