@@ -92,12 +92,12 @@ class VisionPatchCore(CoresetDetector):
     their features, the threshold is calibrated on an evenly spread part of them.
 
     Recipe `whitened`. Patch features are whitened before distances are taken
-    (`pyimgano.models.bank.Whitening`), so that an image is compared in what good ones hardly
-    vary in too; a deeper layer is joined, at two fifths of its weight, for what lies around a
-    patch; the working size follows the images; the grid is that of stride 16; the coreset is selected from
-    `POOL` patches spread over all; and an image's score is the peak of its map, whose smoothing
-    is 4 pixels in 256, at any size. With a region of interest that is the peak among pixels that
-    count in images of the size `resize`, and the map's own may be a little lower at the border.
+    (`pyimgano.models.bank.Whitening`), so that an image is compared in what good ones hardly vary
+    in too; a deeper layer is joined, at two fifths of its weight, for what lies around a patch; the
+    working size follows the images; the grid is that of stride 16; the coreset is selected from
+    `POOL` patches spread over all; and an image's score is the peak of its map, whose smoothing is
+    4 pixels in 256, at any size. With a region of interest that is the peak among pixels that count
+    in images of the size `resize`, and the map's own may be a little lower at the border.
 
     With a region of interest the bank holds, and the score comes from, the patches whose cell of
     the grid has a pixel that counts.
