@@ -1,47 +1,45 @@
 """Recipes of a memory bank on a small backbone, on real defects and on pasted ones.
 
-    python benchmarks/accuracy_study.py ROOT [--sets magnetic_tile bottle moved demo] [--seeds 5]
-        [--recipes plain whitened default ...]
+    python benchmarks/accuracy_study.py ROOT [--sets magnetic_tile bottle moved fabric washer]
+        [--recipes paper default ...] [--seeds 5]
 
 ROOT holds `bottle` and `magnetic_tile` in MVTec layout. Half of a category's good training images
 are learned from; the others, and the good test images, are good test images, and defects of six
 kinds are pasted into copies of them at places that are known. `moved` is bottle, each image
-turned and shifted by chance. For each set, recipe and seed of the bank one line: the real defects
-and the pasted ones, each with AUROC, AUROC to a false-positive rate of 0.1 (McClish's scale, 0.5 is
-chance), recall and false alarms at a threshold of 5 % on the bank's own training images; the least
-AUROC of one real kind (chosen with that kind left out, a recipe must not lose it); AUPRO to 0.05
-of the pasted defects. Then mean and spread over the seeds.
+turned and shifted by chance; `fabric` and `washer` are the demo's. A recipe is the product's own
+detector with other keywords or constants. For each set, recipe and seed one line: false alarms at
+the threshold that promises 5 %; then of real defects and of pasted ones AUROC, AUROC to a
+false-positive rate of 0.1 (McClish's scale, 0.5 is chance), recall at that threshold, and the least
+AUROC of one kind (chosen with that kind left out, a recipe must not lose it); and AUPRO to 0.05 of
+the pasted ones. Then mean and spread over the seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 from sklearn.metrics import roc_auc_score
-from torch.nn import functional
 
-from pyimgano.backbones import create_backbone
 from pyimgano.datasets import load_dataset
 from pyimgano.evaluation import compute_aupro
-from pyimgano.images import read_image, resize_image
-from pyimgano.models.anomaly_map import smooth_maps
-from pyimgano.models.bank import MemoryBank, Moments, Whitening
-from pyimgano.models.bank.coreset import greedy_coreset
-from pyimgano.threads import thread_count
+from pyimgano.images import read_image
+from pyimgano.models import create_model
+from pyimgano.models.registry import preset_keywords
 
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
+DEMO = ("fabric", "washer")
 KINDS = ("texture", "scratch", "stain", "missing", "deform", "dots")
 MAP = (128, 128)  # pixels of the maps that are measured
-NEAR, FAR = ("blocks.4", "blocks.10"), "blocks.14"
 
 
 # ---- pasted defects
@@ -166,13 +164,10 @@ class Example:
 
 
 def examples(root: Path, name: str) -> Iterator[Example]:
-    """Of a category, of `moved`, or of the category `demo` that is drawn on the spot."""
+    """Of a category, of `moved`, or of one of the demo's categories, drawn on the spot."""
     category = "bottle" if name == "moved" else name
-    data = (
-        load_dataset("demo", None, "all")
-        if name == "demo"
-        else load_dataset("mvtec", root, category)
-    )
+    drawn_here = name in DEMO
+    data = load_dataset("demo" if drawn_here else "mvtec", None if drawn_here else root, category)
     rng = np.random.default_rng(7)
     train = [data.get_train_paths()[i] for i in rng.permutation(len(data.get_train_paths()))]
     half = len(train) // 2
@@ -209,153 +204,94 @@ def examples(root: Path, name: str) -> Iterator[Example]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Of patch features, bank and score; what it starts with is the plain memory bank."""
+    """Keywords of `vision_patchcore`, and constants of its modules that are changed."""
 
-    size: int | None = 256
-    layers: tuple[str, ...] = NEAR
-    far_weight: float | None = None  # of layers of stride 32; None: whitened with the others
-    shrinkage: float | None = None  # None: not whitened
-    pooling: int = 3
-    stride: int = 8  # of the grid of patches
-    coreset: bool = True
-    bank: int = 10_000
-    unit: bool = False  # features of length one
-    position: float = 0.0  # weight of a patch's place
-    peak: bool = False  # the map's largest value, not the largest patch's
+    keywords: dict[str, Any] = field(default_factory=dict)
+    constants: dict[str, float] = field(default_factory=dict)
 
 
-PLAIN = Recipe()
-WHITENED = replace(PLAIN, shrinkage=0.01)
-COARSE = replace(WHITENED, stride=16)
-DEFAULT = replace(COARSE, layers=(*NEAR, FAR), far_weight=0.4, size=None, peak=True)
+NEAR = ("blocks.4", "blocks.10")
 RECIPES = {
-    "plain": PLAIN,
-    "whitened": WHITENED,
-    "whitened, random bank": replace(WHITENED, coreset=False),
-    "whitened, shrinkage 0.001": replace(WHITENED, shrinkage=0.001),
-    "whitened, shrinkage 0.1": replace(WHITENED, shrinkage=0.1),
-    "whitened, no pooling": replace(WHITENED, pooling=1),
-    "whitened, pooling 5": replace(WHITENED, pooling=5),
-    "whitened, unit length": replace(WHITENED, unit=True),
-    "whitened, position": replace(WHITENED, position=0.3),
-    "whitened, stride 16": COARSE,
-    **{f"stride 16, {size} pixels": replace(COARSE, size=size) for size in (192, 320, 384, 512)},
-    "stride 16, bank 20,000": replace(COARSE, bank=20_000),
-    "deepest, jointly": replace(COARSE, layers=(*NEAR, FAR)),
-    "deepest at 1": replace(COARSE, layers=(*NEAR, FAR), far_weight=1.0),
-    "deepest at 0.7": replace(COARSE, layers=(*NEAR, FAR), far_weight=0.7),
-    "deepest at 0.5": replace(COARSE, layers=(*NEAR, FAR), far_weight=0.5),
-    "default": DEFAULT,
-    "default, largest patch": replace(DEFAULT, peak=False),
+    "paper": Recipe({"recipe": "paper"}),
+    "default": Recipe(),
+    "no context": Recipe({"layers": NEAR}),
+    "context at 0.25": Recipe({}, {"patchcore.CONTEXT_WEIGHT": 0.25}),
+    "context at 1": Recipe({}, {"patchcore.CONTEXT_WEIGHT": 1.0}),
+    "deepest block as context": Recipe({"layers": (*NEAR, "blocks.15")}),
+    "no scale": Recipe({}, {"bank.patch_memory._POWER": 0.0}),
+    "scale at 1": Recipe({}, {"bank.patch_memory._POWER": 1.0}),
+    "no border": Recipe({}, {"bank.patch_memory._BORDER": 0}),
+    "neither": Recipe({}, {"bank.patch_memory._POWER": 0.0, "bank.patch_memory._BORDER": 0}),
+    "fine grid": Recipe({"patch_grid": "fine"}),
+    "bank of 20,000": Recipe({"max_bank_size": 20_000}),
+    "pool of 100,000": Recipe({}, {"bank.patch_memory.POOL": 100_000}),
+    **{
+        f"{size} pixels": Recipe({"resize": (size, size)})
+        for size in (192, 256, 320, 384, 512, 640)
+    },
+    "fast": Recipe(preset_keywords("vision_patchcore", "industrial-fast")),
+    "accurate": Recipe(preset_keywords("vision_patchcore", "industrial-accurate")),
+    **{
+        name.removeprefix("vision_"): Recipe({"model": name})
+        for name in ("vision_padim", "vision_dfm", "vision_softpatch")
+    },
 }
 
 
-def features(pictures: list[Example], recipe: Recipe, size: int) -> torch.Tensor:
-    """(N, h, w, D) float32, the layers side by side on a grid of the recipe's stride."""
-    backbone = create_backbone(device="cpu", layers=recipe.layers)
-    cells, batches = size // recipe.stride, []
-    for first in range(0, len(pictures), 8):
-        batch = [resize_image(one.image, (size, size)) for one in pictures[first : first + 8]]
-        joined = []
-        for layer in backbone.features(batch):
-            found = functional.avg_pool2d(
-                layer, recipe.pooling, 1, recipe.pooling // 2, count_include_pad=False
-            )
-            if found.shape[-1] > cells:
-                found = functional.avg_pool2d(found, found.shape[-1] // cells)
-            joined.append(functional.interpolate(found, (cells, cells), mode="bilinear"))
-        batches.append(torch.cat(joined, dim=1).permute(0, 2, 3, 1))
-    return torch.cat(batches)
+@contextmanager
+def changed(constants: dict[str, float]) -> Iterator[None]:
+    """Constants `module.NAME` below `pyimgano.models`, for a while."""
+    before = []
+    for path, value in constants.items():
+        module_name, _, name = path.rpartition(".")
+        module = import_module(f"pyimgano.models.{module_name}")
+        before.append((module, name, getattr(module, name)))
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
 
 
-def whitening(pool: torch.Tensor, recipe: Recipe, far: int) -> Whitening:
-    """Of patches (P, D), of which the last `far` columns see widest."""
-    assert recipe.shrinkage is not None
-    width, groups = pool.shape[1], None
-    if recipe.far_weight is not None:
-        columns = np.arange(width)
-        groups = [(columns[: width - far], 1.0), (columns[width - far :], recipe.far_weight)]
-    return Whitening.of(Moments.of(pool), pool, groups, recipe.shrinkage)
-
-
-def prepared(x: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """(N, h, w, D) with unit length or position, if the recipe has them."""
-    scale = float(np.sqrt(x.shape[-1]))
-    if recipe.unit:
-        x = functional.normalize(x, dim=-1) * scale
-    if recipe.position:
-        across = torch.linspace(-1, 1, x.shape[1])
-        where = torch.stack(torch.meshgrid(across, across, indexing="ij"), dim=-1)
-        where = where.expand(len(x), -1, -1, -1) * recipe.position * scale
-        x = torch.cat([x, where], dim=-1)
-    return x.contiguous()
-
-
-def measured(
-    pictures: list[Example], x: torch.Tensor, recipe: Recipe, seed: int
-) -> dict[str, float]:
-    """The figures of one line."""
+def measured(pictures: list[Example], recipe: Recipe, seed: int) -> dict[str, float]:
+    """The figures of one line: of the product itself, fitted on the examples to learn from."""
     what = np.array([one.what for one in pictures])
-    learned = np.flatnonzero(what == "train")
-    n, h, w = len(learned), *x.shape[1:3]
-    generator = torch.Generator().manual_seed(seed)
-    rows = x[learned].flatten(0, 2)
-    pool = torch.randperm(len(rows), generator=generator)[:60_000]
-    if recipe.shrinkage is not None:
-        far = 192 if FAR in recipe.layers else 0
-        learner = whitening(rows[pool], recipe, far)
-        x = learner(x)
-    x = prepared(x, recipe)
-    rows, owner = x[learned].flatten(0, 2), torch.arange(n).repeat_interleave(h * w)
-    count = min(recipe.bank, len(pool))
-    picked = (
-        pool[greedy_coreset(rows[pool].contiguous(), count)] if recipe.coreset else pool[:count]
-    )
-    bank = MemoryBank(rows[picked].contiguous(), owner[picked])
-
-    def maps_of(some: npt.NDArray[np.intp], own: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        mine = torch.arange(len(some)).repeat_interleave(h * w) if own else None
-        distances, _ = bank.search(x[some].flatten(0, 2).contiguous(), mine)
-        grid = distances.view(-1, h, w)
-        found = smooth_maps(grid, MAP, 4.0 * MAP[0] / 256)
-        return (found if recipe.peak else grid).flatten(1).max(dim=1).values, found
-
-    few = learned[: min(n, 40)]
-    trained = np.sort(maps_of(few, own=True)[0].numpy())
-    threshold = trained[min(int(np.ceil(0.95 * (len(few) + 1))), len(few)) - 1]
-    good, good_maps = maps_of(np.flatnonzero(what == "good"))
-    figures = {"alarms": float((good.numpy() >= threshold).mean())}
-    for kind in ("real", "pasted"):
-        chosen = np.flatnonzero(np.char.startswith(what, kind + ":"))
-        if len(chosen) == 0:
-            continue
-        bad, bad_maps = maps_of(chosen)
-        scores = np.concatenate([good.numpy(), bad.numpy()])
-        truth = np.repeat([0, 1], [len(good), len(bad)])
-        figures[kind] = float(roc_auc_score(truth, scores))
-        figures[kind + " to 0.1"] = float(roc_auc_score(truth, scores, max_fpr=0.1))
-        figures[kind + " recall"] = float((bad.numpy() >= threshold).mean())
-        each = [
-            roc_auc_score(
-                np.repeat([0, 1], [len(good), int((what[chosen] == one).sum())]),
-                np.concatenate([good.numpy(), bad.numpy()[what[chosen] == one]]),
+    keywords = {"model": "vision_patchcore", "calibration_quantile": 0.95, **recipe.keywords}
+    with changed(recipe.constants):
+        detector = create_model(keywords.pop("model"), random_seed=seed, **keywords)
+        detector.fit([one.image for one in pictures if one.what == "train"])
+        tested = np.flatnonzero(what != "train")
+        scores = np.zeros(len(pictures))
+        maps = np.zeros((len(pictures), *MAP), np.float32)
+        for result in detector.score_images([pictures[i].image for i in tested]):
+            assert result.score is not None and result.anomaly_map is not None
+            scores[tested[result.index]] = result.score
+            maps[tested[result.index]] = cv2.resize(
+                result.anomaly_map, MAP[::-1], interpolation=cv2.INTER_AREA
             )
-            for one in np.unique(what[chosen])
-        ]
+    good = np.flatnonzero(what == "good")
+    figures = {"alarms at 5 %": float((scores[good] >= detector.threshold_).mean())}
+    for kind in ("real", "pasted"):
+        bad = np.flatnonzero(np.char.startswith(what, kind + ":"))
+        if len(bad) == 0:
+            continue
+        truth, found = np.repeat([0, 1], [len(good), len(bad)]), scores[np.r_[good, bad]]
+        figures[kind] = float(roc_auc_score(truth, found))
+        figures[kind + " to 0.1"] = float(roc_auc_score(truth, found, max_fpr=0.1))
+        figures[kind + " recall"] = float((scores[bad] >= detector.threshold_).mean())
+        each = []
+        for one in np.unique(what[bad]):
+            some = np.flatnonzero(what == one)
+            truth = np.repeat([0, 1], [len(good), len(some)])
+            each.append(roc_auc_score(truth, scores[np.r_[good, some]]))
         figures[kind + " least kind"] = float(min(each))
         if kind == "pasted":
-            where = [cv2.resize(pictures[i].mask.astype(np.float32), MAP) > 0.2 for i in chosen]
-            masks = np.concatenate([np.zeros(good_maps.shape, bool), np.stack(where)])
-            every = torch.cat([good_maps, bad_maps]).numpy()
-            figures["AUPRO 0.05"] = compute_aupro(masks, every, 0.05) or float("nan")
+            where = [cv2.resize(pictures[i].mask.astype(np.float32), MAP[::-1]) > 0.2 for i in bad]
+            masks = np.concatenate([np.zeros((len(good), *MAP), bool), np.stack(where)])
+            aupro = compute_aupro(masks, maps[np.r_[good, bad]], 0.05)
+            figures["AUPRO 0.05"] = float("nan") if aupro is None else aupro
     return figures
-
-
-def side_of(pictures: list[Example]) -> int:
-    """What the product looks at these images at."""
-    from pyimgano.models.working_size import working_size
-
-    return working_size([one.image for one in pictures])[0]
 
 
 def line(figures: dict[str, float]) -> str:
@@ -365,18 +301,16 @@ def line(figures: dict[str, float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path)
-    parser.add_argument("--sets", nargs="+", default=["magnetic_tile", "bottle", "moved", "demo"])
+    parser.add_argument("--sets", nargs="+", default=["magnetic_tile", "bottle", "moved", *DEMO])
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
-    torch.set_num_threads(thread_count())
     for name in arguments.sets:
         pictures = list(examples(arguments.root, name))
         print(f"{name}: {len(pictures)} images", flush=True)
         for recipe_name in arguments.recipes:
             recipe = RECIPES[recipe_name]
-            x = features(pictures, recipe, recipe.size or side_of(pictures))
-            found = [measured(pictures, x, recipe, seed) for seed in range(arguments.seeds)]
+            found = [measured(pictures, recipe, seed) for seed in range(arguments.seeds)]
             for seed, figures in enumerate(found):
                 print(f"  {recipe_name}, seed {seed}: {line(figures)}", flush=True)
             each = {key: np.array([one[key] for one in found]) for key in found[0]}

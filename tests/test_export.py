@@ -227,16 +227,15 @@ class _HalfOfTheFrame:
         return np.where(self.counted(image.shape[:2], source)[:, :, None], image, np.uint8(127))
 
 
-@pytest.mark.parametrize("recipe", ["whitened", "paper"])
 @pytest.mark.parametrize("form", EVERY)
 def test_outside_the_region_nothing_counts(
-    form: str, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require(form)
-    detector = fitted(recipe=recipe)
+    detector = fitted(recipe="paper")
     roi, grid = _HalfOfTheFrame(), detector.grid_
-    assert grid == ((8, 6) if recipe == "paper" else (4, 3))
-    # 28 of 48 columns reach into four cells of 8 or two of 16
+    assert grid == (8, 6)
+    # 28 of 48 columns reach into four cells of 8
     across = np.arange(grid[1]) * 48 // grid[1] < 28
     cells = np.flatnonzero(np.tile(across, grid[0]))
     monkeypatch.setattr(detector, "roi_", roi, raising=False)
@@ -266,12 +265,29 @@ def test_outside_the_region_nothing_counts(
     assert (anomaly_map[0][~inside] == 0).all()
     found = anomaly_map[0][inside]
     np.testing.assert_allclose(found, value[inside] / weight[inside], rtol=1e-5, atol=1e-4)
-    if recipe == "whitened":
-        assert float(score[0]) == found.max()
-    else:
-        with torch.inference_mode():
-            expected = detector._image_scores(patches, distances[None], rows[None], None)
-        assert float(score[0]) == pytest.approx(float(expected[0]), rel=1e-5)
+    with torch.inference_mode():
+        expected = detector._image_scores(patches, distances[None], rows[None], None)
+    assert float(score[0]) == pytest.approx(float(expected[0]), rel=1e-5)
+
+
+@pytest.mark.parametrize("form", EVERY)
+def test_a_region_of_the_whitened_recipe(form: str, tmp_path: Path) -> None:
+    """Both grids of patches leave out what does not count."""
+    require(form)
+    half = [[[0.0, 0.0], [0.55, 0.0], [0.55, 1.0], [0.0, 1.0]]]
+    detector = fitted(recipe="whitened", roi=half, resize=(96, 128))
+    assert detector._context_cells is not None and len(detector._context_cells) == 9
+    written = formats.FORMATS[form]
+    written.write(detector.export_graph((96, 96)), (96, 128), tmp_path)
+    program, _ = written.open(tmp_path)
+    pixels = resize_image(IMAGES[1], (96, 128))
+    score, anomaly_map, _ = program(pixels[None])
+    (expected,) = detector.score_images([IMAGES[1]])
+    assert float(score[0]) == pytest.approx(expected.score, rel=1e-4)
+    np.testing.assert_allclose(anomaly_map[0], expected.anomaly_map, rtol=1e-3, atol=1e-4)
+    pixels[:, 72:] = 255 - pixels[:, 72:]
+    for one, same in zip(program(pixels[None]), (score, anomaly_map)):
+        np.testing.assert_array_equal(one, same)
 
 
 def test_a_region_is_for_one_size(
@@ -308,7 +324,7 @@ def test_a_wrong_bank_leaves_nothing(
 
     def wrong(self: VisionPatchCore, size: Any) -> torch.nn.Module:
         graph = made(self, size)
-        graph.bank[::2] += 0.5  # type: ignore[index]
+        graph.near.nearest.bank[::2] += 0.5  # type: ignore[index]
         return graph
 
     monkeypatch.setattr(VisionPatchCore, "export_graph", wrong)
@@ -602,5 +618,5 @@ def test_the_bank_of_a_graph_is_a_copy(detector: VisionPatchCore) -> None:
     bank: MemoryBank = detector._bank
     before = bank.features.clone()
     graph = detector.export_graph()
-    graph.bank.zero_()  # type: ignore[operator]
+    graph.near.nearest.bank.zero_()  # type: ignore[union-attr,operator]
     assert torch.equal(bank.features, before)

@@ -102,6 +102,11 @@ class Backbone:
     def engine(self) -> str:
         return self._engine.name
 
+    @property
+    def apart(self) -> tuple[int, ...]:
+        """Numbers of the layers that are joined apart, of a backbone of patches."""
+        return self._graph.apart if isinstance(self._graph, PatchGraph) else ()
+
     def features(self, images: Sequence[NetworkInput]) -> list[Tensor]:
         """Feature maps of images of one size.
 
@@ -114,7 +119,7 @@ class Backbone:
         -------
         list of torch.Tensor
             For each layer (N, C_l, H_l, W_l) float32 on `device`; or, of a backbone of
-            patches, one (N, h, w, D).
+            patches, one (N, h, w, D), and another of the layers that are joined apart.
 
         Raises
         ------
@@ -236,6 +241,7 @@ def create_backbone(
     seed: int = 0,
     cache_dir: str | Path | None = None,
     patches: PatchKind = False,
+    context_above: int | None = None,
 ) -> Backbone:
     """Make a backbone.
 
@@ -261,6 +267,9 @@ def create_backbone(
         `fine` or `coarse`: `features` gives locally aware patch features, joined over the layers
         on the grid of the finest, or one of half as many cells both ways, as one (N, h, w, D)
         tensor (`PatchGraph`). False: a map a layer.
+    context_above
+        Of patches, layers of larger strides are joined apart, on a grid of their own, as a second
+        tensor; where all or none are larger there is one.
 
     Raises
     ------
@@ -289,6 +298,7 @@ def create_backbone(
         seed,
         None if cache_dir is None else str(Path(cache_dir).expanduser().absolute()),
         patches,
+        context_above if patches else None,
         thread_count(),
     )
 
@@ -305,6 +315,7 @@ def _create(
     seed: int,
     cache_dir: str | None,
     patches: PatchKind,
+    context_above: int | None,
     threads: int,
 ) -> Backbone:
     """A backbone never changes, so the categories of a run share one, and its compilation."""
@@ -322,12 +333,16 @@ def _create(
     if len(set(chosen)) != len(chosen):
         raise UsageError(f"layers must differ, got {', '.join(chosen)}")
     tapped = FeatureGraph(network, chosen)
-    graph: nn.Module = PatchGraph(tapped, coarse=patches == "coarse") if patches else tapped
+    graph: nn.Module = tapped
+    apart: tuple[int, ...] = ()
+    if patches:
+        apart = _apart(network, chosen, context_above)
+        graph = PatchGraph(tapped, coarse=patches == "coarse", apart=apart)
     runner: Engine
     if engine == "openvino":
         store = None
         if origin.sha256 is not None:  # random weights, and timm's, have no name of their own
-            identity = f"{name} {' '.join(chosen)} {origin.sha256} {patches}"
+            identity = f"{name} {' '.join(chosen)} {origin.sha256} {patches} {apart}"
             store = ProgramStore(user_cache_path("pyimgano") / "programs", identity)
         runner = OpenVinoEngine(graph, threads=threads, store=store)
     else:
@@ -338,6 +353,7 @@ def _create(
             name,
             chosen,
             patches,
+            apart,
             origin.source,
             origin.detail,
             origin.sha256,
@@ -346,6 +362,17 @@ def _create(
         facts += [device.type, _versions(), code_hash("backbones", "images")]
         kept = FeatureCache(Path(cache_dir), json.dumps(facts))
     return Backbone(name, network, origin, chosen, device, runner, graph, kept)
+
+
+def _apart(
+    network: TappedNetwork, layers: tuple[str, ...], context_above: int | None
+) -> tuple[int, ...]:
+    """Numbers of the layers that are joined apart."""
+    if context_above is None:
+        return ()
+    kinds = network.layer_kinds()
+    found = tuple(i for i, layer in enumerate(layers) if kinds[layer][1] > context_above)
+    return found if len(found) < len(layers) else ()
 
 
 @cache

@@ -93,25 +93,37 @@ class PatchGraph(nn.Module):
     Each cell of a layer becomes the mean of its 3x3 neighbourhood, over the cells that exist;
     layers are brought to the finest grid, or if `coarse` to one of half as many cells both ways,
     bilinearly, and joined (of the finest layer it is then the mean of 2x2 cells). Output one
-    (N, h, w, D) float32 tensor.
+    (N, h, w, D) float32 tensor; with layers `apart`, given by their numbers, these are joined by
+    themselves, on the finest grid among them, as a second one.
     """
 
-    def __init__(self, graph: FeatureGraph, *, coarse: bool = False) -> None:
+    def __init__(
+        self, graph: FeatureGraph, *, coarse: bool = False, apart: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         self.maps = graph  # TorchScript has an attribute `graph` of its own
         self.coarse = coarse
+        self.apart = tuple(apart)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         maps = self.maps(pixels)  # (N, C_l, h_l, w_l)
-        grid = max((int(m.shape[-2]), int(m.shape[-1])) for m in maps)  # that of the finest
-        if self.coarse:
-            grid = (grid[0] + 1) // 2, (grid[1] + 1) // 2
-        joined = []
-        for m in maps:
-            rows = _mean_and_resize(int(m.shape[-2]), grid[0]).to(m)  # (h, h_l)
-            columns = _mean_and_resize(int(m.shape[-1]), grid[1]).to(m)  # (w, w_l)
-            joined.append(rows @ (m @ columns.T))
-        return (torch.cat(joined, dim=1).permute(0, 2, 3, 1).contiguous(),)
+        near = _joined([m for i, m in enumerate(maps) if i not in self.apart], self.coarse)
+        if not self.apart:
+            return (near,)
+        return near, _joined([maps[i] for i in self.apart], False)
+
+
+def _joined(maps: Sequence[Tensor], coarse: bool) -> Tensor:
+    """(N, h, w, D) of maps (N, C_l, h_l, w_l)."""
+    grid = max((int(m.shape[-2]), int(m.shape[-1])) for m in maps)  # that of the finest
+    if coarse:
+        grid = (grid[0] + 1) // 2, (grid[1] + 1) // 2
+    joined = []
+    for m in maps:
+        rows = _mean_and_resize(int(m.shape[-2]), grid[0]).to(m)  # (h, h_l)
+        columns = _mean_and_resize(int(m.shape[-1]), grid[1]).to(m)  # (w, w_l)
+        joined.append(rows @ (m @ columns.T))
+    return torch.cat(joined, dim=1).permute(0, 2, 3, 1).contiguous()
 
 
 @lru_cache(maxsize=32)

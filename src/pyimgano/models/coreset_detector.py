@@ -15,7 +15,7 @@ from .on_backbone import BackboneDetector
 from .parameters import Count, Ratio
 from .saved_state import SavedState, State
 from .spread import Spread, spread_notes
-from .within_image import close_by
+from .within_image import nearest_elsewhere, within_image_note
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,25 +88,6 @@ class CoresetDetector(BackboneDetector):
         `image` (B,) numbers the training image whose own memory features are masked.
         """
         return distances.max(dim=1).values
-
-    def _scores_and_maps(
-        self, patches: Tensor, distances: Tensor, rows: Tensor, maps: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Of B new images the scores (B,) and, if wanted, the maps (B, H, W)."""
-        scores = self._image_scores(patches, distances, rows, None)
-        return scores, self._maps(distances) if maps else None
-
-    def _training_parts(self, unseen: bool) -> Iterator[tuple[Tensor, Tensor, MemoryBank]]:
-        """All cells of the training images to calibrate on, in parts that are scored alike.
-
-        For each part the places (k,) among `_train_features`, their features (k, D), and the
-        bank to compare them with; if `unseen` as if the part were not among what was learned,
-        but for its patches in the bank.
-        """
-        import torch
-
-        features = self._train_features
-        yield torch.arange(len(features), device=features.device), features, self._bank
 
     def _trusted(
         self, scores: npt.NDArray[np.float64], images: npt.NDArray[np.int64]
@@ -186,7 +167,8 @@ class CoresetDetector(BackboneDetector):
             distances, rows = self._bank.search(patches.flatten(0, 1))
             distances = self._weigh(distances, rows).view(len(images), -1)
             rows = rows.view(len(images), -1)
-            scores, found = self._scores_and_maps(patches, distances, rows, maps)
+            scores = self._image_scores(patches, distances, rows, None)
+            found = self._maps(distances) if maps else None
             return scores.double().cpu().numpy(), None if found is None else found.cpu().numpy()
 
     # ---- scores of the training images
@@ -216,11 +198,7 @@ class CoresetDetector(BackboneDetector):
         import torch
 
         cells = self._n_cells()
-        distances = self._train_features.new_empty(len(self._train_image))
-        rows = torch.empty_like(self._train_image)
-        for places, features, bank in self._training_parts(image is not None):
-            masked = None if image is None else image[places]
-            distances[places], rows[places] = bank.search(features, masked)
+        distances, rows = self._bank.search(self._train_features, image)
         grids = self._weigh(distances, rows).view(-1, cells)
         scores = self._image_scores(
             self._train_features.view(len(grids), cells, -1),
@@ -239,12 +217,7 @@ class CoresetDetector(BackboneDetector):
         )
 
     def _scores_without_others(self) -> TrainingScores:
-        """All of the bank comes from one image, so no other is left to compare it with.
-
-        The image that the bank comes from is compared with the memory features at least a
-        quarter of the image away: what little is known of how patches that are not
-        themselves differ.
-        """
+        """All of the bank comes from one image, so no other is left to compare it with."""
         import torch
 
         height, width = self.grid_
@@ -254,32 +227,22 @@ class CoresetDetector(BackboneDetector):
         where = torch.arange(height * width, device=memory.device)
         if self._cells is not None:
             where = self._cells
-        source = int(self._bank.image[0])
-        nearest = self._train_features.new_empty(n * cells)
-        rows = torch.empty_like(self._train_image)
-        for places, features, bank in self._training_parts(True):
-            for number, queries in zip(places.split(1024), features.split(1024), strict=True):
-                # squared differences, so that a patch is at distance 0 from itself
-                away = torch.cdist(
-                    queries, bank.features, compute_mode="donot_use_mm_for_euclid_dist"
-                )  # (q, M)
-                near = close_by(where[number % cells], memory, self.grid_)
-                own = self._train_image[number, None] == source
-                near &= own & ~near.all(dim=1, keepdim=True)
-                found = away.masked_fill_(near, torch.inf).min(dim=1)
-                nearest[number], rows[number] = found.values, found.indices
+        nearest, rows = nearest_elsewhere(
+            self._train_features,
+            where.repeat(n),
+            self._train_image == self._bank.image[0],
+            self._bank.features,
+            memory,
+            self.grid_,
+        )
         winner = rows.view(n, cells)
         grids = self._weigh(nearest.view(n, cells), winner)
         scores = self._image_scores(self._train_features.view(n, cells, -1), grids, winner, None)
-        note = (
-            f"{n} training image{'s' * (n != 1)} with patches in the bank from one alone: the "
-            "threshold compares patches within an image, and no false-alarm rate is promised"
-        )
         return TrainingScores(
             scores.double().cpu().numpy(),
             "within-image",
             unseen=False,
-            notes=(note,),
+            notes=(within_image_note(n),),
             maps=self._statistics(grids),
         )
 
@@ -301,7 +264,7 @@ class CoresetDetector(BackboneDetector):
 
         self._restore_backbone(saved)
         device = self._backbone.device
-        ((_, *grid, dimension),) = self._backbone.shapes(self._size())
+        (_, *grid, dimension), *_ = self._backbone.shapes(self._size())
         if saved.fact("grid", list[int]) != grid:
             raise SavedModelError(f"state.grid: the backbone's grid is {grid}")
         features = saved.array("features", "float32", (None, dimension))

@@ -117,11 +117,16 @@ class BackboneDetector(Detector):
             seed=params.random_seed,
             cache_dir=params.cache_dir,
             patches=self.patches and ("coarse" if self._coarse_patches(params) else "fine"),
+            context_above=self._context_above(params),
         )
 
     def _coarse_patches(self, params: Any) -> bool:
         """Whether joined patches have the grid of the coarsest layer, not of the finest."""
         return False
+
+    def _context_above(self, params: Any) -> int | None:
+        """The stride above which layers are joined apart; None for none."""
+        return None
 
     def _layer_choice(self) -> LayerChoice | None:
         """What chooses the layers where none are named; None for the backbone's own choice."""

@@ -12,29 +12,28 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from ..images import ImageSource, NetworkInput
 from .anomaly_map import SIGMA
 from .coreset_detector import CoresetDetector
-from .detector import Progress
+from .detector import Progress, TrainingScores
+from .near_and_context import CONTEXT_SHARE, CONTEXT_WEIGHT, NearAndContext
 from .parameters import Count, Size
 from .registry import register_model
 from .saved_state import SavedState, State
+from .spread import Spread, spread_notes
+from .within_image import within_image_note
 from .working_size import LEAST, working_size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..backbones import LayerChoice
-    from .bank import MemoryBank, PooledCoreset, StreamedCoreset, Whitening
-    from .bank.whitening import Group
+    from .bank import PatchMemoryLearner
 
-#: Patches that the whitened recipe selects its bank from, at most.
-POOL = 100_000
-POOL_BYTES = 2**29
 # Layers of larger strides see mostly what lies around a patch.
 _NEAR = 16
-_FAR_WEIGHT = 0.4
 
 
 @register_model(
@@ -154,84 +153,120 @@ class VisionPatchCore(CoresetDetector):
     def _coarse_patches(self, params: Any) -> bool:
         return bool(params.patch_grid == "coarse")
 
+    def _context_above(self, params: Any) -> int | None:
+        return _NEAR if params.recipe == "whitened" else None
+
     @property
     def _whitens(self) -> bool:
         return bool(self.params_.recipe == "whitened")
 
     # ---- the whitened recipe: what is learned
 
-    def _new_coreset(self, **facts: Any) -> StreamedCoreset:
-        from .bank import PooledCoreset
-
-        if not self._whitens:
-            return super()._new_coreset(**facts)
-        groups = self._groups()
-        width = sum(len(columns) for columns, _ in groups)
-        self._pool: PooledCoreset = PooledCoreset(
-            pool_size=min(POOL, POOL_BYTES // (4 * width)),
-            cells=self._n_cells(),
-            groups=groups,
-            **facts,
-        )
-        return self._pool
-
-    def _groups(self) -> list[Group]:
-        """Columns of patch features that are whitened together: the near layers', the far ones'.
-
-        What a layer of stride 32 sees around a patch is worth something and drowns small defects
-        if it counts in full, so that it counts two fifths.
-        """
-        kinds = self._backbone.network.layer_kinds()
-        widths, strides = zip(*(kinds[layer] for layer in self._backbone.layers), strict=True)
-        far = np.repeat(np.asarray(strides) > _NEAR, widths)
-        groups = [(np.flatnonzero(~far), 1.0), (np.flatnonzero(far), _FAR_WEIGHT)]
-        return [(columns, weight) for columns, weight in groups if len(columns)]
-
     def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
-        self._whitening: Whitening | None = None
-        super()._learn(batches, progress)
-        if self._whitens:
-            self._whitening = self._pool.whitening  # and `_train_features` stay as they came
+        if not self._whitens:
+            super()._learn(batches, progress)
+            return
+        self._learners: list[PatchMemoryLearner] = []
+        self._n_seen = 0
+        for images in batches:
+            grids = self._features(images)  # (B, h, w, D) and, of layers that see wider, another
+            if not self._learners:
+                self._set_grid(int(grids[0].shape[1]), int(grids[0].shape[2]))
+                self._set_context_cells([(int(g.shape[1]), int(g.shape[2])) for g in grids])
+            patches = self._counted_each(grids)
+            if not self._learners:
+                self._learners = self._new_learners(grids, patches, progress)
+            for learner, some in zip(self._learners, patches, strict=True):
+                learner.add(some)
+            self._n_seen += len(images)
+        near, *others = (learner.finish() for learner in self._learners)
+        self._memories = NearAndContext(near, others[0] if others else None)
+        unseen = [learner.unseen for learner in self._learners]
+        self._memories.near_unit = _middle(self._peaks_of(unseen[0]))
+        if others:
+            self._memories.context_unit = _middle(unseen[1].amax(dim=1))
+        self._bank, self._selections = near.bank, 1
+        self.coreset_indices_ = near.indices
+        if self._cells is not None:
+            k, whole = len(self._cells), self.grid_[0] * self.grid_[1]
+            self.coreset_indices_ = near.indices // k * whole + self._cells[near.indices % k]
 
-    def _patches(self, images: list[NetworkInput]) -> Tensor:
-        patches = super()._patches(images)
-        return patches if self._whitening is None else self._whitening(patches)
+    def _new_learners(
+        self, grids: list[Tensor], patches: list[Tensor], progress: Progress | None
+    ) -> list[PatchMemoryLearner]:
+        from .bank import PatchMemoryLearner
+
+        params = self.params_
+        spread = Spread.of_images(self._n_images, sum(some[0].nbytes for some in patches))
+        bounds = params.max_bank_size, max(1, int(CONTEXT_SHARE * params.max_bank_size))
+        return [
+            PatchMemoryLearner(
+                grid=(int(grid.shape[1]), int(grid.shape[2])),
+                size=self._size(),
+                cells=cells,
+                spread=spread,
+                like=some[0],
+                images=self._n_images,
+                ratio=params.coreset_sampling_ratio,
+                max_rows=bound,
+                projection_dim=params.feature_projection_dim,
+                seed=params.random_seed,
+                progress=None if progress is None else lambda a, b: progress("coreset", a, b),
+            )
+            for grid, some, cells, bound in zip(
+                grids, patches, (self._cells, self._context_cells), bounds
+            )
+        ]
+
+    def _set_context_cells(self, grids: Sequence[tuple[int, int]]) -> None:
+        """Note which cells of the context's grid count, the second of `grids`."""
+        import torch
+
+        cells = self.counted_cells(grids[1]) if len(grids) > 1 else None
+        self._context_cells: Tensor | None = None
+        if cells is not None:
+            self._context_cells = torch.from_numpy(cells).to(self._backbone.device)
+
+    def _counted_each(self, grids: list[Tensor]) -> list[Tensor]:
+        """(B, k, D) of each grid (B, h, w, D): the cells that count."""
+        flat = [grid.flatten(1, 2) for grid in grids]
+        cells = (self._cells, self._context_cells)
+        return [some if c is None else some[:, c] for some, c in zip(flat, cells)]
 
     # ---- the whitened recipe: scores of the training images
 
-    def _training_parts(self, unseen: bool) -> Iterator[tuple[Tensor, Tensor, MemoryBank]]:
-        """As in `CoresetDetector`; whitened by what the patches of other parts say.
-
-        A covariance knows what it is learned from: of twenty images, a new one lies farther away
-        than each of them does, even from a bank without its own patches.
-        """
+    def _training_scores(self, unseen: bool) -> TrainingScores:
         import torch
 
-        from .bank import MemoryBank
-        from .bank.pooled_coreset import FOLDS
-
-        if self._whitening is None:
-            yield from super()._training_parts(unseen)
-            return
-        places = torch.arange(len(self._train_image), device=self._train_image.device)
-        cells = self._n_cells()
-        fold = self._pool.fold_of(self._train_image * cells + places % cells)
-        for k in range(FOLDS):
-            chosen = torch.nonzero(fold == k).squeeze(1)
-            if len(chosen) == 0:
-                continue
-            features, whitening, bank = self._train_features[chosen], self._whitening, self._bank
-            if unseen:
-                whitening = self._pool.whitening_without(k)
-                memory = self._pool.plain.clone()
-                whitening.blocks(memory)
-                bank = MemoryBank(memory, bank.image)
-            whitening.blocks(features)
-            yield chosen, features, bank
+        if not self._whitens:
+            return super()._training_scores(unseen)
+        with torch.inference_mode():
+            memories = self._memories
+            parts = [
+                (learner.unseen if unseen else learner.in_sample(memory)) / unit
+                for learner, (_, memory, unit) in zip(self._learners, memories.memories())
+            ]
+            scores = self._peaks_of(parts[0])
+            if len(parts) > 1:
+                scores = scores + CONTEXT_WEIGHT * parts[1].amax(dim=1)
+            several = all(learner.several for learner in self._learners)
+            method = "leave-one-image-out" if several else "within-image"
+            notes = list(spread_notes(len(scores), self._n_seen))
+            if not several:
+                notes.insert(0, within_image_note(self._n_seen))
+            return TrainingScores(
+                scores.double().cpu().numpy(),
+                method if unseen else "in-sample",
+                unseen and several,
+                notes=tuple(notes) if unseen else (),
+                maps=self._statistics(parts[0]),
+            )
 
     def _finish(self) -> None:
-        super()._finish()
-        self.__dict__.pop("_pool", None)
+        if self._whitens:
+            del self._learners  # with the features that they keep
+        else:
+            super()._finish()
 
     # ---- maps and scores
 
@@ -248,13 +283,27 @@ class VisionPatchCore(CoresetDetector):
         # summed in double precision, so that a map does not depend on its company
         return super()._maps(scores.double(), self._sigma()).float()
 
-    def _scores_and_maps(
-        self, patches: Tensor, distances: Tensor, rows: Tensor, maps: bool
-    ) -> tuple[Tensor, Tensor | None]:
+    def _score_batch(
+        self, images: list[NetworkInput], maps: bool
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
+        import torch
+
         if not self._whitens:
-            return super()._scores_and_maps(patches, distances, rows, maps)
-        found = self._maps(distances)
-        return self._peaks(found), found if maps else None
+            return super()._score_batch(images, maps)
+        with torch.inference_mode():
+            patches = self._counted_each(self._features(images))
+            near, context = self._memories.distances(patches)
+            found = self._maps(near)
+            scores = self._peaks(found)
+            if context is not None:
+                scores = scores + CONTEXT_WEIGHT * context.amax(dim=1)
+            return scores.double().cpu().numpy(), found.cpu().numpy() if maps else None
+
+    def _peaks_of(self, distances: Tensor) -> Tensor:
+        """(B,) those of the maps of distances (B, k)."""
+        import torch
+
+        return torch.cat([self._peaks(self._maps(some)) for some in distances.split(64)])
 
     def _peaks(self, maps: Tensor) -> Tensor:
         """(B,) the largest value of maps (B, H, W), where pixels count."""
@@ -269,11 +318,9 @@ class VisionPatchCore(CoresetDetector):
     def _image_scores(
         self, patches: Tensor, distances: Tensor, rows: Tensor, image: Tensor | None
     ) -> Tensor:
-        """Equations 6 and 7: s = w s*; of the whitened recipe the peak of the map."""
+        """Equations 6 and 7: s = w s*."""
         import torch
 
-        if self._whitens:
-            return torch.cat([self._peaks(self._maps(some)) for some in distances.split(64)])
         s_star, where = distances.max(dim=1)  # s*, and which patch is m_test*
         b = self.params_.n_neighbors
         if b == 1:
@@ -290,50 +337,61 @@ class VisionPatchCore(CoresetDetector):
         return weight.clamp(min=0.0) * s_star
 
     def export_graph(self, original_size: tuple[int, int] | None = None) -> Any:
-        from .graphs import PatchCoreGraph, region_of
+        from .graphs import PatchCoreGraph, WhitenedGraph, region_of
 
         self._check_fitted()
+        facts: dict[str, Any] = {
+            "coarse": self._coarse_patches(self.params_),
+            "grid": self.grid_,
+            "size": self._size(),
+            "sigma": self._sigma(),
+            "threshold": self.threshold_,
+            "region": region_of(self, self.grid_, original_size),
+        }
+        if self._whitens:
+            return WhitenedGraph.of(
+                self._backbone,
+                self._memories,
+                context_cells=self._context_cells,
+                **facts,
+            )
         return PatchCoreGraph.of(
-            self._backbone,
-            self._bank,
-            coarse=self._coarse_patches(self.params_),
-            whitening=self._whitening,
-            n_neighbors=self.params_.n_neighbors,
-            grid=self.grid_,
-            size=self._size(),
-            sigma=self._sigma(),
-            threshold=self.threshold_,
-            region=region_of(self, self.grid_, original_size),
+            self._backbone, self._bank, n_neighbors=self.params_.n_neighbors, **facts
         )
 
     # ---- saving
 
     def _state(self) -> State:
         state = super()._state()
-        if self._whitening is None:
+        if not self._whitens:
             return state
-        own = {
-            "centre": self._whitening.centre.cpu().numpy(),
-            "whitening": self._whitening.matrix.cpu().numpy(),
-        }
-        return State(arrays={**state.arrays, **own}, facts=state.facts)
+        own = self._memories
+        return State({**state.arrays, **own.arrays()}, {**state.facts, **own.facts()})
 
     def _restore(self, saved: SavedState) -> None:
-        import torch
-
-        from .bank import Whitening
-
         super()._restore(saved)
-        self._whitening = None
         if not self._whitens:
             return
-        width = self._bank.features.shape[1]
-        centre = saved.array("centre", "float32", (width,))
-        matrix = saved.array("whitening", "float32", (width, width))
-        device = self._backbone.device
-        self._whitening = Whitening(
-            torch.from_numpy(centre).to(device), torch.from_numpy(matrix).to(device)
+        shapes = self._backbone.shapes(self._size())
+        self._set_context_cells([(shape[1], shape[2]) for shape in shapes])
+        cells = [self._n_cells()]
+        if len(shapes) > 1:
+            around = self._context_cells
+            cells.append(shapes[1][1] * shapes[1][2] if around is None else len(around))
+        self._memories = NearAndContext.restored(
+            saved, self._bank, self.coreset_indices_, cells, shapes[-1][3]
         )
 
     def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "recipe": self.params_.recipe}
+        found = {**super().describe(), "recipe": self.params_.recipe}
+        if self._whitens and self._memories.context is not None:
+            features = self._memories.context.bank.features
+            size, dimension = (int(n) for n in features.shape)
+            found["context_bank"] = {"size": size, "dimension": dimension}
+        return found
+
+
+def _middle(peaks: Tensor) -> float:
+    """Their median; 1 where it is 0."""
+    found = float(np.median(peaks.double().cpu().numpy()))
+    return found if found > 0 else 1.0

@@ -6,6 +6,7 @@ from .grouped_points import GroupedPoints, Search
 from .half_precision import Rounded, is_quick
 from .memory_bank import MemoryBank
 from .outlier_factors import local_outlier_factors
+from .patch_memory import PatchMemory, PatchMemoryLearner
 from .pooled_coreset import PooledCoreset
 from .streamed_coreset import StreamedCoreset
 from .whitening import Moments, Whitening
@@ -15,6 +16,8 @@ __all__ = [
     "GroupedPoints",
     "MemoryBank",
     "Moments",
+    "PatchMemory",
+    "PatchMemoryLearner",
     "PooledCoreset",
     "Rounded",
     "Search",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .streamed_coreset import StreamedCoreset
-from .whitening import Group, Moments, Whitening
+from .whitening import Moments, Whitening
 
 #: Parts of the training patches that are each scored by what the others say.
 FOLDS = 10
@@ -32,8 +32,6 @@ class PooledCoreset(StreamedCoreset):
         Patches in the pool, at most.
     cells
         Patches an image.
-    groups
-        Of features that are whitened together, as in `Whitening.of`.
     facts
         The keywords of `StreamedCoreset`; `ratio` is of all patches.
 
@@ -48,12 +46,9 @@ class PooledCoreset(StreamedCoreset):
     whitening: Whitening
     plain: Tensor
 
-    def __init__(
-        self, *, pool_size: int, cells: int, groups: Sequence[Group] | None = None, **facts: Any
-    ) -> None:
+    def __init__(self, *, pool_size: int, cells: int, **facts: Any) -> None:
         super().__init__(**facts)
         self._cells = cells
-        self._groups = groups
         self.single = False
         size = min(pool_size, self._expected)
         ends = np.arange(size + 1) * self._expected // size
@@ -100,5 +95,4 @@ class PooledCoreset(StreamedCoreset):
         return self._whitening_of([one for k, one in enumerate(self._moments) if k != fold])
 
     def _whitening_of(self, moments: Sequence[Moments]) -> Whitening:
-        whole = reduce(add, moments)
-        return Whitening.of(whole, self._like, self._groups)
+        return Whitening.of(reduce(add, moments), self._like)

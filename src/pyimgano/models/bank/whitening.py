@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,9 +10,6 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-#: Numbers (k,) of columns that belong together, and their weight.
-Group = tuple[npt.NDArray[np.int64], float]
 
 #: Part of the mean variance that is added to every direction's.
 SHRINKAGE = 0.01
@@ -94,30 +90,19 @@ class Whitening:
     def __init__(self, centre: Tensor, matrix: Tensor) -> None:
         self.centre = centre
         self.matrix = matrix
-        self._wide = centre.double(), matrix.double()
+        wide = matrix.double()
+        self._wide = -(centre.double() @ wide), wide
 
     @classmethod
-    def of(
-        cls,
-        moments: Moments,
-        like: Tensor,
-        groups: Sequence[Group] | None = None,
-        shrinkage: float = SHRINKAGE,
-    ) -> Whitening:
+    def of(cls, moments: Moments, like: Tensor, shrinkage: float = SHRINKAGE) -> Whitening:
         """Of rows with these moments; on the device of `like`, of its dtype.
 
-        `groups` are whitened each by itself, and then multiplied by its weight; all columns are
-        in one of them. By default all are one, of weight 1. A group without any spread is left
-        as it is.
+        Rows without any spread are left as they are.
         """
         import torch
 
-        mean, covariance = moments.mean, moments.covariance
-        matrix = np.zeros_like(covariance)
-        for columns, weight in groups or [(np.arange(len(mean)), 1.0)]:
-            block = np.ix_(columns, columns)
-            matrix[block] = weight * _whitener(covariance[block], shrinkage)
-        return cls(torch.from_numpy(mean).to(like), torch.from_numpy(matrix).to(like))
+        matrix = _whitener(moments.covariance, shrinkage)
+        return cls(torch.from_numpy(moments.mean).to(like), torch.from_numpy(matrix).to(like))
 
     def __call__(self, features: Tensor) -> Tensor:
         """(N, ..., D) float32, the same shape; each of the N by itself.
@@ -127,10 +112,11 @@ class Whitening:
         """
         import torch
 
-        centre, matrix = self._wide
+        shift, matrix = self._wide
         whitened = torch.empty_like(features)
         for one, out in zip(features, whitened, strict=True):
-            out.copy_((one.double() - centre) @ matrix)
+            rows = one.double().flatten(0, -2)
+            out.copy_(torch.addmm(shift, rows, matrix).view(one.shape))
         return whitened
 
     def blocks(self, rows: Tensor) -> None:

@@ -5,5 +5,6 @@ A package of its own because its modules import torch, which listing models must
 
 from .patchcore import PatchCoreGraph
 from .region import Region, region_of
+from .whitened import WhitenedGraph
 
-__all__ = ["PatchCoreGraph", "Region", "region_of"]
+__all__ = ["PatchCoreGraph", "Region", "WhitenedGraph", "region_of"]

@@ -1,0 +1,106 @@
+"""A fitted PatchCore of the whitened recipe as one torch module."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, nn
+
+from ...backbones import Backbone
+from ...backbones.network import FeatureGraph, PatchGraph
+from ..bank import PatchMemory
+from ..near_and_context import CONTEXT_WEIGHT, NearAndContext
+from .maps import MapGraph, NearestRow
+from .region import Region
+
+
+class _Memory(nn.Module):
+    """Scaled distances (N, k) of patches (N, k, D), as `PatchMemory.distances`, in its unit."""
+
+    centre: Tensor
+    matrix: Tensor
+    scale: Tensor
+    border: Tensor
+
+    def __init__(self, memory: PatchMemory, unit: float) -> None:
+        super().__init__()
+        self.nearest = NearestRow(memory.bank.features.cpu())
+        self.register_buffer("centre", memory.whitening.centre.cpu())
+        self.register_buffer("matrix", memory.whitening.matrix.cpu())
+        self.register_buffer("scale", memory.scale.cpu())
+        self.register_buffer("border", memory.border.cpu() * unit)  # (k,)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        distances, rows, _ = self.nearest((patches - self.centre) @ self.matrix)
+        scaled = distances.squeeze(1) / self.scale.index_select(0, rows.squeeze(1))
+        found: Tensor = scaled.reshape(-1, self.border.shape[0]) / self.border
+        return found
+
+
+class WhitenedGraph(MapGraph):
+    """The default recipe of `vision_patchcore`, with everything learned as constants.
+
+    Input and outputs as `PatchCoreGraph`; the score is the map's peak, and what the context adds.
+
+    Parameters
+    ----------
+    patches
+        A `PatchGraph` with layers apart, if the detector has a context.
+    memories
+        What was learned.
+    context_cells
+        (l,) int64: the cells of the context's grid that count; None for all.
+    grid, size, sigma, threshold, region
+        As in `MapGraph`, of the near patches.
+    """
+
+    context_cells: Tensor | None
+
+    def __init__(
+        self,
+        patches: nn.Module,
+        memories: NearAndContext,
+        context_cells: Tensor | None,
+        grid: tuple[int, int],
+        size: tuple[int, int],
+        sigma: float,
+        threshold: float,
+        region: Region | None,
+    ) -> None:
+        super().__init__(grid, size, sigma, threshold, region)
+        self.patches = patches
+        self.near, *around = (_Memory(memory, unit) for _, memory, unit in memories.memories())
+        self.context = around[0] if around else None
+        self.register_buffer("context_cells", context_cells)
+
+    @classmethod
+    def of(
+        cls,
+        backbone: Backbone,
+        memories: NearAndContext,
+        *,
+        context_cells: Tensor | None,
+        coarse: bool,
+        grid: tuple[int, int],
+        size: tuple[int, int],
+        sigma: float,
+        threshold: float,
+        region: Region | None,
+    ) -> WhitenedGraph:
+        """Of a detector's parts, copied to the CPU."""
+        network = copy.deepcopy(backbone.network).cpu()
+        maps = FeatureGraph(network, backbone.layers)
+        patches = PatchGraph(maps, coarse=coarse, apart=backbone.apart)
+        cells = None if context_cells is None else context_cells.cpu()
+        return cls(patches, memories, cells, grid, size, sigma, threshold, region).eval()
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        grids = self.patches(self.masked(pixels))
+        anomaly_map = self.map_of(self.near(self.counted(grids[0])))
+        score = anomaly_map.flatten(1).amax(dim=1)
+        if self.context is not None:
+            around = grids[1].flatten(1, 2)  # (N, hw, E)
+            if self.context_cells is not None:
+                around = around.index_select(1, self.context_cells)
+            score = score + CONTEXT_WEIGHT * self.context(around).amax(dim=1)
+        return score, anomaly_map, self.label(score)

@@ -1,0 +1,129 @@
+"""Two memories of good patches: of what lies at a place, and of what lies around it.
+
+What a network's deepest layers see around a patch finds what is wrong as a whole, and blurs what
+is wrong at one place. So each has a memory of its own, on a grid of its own: maps come from the
+near one alone, scores from both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import SavedModelError
+from .saved_state import SavedState
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from .bank import MemoryBank, PatchMemory
+
+#: Part of the near memory's bound that the other has: its grid has a quarter of the cells or less.
+CONTEXT_SHARE = 0.4
+#: What the context counts in a score, against what lies near.
+CONTEXT_WEIGHT = 0.5
+
+
+@dataclass
+class NearAndContext:
+    """The memories, and how large their distances are.
+
+    Attributes
+    ----------
+    near, context
+        `context` is None where no layer sees as wide.
+    near_unit, context_unit
+        What the largest distance in a good image is in the middle: all are divided by it.
+    """
+
+    near: PatchMemory
+    context: PatchMemory | None
+    near_unit: float = 1.0
+    context_unit: float = 1.0
+
+    def distances(self, patches: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Of patches (B, k, D) and (B, l, E), (B, k) and (B, l) in these units."""
+        near = self.near.distances(patches[0]) / self.near_unit
+        if self.context is None:
+            return near, None
+        return near, self.context.distances(patches[1]) / self.context_unit
+
+    def memories(self) -> Iterator[tuple[str, PatchMemory, float]]:
+        """With a prefix for the names of what is saved, and the unit."""
+        yield "", self.near, self.near_unit
+        if self.context is not None:
+            yield "context_", self.context, self.context_unit
+
+    # ---- saving
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """All but the near memory's features and indices, which a bank saves anyway."""
+        found = {}
+        for prefix, memory, _ in self.memories():
+            parts = {
+                "centre": memory.whitening.centre,
+                "whitening": memory.whitening.matrix,
+                "scale": memory.scale,
+                "border": memory.border,
+            }
+            if prefix:
+                parts["features"] = memory.bank.features
+            found.update({prefix + name: part.cpu().numpy() for name, part in parts.items()})
+        return found
+
+    def facts(self) -> dict[str, float]:
+        return {prefix + "unit": unit for prefix, _, unit in self.memories()}
+
+    @classmethod
+    def restored(
+        cls, saved: SavedState, bank: MemoryBank, indices: Tensor, cells: Sequence[int], width: int
+    ) -> NearAndContext:
+        """From what `arrays` and `facts` gave, and the near memory's bank and indices.
+
+        `cells` says how many count on the near grid and on the other, if there is one; `width` is
+        that of the other's features.
+        """
+        import torch
+
+        from .bank import MemoryBank
+
+        device = bank.features.device
+        near = _memory(saved, "", bank, indices, cells[0])
+        if len(cells) == 1:
+            return cls(near, None, _unit(saved, ""))
+        features = saved.array("context_features", "float32", (None, width))
+        rows = torch.zeros(len(features), dtype=torch.int64, device=device)
+        around = MemoryBank(torch.from_numpy(features).to(device), rows)
+        context = _memory(saved, "context_", around, rows, cells[1])
+        return cls(near, context, _unit(saved, ""), _unit(saved, "context_"))
+
+
+def _memory(
+    saved: SavedState, prefix: str, bank: MemoryBank, indices: Tensor, cells: int
+) -> PatchMemory:
+    import torch
+
+    from .bank import PatchMemory, Whitening
+
+    def part(name: str, *shape: int) -> Tensor:
+        found = saved.array(prefix + name, "float32", shape)
+        return torch.from_numpy(found).to(bank.features.device)
+
+    width = bank.features.shape[1]
+    whitening = Whitening(part("centre", width), part("whitening", width, width))
+    scale, border = part("scale", len(bank)), part("border", cells)
+    for name, found in (("scale", scale), ("border", border)):
+        if not bool((found > 0).all()):
+            raise SavedModelError(f"the array {prefix + name!r} has numbers that are not above 0")
+    return PatchMemory(bank, whitening, scale, border, indices)
+
+
+def _unit(saved: SavedState, prefix: str) -> float:
+    unit = float(saved.fact(prefix + "unit", float))
+    if not (np.isfinite(unit) and unit > 0):
+        raise SavedModelError(f"state.{prefix}unit: a number above 0 is wanted")
+    return unit
