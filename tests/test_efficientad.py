@@ -16,6 +16,7 @@ from pyimgano.errors import SavedModelError, UsageError, WeightsError
 from pyimgano.models import create_model, load_model
 from pyimgano.models.detector import Detector
 from pyimgano.models.distillation import Estimate, distill_teacher
+from pyimgano.models.efficientad import p_hard_at
 from pyimgano.models.efficientad_networks import (
     Autoencoder,
     EfficientAdGraph,
@@ -25,9 +26,17 @@ from pyimgano.models.efficientad_networks import (
     hard_feature_loss,
     patch_description_network,
 )
-from pyimgano.models.efficientad_teacher import crops, jittered, read_teacher
+from pyimgano.models.efficientad_teacher import (
+    _WholeFeatures,
+    crops,
+    jittered,
+    read_teacher,
+    rise_and_fall,
+    whole_features,
+)
 from pyimgano.models.saved_state import SavedState
 from pyimgano.models.spread import KeptVectors, Spread, evenly
+from pyimgano.models.training import KeptImages
 
 from .conftest import picture, save
 
@@ -93,6 +102,40 @@ class TestFormulas:
         least = 0.5 * (0.1 * (0 - 1) / 2 + 0.1 * (0 - 0.25) / 0.5)
         np.testing.assert_allclose(found, paper - least, rtol=1e-6)
         assert torch.isfinite(Normalization([(1.0, 1.0), (0.0, 0.0)])(local, whole)).all()
+
+    def test_a_student_that_learned_too_little_does_not_drown_the_other(self) -> None:
+        # as at 256 x 256 once: errors large and equal everywhere, so that q_b - q_a is tiny
+        local, whole = torch.tensor([0.27, 0.30]), torch.tensor([0.05, 0.50])
+        found = Normalization([(0.27, 0.288), (0.07, 0.19)])(local, whole)
+        wanted = 0.05 * local / 0.27 + 0.05 * whole / 0.12  # the paper's: 0.018, not 0.27
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+    def test_hard_elements_become_fewer(self) -> None:
+        assert p_hard_at(0, 300) == 0.0 and p_hard_at(90, 300) == pytest.approx(1 - 0.001**0.5)
+        assert p_hard_at(180, 300) == p_hard_at(299, 300) == pytest.approx(0.999)
+        distances = torch.tensor([3.0, 1.0, 2.0, 10.0, 4.0])
+        assert float(hard_feature_loss(distances, p_hard_at(0, 300))) == pytest.approx(4.0)
+
+    def test_held_out_losses_are_of_one_kind(
+        self, teacher: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[tuple[bool, float]] = []
+
+        def spy(network: torch.nn.Module, batch: object, penalty: object, p_hard: float) -> object:
+            seen.append((network.training, p_hard))
+            return next(network.student.parameters()).square().mean()
+
+        monkeypatch.setattr("pyimgano.models.efficientad.efficientad_loss", spy)
+        cheap(teacher, steps=2).fit(GOOD)
+        assert {p for training, p in seen if not training} == {0.999}
+        assert sorted({p for training, p in seen if training}) == [0.0, p_hard_at(1, 2)]
+
+    def test_learning_rate_rises_and_falls(self) -> None:
+        factor = rise_and_fall(100)
+        assert factor(0) == pytest.approx(1 / 6)
+        assert factor(50) == pytest.approx(0.01 + 0.99 * 0.5)
+        assert max(map(factor, range(100))) <= 1.0 and 0.01 < factor(99) < 0.011
+        assert rise_and_fall(1)(0) == pytest.approx(1 / 1.05)
 
     def test_jitter_and_crops(self) -> None:
         images = torch.randint(0, 256, (6, 64, 72, 3), generator=generator(), dtype=torch.uint8)
@@ -161,9 +204,11 @@ class TestNetworks:
 
 class TestDetector:
     def test_learns_and_finds_a_planted_defect(self, fitted: Detector) -> None:
-        losses = fitted.history_.losses
-        assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
         good = [picture(100 + i) for i in range(5)]
+        # losses of steps are no measure: fewer and harder elements count in later ones
+        with torch.no_grad():
+            local, _ = fitted._network(torch.from_numpy(np.stack(good)))
+        assert float(local.mean()) < 0.7  # that of saying the mean is 1
         bad = [picture(200 + i, spot=True) for i in range(5)]
         assert fitted.decision_function(bad).min() > fitted.decision_function(good).max()
         facts = fitted.describe()
@@ -298,7 +343,42 @@ class TestSpread:
         assert torch.equal(kept.all(), vectors[[0, 3, 5]]) and kept.all().data_ptr() == room
 
 
+class Blocks:
+    """A backbone whose features are the means of blocks of 8 pixels."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def features(self, images: list[np.ndarray]) -> list[torch.Tensor]:
+        self.calls += 1
+        x = torch.from_numpy(np.stack(images)).float().permute(0, 3, 1, 2)
+        return [torch.nn.functional.avg_pool2d(x, 8).permute(0, 2, 3, 1)]
+
+
 class TestTeacher:
+    def test_features_lie_where_the_patches_are(self) -> None:
+        rows, columns = torch.arange(66)[:, None, None], torch.arange(72)[None, :, None]
+        pixels = (2 * rows + columns + torch.zeros(3)).to(torch.uint8)[None]
+        found = whole_features(Blocks(), pixels)  # type: ignore[arg-type]
+        assert found.shape == (1, 3, *described((66, 72)))
+        height, width = found.shape[2:]
+        # the patch of cell (r, c) starts at pixel (4r, 4c), and its middle is 16 further
+        blocks = torch.nn.functional.avg_pool2d(pixels.permute(0, 3, 1, 2).float(), 4)
+        wanted = blocks[:, :, 4 : 4 + height, 4 : 4 + width]
+        assert torch.allclose(found, wanted, atol=0.5)  # pixels are rounded; a cell is 4 or 8
+
+    def test_features_are_computed_once_as_far_as_there_is_room(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        images, backbone = KeptImages(2, (64, 64)), Blocks()
+        images.add(GOOD[:2])
+        features = _WholeFeatures(backbone, images)  # type: ignore[arg-type]
+        first = features.of(0)
+        monkeypatch.setattr("pyimgano.models.efficientad_teacher._ROOM", first.numel() * 2)
+        assert features.of(0) is first and backbone.calls == 1
+        second = features.of(1)
+        assert torch.equal(features.of(1), second) and backbone.calls == 3
+
     def test_command(self, tmp_path: Path) -> None:
         for i in range(3):
             save(tmp_path / "images" / f"{i}.png", GOOD[i])

@@ -29,7 +29,7 @@ from .options import max_pixels_option
 @click.option("--model-size", default="S", show_default=True, help="S or M.")
 @click.option("--backbone", default="efficientnet_lite0", show_default=True)
 @click.option("--weights", help="A weights file for the backbone.")
-@click.option("--resize", nargs=2, type=int, default=(256, 256), show_default=True, metavar="H W")
+@click.option("--resize", nargs=2, type=int, default=(128, 128), show_default=True, metavar="H W")
 @click.option("--steps", type=int, default=2000, show_default=True, help="At most.")
 @click.option("--learning-rate", type=float, default=1e-3, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")

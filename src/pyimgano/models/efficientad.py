@@ -19,7 +19,7 @@ from pydantic import Field, Strict
 from ..errors import SavedModelError
 from ..images import NetworkInput
 from .detector import Progress, TrainingScores
-from .parameters import Count
+from .parameters import Count, Size
 from .registry import register_model
 from .saved_state import SavedState, State
 from .spread import evenly
@@ -59,10 +59,11 @@ _Rate = Annotated[float, Strict(), Field(gt=0, le=1)]
         "calibration_method": "held-out-images: a tenth of the training images is not learned from",
     },
     presets={
-        "industrial-fast": {"resize": (192, 192), "steps": 200, "teacher_steps": 150},
+        "industrial-fast": {"steps": 200, "teacher_steps": 150},
         "industrial-balanced": {},
         "industrial-accurate": {
             "model_size": "M",
+            "resize": (256, 256),
             "steps": 70_000,
             "teacher_steps": 60_000,
             "learning_rate": 1e-4,
@@ -87,7 +88,8 @@ class VisionEfficientAd(TrainedDetector):
         A folder of other natural images, on which the student is to say nothing of the
         teacher (the paper: ImageNet). None: without this penalty.
     learning_rate
-        Of all three networks; a tenth of it in the last 5 % of the steps.
+        Of all three networks at its highest: it rises over a twentieth of the steps, and
+        falls as a half cosine.
     steps, train_batch_size, patience, checkpoint_dir
         As in `TrainedDetector`; of the student and the autoencoder.
     shared
@@ -106,9 +108,17 @@ class VisionEfficientAd(TrainedDetector):
       the paper has 60,000 steps of 16 ImageNet images. Such a T knows the user's images and
       little else, and is the main reason for being less accurate than published figures: give
       a `teacher` that was trained longer where there is one. It has as many channels as the
-      backbone's layers together, at most 384, the paper's number.
+      backbone's layers together, at most 384, the paper's number. What it learns to say of a
+      crop is what the backbone says there of the whole, unchanged image.
+    - Images of 128 pixels instead of 256: a step takes less time, so that more can be made.
     - A step has `train_batch_size` images instead of one, of which T and S see a crop of 96
-      pixels, and a few hundred steps are made instead of 70,000; the learning rate is higher.
+      pixels, and a few hundred steps are made instead of 70,000; the learning rate is higher,
+      and falls all the time instead of once.
+    - p_hard rises from 0 to 0.999 over three fifths of the steps. With 0.999 from the start a
+      thousandth of the elements teaches S, which takes thousands of steps. The loss on
+      held-out images always has 0.999.
+    - A map is divided by q_b - q_a, but by no less than q_a: the errors of a student that has
+      not learned enough are large and equal, and its map would drown the other one.
     - S and T see the image as A does, with changed brightness, contrast or saturation; in the
       paper L_hard is computed on the unchanged image, in a second pass.
     - A channel of a distilled T is divided by its deviation over good images, but by no less than
@@ -137,9 +147,10 @@ class VisionEfficientAd(TrainedDetector):
         learning_rate: _Rate = 1e-3,
         steps: Count = 300,
         train_batch_size: Count = 8,
+        resize: Size = (128, 128),
         **shared: Any,
     ) -> None:
-        super().__init__(steps=steps, train_batch_size=train_batch_size, **shared)
+        super().__init__(steps=steps, train_batch_size=train_batch_size, resize=resize, **shared)
         self.model_size = model_size
         self.teacher = teacher
         self.teacher_steps = teacher_steps
@@ -171,7 +182,7 @@ class VisionEfficientAd(TrainedDetector):
 
         import torch
 
-        from .efficientad_teacher import late_decay
+        from .efficientad_teacher import rise_and_fall
         from .training import Task, drawn
 
         params = self._params
@@ -190,9 +201,11 @@ class VisionEfficientAd(TrainedDetector):
             penalty = PenaltyImages(params.penalty_images, self._size())
 
         def loss(network: nn.Module, batch: Minibatch) -> Tensor:
-            return efficientad_loss(network, batch, penalty)  # type: ignore[arg-type]
+            # all looks at held-out images have the paper's, so that they can be compared
+            p_hard = p_hard_at(batch.step, params.steps) if network.training else _P_HARD
+            return efficientad_loss(network, batch, penalty, p_hard)  # type: ignore[arg-type]
 
-        return Task(network, optimizer, loss, late_decay(params.steps))
+        return Task(network, optimizer, loss, rise_and_fall(params.steps))
 
     def _teacher_for(self, images: KeptImages, parts: Parts) -> Teacher:
         from .efficientad_teacher import distill, read_teacher
@@ -368,7 +381,23 @@ class VisionEfficientAd(TrainedDetector):
         }
 
 
-def efficientad_loss(network: EfficientAdNetwork, batch: Minibatch, penalty: Any = None) -> Tensor:
+def p_hard_at(step: int, steps: int) -> float:
+    """The share of elements that L_hard leaves out in a step: 0 at first, then up to 0.999.
+
+    The share that counts falls by the same factor each step, for three fifths of the steps.
+    The last two fifths are the paper's, and comparable: so it can be said of the loss whether
+    it still falls.
+    """
+    counted: float = (1.0 - _P_HARD) ** min(1.0, step / (0.6 * steps))
+    return 1.0 - counted
+
+
+def efficientad_loss(
+    network: EfficientAdNetwork,
+    batch: Minibatch,
+    penalty: Any = None,
+    p_hard: float = _P_HARD,
+) -> Tensor:
     """L = L_hard + penalty + L_AE + L_STAE (section 3.3) on a crop of each image."""
     import torch
 
@@ -390,7 +419,7 @@ def efficientad_loss(network: EfficientAdNetwork, batch: Minibatch, penalty: Any
             for one, (_, (row, column)) in zip(whole, found)
         ]
     )
-    loss = hard_feature_loss((taught - of_teacher).square(), _P_HARD)
+    loss = hard_feature_loss((taught - of_teacher).square(), p_hard)
     loss = loss + (taught - rebuilt).square().mean() + (rebuilt - of_autoencoder).square().mean()
     if penalty is not None:
         others, _ = network.studied(as_input(penalty.draw(len(pixels), side, batch)))

@@ -188,8 +188,10 @@ def hard_feature_loss(distances: Tensor, p_hard: float = 0.999) -> Tensor:
 class Normalization(nn.Module):
     """Both maps onto one scale, by quantiles q_a and q_b of good images (section 3.4).
 
-    A map becomes 0.1 (map - q_a) / (q_b - q_a), and the two are averaged. Then the least value
-    that this can have, where both maps are 0, is taken away, so that none is below 0.
+    A map becomes 0.1 (map - q_a) / max(q_b - q_a, q_a), and the two are averaged. Then the
+    least value that this can have, where both maps are 0, is taken away, so that none is below
+    0. The paper divides by q_b - q_a alone. L_hard makes the errors of a student that has not
+    learned enough large and equal: with hardly a spread, such a map would drown the other one.
 
     Parameters
     ----------
@@ -200,7 +202,7 @@ class Normalization(nn.Module):
     def __init__(self, quantiles: Sequence[tuple[float, float]]) -> None:
         super().__init__()
         # maps of images that are constant have no spread
-        spread = [max(b - a, 1e-6 * max(b, 1e-6)) for a, b in quantiles]
+        spread = [max(b - a, a, 1e-6 * max(b, 1e-6)) for a, b in quantiles]
         self.factors = [0.5 * 0.1 / one for one in spread]
 
     def forward(self, local: Tensor, whole: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ pixels, the features that a deep network has there when it sees the image at twi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +43,10 @@ MOST_CHANNELS = 384
 READABLE_CHANNELS = 4096
 #: Side of the crops that networks are trained on, at most.
 CROP = 96
-# Crops that the mean and deviation of the backbone's channels are taken over.
+# Images that the mean and deviation of the backbone's channels are taken over, at most.
 _MEASURED = 64
+# Bytes of features that are kept, at most.
+_ROOM = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -118,33 +121,47 @@ def distill(
 ) -> Teacher:
     """A teacher of the features of `backbone`, which gives patches.
 
-    Learns from crops, flipped and with changed brightness, contrast or saturation.
+    Learns from crops with changed brightness, contrast or saturation. What it is to say of a
+    crop is cut from the features of the unchanged whole image: a crop seen alone has other
+    features, at each of its places, since a deep network looks further than 33 pixels.
     """
     side = crop_side(images.pixels.shape[1:3])
-    mean, std = _measured(backbone, images.pixels[parts.learn], side, plan.seed)
-    channels = int(mean.shape[1])
+    height, width = described((side, side))
+    features = _WholeFeatures(backbone, images)
+    mean, std = _measured(features, parts.learn)
+    channels = int(mean.shape[0])
     network = drawn(lambda: patch_description_network(model_size, channels), plan.seed)
     network.to(backbone.device)
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=1e-5)
 
     def loss(network: nn.Module, batch: Minibatch) -> Tensor:
-        pixels = torch.stack(
-            [one for one, _ in crops(enlarged(batch.pixels), side, batch.generator)]
+        found = crops(enlarged(batch.pixels), side, batch.generator)
+        pixels = jittered(torch.stack([crop for crop, _ in found]), batch.generator)
+        whole = [features.of(int(number)) for number in batch.numbers]
+        wanted = torch.stack(
+            [
+                one[:, row : row + height, column : column + width]
+                for one, (_, (row, column)) in zip(whole, found)
+            ]
         )
-        pixels = jittered(flipped(pixels, batch.generator), batch.generator).round()
-        wanted = (_features(backbone, pixels, channels) - mean) / std
+        wanted = (wanted.float() - mean) / std
         given: Tensor = network(as_input(pixels))
         return (given - wanted.to(pixels.device)).square().mean()
 
-    task = Task(network, optimizer, loss, late_decay(plan.steps))
-    found = None if progress is None else _renamed(progress)
-    history = train(task, images, parts, plan, checkpoint=checkpoint, progress=found)
+    task = Task(network, optimizer, loss, rise_and_fall(plan.steps))
+    told = None if progress is None else _renamed(progress)
+    history = train(task, images, parts, plan, checkpoint=checkpoint, progress=told)
     return Teacher(network.cpu(), channels, mean.flatten().cpu(), std.flatten().cpu(), history)
 
 
-def late_decay(steps: int) -> Callable[[int], float]:
-    """A learning rate that falls to a tenth after 95 % of the steps."""
-    return lambda step: 0.1 if step >= 0.95 * steps else 1.0
+def rise_and_fall(steps: int) -> Callable[[int], float]:
+    """A learning rate that rises over a twentieth of the steps, and falls as a half cosine."""
+
+    def factor(step: int) -> float:
+        rise = min(1.0, (step + 1) / (1 + steps / 20))
+        return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+    return factor
 
 
 def crop_side(size: Sequence[int]) -> int:
@@ -167,16 +184,6 @@ def crops(
     return found
 
 
-def flipped(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """(B, H, W, 3), each image flipped along each axis with chance 0.5."""
-    choices = torch.rand((len(pixels), 2), generator=generator) < 0.5
-    each = []
-    for image, choice in zip(pixels, choices.tolist()):
-        axes = [axis for axis, chosen in enumerate(choice) if chosen]
-        each.append(image.flip(axes))
-    return torch.stack(each)
-
-
 def jittered(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """(B, H, W, 3) float32 of 0 to 255: brightness, contrast or saturation times 0.8 to 1.2."""
     x = pixels.float()
@@ -190,49 +197,67 @@ def jittered(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return torch.stack(each)
 
 
-def _features(backbone: Backbone, pixels: Tensor, channels: int | None = None) -> Tensor:
-    """The backbone's features (B, C, h, w) at the cells that a network without padding has."""
-    side = int(pixels.shape[1])
+class _WholeFeatures:
+    """The backbone's features of whole images, computed once as far as there is room."""
+
+    def __init__(self, backbone: Backbone, images: KeptImages) -> None:
+        self._backbone = backbone
+        self._pixels = images.pixels
+        self._kept: dict[int, Tensor] = {}
+
+    def of(self, number: int) -> Tensor:
+        """(C, h, w) float16 on the CPU of an image, at the cells of its description."""
+        kept = self._kept.get(number)
+        if kept is not None:
+            return kept
+        pixels = enlarged(torch.from_numpy(self._pixels[number : number + 1]))
+        found = whole_features(self._backbone, pixels)[0].cpu()
+        # half a float, kept or not, so that it does not depend on the room; far from its limits
+        found = found.clamp(-6e4, 6e4).half().contiguous()
+        if (len(self._kept) + 1) * found.numel() * found.element_size() <= _ROOM:
+            self._kept[number] = found
+        return found
+
+
+def whole_features(backbone: Backbone, pixels: Tensor) -> Tensor:
+    """The features (B, C, h, w) of images (B, H, W, 3) at the cells of their descriptions.
+
+    The backbone sees them at twice the size, so that its finest layer has a cell for every
+    `STRIDE` pixels; the cells at the border that have no description are left out.
+    """
+    rows, columns = (int(n) // STRIDE for n in pixels.shape[1:3])
     doubled = functional.interpolate(
-        pixels.permute(0, 3, 1, 2).float(), scale_factor=2, mode="bilinear", align_corners=False
+        pixels[:, : rows * STRIDE, : columns * STRIDE].permute(0, 3, 1, 2).float(),
+        scale_factor=2,
+        mode="bilinear",
+        align_corners=False,
     )
     whole = doubled.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    (found,) = backbone.features(list(whole.cpu().numpy()))  # (B, g, g, D)
+    (found,) = backbone.features(list(whole.cpu().numpy()))  # (B, g, g', D)
     found = found.clone().permute(0, 3, 1, 2)
-    cells = side // STRIDE
-    if found.shape[-1] != cells or found.shape[-2] != cells:
-        found = functional.interpolate(found, (cells, cells), mode="bilinear", align_corners=False)
-    height, width = described((side, side))
+    if tuple(found.shape[-2:]) != (rows, columns):
+        found = functional.interpolate(found, (rows, columns), mode="bilinear", align_corners=False)
+    height, width = described((int(pixels.shape[1]), int(pixels.shape[2])))
     found = found[:, :, BORDER : BORDER + height, BORDER : BORDER + width]
-    wanted = channels or min(MOST_CHANNELS, int(found.shape[1]))
+    wanted = min(MOST_CHANNELS, int(found.shape[1]))
     if found.shape[1] == wanted:
         return found
     flat = found.permute(0, 2, 3, 1).flatten(0, 2)  # means over neighbouring channels
     pooled = functional.adaptive_avg_pool1d(flat, wanted)
-    return pooled.view(len(found), height, width, wanted).permute(0, 3, 1, 2)
+    return pooled.view(len(found), *found.shape[-2:], wanted).permute(0, 3, 1, 2)
 
 
-def _measured(
-    backbone: Backbone, pixels: npt.NDArray[np.uint8], side: int, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (1, C, 1, 1) of the backbone's channels over crops."""
-    generator = torch.Generator().manual_seed(seed)
-    total: Any = 0
-    squares: Any = 0
-    count = 0
-    # spread over the images, and several crops of each where there are fewer
-    for number in np.resize(evenly(np.arange(len(pixels)), _MEASURED), _MEASURED):
-        ((crop, _),) = crops(
-            enlarged(torch.from_numpy(pixels[number : number + 1])), side, generator
-        )
-        found = _features(backbone, crop[None]).double()
-        total = total + found.sum(dim=(0, 2, 3))
-        squares = squares + found.square().sum(dim=(0, 2, 3))
-        count += found.shape[2] * found.shape[3]
-    mean = total / count
-    return tuple(  # type: ignore[return-value]
-        one.float()[None, :, None, None] for one in (mean, safe_deviation(mean, squares / count))
-    )
+def _measured(features: _WholeFeatures, numbers: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (C, 1, 1) of the backbone's channels over images."""
+    chosen = evenly(numbers, _MEASURED)
+    mean: Any = 0
+    square: Any = 0
+    for number in chosen:
+        found = features.of(int(number)).double()
+        mean = mean + found.mean(dim=(1, 2)) / len(chosen)
+        square = square + found.square().mean(dim=(1, 2)) / len(chosen)
+    std = safe_deviation(mean, square)
+    return mean.float()[:, None, None], std.float()[:, None, None]
 
 
 def safe_deviation(mean: Tensor, square: Tensor, least: float = 0.0) -> Tensor:
