@@ -97,7 +97,7 @@ class NearAndContext:
             return cls(near, None, _unit(saved, ""))
         features = saved.array("context_features", "float32", (None, width))
         rows = torch.zeros(len(features), dtype=torch.int64, device=device)
-        around = MemoryBank(torch.from_numpy(features).to(device), rows)
+        around = MemoryBank(torch.from_numpy(features).to(device), rows, prune=False)
         context = _memory(saved, "context_", around, rows, cells[1])
         return cls(near, context, _unit(saved, ""), _unit(saved, "context_"))
 

@@ -181,10 +181,11 @@ class VisionPatchCore(CoresetDetector):
             self._n_seen += len(images)
         near, *others = (learner.finish() for learner in self._learners)
         self._memories = NearAndContext(near, others[0] if others else None)
-        unseen = [learner.unseen for learner in self._learners]
-        self._memories.near_unit = _middle(self._peaks_of(unseen[0]))
+        peaks = self._peaks_of_each([learner.unseen for learner in self._learners])
+        self._unseen_peaks = peaks
+        self._memories.near_unit = _middle(peaks[0])
         if others:
-            self._memories.context_unit = _middle(unseen[1].amax(dim=1))
+            self._memories.context_unit = _middle(peaks[1])
         self._bank, self._selections = near.bank, 1
         self.coreset_indices_ = near.indices
         if self._cells is not None:
@@ -241,14 +242,15 @@ class VisionPatchCore(CoresetDetector):
         if not self._whitens:
             return super()._training_scores(unseen)
         with torch.inference_mode():
-            memories = self._memories
-            parts = [
-                (learner.unseen if unseen else learner.in_sample(memory)) / unit
-                for learner, (_, memory, unit) in zip(self._learners, memories.memories())
-            ]
-            scores = self._peaks_of(parts[0])
-            if len(parts) > 1:
-                scores = scores + CONTEXT_WEIGHT * parts[1].amax(dim=1)
+            memories = [(memory, unit) for _, memory, unit in self._memories.memories()]
+            distances, peaks = [one.unseen for one in self._learners], self._unseen_peaks
+            if not unseen:
+                pairs = zip(self._learners, memories, strict=True)
+                distances = [learner.in_sample(memory) for learner, (memory, _) in pairs]
+                peaks = self._peaks_of_each(distances)
+            scores = peaks[0] / memories[0][1]
+            if len(peaks) > 1:
+                scores = scores + CONTEXT_WEIGHT * peaks[1] / memories[1][1]
             several = all(learner.several for learner in self._learners)
             method = "leave-one-image-out" if several else "within-image"
             notes = list(spread_notes(len(scores), self._n_seen))
@@ -259,12 +261,12 @@ class VisionPatchCore(CoresetDetector):
                 method if unseen else "in-sample",
                 unseen and several,
                 notes=tuple(notes) if unseen else (),
-                maps=self._statistics(parts[0]),
+                maps=self._statistics(distances[0] / memories[0][1]),
             )
 
     def _finish(self) -> None:
         if self._whitens:
-            del self._learners  # with the features that they keep
+            del self._learners, self._unseen_peaks  # with the features that they keep
         else:
             super()._finish()
 
@@ -299,11 +301,14 @@ class VisionPatchCore(CoresetDetector):
                 scores = scores + CONTEXT_WEIGHT * context.amax(dim=1)
             return scores.double().cpu().numpy(), found.cpu().numpy() if maps else None
 
-    def _peaks_of(self, distances: Tensor) -> Tensor:
-        """(B,) those of the maps of distances (B, k)."""
+    def _peaks_of_each(self, distances: list[Tensor]) -> list[Tensor]:
+        """(B,) the peaks of the maps of near distances (B, k), and the largest around (B, l)."""
         import torch
 
-        return torch.cat([self._peaks(self._maps(some)) for some in distances.split(64)])
+        near, *around = distances
+        maps = (self._maps(some) for some in near.split(64))
+        peaks = torch.cat([self._peaks(some) for some in maps])
+        return [peaks, *(some.amax(dim=1) for some in around)]
 
     def _peaks(self, maps: Tensor) -> Tensor:
         """(B,) the largest value of maps (B, H, W), where pixels count."""

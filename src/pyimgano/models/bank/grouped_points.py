@@ -211,15 +211,15 @@ class Search:
                 if origin is not None:
                     picked = picked - origin
                 proposed = _propose(relative, picked, own)
-            away, floor, limit = proposed
+            away, pieces, floor, limit = proposed
             # most points are not nearer to any of these: only the others look for which
             maybe = ((floor <= nearest) & floor.isfinite()).nonzero().squeeze(1)
             if len(maybe) == 0:
                 continue
             if len(maybe) < len(points):
-                away, limit = away[maybe], limit[maybe]
+                away, pieces, limit = away[maybe], pieces[maybe], limit[maybe]
             which = some if isinstance(some, Tensor) else None
-            closest, chosen = self._decide(points, maybe, away, limit, start, which)
+            closest, chosen = self._decide(points, maybe, away, pieces, limit, start, which)
             nearer = closest < nearest[maybe]
             winner[maybe] = torch.where(nearer, chosen, winner[maybe])
             nearest[maybe] = torch.minimum(nearest[maybe], closest)
@@ -230,16 +230,18 @@ class Search:
         points: Tensor,
         rows: Tensor,
         away: Tensor,
+        pieces: Tensor,
         limit: Tensor,
         start: int,
         candidates: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Exact squared distances (m,) of the nearest centres of `points[rows]`, and which.
 
-        Every centre whose proposal in `away` (m, c) is within the row's limit is compared.
+        Every centre whose proposal in `away` (m, c) is within the row's limit is compared;
+        `pieces` are `_least_of_pieces` of it.
         Column j is centre `candidates[j]`, or `start + j` for None.
         """
-        row, column = _within(away, limit)  # (p,) by row
+        row, column = _within(away, pieces, limit)  # (p,) by row
         centre = column + start if candidates is None else candidates[column]
         exact = torch.cat(
             [
@@ -257,13 +259,23 @@ class Search:
         return closest, chosen
 
 
-def _within(away: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
+def _least_of_pieces(away: Tensor) -> Tensor:
+    """(r, p) the least entry of each piece of a row of (r, c), the last of which may be short."""
+    columns = away.shape[1]
+    main = columns // _PIECE * _PIECE
+    least: Tensor = away[:, :main].unflatten(1, (-1, _PIECE)).amin(dim=2)  # (r, main / piece)
+    if main == columns:
+        return least
+    return torch.cat([least, away[:, main:].amin(dim=1, keepdim=True)], dim=1)
+
+
+def _within(away: Tensor, least: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
     """Row and column of each entry up to its row's limit, row by row."""
     columns = away.shape[1]
     main = columns // _PIECE * _PIECE
     # most pieces of a row have none: their least entries tell
     pieces = away[:, :main].unflatten(1, (-1, _PIECE))  # (r, main / piece, piece)
-    row, piece = (pieces.amin(dim=2) <= limit[:, None]).nonzero(as_tuple=True)
+    row, piece = (least[:, : main // _PIECE] <= limit[:, None]).nonzero(as_tuple=True)
     which, column = (pieces[row, piece] <= limit[row, None]).nonzero(as_tuple=True)
     row, column = row[which], piece[which] * _PIECE + column
     if main < columns:
@@ -291,30 +303,35 @@ def _mask(away: Tensor, own: Tensor | None) -> None:
         away.index_fill_(1, own, torch.inf)
 
 
-def _propose(points: Tensor, centres: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Proposals (r, c) of |c|^2 - 2xc, a lower bound of all squared distances (r,), and the
-    limit (r,) that the nearest centre's proposal does not exceed, but for rounding.
+def _propose(
+    points: Tensor, centres: Tensor, own: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Proposals (r, c) of |c|^2 - 2xc, the least of each piece of them, a lower bound of all
+    squared distances (r,), and the limit (r,) that the nearest centre's proposal does not exceed,
+    but for rounding.
 
     `own` are the pairs that do not count, as `_own` gives them.
     """
     norms = points.square().sum(dim=1)
     away = torch.addmm(centres.square().sum(dim=1), points, centres.T, alpha=-2.0)
     _mask(away, own)
-    least = away.amin(dim=1)
+    pieces = _least_of_pieces(away)
+    least = pieces.amin(dim=1)
     doubt = _ROUNDING * (norms + (least + norms).abs())
     # of infinity, where nothing counts, nothing is subtracted that would make it NaN
     floor = torch.where(least.isfinite(), least + norms - doubt, torch.inf)
-    return away, floor, least + doubt
+    return away, pieces, floor, least + doubt
 
 
 def _propose_in_half(
     points: Rounded, centres: Rounded, own: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `_propose`; the proposals are squared distances in bfloat16, and so is the limit."""
     away = points.factors @ centres.factors.T
     _mask(away, own)
-    floor, limit = bounds(points, centres, away)
-    return away, floor, limit
+    pieces = _least_of_pieces(away)
+    floor, limit = bounds(points, centres, pieces.amin(dim=1))
+    return away, pieces, floor, limit
 
 
 def _apart(a: Tensor, b: Tensor) -> Tensor:

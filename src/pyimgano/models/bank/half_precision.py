@@ -74,10 +74,10 @@ class Rounded:
         return part
 
 
-def bounds(queries: Rounded, candidates: Rounded, away: Tensor) -> tuple[Tensor, Tensor]:
-    """What the approximate squared distances (q, c) say of the true ones.
+def bounds(queries: Rounded, candidates: Rounded, least: Tensor) -> tuple[Tensor, Tensor]:
+    """What the least approximate squared distance of each query (q,) says of the true ones.
 
-    Entries of `away` may have been set to infinity: those candidates do not count.
+    Entries may have been set to infinity before: those candidates do not count.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def bounds(queries: Rounded, candidates: Rounded, away: Tensor) -> tuple[Tensor,
     limit
         (q,) bfloat16: the nearest candidate's entry of `away` is not more.
     """
-    least = away.amin(dim=1).float().clamp_(min=0.0)
+    least = least.float().clamp(min=0.0)
     error = queries.moved + candidates.moved.amax()
     sums = _ABSOLUTE * (queries.lengths + candidates.lengths.amax())
     low = (least * (1 - _RELATIVE) - sums).clamp_(min=0.0).sqrt_()

@@ -48,6 +48,9 @@ class MemoryBank:
         (M, D) float32.
     image
         (M,) int64: number of the training image that a feature comes from.
+    prune
+        Whether many queries are first looked over for what the triangle inequality rules out.
+        Whitened features lie in no clusters, so that it would rule out nothing.
 
     Raises
     ------
@@ -56,9 +59,10 @@ class MemoryBank:
         where not even a few queries do.
     """
 
-    def __init__(self, features: Tensor, image: Tensor) -> None:
+    def __init__(self, features: Tensor, image: Tensor, *, prune: bool = True) -> None:
         self.features = features
         self.image = image
+        self._prune = prune
         self._fitting(self._prepare)
 
     def _prepare(self) -> None:
@@ -125,7 +129,7 @@ class MemoryBank:
         labels = None
         if query_image is not None:
             labels = (query_image.int(), self.image.int())
-        if len(queries) > self._few:
+        if self._prune and len(queries) > self._few:
             groups = GroupedPoints(centred, self._pivots)
             order = groups.order
             grouped = None if labels is None else (labels[0][order], labels[1])

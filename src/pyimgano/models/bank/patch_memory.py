@@ -138,7 +138,7 @@ class PatchMemoryLearner:
         """The memory; `unseen` and `several` are set."""
         features, picked = self._coreset.finish()
         k = len(self._where)
-        bank = MemoryBank(features, picked // k)
+        bank = MemoryBank(features, picked // k, prune=False)
         self.several = len(bank.image.unique()) > 1
         numbers = [n for n in range(self._seen) if self._spread.takes(n)]
         image = torch.tensor(numbers, device=features.device).repeat_interleave(k)  # (n k,)
@@ -195,7 +195,7 @@ class PatchMemoryLearner:
             whitening.blocks(features)
             whitening.blocks(memory)
             if self.several:
-                others = MemoryBank(memory, bank.image)
+                others = MemoryBank(memory, bank.image, prune=False)
                 distances[chosen], rows[chosen] = others.search(features, image[chosen])
                 continue
             distances[chosen], rows[chosen] = nearest_elsewhere(
