@@ -250,6 +250,7 @@ def test_layers_are_tapped_by_name_and_in_the_order_asked() -> None:
         ({"device": "cuda:x"}, "device must be"),
         ({"device": "cuda:99"}, "is not there"),
         ({"engine": "onnx"}, "engine must be"),
+        ({"precision": "float16"}, "precision must be one of float32, bfloat16, got 'float16'"),
     ],
 )
 def test_bad_arguments(keywords: dict, said: str) -> None:
@@ -385,3 +386,15 @@ def test_a_kept_program_gives_the_same_features() -> None:
     alone = create_backbone(device="cpu", engine="openvino").features(images[1:2])
     for one, two, three in zip(first, again, alone, strict=True):
         assert torch.equal(one, two) and torch.equal(one[1:2], three)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_half_precision_is_near(engine: str) -> None:
+    """And is float32 on the outside; on processors without units for it, it may be the same."""
+    given = {"pretrained": False, "device": "cpu", "engine": engine, "patches": "fine"}
+    image = [picture(1, 64)]
+    (plain,) = create_backbone("resnet18", **given).features(image)
+    half = create_backbone("resnet18", precision="bfloat16", **given)
+    (found,) = half.features(image)
+    assert found.dtype == torch.float32 and half.describe()["precision"] == "bfloat16"
+    assert float((found - plain).norm() / plain.norm()) < 0.03

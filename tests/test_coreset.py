@@ -323,3 +323,25 @@ def test_neighbourhoods_are_exact_far_from_the_mean() -> None:
     assert valid.all() and (found[:, 0] == asked).all()
     wanted = true[asked].topk(9, largest=False).values
     torch.testing.assert_close(true[asked[:, None], found], wanted, rtol=1e-6, atol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    images=st.integers(2, 6), k=st.integers(1, 40), rows=st.integers(2, 300), seed=st.integers(0, 9)
+)
+def test_the_farthest_query_is_that_of_a_whole_search(
+    images: int, k: int, rows: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    # coarse values, so that equal distances occur
+    points = torch.from_numpy(rng.integers(0, 4, (rows, 3)).astype(np.float32))
+    queries = torch.from_numpy(rng.integers(0, 5, (images, k, 3)).astype(np.float32))
+    owner = torch.from_numpy(np.r_[0, 1, rng.integers(0, images, rows - 2)])
+    bank, own = MemoryBank(points, owner), torch.arange(images)
+    distances, nearest = bank.search(queries.flatten(0, 1), own.repeat_interleave(k))
+    expected = distances.view(images, k).amax(dim=1)
+    found, which, row = bank.farthest(queries, own)
+    assert torch.equal(found, expected)
+    first = (distances.view(images, k) == expected[:, None]).int().argmax(dim=1)
+    assert torch.equal(which, first)
+    assert torch.equal(row, nearest.view(images, k).gather(1, first[:, None]).squeeze(1))

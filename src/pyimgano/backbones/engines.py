@@ -25,6 +25,8 @@ from .programs import ProgramStore
 ENGINE_TOLERANCE = 1e-4
 
 ENGINES = ("auto", "openvino", "torch")
+#: What networks are computed in. Their features are float32 in either case.
+PRECISIONS = ("float32", "bfloat16")
 
 
 class Engine(Protocol):
@@ -42,13 +44,18 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, graph: nn.Module, device: torch.device) -> None:
+    def __init__(self, graph: nn.Module, device: torch.device, precision: str = "float32") -> None:
         self._graph = graph.to(device).eval()
         self._device = device
+        self._half = precision == "bfloat16"
 
     def run(self, pixels: npt.NDArray[np.uint8]) -> list[Tensor]:
         # TF32, which GPUs otherwise use for convolutions, keeps three digits
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with (
+            torch.inference_mode(),
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+            torch.autocast(self._device.type, torch.bfloat16, enabled=self._half),
+        ):
             batch = torch.from_numpy(pixels).to(self._device)  # (N, H, W, 3)
             return [features.float() for features in self._graph(batch)]
 
@@ -63,7 +70,14 @@ class OpenVinoEngine:
 
     name = "openvino"
 
-    def __init__(self, graph: nn.Module, *, threads: int, store: ProgramStore | None) -> None:
+    def __init__(
+        self,
+        graph: nn.Module,
+        *,
+        threads: int,
+        store: ProgramStore | None,
+        precision: str = "float32",
+    ) -> None:
         import openvino
 
         self._graph = graph.eval()
@@ -71,7 +85,7 @@ class OpenVinoEngine:
         self._store = store
         self._settings: dict[str, Any] = {
             # On CPUs with bfloat16 units OpenVINO would otherwise use them unasked.
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
         }

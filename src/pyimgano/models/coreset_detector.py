@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,17 @@ from .detector import Progress, TrainingScores
 from .on_backbone import BackboneDetector
 from .parameters import Count, Ratio
 from .saved_state import SavedState, State
-from .spread import Spread, spread_notes
+from .spread import Spread, evenly, spread_notes
 from .within_image import nearest_elsewhere, within_image_note
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .bank import MemoryBank, StreamedCoreset
+
+
+# Training images whose whole maps the threshold for pixels comes from, where scores need none.
+_WHOLE_MAPS = 32
 
 
 class CoresetDetector(BackboneDetector):
@@ -50,6 +54,9 @@ class CoresetDetector(BackboneDetector):
     """
 
     patches = True  # equation 2 is part of the backbone's graph
+    #: Whether an image's score comes from its patch of the largest distance alone, and that
+    #: distance is not weighed. The others are then looked at closely for a few images only.
+    farthest_decides: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -198,22 +205,36 @@ class CoresetDetector(BackboneDetector):
         import torch
 
         cells = self._n_cells()
-        distances, rows = self._bank.search(self._train_features, image)
-        grids = self._weigh(distances, rows).view(-1, cells)
-        scores = self._image_scores(
-            self._train_features.view(len(grids), cells, -1),
-            grids,
-            rows.view(-1, cells),
-            None if image is None else image[::cells],
+        patches = self._train_features.view(-1, cells, self._train_features.shape[1])  # (n, k, D)
+        owner = None if image is None else image[::cells]  # (n,)
+        whole = np.arange(len(patches))
+        if self.farthest_decides and owner is not None:
+            whole = evenly(whole, _WHOLE_MAPS)
+        wholly = torch.from_numpy(whole).to(patches.device)
+        scores = patches.new_empty(len(patches))
+        distances, rows = self._bank.search(
+            patches[wholly].flatten(0, 1),
+            None if owner is None else owner[wholly].repeat_interleave(cells),
         )
+        grids, rows = self._weigh(distances, rows).view(-1, cells), rows.view(-1, cells)
+        own = None if owner is None else owner[wholly]
+        scores[wholly] = self._image_scores(patches[wholly], grids, rows, own)
+        if len(whole) < len(patches):
+            assert owner is not None
+            others = torch.ones(len(patches), dtype=torch.bool, device=patches.device)
+            others[wholly] = False
+            some, mine = patches[others], owner[others]
+            farthest, which, row = self._bank.farthest(some, mine)
+            one = some.gather(1, which[:, None, None].expand(-1, 1, some.shape[2]))  # (m, 1, D)
+            scores[others] = self._image_scores(one, farthest[:, None], row[:, None], mine)
         found = scores.double().cpu().numpy()
         trusted = self._trusted(found, self._train_image[::cells].cpu().numpy())
         return TrainingScores(
             found[trusted],
             method,
             image is not None,
-            notes=spread_notes(len(grids), self._n_seen),
-            maps=self._statistics(grids[torch.from_numpy(trusted).to(grids.device)]),
+            notes=spread_notes(len(patches), self._n_seen),
+            maps=self._statistics(grids[torch.from_numpy(trusted[whole]).to(grids.device)]),
         )
 
     def _scores_without_others(self) -> TrainingScores:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..calibration import MapStatistics
 from ..images import NetworkInput, Recall
@@ -42,6 +42,10 @@ class BackboneDetector(Detector):
         `auto`, `cpu`, `cuda` or `cuda:N`.
     engine
         What runs the backbone: `auto`, `openvino` or `torch`.
+    precision
+        What it is computed in: `float32`, or `bfloat16`, about twice as quick on processors and
+        GPUs that have units for it. Features then differ by about 0.5 % with the ResNet family and
+        by 2.5 % with EfficientNet-Lite, and scores are not comparable with those of the other.
     random_seed
         Of all that is drawn, random weights included.
     contamination
@@ -78,6 +82,7 @@ class BackboneDetector(Detector):
         resize: Size = (256, 256),
         device: str = "auto",
         engine: str = "auto",
+        precision: Literal["float32", "bfloat16"] = "float32",
         random_seed: Seed = 0,
         contamination: Contamination | None = None,
         calibration: CalibrationSource = "out-of-sample",
@@ -92,6 +97,7 @@ class BackboneDetector(Detector):
         self.resize = resize
         self.device = device
         self.engine = engine
+        self.precision = precision
         self.random_seed = random_seed
         self.contamination = contamination
         self.calibration = calibration
@@ -114,6 +120,7 @@ class BackboneDetector(Detector):
             weights=params.weights,
             device=params.device,
             engine=params.engine,
+            precision=params.precision,
             seed=params.random_seed,
             cache_dir=params.cache_dir,
             patches=self.patches and ("coarse" if self._coarse_patches(params) else "fine"),

@@ -108,6 +108,8 @@ class VisionPatchCore(CoresetDetector):
     >>> detector.fit(train_paths).predict(test_paths)  # doctest: +SKIP
     """
 
+    farthest_decides = True
+
     def __init__(
         self,
         *,

@@ -31,6 +31,11 @@ _MUCH = 0.8
 _MUCH_IN_HALF = 0.3
 # Neighbours compared exactly beyond those wanted.
 _DOUBTFUL = 8
+# Of an image's queries, those that are looked at closely first where the farthest is wanted; and
+# the part of the rows that bound distances before.
+_PROMISING = 16
+_ROWS_PER_PROBED = 16
+_LEAST_PROBED = 64
 # Every so many rows, one is looked at first, for upper bounds that rule most others out.
 _STRIDE = 32
 
@@ -121,6 +126,72 @@ class MemoryBank:
 
         with torch.inference_mode():
             return self._fitting(search_all)
+
+    def farthest(self, queries: Tensor, query_image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each image's queries the one that is farthest from its nearest row.
+
+        As `search` and the largest of its distances, for a fraction of the work: the first rows
+        bound every distance from above, and only queries whose bound exceeds what the most
+        promising ones of their image really have are compared with all rows.
+
+        Parameters
+        ----------
+        queries
+            (N, k, D) float32, of N images.
+        query_image
+            (N,) int64: rows of the same training image are masked, as in `search`.
+
+        Returns
+        -------
+        distances, which, rows
+            (N,) float32, (N,) int64 the query's number in its image, the first of equals, and
+            (N,) int64 its nearest row.
+        """
+        with torch.inference_mode():
+            return self._fitting(lambda: self._farthest(queries, query_image))
+
+    def _farthest(self, queries: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        count, k = queries.shape[:2]
+        flat = queries.flatten(0, 1)
+        bounds = torch.cat(
+            in_blocks(
+                lambda i, j: self._bounds_from_above(queries[i:j], image[i:j]),
+                count,
+                max(1, _SLAB // k),
+                1,
+            )
+        )  # (N, k)
+        nearest = torch.full_like(bounds, -torch.inf)
+        rows = torch.zeros_like(nearest, dtype=torch.int64)
+
+        def look(chosen: Tensor) -> None:
+            """At these (N, k) closely."""
+            numbers = chosen.flatten().nonzero().squeeze(1)
+            if len(numbers):
+                # of one image after another, as masking is quickest
+                found = self.search(flat[numbers], image[numbers // k])
+                nearest.view(-1)[numbers], rows.view(-1)[numbers] = found
+
+        promising = torch.zeros_like(bounds, dtype=torch.bool)
+        promising.scatter_(1, bounds.topk(min(_PROMISING, k), dim=1).indices, True)
+        look(promising)
+        best = nearest.amax(dim=1, keepdim=True)
+        look((bounds >= best) & ~promising)
+        distances = nearest.amax(dim=1)
+        which = (nearest == distances[:, None]).int().argmax(dim=1)  # the first of equals
+        return distances, which, rows.gather(1, which[:, None]).squeeze(1)
+
+    def _bounds_from_above(self, queries: Tensor, image: Tensor) -> Tensor:
+        """(n, k) distances of queries (n, k, D) to the nearest of the first rows; inf for none."""
+        n, k = queries.shape[:2]
+        some = slice(0, max(_LEAST_PROBED, len(self) // _ROWS_PER_PROBED))
+        nearest = queries.new_full((n * k,), torch.inf)
+        winner = torch.zeros(n * k, dtype=torch.int64, device=queries.device)
+        labels = (image.int().repeat_interleave(k), self.image[some].int())
+        rounded = None if self._rounded is None else self._rounded.part(some)
+        centred = queries.flatten(0, 1) - self._centre
+        Search(centred, self._centred[some], nearest, winner, labels, rounded).compare_all()
+        return nearest.sqrt_().view(n, k)
 
     def _search(self, queries: Tensor, query_image: Tensor | None) -> tuple[Tensor, Tensor]:
         centred = queries - self._centre
