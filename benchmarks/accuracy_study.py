@@ -224,8 +224,7 @@ RECIPES = {
     "neither": Recipe({}, {"bank.patch_memory._POWER": 0.0, "bank.patch_memory._BORDER": 0}),
     "fine grid": Recipe({"patch_grid": "fine"}),
     "bank of 20,000": Recipe({"max_bank_size": 20_000}),
-    "pool of 40,000": Recipe({}, {"bank.patch_memory.POOL": 40_000}),
-    "pool of 100,000": Recipe({}, {"bank.patch_memory.POOL": 100_000}),
+    "pool of twice the bank": Recipe({}, {"bank.patch_memory.POOL": 2}),
     "256 pixels, fine grid": Recipe(
         {"resize": (256, 256), "patch_grid": "fine", "max_bank_size": 4096}
     ),

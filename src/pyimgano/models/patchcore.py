@@ -49,7 +49,7 @@ _NEAR = 16
     presets={
         "industrial-fast": {"resize": (256, 256), "max_bank_size": 4096},
         "industrial-balanced": {},
-        "industrial-accurate": {"patch_grid": "fine", "max_bank_size": 20_000},
+        "industrial-accurate": {"max_bank_size": 30_000, "coreset_sampling_ratio": 0.3},
     },
 )
 class VisionPatchCore(CoresetDetector):
@@ -90,13 +90,15 @@ class VisionPatchCore(CoresetDetector):
     (`pyimgano.models.bank.streamed_coreset`), and above 512 training images, or 1 GiB of
     their features, the threshold is calibrated on an evenly spread part of them.
 
-    Recipe `whitened`. Patch features are whitened before distances are taken
-    (`pyimgano.models.bank.Whitening`), so that an image is compared in what good ones hardly vary
-    in too; a deeper layer is joined, at two fifths of its weight, for what lies around a patch; the
-    working size follows the images; the grid is that of stride 16; the coreset is selected from
-    `POOL` patches spread over all; and an image's score is the peak of its map, whose smoothing is
-    4 pixels in 256, at any size. With a region of interest that is the peak among pixels that count
-    in images of the size `resize`, and the map's own may be a little lower at the border.
+    Recipe `whitened`, found by measuring (docs/embedded-backbone.md). Patch features are whitened
+    before distances are taken (`pyimgano.models.bank.Whitening`), so that an image is compared in
+    what good ones hardly vary in too. Distances are divided by how large they are among good images
+    where the nearest patch lies, and at the border of the frame (`bank.patch_memory`). What deeper
+    layers see around a patch has a memory of its own (`near_and_context`): a score is the peak of
+    the map, which comes from the near layers alone, and half of the largest distance of the
+    context, both in units of what they are in a good image, 1 in the middle. The working size
+    follows the images; the grid is that of stride 16; a bank is selected from six times as many
+    patches, spread over all; and a map's smoothing is 4 pixels in 256, at any size.
 
     With a region of interest the bank holds, and the score comes from, the patches whose cell of
     the grid has a pixel that counts.

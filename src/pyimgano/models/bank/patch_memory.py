@@ -23,8 +23,8 @@ from .memory_bank import MemoryBank
 from .pooled_coreset import FOLDS, PooledCoreset
 from .whitening import Whitening
 
-#: Patches that a bank is selected from, at most, and their bytes.
-POOL = 60_000
+#: Patches that a bank is selected from, for each that it may hold; and their bytes, at most.
+POOL = 6
 POOL_BYTES = 2**29
 # Rows of the bank, itself among them, whose distances tell how large they are around a row, and
 # how many distances of the overall mean are added to theirs.
@@ -88,8 +88,10 @@ class PatchMemoryLearner:
         (k, D), the patches of one image.
     images
         How many are expected.
+    max_rows
+        Of the bank.
     facts
-        `ratio`, `max_rows`, `projection_dim`, `seed` and `progress` of `StreamedCoreset`.
+        `ratio`, `projection_dim`, `seed` and `progress` of `StreamedCoreset`.
 
     Attributes
     ----------
@@ -113,6 +115,7 @@ class PatchMemoryLearner:
         spread: Spread,
         like: Tensor,
         images: int,
+        max_rows: int,
         **facts: Any,
     ) -> None:
         self._grid, self._size = grid, size
@@ -122,7 +125,8 @@ class PatchMemoryLearner:
         self._kept = KeptVectors(spread, like)
         self._seen = 0
         self._coreset = PooledCoreset(
-            pool_size=min(POOL, POOL_BYTES // (4 * like.shape[1])),
+            pool_size=min(POOL * max_rows, POOL_BYTES // (4 * like.shape[1])),
+            max_rows=max_rows,
             cells=len(like),
             expected=images * len(like),
             **facts,
