@@ -62,6 +62,7 @@ class BackboneFacts(_Model):
     name: str
     layers: list[str]
     engine: str
+    precision: str = "float32"
     device: str
     weights: WeightsFacts
     state_sha256: _Hash = Field(description="of the weights themselves")
