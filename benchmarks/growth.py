@@ -1,10 +1,15 @@
 """How the time and memory of fitting grow with the number of training images.
 
     python benchmarks/growth.py [--images 250 1000 5000] [--preset PRESET] [--size 256]
+    python benchmarks/growth.py --simulate 100000
 
 Draws textures with a few stains, writes them as JPEG to a temporary folder, and fits
 `vision_patchcore` on so many of them, each number in a process of its own. Prints seconds,
 peak memory, the memory bank, and the exponent of n that the time grew with.
+
+With `--simulate` no image is made: the default recipe's memories learn from features of so many
+images of 256 x 256, as a cache would give them (those of 256 images, with one of 256 kinds of
+noise), from the first to the calibrated distances.
 """
 
 from __future__ import annotations
@@ -57,11 +62,61 @@ def fit(folder: Path, count: int, preset: str | None) -> None:
     print(json.dumps({"seconds": seconds, "GiB": peak, "scored": scored, **bank}))
 
 
+def simulate(count: int) -> None:
+    """Print seconds, peak memory and banks of learning from so many images' features."""
+    import torch
+
+    from pyimgano.models.bank import PatchMemoryLearner
+    from pyimgano.models.near_and_context import CONTEXT_SHARE
+    from pyimgano.models.spread import Spread
+
+    generator = torch.Generator().manual_seed(0)
+    grids, widths, bounds = [(16, 16), (8, 8)], [152, 192], [10_000, int(CONTEXT_SHARE * 10_000)]
+    base = [
+        torch.randn((256, h * w, width), generator=generator)
+        for (h, w), width in zip(grids, widths, strict=True)
+    ]
+    noise = [0.3 * torch.randn(one.shape, generator=generator) for one in base]
+    spread = Spread.of_images(count, sum(one[0].nbytes for one in base))
+    learners = [
+        PatchMemoryLearner(
+            grid=grid,
+            size=(256, 256),
+            cells=None,
+            spread=spread,
+            like=one[0],
+            images=count,
+            ratio=0.1,
+            max_rows=bound,
+            projection_dim=128,
+            seed=0,
+            progress=None,
+        )
+        for grid, one, bound in zip(grids, base, bounds, strict=True)
+    ]
+    began = time.perf_counter()
+    for first in range(0, count, 8):
+        n = min(8, count - first)
+        some, other = torch.randint(0, 256, (2, n), generator=generator)
+        for learner, one, away in zip(learners, base, noise, strict=True):
+            learner.add(one[some] + away[other])
+    seen = time.perf_counter() - began
+    memories = [learner.finish() for learner in learners]
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    sizes = " and ".join(str(len(memory.bank)) for memory in memories)
+    print(
+        f"{count} images of features: {seconds:.1f} s, of which {seen:.1f} s to take them in; "
+        f"{peak:.2f} GiB, banks of {sizes}, {len(learners[0].unseen)} images scored"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, nargs="+", default=[250, 1000, 5000])
     parser.add_argument("--preset")
     parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--simulate", type=int, metavar="N")
     parser.add_argument("--fit", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -69,6 +124,9 @@ def main() -> None:
         fit(arguments.folder, arguments.fit, arguments.preset)
         return
     print(f"{platform.machine()}, {thread_count()} threads")
+    if arguments.simulate is not None:
+        simulate(arguments.simulate)
+        return
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder), max(arguments.images), arguments.size)
         before: tuple[int, float] | None = None
