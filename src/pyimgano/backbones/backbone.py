@@ -94,7 +94,6 @@ class Backbone:
         device: torch.device,
         engine: Engine,
         graph: nn.Module,
-        precision: str = "float32",
         cache: FeatureCache | None = None,
     ) -> None:
         self.name = name
@@ -104,13 +103,17 @@ class Backbone:
         self.device = device
         self._engine = engine
         self._graph = graph  # what the engine runs
-        self.precision = precision
         self.cache = cache
         self._at_once: int | None = None  # images that fitted, where more did not
 
     @property
     def engine(self) -> str:
         return self._engine.name
+
+    @property
+    def precision(self) -> str:
+        """What it is really computed in: `float32` or `bfloat16`."""
+        return self._engine.precision
 
     @property
     def apart(self) -> tuple[int, ...]:
@@ -373,7 +376,7 @@ def _create(
             chosen,
             patches,
             apart,
-            precision,
+            runner.precision,
             origin.source,
             origin.detail,
             origin.sha256,
@@ -381,7 +384,7 @@ def _create(
         ]
         facts += [device.type, _versions(), code_hash("backbones", "images")]
         kept = FeatureCache(Path(cache_dir), json.dumps(facts))
-    return Backbone(name, network, origin, chosen, device, runner, graph, precision, kept)
+    return Backbone(name, network, origin, chosen, device, runner, graph, kept)
 
 
 def _apart(

@@ -1,8 +1,8 @@
 """The programs that run a frozen network: OpenVINO on a CPU, torch on a CPU or a GPU.
 
-Both run the same graph (`network.FeatureGraph`, or a `PatchGraph` around it) in float32 and
-agree to within `ENGINE_TOLERANCE` of the largest absolute feature of a layer; they sum in
-different orders, so they do not agree to the bit.
+Both run the same graph (`network.FeatureGraph`, or a `PatchGraph` around it), by default in
+float32, and then agree to within `ENGINE_TOLERANCE` of the largest absolute feature of a layer;
+they sum in different orders, so they do not agree to the bit.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Engine(Protocol):
     """Runs a feature graph on batches of pixels."""
 
     name: str
+    precision: str
 
     def run(self, pixels: npt.NDArray[np.uint8]) -> list[Tensor]:
         """(N, H, W, 3) uint8 in; one (N, C_l, H_l, W_l) float32 tensor a layer out."""
@@ -47,14 +48,14 @@ class TorchEngine:
     def __init__(self, graph: nn.Module, device: torch.device, precision: str = "float32") -> None:
         self._graph = graph.to(device).eval()
         self._device = device
-        self._half = precision == "bfloat16"
+        self.precision = precision
 
     def run(self, pixels: npt.NDArray[np.uint8]) -> list[Tensor]:
         # TF32, which GPUs otherwise use for convolutions, keeps three digits
         with (
             torch.inference_mode(),
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
-            torch.autocast(self._device.type, torch.bfloat16, enabled=self._half),
+            torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bfloat16"),
         ):
             batch = torch.from_numpy(pixels).to(self._device)  # (N, H, W, 3)
             return [features.float() for features in self._graph(batch)]
@@ -83,9 +84,12 @@ class OpenVinoEngine:
         self._graph = graph.eval()
         self._core = openvino.Core()
         self._store = store
+        #: What it really computes in: without units for bfloat16 that is float32.
+        able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self.precision = precision if "BF16" in able else "float32"
         self._settings: dict[str, Any] = {
             # On CPUs with bfloat16 units OpenVINO would otherwise use them unasked.
-            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[self.precision],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
         }

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Training images whose whole maps the threshold for pixels comes from, where scores need none.
 _WHOLE_MAPS = 32
+# Images whose other patches are looked at together.
+_AT_ONCE = 64
 
 
 class CoresetDetector(BackboneDetector):
@@ -81,6 +83,10 @@ class CoresetDetector(BackboneDetector):
         from .bank import StreamedCoreset
 
         return StreamedCoreset(**facts)
+
+    def _prunes(self) -> bool:
+        """Whether searches of the bank look for what they can rule out (`MemoryBank`)."""
+        return True
 
     def _weigh(self, distances: Tensor, rows: Tensor) -> Tensor:
         """Distances, of any shape, to the rows of the bank, as they count."""
@@ -210,23 +216,24 @@ class CoresetDetector(BackboneDetector):
         whole = np.arange(len(patches))
         if self.farthest_decides and owner is not None:
             whole = evenly(whole, _WHOLE_MAPS)
+        everywhere = len(whole) == len(patches)
         wholly = torch.from_numpy(whole).to(patches.device)
-        scores = patches.new_empty(len(patches))
+        some = patches if everywhere else patches[wholly]  # not a copy where it need not be one
+        own = owner if everywhere or owner is None else owner[wholly]
         distances, rows = self._bank.search(
-            patches[wholly].flatten(0, 1),
-            None if owner is None else owner[wholly].repeat_interleave(cells),
+            some.flatten(0, 1), None if own is None else own.repeat_interleave(cells)
         )
         grids, rows = self._weigh(distances, rows).view(-1, cells), rows.view(-1, cells)
-        own = None if owner is None else owner[wholly]
-        scores[wholly] = self._image_scores(patches[wholly], grids, rows, own)
-        if len(whole) < len(patches):
+        scores = patches.new_empty(len(patches))
+        scores[wholly] = self._image_scores(some, grids, rows, own)
+        if not everywhere:
             assert owner is not None
-            others = torch.ones(len(patches), dtype=torch.bool, device=patches.device)
-            others[wholly] = False
-            some, mine = patches[others], owner[others]
-            farthest, which, row = self._bank.farthest(some, mine)
-            one = some.gather(1, which[:, None, None].expand(-1, 1, some.shape[2]))  # (m, 1, D)
-            scores[others] = self._image_scores(one, farthest[:, None], row[:, None], mine)
+            others = torch.from_numpy(np.setdiff1d(np.arange(len(patches)), whole))
+            for numbers in others.to(patches.device).split(_AT_ONCE):
+                some, own = patches[numbers], owner[numbers]
+                farthest, which, row = self._bank.farthest(some, own)
+                one = some.gather(1, which[:, None, None].expand(-1, 1, some.shape[2]))
+                scores[numbers] = self._image_scores(one, farthest[:, None], row[:, None], own)
         found = scores.double().cpu().numpy()
         trusted = self._trusted(found, self._train_image[::cells].cpu().numpy())
         return TrainingScores(
@@ -299,7 +306,9 @@ class CoresetDetector(BackboneDetector):
         self._set_grid(grid[0], grid[1])
         self.coreset_indices_ = torch.from_numpy(indices).to(device)
         self._bank = MemoryBank(
-            torch.from_numpy(features).to(device), self.coreset_indices_ // cells
+            torch.from_numpy(features).to(device),
+            self.coreset_indices_ // cells,
+            prune=self._prunes(),
         )
 
     def describe(self) -> dict[str, Any]:

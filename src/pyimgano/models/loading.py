@@ -233,6 +233,12 @@ def _tell_of_another_engine(folder: Path, document: SavedDocument, detector: Det
     if backbone is None or document.backbone is None:
         return
     then, now = document.backbone, backbone.describe()
+    if then.precision != now["precision"]:
+        warnings.warn(
+            f"{folder}: fitted in {then.precision}, and computed in {now['precision']} here: "
+            "scores differ, and the threshold is not theirs",
+            stacklevel=3,
+        )
     was, is_now = f"{then.engine} on {then.device}", f"{now['engine']} on {now['device']}"
     if was != is_now:
         warnings.warn(

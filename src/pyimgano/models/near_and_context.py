@@ -80,9 +80,9 @@ class NearAndContext:
 
     @classmethod
     def restored(
-        cls, saved: SavedState, bank: MemoryBank, indices: Tensor, cells: Sequence[int], width: int
+        cls, saved: SavedState, bank: MemoryBank, cells: Sequence[int], width: int
     ) -> NearAndContext:
-        """From what `arrays` and `facts` gave, and the near memory's bank and indices.
+        """From what `arrays` and `facts` gave, and the near memory's bank.
 
         `cells` says how many count on the near grid and on the other, if there is one; `width` is
         that of the other's features.
@@ -92,22 +92,21 @@ class NearAndContext:
         from .bank import MemoryBank
 
         device = bank.features.device
-        near = _memory(saved, "", bank, indices, cells[0])
+        near = _memory(saved, "", bank, cells[0])
         if len(cells) == 1:
             return cls(near, None, _unit(saved, ""))
         features = saved.array("context_features", "float32", (None, width))
-        rows = torch.zeros(len(features), dtype=torch.int64, device=device)
-        around = MemoryBank(torch.from_numpy(features).to(device), rows, prune=False)
-        context = _memory(saved, "context_", around, rows, cells[1])
+        image = torch.zeros(len(features), dtype=torch.int64, device=device)  # of no account now
+        around = MemoryBank(torch.from_numpy(features).to(device), image, prune=False)
+        context = _memory(saved, "context_", around, cells[1])
         return cls(near, context, _unit(saved, ""), _unit(saved, "context_"))
 
 
-def _memory(
-    saved: SavedState, prefix: str, bank: MemoryBank, indices: Tensor, cells: int
-) -> PatchMemory:
+def _memory(saved: SavedState, prefix: str, bank: MemoryBank, cells: int) -> PatchMemory:
     import torch
 
     from .bank import PatchMemory, Whitening
+    from .bank.patch_memory import LARGEST_SCALE, LEAST_SCALE
 
     def part(name: str, *shape: int) -> Tensor:
         found = saved.array(prefix + name, "float32", shape)
@@ -116,10 +115,12 @@ def _memory(
     width = bank.features.shape[1]
     whitening = Whitening(part("centre", width), part("whitening", width, width))
     scale, border = part("scale", len(bank)), part("border", cells)
-    for name, found in (("scale", scale), ("border", border)):
-        if not bool((found > 0).all()):
-            raise SavedModelError(f"the array {prefix + name!r} has numbers that are not above 0")
-    return PatchMemory(bank, whitening, scale, border, indices)
+    for name, found, least in (("scale", scale, LEAST_SCALE), ("border", border, 1.0)):
+        if not bool(((found >= least) & (found <= LARGEST_SCALE)).all()):
+            raise SavedModelError(
+                f"the array {prefix + name!r} has numbers outside {least:g} to {LARGEST_SCALE:g}"
+            )
+    return PatchMemory(bank, whitening, scale, border, None)
 
 
 def _unit(saved: SavedState, prefix: str) -> float:

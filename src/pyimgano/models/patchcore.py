@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import SavedModelError, UsageError
 from ..images import ImageSource, NetworkInput
 from .anomaly_map import SIGMA
 from .coreset_detector import CoresetDetector
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from ..backbones import LayerChoice
     from .bank import PatchMemoryLearner
 
+# What is kept from learning to calibrating.
+_FOR_CALIBRATION = ("_learners", "_unseen_peaks")
 # Layers of larger strides see mostly what lies around a patch.
 _NEAR = 16
 
@@ -67,8 +70,9 @@ class VisionPatchCore(CoresetDetector):
         the paper's recipe; for the whitened one a square of 256 to 512 pixels a side, by how many
         the training images have, which `params_.resize` holds after `fit`.
     patch_grid
-        `fine`: patches on the grid of the finest layer, stride 8, as in the paper; `coarse`: on
-        one of stride 16, a quarter as many. None is the recipe's: `coarse` if it whitens.
+        `fine`: patches on the grid of the finest layer, by default stride 8, as in the paper;
+        `coarse`: on one of twice its stride, a quarter as many. None is the recipe's: `coarse` if
+        it whitens.
     max_bank_size
         Bound of the memory bank, whatever the ratio. None is the recipe's: 32,768 for the
         paper's, 10,000 for the whitened one.
@@ -166,10 +170,24 @@ class VisionPatchCore(CoresetDetector):
 
     # ---- the whitened recipe: what is learned
 
+    def _prunes(self) -> bool:
+        return not self._whitens
+
     def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
+        for name in ("_memories", "_context_cells", *_FOR_CALIBRATION):
+            self.__dict__.pop(name, None)  # of an earlier fit
         if not self._whitens:
             super()._learn(batches, progress)
             return
+        try:
+            self._learn_memories(batches, progress)
+        except BaseException:
+            self._finish()
+            raise
+
+    def _learn_memories(
+        self, batches: Iterator[list[NetworkInput]], progress: Progress | None
+    ) -> None:
         self._learners: list[PatchMemoryLearner] = []
         self._n_seen = 0
         for images in batches:
@@ -191,6 +209,7 @@ class VisionPatchCore(CoresetDetector):
         if others:
             self._memories.context_unit = _middle(peaks[1])
         self._bank, self._selections = near.bank, 1
+        assert near.indices is not None
         self.coreset_indices_ = near.indices
         if self._cells is not None:
             k, whole = len(self._cells), self.grid_[0] * self.grid_[1]
@@ -258,19 +277,20 @@ class VisionPatchCore(CoresetDetector):
             several = all(learner.several for learner in self._learners)
             method = "leave-one-image-out" if several else "within-image"
             notes = list(spread_notes(len(scores), self._n_seen))
-            if not several:
+            if unseen and not several:
                 notes.insert(0, within_image_note(self._n_seen))
             return TrainingScores(
                 scores.double().cpu().numpy(),
                 method if unseen else "in-sample",
                 unseen and several,
-                notes=tuple(notes) if unseen else (),
+                notes=tuple(notes),
                 maps=self._statistics(distances[0] / memories[0][1]),
             )
 
     def _finish(self) -> None:
         if self._whitens:
-            del self._learners, self._unseen_peaks  # with the features that they keep
+            for name in _FOR_CALIBRATION:  # with the features that they keep
+                self.__dict__.pop(name, None)
         else:
             super()._finish()
 
@@ -349,6 +369,11 @@ class VisionPatchCore(CoresetDetector):
         from .graphs import PatchCoreGraph, WhitenedGraph, region_of
 
         self._check_fitted()
+        if self._backbone.precision != "float32":
+            raise UsageError(
+                f"this detector computes in {self._backbone.precision} and exports compute in "
+                "float32; fit it with precision='float32'"
+            )
         facts: dict[str, Any] = {
             "coarse": self._coarse_patches(self.params_),
             "grid": self.grid_,
@@ -387,9 +412,11 @@ class VisionPatchCore(CoresetDetector):
         if len(shapes) > 1:
             around = self._context_cells
             cells.append(shapes[1][1] * shapes[1][2] if around is None else len(around))
-        self._memories = NearAndContext.restored(
-            saved, self._bank, self.coreset_indices_, cells, shapes[-1][3]
-        )
+        self._memories = NearAndContext.restored(saved, self._bank, cells, shapes[-1][3])
+        bound = max(1, int(CONTEXT_SHARE * self.params_.max_bank_size))
+        context = self._memories.context
+        if context is not None and len(context.bank) > bound:
+            raise SavedModelError("the array 'context_features' has more rows than it may")
 
     def describe(self) -> dict[str, Any]:
         found = {**super().describe(), "recipe": self.params_.recipe}

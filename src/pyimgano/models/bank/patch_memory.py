@@ -33,10 +33,10 @@ _PRIOR = 5.0
 # A row's scale is the root of the mean distance around it, relative to the overall one: half of
 # what differs on a logarithmic scale is taken for the place, the other half for the image.
 _POWER = 0.5
-_LEAST_SCALE, _LARGEST_SCALE = 0.5, 2.0
+LEAST_SCALE, LARGEST_SCALE = 0.5, 2.0
 # Pixels from the border of the frame within which its effect is measured.
 _BORDER = 32
-# What counts as a large distance at a place: the mean plus so many deviations.
+# What counts as a large distance in a part of an image: the mean plus so many deviations.
 _DEVIATIONS = 2.0
 
 
@@ -53,16 +53,17 @@ class PatchMemory:
     scale
         (M,) float32, 0.5 to 2: what distances to a row are divided by.
     border
-        (k,) float32, 1 or more: what those at each cell that counts are divided by.
+        (k,) float32, 1 to 2: what those at each cell that counts are divided by.
     indices
-        (M,) int64: which training patches the bank holds, among those that count.
+        (M,) int64: which training patches the bank holds, among those that count; None of a
+        memory that was loaded.
     """
 
     bank: MemoryBank
     whitening: Whitening
     scale: Tensor
     border: Tensor
-    indices: Tensor
+    indices: Tensor | None
 
     def distances(self, patches: Tensor) -> Tensor:
         """(B, k) float32, scaled, of patches (B, k, D) as a backbone gives them."""
@@ -258,8 +259,10 @@ class _Scaling:
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Scales (M,) of the rows and (k,) of the cells, from all folds but one."""
         parts = [part for part in range(FOLDS) if part != without]
-        scale = self._row_scale(parts)
         chosen = np.ones(len(self.fold), bool) if without is None else self.fold != without
+        if not chosen.any():  # nothing to learn from
+            return np.ones(len(self._around), np.float32), np.ones(self._cells, np.float32)
+        scale = self._row_scale(parts)
         scaled = self.distances[chosen] / scale[self.rows[chosen]]
         return scale, self._border(scaled.reshape(-1, self._cells).astype(np.float64))
 
@@ -271,7 +274,7 @@ class _Scaling:
         mean = total.sum() / count.sum()
         around = total[self._around].sum(axis=1) + _PRIOR * mean
         around /= (count[self._around].sum(axis=1) + _PRIOR) * mean
-        bounded = np.clip(around**_POWER, _LEAST_SCALE, _LARGEST_SCALE)
+        bounded = np.clip(around**_POWER, LEAST_SCALE, LARGEST_SCALE)
         return np.asarray(bounded, np.float32)
 
     def _border(self, scaled: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
@@ -282,8 +285,9 @@ class _Scaling:
         if usual > 0:
             for cells in rows:
                 border[cells] = np.maximum(border[cells], _large(scaled[:, cells]) / usual)
-        return np.asarray(border, np.float32)
+        return np.asarray(np.minimum(border, LARGEST_SCALE), np.float32)
 
 
 def _large(distances: npt.NDArray[np.float64]) -> float:
-    return float(distances.mean() + _DEVIATIONS * distances.std())
+    """Of the parts (n, c) of n images: in the middle of them, so that no odd one decides."""
+    return float(np.median(distances.mean(axis=1) + _DEVIATIONS * distances.std(axis=1)))

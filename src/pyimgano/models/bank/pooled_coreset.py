@@ -57,6 +57,7 @@ class PooledCoreset(StreamedCoreset):
     def add(self, patches: Tensor) -> None:
         if self._block is None:
             self._block = self._make_block(patches, len(self._drawn))
+            self._first = patches[:1].clone()
         first, last = np.searchsorted(self._drawn, [self._before, self._before + len(patches)])
         rows = torch.from_numpy(self._drawn[first:last] - self._before).to(patches.device)
         self._block[self._filled : self._filled + len(rows)] = patches[rows]
@@ -66,6 +67,8 @@ class PooledCoreset(StreamedCoreset):
     def finish(self) -> tuple[Tensor, Tensor]:
         """Whitened features (M, D) float32 of the coreset and their numbers (M,) int64."""
         assert self._block is not None
+        if self._filled == 0:  # far fewer came than were expected, and none was drawn
+            self._block[:1], self._drawn[0], self._filled = self._first, 0, 1
         pool = self._block[: self._filled]
         self._block = None
         self._like = pool[:0]
@@ -84,11 +87,13 @@ class PooledCoreset(StreamedCoreset):
     def fold_of(self, patches: Tensor) -> Tensor:
         """Which of `FOLDS` parts the patches with these numbers are in: images, or bands of one.
 
-        All patches of an image are in one part, unless there is no other image.
+        All patches of an image are in one part, unless there is no other image. Parts are
+        stretches, so that images that are evenly spread over all are over the parts too, and
+        pictures taken one after another do not vouch for each other.
         """
         if self._before <= self._cells:
             return patches * FOLDS // self._cells
-        return patches // self._cells % FOLDS
+        return patches // self._cells * FOLDS // (self._before // self._cells)
 
     def whitening_without(self, fold: int) -> Whitening:
         """What is learned, after `finish`, from the pool's patches of other folds."""
