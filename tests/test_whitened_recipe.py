@@ -89,8 +89,7 @@ class PlainMemory:
         d = self.border
 
         def large(some: Any) -> Any:
-            flat = some.reshape(len(some), -1)
-            return np.median(flat.mean(1) + 2 * flat.std(1))
+            return some.mean() + 2 * some.std()  # of fewer than ten images all count
 
         usual, border = large(scaled[:, d:-d, d:-d]), np.ones((self.h, self.w))
         for j in range(d):
