@@ -14,7 +14,7 @@ from .detector import Progress, TrainingScores
 from .on_backbone import BackboneDetector
 from .parameters import Count, Ratio
 from .saved_state import SavedState, State
-from .spread import Spread, evenly, spread_notes
+from .spread import WHOLE_MAPS, Spread, evenly, spread_notes
 from .within_image import nearest_elsewhere, within_image_note
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from .bank import MemoryBank, StreamedCoreset
 
 
-# Training images whose whole maps the threshold for pixels comes from, where scores need none.
-_WHOLE_MAPS = 32
 # Images whose other patches are looked at together.
 _AT_ONCE = 64
 
@@ -215,7 +213,7 @@ class CoresetDetector(BackboneDetector):
         owner = None if image is None else image[::cells]  # (n,)
         whole = np.arange(len(patches))
         if self.farthest_decides and owner is not None:
-            whole = evenly(whole, _WHOLE_MAPS)
+            whole = evenly(whole, WHOLE_MAPS)
         everywhere = len(whole) == len(patches)
         wholly = torch.from_numpy(whole).to(patches.device)
         some = patches if everywhere else patches[wholly]  # not a copy where it need not be one

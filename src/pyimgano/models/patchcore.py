@@ -23,7 +23,7 @@ from .near_and_context import CONTEXT_SHARE, CONTEXT_WEIGHT, NearAndContext
 from .parameters import Count, Size
 from .registry import register_model
 from .saved_state import SavedState, State
-from .spread import Spread, spread_notes
+from .spread import WHOLE_MAPS, Spread, evenly, spread_notes
 from .within_image import within_image_note
 from .working_size import LEAST, working_size
 
@@ -271,6 +271,7 @@ class VisionPatchCore(CoresetDetector):
                 pairs = zip(self._learners, memories, strict=True)
                 distances = [learner.in_sample(memory) for learner, (memory, _) in pairs]
                 peaks = self._peaks_of_each(distances)
+            whole = evenly(np.arange(len(distances[0])), WHOLE_MAPS)
             scores = peaks[0] / memories[0][1]
             if len(peaks) > 1:
                 scores = scores + CONTEXT_WEIGHT * peaks[1] / memories[1][1]
@@ -284,7 +285,7 @@ class VisionPatchCore(CoresetDetector):
                 method if unseen else "in-sample",
                 unseen and several,
                 notes=tuple(notes),
-                maps=self._statistics(distances[0] / memories[0][1]),
+                maps=self._statistics(distances[0][whole] / memories[0][1]),
             )
 
     def _finish(self) -> None:

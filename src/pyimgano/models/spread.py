@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 _IMAGES = 512
 _BYTES = 2**30
 
+#: Training images whose whole maps a threshold for pixels comes from, at most, where scores need
+#: no whole maps or these cost time.
+WHOLE_MAPS = 64
+
 
 class Spread:
     """`part` of `whole` numbers, evenly spread; all of them if there are no more."""
