@@ -305,7 +305,7 @@ def test_scores_do_not_depend_on_company() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_images_kept_for_calibration_are_of_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_kept_for_calibration_are_of_all_parts() -> None:
     """Also where every tenth image is kept, of which scales are learned without their own part."""
     from pyimgano.models.bank import PatchMemoryLearner
     from pyimgano.models.spread import Spread

@@ -128,7 +128,7 @@ class BackboneDetector(Detector):
         )
 
     def _coarse_patches(self, params: Any) -> bool:
-        """Whether joined patches have the grid of the coarsest layer, not of the finest."""
+        """Whether joined patches have half as many cells both ways as the finest layer."""
         return False
 
     def _context_above(self, params: Any) -> int | None:
@@ -183,9 +183,13 @@ class BackboneDetector(Detector):
         """Those of (B, hw, ...) that count, (B, k, ...); all of them without a region."""
         return cells if self._cells is None else cells[:, self._cells]
 
-    def _maps(self, scores: Tensor, sigma: float = SIGMA) -> Tensor:
+    def _sigma(self) -> float:
+        """Of the Gaussian that smooths maps, in pixels."""
+        return SIGMA
+
+    def _maps(self, scores: Tensor) -> Tensor:
         """Maps (B, H, W) of the scores (B, k) of the cells that count, 0 or more."""
-        size = self._size()
+        size, sigma = self._size(), self._sigma()
         if self._cells is None:
             return smooth_maps(scores.view(-1, *self.grid_), size, sigma)
         grids = scores.new_zeros((len(scores), self.grid_[0] * self.grid_[1]))
@@ -196,12 +200,12 @@ class BackboneDetector(Detector):
             grids.view(-1, *self.grid_), size, sigma, counted=counted.view(self.grid_)
         )
 
-    def _statistics(self, scores: Tensor, sigma: float = SIGMA) -> MapStatistics:
+    def _statistics(self, scores: Tensor) -> MapStatistics:
         """Of the maps of training images whose cells have the scores (N, k)."""
         found = MapStatistics()
         counted = self._counted_in_training()
         for some in scores.split(64):
-            maps = self._maps(some, sigma).cpu().numpy()
+            maps = self._maps(some).cpu().numpy()
             found.add(maps if counted is None else maps[:, counted])
         return found
 

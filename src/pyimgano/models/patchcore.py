@@ -298,17 +298,16 @@ class VisionPatchCore(CoresetDetector):
     # ---- maps and scores
 
     def _sigma(self) -> float:
-        """Of the smoothing, in pixels."""
         if not self._whitens:
-            return SIGMA
+            return super()._sigma()
         height, width = self._size()
         return SIGMA / LEAST * float(np.sqrt(height * width))
 
-    def _maps(self, scores: Tensor, sigma: float | None = None) -> Tensor:
+    def _maps(self, scores: Tensor) -> Tensor:
         if not self._whitens:
-            return super()._maps(scores, SIGMA)
+            return super()._maps(scores)
         # summed in double precision, so that a map does not depend on its company
-        return super()._maps(scores.double(), self._sigma()).float()
+        return super()._maps(scores.double()).float()
 
     def _score_batch(
         self, images: list[NetworkInput], maps: bool

@@ -84,7 +84,7 @@ def bounds(queries: Rounded, candidates: Rounded, least: Tensor) -> tuple[Tensor
     floor
         (q,) float32: no candidate's true squared distance is less.
     limit
-        (q,) bfloat16: the nearest candidate's entry of `away` is not more.
+        (q,) bfloat16: the nearest candidate's entry is not more.
     """
     least = least.float().clamp(min=0.0)
     error = queries.moved + candidates.moved.amax()
