@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from pyimgano.errors import UsageError
 from pyimgano.models.bank import (
+    ExhaustiveSearch,
     MemoryBank,
+    exhaustive,
     greedy_coreset,
     grouped_points,
     memory_bank,
@@ -18,7 +20,11 @@ from pyimgano.models.bank import (
     streamed_coreset,
 )
 from pyimgano.models.bank import coreset as coreset_module
-from pyimgano.models.bank.half_precision import Rounded, bounds
+from pyimgano.models.bank.projection import Projection
+from pyimgano.models.bank.rounded import Rounded, RoundedRows
+
+# differences, not products
+EXACT = "donot_use_mm_for_euclid_dist"
 
 
 def textbook(features: np.ndarray, count: int, start: int) -> list[int]:
@@ -97,7 +103,6 @@ def test_copies_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     update = coreset_module._update
 
     monkeypatch.setattr(memory_bank, "_FEW", 0)
-    monkeypatch.setattr(memory_bank, "_FEW_IN_HALF", 0)
 
     def counting(*arguments):  # type: ignore[no-untyped-def]
         updates[0] += 1
@@ -185,17 +190,21 @@ def test_search_is_exact_where_much_is_ruled_out(monkeypatch: pytest.MonkeyPatch
     features = clusters(4000, 16, 3, 0.5)
     asked = clusters(3000, 16, 3, 0.5) + 0.1
     looked_at = [0]
-    compare = grouped_points.Search.compare
+    compare, lower = grouped_points.Search.compare, ExhaustiveSearch.lower
 
     monkeypatch.setattr(memory_bank, "_FEW", 0)
-    monkeypatch.setattr(memory_bank, "_FEW_IN_HALF", 0)
+    monkeypatch.setattr(grouped_points, "_WITH_ALL", 1.0)  # as long as anything is ruled out
 
-    def counting(self, rows, candidates, origin=None):  # type: ignore[no-untyped-def]
-        size = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
-        looked_at[0] += size * len(self._centres if candidates is None else candidates)
+    def counting(self, rows, candidates, origin):  # type: ignore[no-untyped-def]
+        looked_at[0] += (rows.stop - rows.start) * len(candidates)
         compare(self, rows, candidates, origin)
 
+    def counting_all(self, queries, *given):  # type: ignore[no-untyped-def]
+        looked_at[0] += len(queries) * len(self._rows)
+        lower(self, queries, *given)
+
     monkeypatch.setattr(grouped_points.Search, "compare", counting)
+    monkeypatch.setattr(ExhaustiveSearch, "lower", counting_all)
     bank = MemoryBank(torch.from_numpy(features), torch.zeros(4000, dtype=torch.int64))
     distances, _ = bank.search(torch.from_numpy(asked))
     plain = torch.cdist(torch.from_numpy(asked).double(), torch.from_numpy(features).double())
@@ -271,45 +280,138 @@ def test_blocks_are_merged_and_reduced(
     scale=st.sampled_from([1e-3, 1.0, 300.0]),
     offset=st.sampled_from([0.0, 5.0]),
     masked=st.booleans(),
+    dtype=st.sampled_from([torch.bfloat16, torch.float32]),
+    project=st.booleans(),
 )
-def test_half_precision_bounds_hold(seed: int, scale: float, offset: float, masked: bool) -> None:
+def test_bounds_of_rounding_hold(
+    seed: int, scale: float, offset: float, masked: bool, dtype: torch.dtype, project: bool
+) -> None:
     rng = np.random.default_rng(seed)
     a = torch.from_numpy((rng.normal(offset, scale, (20, 24))).astype(np.float32))
     b = torch.from_numpy((rng.normal(offset, scale, (50, 24))).astype(np.float32))
     b[:20] = a + torch.from_numpy(rng.normal(0, 0.01 * scale, (20, 24)).astype(np.float32))
-    left, right = Rounded(a, left=True), Rounded(b, left=False)
-    away = left.factors @ right.factors.T
+    (x, off_x), (y, off_y) = (a, None), (b, None)
+    if project:
+        directions = np.linalg.qr(rng.normal(size=(24, 5)))[0].astype(np.float32)
+        (x, off_x), (y, off_y) = (Projection(torch.from_numpy(directions))(v) for v in (a, b))
+    left = Rounded(x, left=True, dtype=dtype, moved=off_x)
+    right = RoundedRows(y, dtype=dtype, fill=16, moved=off_y)
+    entries = left.factors @ right.factors.T
+    assert entries.shape == (20, 64) and entries[:, 50:].isposinf().all()
     true = (a.double()[:, None] - b.double()[None]).square().sum(-1)
     if masked:
         own = torch.arange(20)[:, None] == torch.arange(50)
-        away.masked_fill_(own, torch.inf)
+        entries[:, :50].masked_fill_(own, torch.inf)
         true.masked_fill_(own, torch.inf)
-    floor, limit = bounds(left, right, away.amin(dim=1))
-    assert (floor.double() <= true.amin(1)).all()
+    assert (right.floor(left, entries.amin(dim=1)).double() <= true.amin(1)).all()
     nearest = true.argmin(1)
-    assert (away[torch.arange(20), nearest] <= limit).all()
+    limit = right.limit(left, true.amin(1).float())
+    assert (entries[torch.arange(20), nearest] <= limit).all()
+
+
+def test_nothing_is_near_where_nothing_counts() -> None:
+    points = torch.from_numpy(clusters(300, 8, 1, 1.0))
+    nearest, winner = torch.full((300,), torch.inf), torch.full((300,), -1)
+    same = torch.zeros(300, dtype=torch.int32)
+    ExhaustiveSearch(points).lower(points, nearest, winner, (same, same))
+    assert nearest.isposinf().all() and (winner == -1).all()
+
+
+def narrow(n: int, seed: int) -> np.ndarray:
+    """In 256 dimensions, close to 20 of them, with clusters."""
+    rng = np.random.default_rng(seed)
+    directions = np.linalg.qr(np.random.default_rng(1).normal(size=(256, 20)))[0]
+    inside = clusters(n, 20, seed, 2.0) @ directions.T
+    return (3 + inside + rng.normal(0, 0.02, (n, 256))).astype(np.float32)
 
 
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", ["no", "runs", "mixed"])
+@pytest.mark.parametrize("kind", ["clusters", "narrow"])
 def test_every_way_of_searching_finds_the_same(
-    monkeypatch: pytest.MonkeyPatch, half: bool, masked: bool
+    monkeypatch: pytest.MonkeyPatch, half: bool, masked: str, kind: str
 ) -> None:
-    """All rows in float32 or bfloat16, or what pivots leave of them."""
-    monkeypatch.setattr(memory_bank, "is_quick", lambda device: half)
-    features = torch.from_numpy(clusters(5000, 24, 3, 0.5))
-    queries = torch.from_numpy(clusters(3000, 24, 3, 0.5) + 0.1)
+    """All rows in float32 or bfloat16, what pivots leave of them, or in fewer dimensions."""
+    monkeypatch.setattr(exhaustive, "is_quick", lambda device: half)
+    if kind == "clusters":
+        features = torch.from_numpy(clusters(5000, 24, 3, 0.5))
+        queries = torch.from_numpy(clusters(3000, 24, 3, 0.5) + 0.1)
+    else:
+        features, queries = torch.from_numpy(narrow(5000, 3)), torch.from_numpy(narrow(3000, 4))
+    features[77] = features[4000]  # the first of equals is found
+    queries[5] = features[77]
     image = torch.arange(5000) // 50
-    asked = (torch.arange(3000) // 30) if masked else None
-    dense = MemoryBank(features, image).search(queries, asked)
+    asked = {"no": None, "runs": torch.arange(3000) // 100, "mixed": torch.arange(3000) % 30}[
+        masked
+    ]
+    whole = MemoryBank(features, image)
+    assert whole._all.projects == (kind == "narrow")
+    found = {
+        "whole": whole.search(queries, asked),
+        "without pruning": MemoryBank(features, image, prune=False).search(queries, asked),
+        "few at a time": tuple(
+            torch.cat(parts)
+            for parts in zip(
+                *(
+                    whole.search(queries[i : i + 70], None if asked is None else asked[i : i + 70])
+                    for i in range(0, 3000, 70)
+                ),
+                strict=True,
+            )
+        ),
+    }
     monkeypatch.setattr(memory_bank, "_FEW", 0)
-    monkeypatch.setattr(memory_bank, "_FEW_IN_HALF", 0)
-    pruned = MemoryBank(features, image).search(queries, asked)
-    torch.testing.assert_close(dense[0], pruned[0], rtol=1e-6, atol=0)
-    true = torch.cdist(queries.double(), features.double())
-    if masked:
-        true.masked_fill_((torch.arange(3000) // 30)[:, None] == image, torch.inf)
-    torch.testing.assert_close(dense[0].double(), true.amin(1), rtol=1e-5, atol=1e-6)
+    found["pruned"] = whole.search(queries, asked)
+    true = torch.cdist(queries.double(), features.double(), compute_mode=EXACT)
+    if asked is not None:
+        true.masked_fill_(asked[:, None] == image, torch.inf)
+    nearest = true.amin(1)
+    for way, (distances, rows) in found.items():
+        assert torch.equal(distances, found["whole"][0]), way
+        assert torch.equal(rows, found["whole"][1]), way
+    distances, rows = found["whole"]
+    torch.testing.assert_close(distances.double(), nearest, rtol=1e-5, atol=1e-6)
+    assert int(rows[5]) == 77
+    few, apart = whole._all.nearest_few(queries[:90], 7)
+    assert int(few[5, 0]) == 77 and int(few[5, 1]) == 4000
+    true = torch.cdist(queries[:90].double(), features.double(), compute_mode=EXACT)
+    wanted = true.topk(7, largest=False).values
+    torch.testing.assert_close(apart.sqrt().double(), wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(true.gather(1, few), wanted, rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 600), size=st.integers(1, 12), seed=st.integers(0, 99), half=st.booleans()
+)
+def test_the_nearest_few_are_those_of_a_sorted_list(
+    rows: int, size: int, seed: int, half: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    # coarse values, so that equal distances occur
+    points = rng.integers(0, 4, (rows, 3)).astype(np.float32)
+    queries = rng.integers(0, 4, (9, 3)).astype(np.float32)
+    labels = rng.integers(0, 3, 9), rng.integers(0, 3, rows)
+    size = min(size, rows)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(exhaustive, "is_quick", lambda device: half)
+        search = ExhaustiveSearch(torch.from_numpy(points))
+    mine, theirs = (torch.from_numpy(one.astype(np.int32)) for one in labels)
+    found, distances = search.nearest_few(torch.from_numpy(queries), size, (mine, theirs))
+    away = np.square(queries[:, None] - points).sum(axis=2)
+    away[labels[0][:, None] == labels[1]] = np.inf
+    order = away.argsort(axis=1, kind="stable")[:, :size]
+    wanted = np.take_along_axis(away, order, axis=1)
+    np.testing.assert_array_equal(distances.numpy(), wanted)
+    counted = np.isfinite(wanted)
+    np.testing.assert_array_equal(found.numpy()[counted], order[counted])
+
+
+def test_a_projection_is_tried_where_it_pays() -> None:
+    assert Projection.of(torch.from_numpy(narrow(5000, 3))) is not None
+    assert Projection.of(torch.from_numpy(narrow(500, 3))) is None  # few rows
+    wide = np.random.default_rng(0).normal(size=(3000, 256)).astype(np.float32)
+    assert Projection.of(torch.from_numpy(wide)) is None  # in all directions alike
 
 
 def test_neighbourhoods_are_exact_far_from_the_mean() -> None:

@@ -22,12 +22,12 @@ from pyimgano.models.bank import (
     MemoryBank,
     StreamedCoreset,
     greedy_coreset,
+    exhaustive,
     grouped_points,
-    memory_bank,
     room,
 )
 from pyimgano.models.bank import coreset as coreset_module
-from pyimgano.models.bank.grouped_points import Search
+from pyimgano.models.bank.exhaustive import ExhaustiveSearch
 
 from .conftest import MakeDataset, copy_registry, picture
 from .faults import watchdog
@@ -206,7 +206,7 @@ def test_where_no_part_fits_the_line_says_how_large_a_bank_does(
         raise ERRORS[1]
 
     with monkeypatch.context() as patched:
-        patched.setattr(Search, "compare", nothing)
+        patched.setattr(ExhaustiveSearch, "lower", nothing)
         with pytest.raises(NotEnoughMemoryError) as raised:
             searched.search(queries)
         assert str(raised.value) == said and raised.value.__cause__ is None
@@ -215,8 +215,7 @@ def test_where_no_part_fits_the_line_says_how_large_a_bank_does(
         with pytest.raises(NotEnoughMemoryError, match="about 300 fit"):
             searched.neighbourhood(torch.arange(100), 3)
     with monkeypatch.context() as patched:
-        patched.setattr(memory_bank, "Rounded", nothing)
-        patched.setattr(memory_bank, "is_quick", lambda device: True)
+        patched.setattr(exhaustive, "RoundedRows", nothing)
         with pytest.raises(NotEnoughMemoryError, match="about 300 fit"):
             MemoryBank(searched.features, searched.image)
         # an estimate that says it fits, though it did not, is not advice
@@ -266,7 +265,7 @@ def test_other_errors_are_what_they_are(bank: Any, monkeypatch: pytest.MonkeyPat
     def wrong(*given: Any, **keywords: Any) -> Any:
         raise RuntimeError("a bug of ours")
 
-    monkeypatch.setattr(Search, "compare", wrong)
+    monkeypatch.setattr(ExhaustiveSearch, "lower", wrong)
     with pytest.raises(RuntimeError, match="a bug of ours"):
         searched.search(queries)
     monkeypatch.setattr(grouped_points, "_distances", wrong)

@@ -226,16 +226,14 @@ class VisionSpade(BackboneDetector):
         """Distances (k,) of positions (k, D) to the nearest in the gallery of `images` (K,)."""
         import torch
 
-        from .bank import Rounded, Search, is_quick
+        from .bank import ExhaustiveSearch
 
         centred = positions - self._centre
         nearest = centred.new_full((len(centred),), torch.inf)  # squared
         winner = torch.zeros(len(centred), dtype=torch.int64, device=centred.device)
-        quick = is_quick(centred.device)
         for some in images.split(_IMAGES):  # the most similar first: they rule most others out
             gallery = (self._gallery[some].flatten(0, 1)).sub_(self._centre)
-            rounded = Rounded(gallery, left=False) if quick else None
-            Search(centred, gallery, nearest, winner, None, rounded).compare_all()
+            ExhaustiveSearch(gallery).lower(centred, nearest, winner)
         return nearest.sqrt_()
 
     def _score_batch(

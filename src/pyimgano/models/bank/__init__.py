@@ -2,8 +2,8 @@
 
 from .coreset import greedy_coreset, random_projection
 from .discriminated_coreset import DiscriminatedCoreset
-from .grouped_points import GroupedPoints, Search
-from .half_precision import Rounded, is_quick
+from .exhaustive import ExhaustiveSearch
+from .grouped_points import GroupedPoints
 from .memory_bank import MemoryBank
 from .outlier_factors import local_outlier_factors
 from .patch_memory import PatchMemory, PatchMemoryLearner
@@ -13,18 +13,16 @@ from .whitening import Moments, Whitening
 
 __all__ = [
     "DiscriminatedCoreset",
+    "ExhaustiveSearch",
     "GroupedPoints",
     "MemoryBank",
     "Moments",
     "PatchMemory",
     "PatchMemoryLearner",
     "PooledCoreset",
-    "Rounded",
-    "Search",
     "StreamedCoreset",
     "Whitening",
     "greedy_coreset",
-    "is_quick",
     "local_outlier_factors",
     "random_projection",
 ]

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...memory import in_blocks
+from .exhaustive import ExhaustiveSearch
 from .grouped_points import GroupedPoints
 
 # Points whose distances are kept up to date between full updates.
@@ -155,7 +156,11 @@ def _update(nearest: Tensor, points: Tensor, groups: GroupedPoints | None, new: 
         in_blocks(lower, len(points), _POINTS, _LEAST_POINTS)
         return
     grouped = nearest[groups.order]
-    groups.lower(grouped, points[new], winner=torch.zeros_like(groups.order), together=False)
+    picks = points[new]
+    # picks lie around the middle of all points, more or less, so that these need no centring
+    groups.lower(
+        grouped, picks, winner=torch.zeros_like(groups.order), whole=ExhaustiveSearch(picks)
+    )
     nearest[groups.order] = grouped
 
 

@@ -8,10 +8,10 @@ one matrix product. On MVTec AD's bottle 3 to 7 % of the centres remain in the c
 selection and 13 % in leave-one-image-out, because background, edges and texture lie far apart;
 on a rough texture all remain, and the search is the plain one.
 
-Matrix products propose: of vectors relative to the pivot, so that as little as possible is
-lost to rounding, in float32; or, where nothing is ruled out and the machine is quick at it, in
-bfloat16 (`half_precision`). Sums of squared differences in float32 decide: every centre whose
-proposal lies within rounding of the least is compared by them.
+Matrix products propose, of vectors relative to the pivot, so that as little as possible is
+lost to rounding. Sums of squared differences decide: every centre whose proposal lies within
+rounding of the least is compared by them. Points for which little is ruled out are better compared
+with all centres (`exhaustive`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ...memory import in_blocks
-from .half_precision import Rounded, bounds
+from .exhaustive import ExhaustiveSearch, keep_nearer, least_of_pairs, squared_distances
 
 # Points and centres of one matrix product: the result stays in the processor's cache.
 _ROWS = 1024
@@ -31,10 +31,8 @@ _GATHER_COST = 128
 _ROUNDING = 64 * 2.0**-23
 # Proposals whose least is looked at before they are.
 _PIECE = 64
-# Pairs of a point and a centre whose distance is computed together.
-_PAIRS = 65536
-# Centres of one product where all are compared, and nothing is picked out.
-_ALL_COLUMNS = 4096
+# Comparing a point with a centre among all costs so much of comparing it with one picked out.
+_WITH_ALL = 0.4
 # Points compared with pivots together, and the least where memory is short.
 _POINTS = 16384
 _LEAST_POINTS = 256
@@ -77,7 +75,7 @@ class GroupedPoints:
         *,
         winner: Tensor,
         labels: tuple[Tensor, Tensor] | None = None,
-        together: bool = True,
+        whole: ExhaustiveSearch | None = None,
     ) -> None:
         """Lower `nearest` by the distances to `centres`, in place.
 
@@ -88,30 +86,34 @@ class GroupedPoints:
         centres
             (C, D).
         winner
-            (N,) int64 in group order: gets the centre's row where one is nearer.
+            (N,) int64 in group order: gets the centre's row where one is nearer, the first of
+            equals.
         labels
             Labels of the points (N,) in group order and of the centres (C,), int32: a point
             is never compared with a centre of its own label.
-        together
-            Whether points for which little is ruled out are compared with all centres in
-            one product. That is quicker for many centres, but products are then not
-            relative to a pivot, and tell centres apart less finely.
+        whole
+            The centres ready to be compared with all together, which points for which little is
+            ruled out are; None for none.
         """
         search = Search(self._points, centres, nearest, winner, labels)
         to_centres = _distances(self._pivots.double(), centres.double())  # (G, C)
-        everywhere = []  # points that are better compared with all centres, together
+        everywhere = []  # points that are better compared with all centres
         for (number, start, stop), bound in zip(self._chunks, self._bounds(nearest)):
             near = to_centres[number] < bound
             candidates = near.nonzero().squeeze(1)
             size = stop - start
             pruned = len(candidates) * (size + _GATHER_COST)
-            if not together or pruned < len(centres) * size:
-                search.compare(slice(start, stop), candidates, self._pivots[number])
+            if whole is None or pruned < _WITH_ALL * len(centres) * size:
+                if len(candidates):
+                    search.compare(slice(start, stop), candidates, self._pivots[number])
             else:
                 everywhere.append(torch.arange(start, stop, device=nearest.device))
-        if everywhere:
-            for rows in torch.cat(everywhere).split(_ROWS):
-                search.compare(rows, None)
+        if whole is not None and everywhere:
+            rows = torch.cat(everywhere)
+            some = None if labels is None else (labels[0][rows], labels[1])
+            bounds, which = nearest[rows], winner[rows]
+            whole.lower(self._points[rows], bounds, which, some)
+            nearest[rows], winner[rows] = bounds, which
 
     def share_left(self, nearest: Tensor, centres: Tensor) -> float:
         """Which share of all comparisons `lower` would make, from 0 to 1."""
@@ -130,19 +132,6 @@ class GroupedPoints:
             for _, start, stop in self._chunks
         ]
 
-    def lower_by_all(
-        self,
-        nearest: Tensor,
-        centres: Tensor,
-        *,
-        winner: Tensor,
-        labels: tuple[Tensor, Tensor] | None = None,
-    ) -> None:
-        """As `lower`, without ruling any centre out: for few centres."""
-        search = Search(self._points, centres, nearest, winner, labels)
-        for start in range(0, len(self), _ROWS):
-            search.compare(slice(start, start + _ROWS), None)
-
 
 class Search:
     """Lowers `nearest` and sets `winner` of some points by some centres at a time.
@@ -151,9 +140,6 @@ class Search:
     ----------
     points, centres, nearest, winner, labels
         As `GroupedPoints.lower`; the points may be in any order.
-    rounded
-        The centres rounded beforehand, to be compared with all together in half precision.
-        By default float32 is used.
     """
 
     def __init__(
@@ -163,66 +149,31 @@ class Search:
         nearest: Tensor,
         winner: Tensor,
         labels: tuple[Tensor, Tensor] | None,
-        rounded: Rounded | None = None,
     ) -> None:
         self._points = points
         self._centres = centres
         self._nearest = nearest
         self._winner = winner
         self._labels = labels
-        self._rounded = rounded
 
-    def compare_all(self) -> None:
-        """Compare all points with all centres; quickest where labels stand in runs."""
-        starts = [0]
-        if self._labels is not None:
-            label = self._labels[0]
-            starts += ((label[1:] != label[:-1]).nonzero().squeeze(1) + 1).tolist()
-        for start, stop in zip(starts, [*starts[1:], len(self._points)]):
-            for first in range(start, stop, _ROWS):
-                rows = slice(first, min(first + _ROWS, stop))
-                self.compare(rows, None, columns=_ALL_COLUMNS)
-
-    def compare(
-        self,
-        rows: slice | Tensor,
-        candidates: Tensor | None,
-        origin: Tensor | None = None,
-        columns: int = _COLUMNS,
-    ) -> None:
-        """Compare the points `rows` with the `candidates`, or with all centres for None."""
+    def compare(self, rows: slice, candidates: Tensor, origin: Tensor) -> None:
+        """Compare the points `rows` with the `candidates`, by vectors relative to `origin`."""
         points = self._points[rows]  # (r, D)
-        relative = points if origin is None else points - origin
+        relative = points - origin
         nearest, winner = self._nearest[rows], self._winner[rows]
-        count = len(self._centres) if candidates is None else len(candidates)
-        rounded = None
-        if self._rounded is not None and candidates is None:
-            rounded = Rounded(relative, left=True)
-        for start in range(0, count, columns):
-            some: slice | Tensor = slice(start, start + columns)
-            if candidates is not None:
-                some = candidates[some]
-            own = None if self._labels is None else _own(self._labels, rows, some)
-            if rounded is not None:
-                assert self._rounded is not None and isinstance(some, slice)
-                proposed = _propose_in_half(rounded, self._rounded.part(some), own)
-            else:
-                picked = self._centres[some]  # (c, D)
-                if origin is not None:
-                    picked = picked - origin
-                proposed = _propose(relative, picked, own)
-            away, pieces, floor, limit = proposed
+        for some in candidates.split(_COLUMNS):
+            own = None  # (r, c) the pairs that do not count
+            if self._labels is not None:
+                own = self._labels[0][rows][:, None] == self._labels[1][some]
+            away, pieces, floor, limit = _propose(relative, self._centres[some] - origin, own)
             # most points are not nearer to any of these: only the others look for which
             maybe = ((floor <= nearest) & floor.isfinite()).nonzero().squeeze(1)
             if len(maybe) == 0:
                 continue
             if len(maybe) < len(points):
                 away, pieces, limit = away[maybe], pieces[maybe], limit[maybe]
-            which = some if isinstance(some, Tensor) else None
-            closest, chosen = self._decide(points, maybe, away, pieces, limit, start, which)
-            nearer = closest < nearest[maybe]
-            winner[maybe] = torch.where(nearer, chosen, winner[maybe])
-            nearest[maybe] = torch.minimum(nearest[maybe], closest)
+            closest, chosen = self._decide(points, maybe, away, pieces, limit, some)
+            keep_nearer(nearest, winner, maybe, closest, chosen)
         self._nearest[rows], self._winner[rows] = nearest, winner
 
     def _decide(
@@ -232,31 +183,20 @@ class Search:
         away: Tensor,
         pieces: Tensor,
         limit: Tensor,
-        start: int,
-        candidates: Tensor | None,
+        candidates: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Exact squared distances (m,) of the nearest centres of `points[rows]`, and which.
 
         Every centre whose proposal in `away` (m, c) is within the row's limit is compared;
         `pieces` are `_least_of_pieces` of it.
-        Column j is centre `candidates[j]`, or `start + j` for None.
+        Column j is centre `candidates[j]`.
         """
         row, column = _within(away, pieces, limit)  # (p,) by row
-        centre = column + start if candidates is None else candidates[column]
-        exact = torch.cat(
-            [
-                (points[rows[r]] - self._centres[c]).square_().sum(dim=1)
-                for r, c in zip(row.split(_PAIRS), centre.split(_PAIRS))
-            ]
-        )
+        centre = candidates[column]
+        exact = squared_distances(points, self._centres, rows[row], centre)
         if len(row) == len(rows):  # one each: a row has its least proposal at any rate
             return exact, centre
-        closest = exact.new_full((len(rows),), torch.inf)
-        closest.scatter_reduce_(0, row, exact, "amin")
-        best = (exact == closest[row]).nonzero().squeeze(1)
-        chosen = centre.new_full((len(rows),), len(self._centres))
-        chosen.scatter_reduce_(0, row[best], centre[best], "amin")  # the first of equals
-        return closest, chosen
+        return least_of_pairs(row, centre, exact, len(rows))
 
 
 def _least_of_pieces(away: Tensor) -> Tensor:
@@ -285,24 +225,6 @@ def _within(away: Tensor, least: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]
     return row, column
 
 
-def _own(labels: tuple[Tensor, Tensor], rows: slice | Tensor, some: slice | Tensor) -> Tensor:
-    """The pairs that do not count, (r, c) bool; or, where all rows have one label, the columns
-    (k,) int64 that do not."""
-    mine, theirs = labels[0][rows], labels[1][some]
-    if bool((mine == mine[0]).all()):
-        return (theirs == mine[0]).nonzero().squeeze(1)
-    return mine[:, None] == theirs
-
-
-def _mask(away: Tensor, own: Tensor | None) -> None:
-    if own is None:
-        return
-    if own.dtype == torch.bool:
-        away.masked_fill_(own, torch.inf)
-    else:
-        away.index_fill_(1, own, torch.inf)
-
-
 def _propose(
     points: Tensor, centres: Tensor, own: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -310,28 +232,18 @@ def _propose(
     squared distances (r,), and the limit (r,) that the nearest centre's proposal does not exceed,
     but for rounding.
 
-    `own` are the pairs that do not count, as `_own` gives them.
+    `own` are the pairs that do not count, (r, c) bool.
     """
     norms = points.square().sum(dim=1)
     away = torch.addmm(centres.square().sum(dim=1), points, centres.T, alpha=-2.0)
-    _mask(away, own)
+    if own is not None:
+        away.masked_fill_(own, torch.inf)
     pieces = _least_of_pieces(away)
     least = pieces.amin(dim=1)
     doubt = _ROUNDING * (norms + (least + norms).abs())
     # of infinity, where nothing counts, nothing is subtracted that would make it NaN
     floor = torch.where(least.isfinite(), least + norms - doubt, torch.inf)
     return away, pieces, floor, least + doubt
-
-
-def _propose_in_half(
-    points: Rounded, centres: Rounded, own: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `_propose`; the proposals are squared distances in bfloat16, and so is the limit."""
-    away = points.factors @ centres.factors.T
-    _mask(away, own)
-    pieces = _least_of_pieces(away)
-    floor, limit = bounds(points, centres, pieces.amin(dim=1))
-    return away, pieces, floor, limit
 
 
 def _apart(a: Tensor, b: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ...memory import in_blocks, is_out_of_memory, release_memory
-from .grouped_points import GroupedPoints, Search
-from .half_precision import Rounded, is_quick
+from .exhaustive import ExhaustiveSearch
+from .grouped_points import GroupedPoints
 from .room import bank_does_not_fit
 
 _T = TypeVar("_T")
@@ -22,15 +22,12 @@ _ROWS_PER_PIVOT = 32
 _SLAB = 32768
 _LEAST_SLAB = 256
 # Rows whose neighbourhoods are found together, and the least.
-_ROWS = 256
+_ROWS = 2048
 _LEAST_ROWS = 4
 # Up to so many queries all rows are compared.
-_FEW = 4096
-_FEW_IN_HALF = 16384
-_MUCH = 0.8
-_MUCH_IN_HALF = 0.3
-# Neighbours compared exactly beyond those wanted.
-_DOUBTFUL = 8
+_FEW = 8192
+# Share of comparisons that pivots must leave at most for it to pay that they rule others out.
+_MUCH = 0.3
 # Of an image's queries, those that are looked at closely first where the farthest is wanted; and
 # the part of the rows that bound distances before.
 _PROMISING = 16
@@ -54,8 +51,9 @@ class MemoryBank:
     image
         (M,) int64: number of the training image that a feature comes from.
     prune
-        Whether many queries are first looked over for what the triangle inequality rules out.
-        Whitened features lie in no clusters, so that it would rule out nothing.
+        Whether it is tried to rule most comparisons out by the triangle inequality: in fewer
+        dimensions, or else by pivots. Whitened features lie neither near a subspace nor in
+        clusters, so that nothing would be ruled out.
 
     Raises
     ------
@@ -72,18 +70,10 @@ class MemoryBank:
 
     def _prepare(self) -> None:
         features = self.features
-        # Centred, so that |q|^2 + |m|^2 - 2qm cancels as little as possible.
-        self._centre = features.mean(dim=0)
-        self._centred = features - self._centre
+        self._all = ExhaustiveSearch(features, project=self._prune)
         count = min(_PIVOTS, max(1, len(features) // _ROWS_PER_PIVOT))
         # The first picks of a greedy selection lie far apart: good pivots.
-        self._pivots = self._centred[:count]
-        quick = is_quick(features.device)
-        self._rounded = Rounded(self._centred, left=False) if quick else None
-        # Queries up to which comparing with all rows is quicker than ruling rows out, and the
-        # share of comparisons above which it is whatever the number of queries.
-        self._few = _FEW_IN_HALF if quick else _FEW
-        self._much = _MUCH_IN_HALF if quick else _MUCH
+        self._pivots = features[:count]
 
     def _fitting(self, work: Callable[[], _T]) -> _T:
         """Do it; where memory runs out, the error says what would fit."""
@@ -153,9 +143,12 @@ class MemoryBank:
     def _farthest(self, queries: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         count, k = queries.shape[:2]
         flat = queries.flatten(0, 1)
+        some = slice(0, max(_LEAST_PROBED, len(self) // _ROWS_PER_PROBED))
+        first = ExhaustiveSearch(self.features[some], project=self._prune)
+        theirs = self.image[some].int()
         bounds = torch.cat(
             in_blocks(
-                lambda i, j: self._bounds_from_above(queries[i:j], image[i:j]),
+                lambda i, j: self._nearest_of(first, theirs, queries[i:j], image[i:j]),
                 count,
                 max(1, _SLAB // k),
                 1,
@@ -181,55 +174,51 @@ class MemoryBank:
         which = (nearest == distances[:, None]).int().argmax(dim=1)  # the first of equals
         return distances, which, rows.gather(1, which[:, None]).squeeze(1)
 
-    def _bounds_from_above(self, queries: Tensor, image: Tensor) -> Tensor:
-        """(n, k) distances of queries (n, k, D) to the nearest of the first rows; inf for none."""
+    def _nearest_of(
+        self, some: ExhaustiveSearch, theirs: Tensor, queries: Tensor, image: Tensor
+    ) -> Tensor:
+        """(n, k) distances of queries (n, k, D) to the nearest of some rows; inf for none.
+
+        `theirs` are the rows' images.
+        """
         n, k = queries.shape[:2]
-        some = slice(0, max(_LEAST_PROBED, len(self) // _ROWS_PER_PROBED))
         nearest = queries.new_full((n * k,), torch.inf)
         winner = torch.zeros(n * k, dtype=torch.int64, device=queries.device)
-        labels = (image.int().repeat_interleave(k), self.image[some].int())
-        rounded = None if self._rounded is None else self._rounded.part(some)
-        centred = queries.flatten(0, 1) - self._centre
-        Search(centred, self._centred[some], nearest, winner, labels, rounded).compare_all()
+        labels = (image.int().repeat_interleave(k), theirs)
+        some.lower(queries.flatten(0, 1), nearest, winner, labels)
         return nearest.sqrt_().view(n, k)
 
     def _search(self, queries: Tensor, query_image: Tensor | None) -> tuple[Tensor, Tensor]:
-        centred = queries - self._centre
         nearest = queries.new_full((len(queries),), torch.inf)  # squared
         winner = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
         labels = None
         if query_image is not None:
             labels = (query_image.int(), self.image.int())
-        if self._prune and len(queries) > self._few:
-            groups = GroupedPoints(centred, self._pivots)
+        if self._prune and not self._all.projects and len(queries) > _FEW:
+            self._look_at_some(queries, nearest, winner, labels)
+            groups = GroupedPoints(queries, self._pivots)
             order = groups.order
             grouped = None if labels is None else (labels[0][order], labels[1])
             bound, which = nearest[order], winner[order]
-            self._look_at_some(groups, bound, which, grouped)
-            much = groups.share_left(bound, self._centred) > self._much
+            much = groups.share_left(bound, self.features) > _MUCH
             if not much:
-                groups.lower(bound, self._centred, winner=which, labels=grouped)
-            nearest[order], winner[order] = bound, which
-            if not much:
+                groups.lower(bound, self.features, winner=which, labels=grouped, whole=self._all)
+                nearest[order], winner[order] = bound, which
                 return nearest.sqrt_(), winner
-        Search(centred, self._centred, nearest, winner, labels, self._rounded).compare_all()
+        self._all.lower(queries, nearest, winner, labels)
         return nearest.sqrt_(), winner
 
     def _look_at_some(
         self,
-        groups: GroupedPoints,
+        queries: Tensor,
         nearest: Tensor,
         winner: Tensor,
         labels: tuple[Tensor, Tensor] | None,
     ) -> None:
         some = torch.arange(0, len(self), _STRIDE, device=winner.device)
         first = torch.full_like(winner, -1)
-        groups.lower_by_all(
-            nearest,
-            self._centred[some],
-            winner=first,
-            labels=None if labels is None else (labels[0], labels[1][some]),
-        )
+        theirs = None if labels is None else (labels[0], labels[1][some])
+        ExhaustiveSearch(self.features[some]).lower(queries, nearest, first, theirs)
         found = first >= 0  # masking can leave none of these few
         winner[found] = some[first[found]]
 
@@ -254,13 +243,11 @@ class MemoryBank:
             fewer than K.
         """
 
+        def find(start: int, stop: int) -> tuple[Tensor, Tensor]:
+            own = None if row_image is None else row_image[start:stop]
+            return self._neighbourhood(rows[start:stop], min(size, len(self)), own)
+
         def find_all() -> tuple[Tensor, Tensor]:
-            norms = self._centred.square().sum(dim=1)
-
-            def find(start: int, stop: int) -> tuple[Tensor, Tensor]:
-                own = None if row_image is None else row_image[start:stop]
-                return self._neighbourhood(rows[start:stop], norms, min(size, len(self)), own)
-
             found = in_blocks(find, len(rows), _ROWS, _LEAST_ROWS)
             return torch.cat([n for n, _ in found]), torch.cat([v for _, v in found])
 
@@ -268,20 +255,18 @@ class MemoryBank:
             return self._fitting(find_all)
 
     def _neighbourhood(
-        self, rows: Tensor, norms: Tensor, size: int, row_image: Tensor | None
+        self, rows: Tensor, size: int, row_image: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        away = torch.addmm(norms, self._centred[rows], self._centred.T, alpha=-2.0)
-        own = None if row_image is None else row_image[:, None] == self.image  # (q, M)
-        # a row is its own nearest, also where rounding says otherwise
-        away[torch.arange(len(rows), device=away.device), rows] = -torch.inf
-        if own is not None:
-            away.masked_fill_(own, torch.inf)
-        more = min(size + _DOUBTFUL, len(self))
-        indices = away.topk(more, dim=1, largest=False).indices  # (q, more)
-        # the product proposes, sums of squared differences decide
-        apart = self.features[rows][:, None, :] - self.features[indices]
-        exact = apart.square_().sum(dim=2)  # (q, more)
-        if own is not None:
-            exact.masked_fill_(own.gather(1, indices), torch.inf)
-        values, order = exact.sort(dim=1, stable=True)
-        return indices.gather(1, order)[:, :size], ~values[:, :size].isposinf()
+        labels = None if row_image is None else (row_image.int(), self.image.int())
+        found, distances = self._all.nearest_few(self.features[rows], size, labels)
+        valid = distances.isfinite()
+        # a row is its own nearest, also of copies of it, unless its image is masked
+        counts = torch.ones_like(rows, dtype=torch.bool)
+        if row_image is not None:
+            counts = self.image[rows] != row_image
+        again = (found == rows[:, None]) & valid & counts[:, None]
+        again[:, -1] |= counts & ~again.any(dim=1)  # then the last is one too many
+        kept = torch.cat([counts[:, None], ~again], dim=1)  # (q, size + 1)
+        itself = torch.cat([rows[:, None], found], dim=1)
+        valid = torch.cat([counts[:, None], valid], dim=1)
+        return itself[kept].view(-1, size), valid[kept].view(-1, size)

@@ -14,7 +14,7 @@ _ROW_BYTES = 256
 
 
 def row_bytes(dimension: int) -> int:
-    """Bytes for a row of a bank: its features, centred, and in half precision."""
+    """Bytes for a row of a bank: its features, centred for a moment, and in half precision."""
     return (4 + 4 + 2) * dimension + _ROW_BYTES
 
 
