@@ -102,8 +102,6 @@ def test_copies_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     updates = [0]
     update = coreset_module._update
 
-    monkeypatch.setattr(memory_bank, "_FEW", 0)
-
     def counting(*arguments):  # type: ignore[no-untyped-def]
         updates[0] += 1
         update(*arguments)
@@ -193,6 +191,7 @@ def test_search_is_exact_where_much_is_ruled_out(monkeypatch: pytest.MonkeyPatch
     compare, lower = grouped_points.Search.compare, ExhaustiveSearch.lower
 
     monkeypatch.setattr(memory_bank, "_FEW", 0)
+    monkeypatch.setattr(memory_bank, "is_quick", lambda device: False)
     monkeypatch.setattr(grouped_points, "_WITH_ALL", 1.0)  # as long as anything is ruled out
 
     def counting(self, rows, candidates, origin):  # type: ignore[no-untyped-def]
@@ -361,7 +360,8 @@ def test_every_way_of_searching_finds_the_same(
         ),
     }
     monkeypatch.setattr(memory_bank, "_FEW", 0)
-    found["pruned"] = whole.search(queries, asked)
+    monkeypatch.setattr(memory_bank, "is_quick", lambda device: False)
+    found["pruned"] = MemoryBank(features, image).search(queries, asked)
     true = torch.cdist(queries.double(), features.double(), compute_mode=EXACT)
     if asked is not None:
         true.masked_fill_(asked[:, None] == image, torch.inf)

@@ -21,8 +21,8 @@ from pyimgano.models import create_model, register_model
 from pyimgano.models.bank import (
     MemoryBank,
     StreamedCoreset,
-    greedy_coreset,
     exhaustive,
+    greedy_coreset,
     grouped_points,
     room,
 )

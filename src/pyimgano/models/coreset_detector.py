@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from .bank import MemoryBank, StreamedCoreset
 
 
-# Images whose other patches are looked at together.
+# Images whose patches are compared with the bank together, and the bytes of these: what is larger
+# is asked of the system, and given back to it, each time.
 _AT_ONCE = 64
+_BYTES_AT_ONCE = 2**24
 
 
 class CoresetDetector(BackboneDetector):
@@ -214,24 +216,24 @@ class CoresetDetector(BackboneDetector):
         whole = np.arange(len(patches))
         if self.farthest_decides and owner is not None:
             whole = evenly(whole, WHOLE_MAPS)
-        everywhere = len(whole) == len(patches)
-        wholly = torch.from_numpy(whole).to(patches.device)
-        some = patches if everywhere else patches[wholly]  # not a copy where it need not be one
-        own = owner if everywhere or owner is None else owner[wholly]
-        distances, rows = self._bank.search(
-            some.flatten(0, 1), None if own is None else own.repeat_interleave(cells)
-        )
-        grids, rows = self._weigh(distances, rows).view(-1, cells), rows.view(-1, cells)
-        scores = patches.new_empty(len(patches))
-        scores[wholly] = self._image_scores(some, grids, rows, own)
-        if not everywhere:
-            assert owner is not None
-            others = torch.from_numpy(np.setdiff1d(np.arange(len(patches)), whole))
-            for numbers in others.to(patches.device).split(_AT_ONCE):
+        others = np.setdiff1d(np.arange(len(patches)), whole)
+        at_once = min(_AT_ONCE, max(1, _BYTES_AT_ONCE // patches[0].nbytes))
+        scores, maps = patches.new_empty(len(patches)), []
+        for numbers in torch.from_numpy(whole).to(patches.device).split(at_once):
+            some, own = patches[numbers], None if owner is None else owner[numbers]
+            distances, rows = self._bank.search(
+                some.flatten(0, 1), None if own is None else own.repeat_interleave(cells)
+            )
+            maps.append(self._weigh(distances, rows).view(-1, cells))
+            scores[numbers] = self._image_scores(some, maps[-1], rows.view(-1, cells), own)
+        for numbers in torch.from_numpy(others).to(patches.device).split(at_once):
+            if len(numbers):
+                assert owner is not None
                 some, own = patches[numbers], owner[numbers]
                 farthest, which, row = self._bank.farthest(some, own)
                 one = some.gather(1, which[:, None, None].expand(-1, 1, some.shape[2]))
                 scores[numbers] = self._image_scores(one, farthest[:, None], row[:, None], own)
+        grids = torch.cat(maps)
         found = scores.double().cpu().numpy()
         trusted = self._trusted(found, self._train_image[::cells].cpu().numpy())
         return TrainingScores(

@@ -9,6 +9,8 @@ neither on the machine's units nor on how the work was cut up.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -18,10 +20,10 @@ from .rounded import Rounded, RoundedRows, is_quick
 
 # Rows are filled up to a multiple of this. Of each class of rows whose numbers leave the same
 # remainder the least entry is looked at first: the processor finds these side by side.
-_CLASSES = 256
-# Bytes of one product on a processor, whose caches it stays in, and on a GPU.
-_BYTES = 2**23
-_BYTES_ON_GPU = 2**28
+CLASSES = 256
+# Entries of one product on a processor, whose caches they stay in, and on a GPU.
+_ENTRIES = 2**22
+_ENTRIES_ON_GPU = 2**27
 _LEAST_QUERIES, _MOST_QUERIES = 64, 16384
 # Queries that are rounded together.
 _ROUNDED = 2048
@@ -51,20 +53,30 @@ class ExhaustiveSearch:
     def __init__(self, rows: Tensor, *, project: bool = False) -> None:
         self._rows = rows
         self._dtype = torch.bfloat16 if is_quick(rows.device) else torch.float32
-        # Products are those of vectors around their mean, so that they cancel as little as possible.
+        # Products are those of vectors around their mean: they cancel as little as possible.
         self._centre = rows.mean(dim=0)
         centred = rows - self._centre
         self._projection = Projection.of(centred) if project else None
         self.projects = self._projection is not None
         vectors, moved = self._projected(centred)
-        self._rounded = RoundedRows(vectors, dtype=self._dtype, fill=_CLASSES, moved=moved)
-        cells = len(self._rounded) * self._rounded.factors.element_size()
-        bytes_ = _BYTES_ON_GPU if rows.device.type == "cuda" else _BYTES
-        at_once = min(_MOST_QUERIES, bytes_ // cells)
+        self._rounded = RoundedRows(vectors, dtype=self._dtype, fill=CLASSES, moved=moved)
+        entries = _ENTRIES_ON_GPU if rows.device.type == "cuda" else _ENTRIES
+        at_once = min(_MOST_QUERIES, entries // len(self._rounded))
         self._at_once = max(_LEAST_QUERIES, at_once // _LEAST_QUERIES * _LEAST_QUERIES)
 
     def _projected(self, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
         return (vectors, None) if self._projection is None else self._projection(vectors)
+
+    def beginning(self, rows: int) -> ExhaustiveSearch:
+        """A search of at least the first `rows` rows."""
+        first = slice(0, max(1, -(-rows // CLASSES)) * CLASSES)
+        found = copy(self)
+        found._rows, found._rounded = self._rows[first], self._rounded.part(first)
+        return found
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self._rows)
 
     def lower(
         self,
@@ -89,6 +101,21 @@ class ExhaustiveSearch:
         """
         for block, rounded, entries in self._compared(queries, labels):
             self._decide(queries[block], rounded, entries, nearest[block], winner[block])
+
+    def near(self, queries: Tensor, labels: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """(Q,) squared distances of queries to the rows that seem nearest, of which few are not.
+
+        For a part of the work of `lower`; `inf` where none counts.
+        """
+        found = queries.new_empty(len(queries))
+        for block, _, entries in self._compared(queries, labels):
+            classes = entries.unflatten(1, (-1, CLASSES))  # (q, m, classes)
+            least, which = classes.amin(dim=1).min(dim=1)
+            numbers = torch.arange(len(which), device=which.device)
+            row = _seeming(classes, which, numbers).clamp_(max=len(self) - 1)  # where none counts
+            distances = squared_distances(queries[block], self._rows, numbers, row)
+            found[block] = distances.where(least.isfinite(), torch.inf)
+        return found
 
     def nearest_few(
         self, queries: Tensor, size: int, labels: tuple[Tensor, Tensor] | None = None
@@ -136,7 +163,7 @@ class ExhaustiveSearch:
         self, queries: Tensor, rounded: Rounded, entries: Tensor, nearest: Tensor, winner: Tensor
     ) -> None:
         """Lower `nearest` (q,) by the rows whose entries (q, M') say that they may be nearer."""
-        classes = entries.unflatten(1, (-1, _CLASSES))  # (q, m, classes)
+        classes = entries.unflatten(1, (-1, CLASSES))  # (q, m, classes)
         least_of_class = classes.amin(dim=1)  # (q, classes)
         least, which = least_of_class.min(dim=1)
         floor = self._rounded.floor(rounded, least)
@@ -144,8 +171,7 @@ class ExhaustiveSearch:
         asked = ((floor <= nearest) & floor.isfinite()).nonzero().squeeze(1)  # (a,)
         if len(asked) == 0:
             return
-        which = which[asked]
-        first = classes[asked, :, which].argmin(dim=1) * _CLASSES + which  # (a,)
+        first = _seeming(classes, which[asked], asked)  # (a,)
         closest = squared_distances(queries, self._rows, asked, first)
         bound = torch.minimum(closest, nearest[asked])
         limit = self._rounded.limit(rounded, nearest.scatter(0, asked, bound))[asked]
@@ -164,18 +190,17 @@ class ExhaustiveSearch:
             )
         keep_nearer(nearest, winner, asked, closest, chosen)
 
-
     def _choose(
         self, queries: Tensor, rounded: Rounded, entries: Tensor, rows: Tensor, distances: Tensor
     ) -> None:
         """Set `rows` and `distances` (q, k) to the nearest."""
         size = rows.shape[1]
-        classes = entries.unflatten(1, (-1, _CLASSES))  # (q, m, classes)
+        classes = entries.unflatten(1, (-1, CLASSES))  # (q, m, classes)
         least_of_class = classes.amin(dim=1)  # (q, classes)
         finite = torch.finfo(entries.dtype).max
         # as many classes have a row up to this
         limit = torch.full_like(least_of_class[:, 0], finite)
-        if size <= _CLASSES:
+        if size <= CLASSES:
             limit = least_of_class.kthvalue(size, dim=1).values.clamp(max=finite)
         found = self._sorted(queries, classes, least_of_class, limit, size)
         bound = found[1][:, -1]  # of the rows that seem nearest the farthest
@@ -193,7 +218,7 @@ class ExhaustiveSearch:
         `limit` (q,)."""
         numbers = torch.arange(len(queries), device=queries.device)
         query, row = _within(classes, least_of_class, limit, numbers)  # (p,)
-        order = (query * (classes.shape[1] * _CLASSES) + row).argsort()
+        order = (query * (classes.shape[1] * CLASSES) + row).argsort()
         query, row = query[order], row[order]
         count = torch.bincount(query, minlength=len(queries))
         place = torch.arange(len(query), device=row.device) - (count.cumsum(0) - count)[query]
@@ -224,7 +249,7 @@ class _Runs:
         """(start, stop) from `first` to `last`, up to `most` each."""
         ends = [first, *(start for start in self._starts if first < start < last), last]
         found = []
-        for start, stop in zip(ends, ends[1:]):
+        for start, stop in pairwise(ends):
             even = -(-(stop - start) // -(-(stop - start) // most))
             found += [(i, min(i + even, stop)) for i in range(start, stop, even)]
         return found
@@ -238,6 +263,11 @@ def _mask(entries: Tensor, mine: Tensor, theirs: Tensor, *, one: bool) -> None:
         entries[:, : len(theirs)].masked_fill_(mine[:, None] == theirs, torch.inf)
 
 
+def _seeming(classes: Tensor, which: Tensor, queries: Tensor) -> Tensor:
+    """Of queries (a,), the row with the least of the entries (q, m, classes) of its class (a,)."""
+    return classes[queries, :, which].argmin(dim=1) * CLASSES + which
+
+
 def _within(
     classes: Tensor, least_of_class: Tensor, limit: Tensor, queries: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -248,7 +278,7 @@ def _within(
     among, which = (least_of_class[queries] <= limit[:, None]).nonzero(as_tuple=True)
     entries = classes[queries[among], :, which]  # (n, m)
     found, member = (entries <= limit[among, None]).nonzero(as_tuple=True)
-    return among[found], member * _CLASSES + which[found]
+    return among[found], member * CLASSES + which[found]
 
 
 def squared_distances(points: Tensor, centres: Tensor, point: Tensor, centre: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from ...memory import in_blocks, is_out_of_memory, release_memory
 from .exhaustive import ExhaustiveSearch
 from .grouped_points import GroupedPoints
 from .room import bank_does_not_fit
+from .rounded import is_quick
 
 _T = TypeVar("_T")
 
@@ -32,7 +33,6 @@ _MUCH = 0.3
 # the part of the rows that bound distances before.
 _PROMISING = 16
 _ROWS_PER_PROBED = 16
-_LEAST_PROBED = 64
 # Every so many rows, one is looked at first, for upper bounds that rule most others out.
 _STRIDE = 32
 
@@ -71,9 +71,12 @@ class MemoryBank:
     def _prepare(self) -> None:
         features = self.features
         self._all = ExhaustiveSearch(features, project=self._prune)
+        # Where comparing is quick, ruling out by pivots takes as long as it saves.
+        self._groups = self._prune and not self._all.projects and not is_quick(features.device)
         count = min(_PIVOTS, max(1, len(features) // _ROWS_PER_PIVOT))
-        # The first picks of a greedy selection lie far apart: good pivots.
+        # The first picks of a greedy selection lie far apart: good pivots, and good bounds.
         self._pivots = features[:count]
+        self._first = self._all.beginning(len(self) // _ROWS_PER_PROBED)
 
     def _fitting(self, work: Callable[[], _T]) -> _T:
         """Do it; where memory runs out, the error says what would fit."""
@@ -143,17 +146,8 @@ class MemoryBank:
     def _farthest(self, queries: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         count, k = queries.shape[:2]
         flat = queries.flatten(0, 1)
-        some = slice(0, max(_LEAST_PROBED, len(self) // _ROWS_PER_PROBED))
-        first = ExhaustiveSearch(self.features[some], project=self._prune)
-        theirs = self.image[some].int()
-        bounds = torch.cat(
-            in_blocks(
-                lambda i, j: self._nearest_of(first, theirs, queries[i:j], image[i:j]),
-                count,
-                max(1, _SLAB // k),
-                1,
-            )
-        )  # (N, k)
+        labels = image.int().repeat_interleave(k), self.image[: len(self._first)].int()
+        bounds = self._first.near(flat, labels).sqrt_().view(count, k)
         nearest = torch.full_like(bounds, -torch.inf)
         rows = torch.zeros_like(nearest, dtype=torch.int64)
 
@@ -174,27 +168,13 @@ class MemoryBank:
         which = (nearest == distances[:, None]).int().argmax(dim=1)  # the first of equals
         return distances, which, rows.gather(1, which[:, None]).squeeze(1)
 
-    def _nearest_of(
-        self, some: ExhaustiveSearch, theirs: Tensor, queries: Tensor, image: Tensor
-    ) -> Tensor:
-        """(n, k) distances of queries (n, k, D) to the nearest of some rows; inf for none.
-
-        `theirs` are the rows' images.
-        """
-        n, k = queries.shape[:2]
-        nearest = queries.new_full((n * k,), torch.inf)
-        winner = torch.zeros(n * k, dtype=torch.int64, device=queries.device)
-        labels = (image.int().repeat_interleave(k), theirs)
-        some.lower(queries.flatten(0, 1), nearest, winner, labels)
-        return nearest.sqrt_().view(n, k)
-
     def _search(self, queries: Tensor, query_image: Tensor | None) -> tuple[Tensor, Tensor]:
         nearest = queries.new_full((len(queries),), torch.inf)  # squared
         winner = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
         labels = None
         if query_image is not None:
             labels = (query_image.int(), self.image.int())
-        if self._prune and not self._all.projects and len(queries) > _FEW:
+        if self._groups and len(queries) > _FEW:
             self._look_at_some(queries, nearest, winner, labels)
             groups = GroupedPoints(queries, self._pivots)
             order = groups.order

@@ -14,10 +14,15 @@ moved, and the product's own rounding is what is bounded.
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # The product is rounded to its dtype once more, relative to its value,
 _RELATIVE = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-22}
@@ -88,9 +93,9 @@ class Rounded:
     def __len__(self) -> int:
         return len(self.factors)
 
-    def part(self, rows: slice) -> Rounded:
+    def part(self, rows: slice) -> Self:
         """Some of the vectors."""
-        part = object.__new__(Rounded)
+        part = copy(self)
         part.factors, part.moved = self.factors[rows], self.moved[rows]
         part.lengths = self.lengths[rows]
         return part
