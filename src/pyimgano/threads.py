@@ -11,10 +11,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import UsageError
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 _CONTROL_GROUP = Path("/sys/fs/cgroup/cpu.max")
 
@@ -127,6 +131,25 @@ def apply_thread_count() -> None:
     for told in _told().values():
         if _chosen is not None or told.get() > count:
             told.set(count)
+
+
+@contextmanager
+def single_blas_thread() -> Iterator[None]:
+    """One thread for what numpy leaves to its BLAS.
+
+    Sums are then the same whatever the number of threads; and those of numpy's BLAS keep their
+    cores busy for long after each call, cores that torch's need next.
+    """
+    with _blas().limit(limits=1, user_api="blas"):
+        yield
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """The libraries that are loaded when it is first asked for, numpy's among them."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 class _Told(NamedTuple):

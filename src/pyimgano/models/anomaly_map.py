@@ -7,7 +7,7 @@ the columns: map = R @ grid @ C^T.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Standard deviation of the smoothing, in pixels of the map (Roth et al. 2022, section 3.3).
 SIGMA = 4.0
+# Standard deviations that the Gaussian is cut at.
+_TRUNCATE = 4.0
 # Of the cells that count, in a pixel's score; a pixel in such a cell has far more.
 _LEAST_WEIGHT = 1e-4
 
@@ -51,7 +53,7 @@ def smooth_maps(
 @lru_cache(maxsize=16)
 def _operator(cells: int, pixels: int, sigma: float) -> npt.NDArray[np.float32]:
     """(pixels, cells): upsampling from `cells` to `pixels`, then smoothing, along one axis."""
-    from scipy.ndimage import gaussian_filter1d
+    import cv2
 
     centre = np.clip((np.arange(pixels) + 0.5) * cells / pixels - 0.5, 0, cells - 1)
     left = np.floor(centre).astype(int)
@@ -60,9 +62,10 @@ def _operator(cells: int, pixels: int, sigma: float) -> npt.NDArray[np.float32]:
     upsample = np.zeros((pixels, cells))
     upsample[np.arange(pixels), left] += 1 - weight
     upsample[np.arange(pixels), right] += weight
-    smooth = upsample
+    smooth: npt.NDArray[Any] = upsample
     if sigma > 0:
-        smooth = gaussian_filter1d(upsample, sigma, axis=0, mode="reflect", truncate=4.0)
+        gaussian = cv2.getGaussianKernel(2 * int(_TRUNCATE * sigma + 0.5) + 1, sigma)
+        smooth = cv2.sepFilter2D(upsample, -1, np.ones(1), gaussian, borderType=cv2.BORDER_REFLECT)
     return np.ascontiguousarray(smooth, dtype=np.float32)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ...threads import single_blas_thread
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 SHRINKAGE = 0.01
 # Rows whose products are summed together, in double precision.
 _ROWS = 16384
+# Rows that are whitened together: what this takes stays in the processor's caches.
+_WHITENED = 1024
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,10 @@ class Moments:
     @classmethod
     def of(cls, rows: Tensor, origin: npt.NDArray[np.float64] | None = None) -> Moments:
         """Of (N, D), the same however many threads there are; `origin` is their mean if None."""
-        from threadpoolctl import threadpool_limits
-
         if origin is None:
             origin = rows.double().mean(dim=0).cpu().numpy()
         total, products = np.zeros(len(origin)), np.zeros((len(origin), len(origin)))
-        with threadpool_limits(limits=1, user_api="blas"):
+        with single_blas_thread():
             for some in rows.split(_ROWS):
                 away = some.cpu().numpy().astype(np.float64) - origin
                 total += away.sum(axis=0)
@@ -121,12 +123,13 @@ class Whitening:
 
     def blocks(self, rows: Tensor) -> None:
         """(N, D), in place, some at a time."""
-        for some in rows.split(_ROWS):
+        for some in rows.split(_WHITENED):
             some.copy_(self(some[None])[0])
 
 
 def _whitener(covariance: npt.NDArray[np.float64], shrinkage: float) -> npt.NDArray[np.float64]:
-    variances, directions = np.linalg.eigh(covariance)
+    with single_blas_thread():
+        variances, directions = np.linalg.eigh(covariance)
     # the largest first; a sign for each that does not depend on the program's whim
     variances, directions = variances[::-1].clip(min=0.0), directions[:, ::-1]
     largest = np.abs(directions).argmax(axis=0)
