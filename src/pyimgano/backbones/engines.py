@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib.util
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -132,12 +133,24 @@ class OpenVinoEngine:
 
         # Traced by hand: openvino's own tracing runs the network several times.
         one = torch.zeros((1, height, width, 3), dtype=torch.uint8)
-        with torch.inference_mode(), warnings.catch_warnings():
+        # By one thread: those of torch wait for each other, and images are being decoded already.
+        with torch.inference_mode(), _one_thread(), warnings.catch_warnings():
             # that padding depends on the shape, which is fixed for this program
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(self._graph, one, check_trace=False)
             shape = openvino.PartialShape([1, height, width, 3])
             return openvino.convert_model(traced, example_input=one, input=[shape])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For torch, for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def resolve_device(device: str) -> torch.device:

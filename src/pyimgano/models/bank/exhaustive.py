@@ -25,13 +25,14 @@ CLASSES = 256
 _ENTRIES = 2**22
 _ENTRIES_ON_GPU = 2**27
 _LEAST_QUERIES, _MOST_QUERIES = 64, 16384
-# Queries that are rounded together.
+# Queries that are rounded together, at most, and the bytes of their features.
 _ROUNDED = 2048
+_ROUNDED_BYTES = 2**22
 # Where labels change more often than this, they are compared pair by pair.
 _SHORT_RUN = 64
 # Bytes of the vectors whose distances are computed together: more would be asked of the system, and
 # given back to it, each time.
-_PAIR_BYTES = 2**23
+_PAIR_BYTES = 2**21
 
 
 class ExhaustiveSearch:
@@ -146,7 +147,8 @@ class ExhaustiveSearch:
     ) -> Iterator[tuple[slice, Rounded, Tensor]]:
         """Some queries (q, D) after others, with their entries (q, M')."""
         runs = _Runs(None if labels is None else labels[0])
-        group = max(self._at_once, _ROUNDED)
+        group = min(_ROUNDED, max(1, _ROUNDED_BYTES // (4 * queries.shape[1])))
+        group = max(self._at_once, group)
         for first in range(0, len(queries), group):
             some = queries[first : first + group]
             vectors, moved = self._projected(some - self._centre)
@@ -288,7 +290,7 @@ def squared_distances(points: Tensor, centres: Tensor, point: Tensor, centre: Te
     """
     at_once = max(1, _PAIR_BYTES // (4 * points.shape[1]))
     found = [
-        points[p].sub_(centres[c]).square_().sum(dim=1)
+        points.index_select(0, p).sub_(centres.index_select(0, c)).square_().sum(dim=1)
         for p, c in zip(point.split(at_once), centre.split(at_once))
     ]
     return found[0] if len(found) == 1 else torch.cat(found)

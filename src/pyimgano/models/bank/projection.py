@@ -72,9 +72,10 @@ class Projection:
 
     def __call__(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """(n, k + 1) of vectors (n, D), and (n,) by how much each may be off for rounding."""
-        lengths = vectors.square().sum(dim=1)
+        lengths = torch.linalg.vector_norm(vectors, dim=1).square_()
         projected = vectors @ self._directions  # (n, k)
-        rest = (lengths - projected.square().sum(dim=1)).clamp_(min=0.0)
+        inside = torch.linalg.vector_norm(projected, dim=1).square_()
+        rest = (lengths - inside).clamp_(min=0.0)
         remainder = rest.sqrt()  # (n,)
         # |sqrt(a + e) - sqrt(a)| is at most sqrt(e), and at most e / sqrt(a)
         doubt = _ROUNDING * lengths
