@@ -144,6 +144,22 @@ def single_blas_thread() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def single_torch_thread(wanted: bool = True) -> Iterator[None]:
+    """One thread for torch, if it is `wanted`: for steps so small that waking others takes longer
+    than they save, as they sleep soon (`calm_openmp`)."""
+    torch = sys.modules.get("torch")
+    before = 1 if torch is None or not wanted else torch.get_num_threads()
+    if torch is None or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @cache
 def _blas() -> ThreadpoolController:
     """The libraries that are loaded when it is first asked for, numpy's among them."""

@@ -10,8 +10,7 @@ from __future__ import annotations
 import importlib.util
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from ..threads import single_torch_thread
 from .programs import ProgramStore
 
 #: Largest difference between the engines' features, relative to a layer's largest value.
@@ -58,7 +58,11 @@ class TorchEngine:
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
             torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bfloat16"),
         ):
-            batch = torch.from_numpy(pixels).to(self._device)  # (N, H, W, 3)
+            batch = torch.from_numpy(pixels)  # (N, H, W, 3)
+            if self._device.type == "cuda":
+                # from memory that stays where it is, so that it is copied while the GPU computes
+                batch = batch.pin_memory()
+            batch = batch.to(self._device, non_blocking=True)
             return [features.float() for features in self._graph(batch)]
 
 
@@ -134,23 +138,12 @@ class OpenVinoEngine:
         # Traced by hand: openvino's own tracing runs the network several times.
         one = torch.zeros((1, height, width, 3), dtype=torch.uint8)
         # By one thread: those of torch wait for each other, and images are being decoded already.
-        with torch.inference_mode(), _one_thread(), warnings.catch_warnings():
+        with torch.inference_mode(), single_torch_thread(), warnings.catch_warnings():
             # that padding depends on the shape, which is fixed for this program
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(self._graph, one, check_trace=False)
             shape = openvino.PartialShape([1, height, width, 3])
             return openvino.convert_model(traced, example_input=one, input=[shape])
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """For torch, for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def resolve_device(device: str) -> torch.device:

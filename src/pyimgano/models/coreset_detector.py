@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..errors import SavedModelError
 from ..images import NetworkInput
+from ..threads import single_torch_thread
 from .detector import Progress, TrainingScores
 from .on_backbone import BackboneDetector
 from .parameters import Count, Ratio
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 # is asked of the system, and given back to it, each time.
 _AT_ONCE = 64
 _BYTES_AT_ONCE = 2**24
+# Multiplications up to which one thread is as quick as several.
+_FEW = 2**29
 
 
 class CoresetDetector(BackboneDetector):
@@ -177,12 +180,17 @@ class CoresetDetector(BackboneDetector):
 
         with torch.inference_mode():
             patches = self._counted(self._patches(images).flatten(1, 2))  # (B, k, D)
-            distances, rows = self._bank.search(patches.flatten(0, 1))
-            distances = self._weigh(distances, rows).view(len(images), -1)
-            rows = rows.view(len(images), -1)
-            scores = self._image_scores(patches, distances, rows, None)
-            found = self._maps(distances) if maps else None
+            with single_torch_thread(self._few(patches)):
+                distances, rows = self._bank.search(patches.flatten(0, 1))
+                distances = self._weigh(distances, rows).view(len(images), -1)
+                rows = rows.view(len(images), -1)
+                scores = self._image_scores(patches, distances, rows, None)
+                found = self._maps(distances) if maps else None
             return scores.double().cpu().numpy(), None if found is None else found.cpu().numpy()
+
+    def _few(self, patches: Tensor) -> bool:
+        """Whether it takes little to compare patches (B, k, D) with the bank."""
+        return patches.numel() * len(self._bank) <= _FEW
 
     # ---- scores of the training images
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ..errors import SavedModelError, UsageError
 from ..images import ImageSource, NetworkInput
+from ..threads import single_torch_thread
 from .anomaly_map import SIGMA
 from .coreset_detector import CoresetDetector
 from .detector import Progress, TrainingScores
@@ -318,11 +319,12 @@ class VisionPatchCore(CoresetDetector):
             return super()._score_batch(images, maps)
         with torch.inference_mode():
             patches = self._counted_each(self._features(images))
-            near, context = self._memories.distances(patches)
-            found = self._maps(near)
-            scores = self._peaks(found)
-            if context is not None:
-                scores = scores + CONTEXT_WEIGHT * context.amax(dim=1)
+            with single_torch_thread(self._few(patches[0])):
+                near, context = self._memories.distances(patches)
+                found = self._maps(near)
+                scores = self._peaks(found)
+                if context is not None:
+                    scores = scores + CONTEXT_WEIGHT * context.amax(dim=1)
             return scores.double().cpu().numpy(), found.cpu().numpy() if maps else None
 
     def _peaks_of_each(self, distances: list[Tensor]) -> list[Tensor]:
