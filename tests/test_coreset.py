@@ -407,6 +407,22 @@ def test_the_nearest_few_are_those_of_a_sorted_list(
     np.testing.assert_array_equal(found.numpy()[counted], order[counted])
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_what_seems_nearest_bounds_from_above(monkeypatch: pytest.MonkeyPatch, half: bool) -> None:
+    monkeypatch.setattr(exhaustive, "is_quick", lambda device: half)
+    rows, queries = torch.from_numpy(clusters(700, 8, 3, 2.0)), clusters(90, 8, 4, 2.0)
+    labels = torch.arange(90).int() % 3, torch.arange(700).int() % 3
+    first = ExhaustiveSearch(rows).beginning(300)
+    assert 300 <= len(first) <= 600
+    away = torch.cdist(torch.from_numpy(queries), rows[: len(first)], compute_mode=EXACT)
+    away.masked_fill_(labels[0][:, None] == labels[1][: len(first)], torch.inf)
+    found = first.near(torch.from_numpy(queries), (labels[0], labels[1][: len(first)])).sqrt()
+    assert (found >= away.amin(1) * (1 - 1e-6)).all()
+    assert (found <= away.amin(1) * 1.1 + 0.1).all()
+    same = torch.zeros(700).int()
+    assert ExhaustiveSearch(rows).near(rows, (same, same)).isposinf().all()
+
+
 def test_a_projection_is_tried_where_it_pays() -> None:
     assert Projection.of(torch.from_numpy(narrow(5000, 3))) is not None
     assert Projection.of(torch.from_numpy(narrow(500, 3))) is None  # few rows

@@ -111,12 +111,14 @@ def test_against_the_plain_version(backbone: str, projection: int | None, b: int
     np.testing.assert_allclose(detector.decision_scores_, left_out, rtol=1e-4)
 
 
-def test_maps_are_bilinear_then_gaussian() -> None:
-    grids = torch.rand(3, 7, 9, generator=torch.Generator().manual_seed(0))
-    found = smooth_maps(grids, (50, 30))
-    up = torch.nn.functional.interpolate(grids[:, None], size=(50, 30), mode="bilinear")[:, 0]
-    for ours, grid in zip(found, up, strict=True):
-        np.testing.assert_allclose(ours, gaussian_filter(grid.numpy(), 4.0), rtol=2e-5, atol=1e-6)
+@pytest.mark.parametrize(("grid", "size"), [((7, 9), (50, 30)), ((1, 2), (3, 5))])
+def test_maps_are_bilinear_then_gaussian(grid: tuple[int, int], size: tuple[int, int]) -> None:
+    """Also where the Gaussian is wider than the map."""
+    grids = torch.rand(3, *grid, generator=torch.Generator().manual_seed(0))
+    found = smooth_maps(grids, size)
+    up = torch.nn.functional.interpolate(grids[:, None], size=size, mode="bilinear")[:, 0]
+    for ours, one in zip(found, up, strict=True):
+        np.testing.assert_allclose(ours, gaussian_filter(one.numpy(), 4.0), rtol=2e-5, atol=1e-6)
 
 
 def small(**keywords: object):  # type: ignore[no-untyped-def]

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 
 from pyimgano import run_benchmark, set_num_threads, threads
 from pyimgano.errors import UsageError
@@ -70,6 +71,26 @@ def test_libraries_are_told_and_get_their_own_back() -> None:
     with limited_threads(1):
         assert (torch.get_num_threads(), cv2.getNumThreads()) == (1, 1)
     assert (torch.get_num_threads(), cv2.getNumThreads()) == (2, 2)
+
+
+def test_small_work_is_for_one_thread_of_torch_and_others_come_back() -> None:
+    torch.set_num_threads(2)
+    with threads.single_torch_thread(wanted=False):
+        assert torch.get_num_threads() == 2
+    with pytest.raises(ValueError), threads.single_torch_thread():
+        assert torch.get_num_threads() == 1
+        raise ValueError
+    assert torch.get_num_threads() == 2
+
+
+def test_blas_has_one_thread_for_a_while() -> None:
+    def numbers() -> list[int]:
+        return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+
+    before = numbers()
+    with threads.single_blas_thread():
+        assert set(numbers()) == {1}
+    assert numbers() == before
 
 
 def test_a_program_that_uses_fewer_keeps_them() -> None:

@@ -197,11 +197,6 @@ class VisionSpade(BackboneDetector):
                 seen += 1
         self._gallery, self._pooled = self._gallery[:kept], self._pooled[:kept]
         self._n_seen = seen
-        self._set_centre()
-
-    def _set_centre(self) -> None:
-        """Distances are those of vectors near 0, so that products of them cancel little."""
-        self._centre = self._gallery[0].double().mean(dim=0).float()
 
     # ---- scores, sections 3.2 and 3.3
 
@@ -228,12 +223,10 @@ class VisionSpade(BackboneDetector):
 
         from .bank import ExhaustiveSearch
 
-        centred = positions - self._centre
-        nearest = centred.new_full((len(centred),), torch.inf)  # squared
-        winner = torch.zeros(len(centred), dtype=torch.int64, device=centred.device)
+        nearest = positions.new_full((len(positions),), torch.inf)  # squared
+        winner = torch.zeros(len(positions), dtype=torch.int64, device=positions.device)
         for some in images.split(_IMAGES):  # the most similar first: they rule most others out
-            gallery = (self._gallery[some].flatten(0, 1)).sub_(self._centre)
-            ExhaustiveSearch(gallery).lower(centred, nearest, winner)
+            ExhaustiveSearch(self._gallery[some].flatten(0, 1)).lower(positions, nearest, winner)
         return nearest.sqrt_()
 
     def _score_batch(
@@ -348,7 +341,6 @@ class VisionSpade(BackboneDetector):
         device = self._backbone.device
         self._gallery = torch.from_numpy(gallery).to(device)
         self._pooled = torch.from_numpy(pooled).to(device)
-        self._set_centre()
 
     def describe(self) -> dict[str, Any]:
         images, _, dimension = self._gallery.shape

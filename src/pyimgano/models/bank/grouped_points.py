@@ -29,8 +29,6 @@ _COLUMNS = 1024
 _GATHER_COST = 128
 # Proposals this close, relative to the squared lengths involved, may be in the wrong order.
 _ROUNDING = 64 * 2.0**-23
-# Proposals whose least is looked at before they are.
-_PIECE = 64
 # Comparing a point with a centre among all costs so much of comparing it with one picked out.
 _WITH_ALL = 0.4
 # Points compared with pivots together, and the least where memory is short.
@@ -165,72 +163,23 @@ class Search:
             own = None  # (r, c) the pairs that do not count
             if self._labels is not None:
                 own = self._labels[0][rows][:, None] == self._labels[1][some]
-            away, pieces, floor, limit = _propose(relative, self._centres[some] - origin, own)
+            away, floor, limit = _propose(relative, self._centres[some] - origin, own)
             # most points are not nearer to any of these: only the others look for which
             maybe = ((floor <= nearest) & floor.isfinite()).nonzero().squeeze(1)
             if len(maybe) == 0:
                 continue
-            if len(maybe) < len(points):
-                away, pieces, limit = away[maybe], pieces[maybe], limit[maybe]
-            closest, chosen = self._decide(points, maybe, away, pieces, limit, some)
+            # every centre whose proposal is within the point's limit is compared
+            which, column = (away[maybe] <= limit[maybe, None]).nonzero(as_tuple=True)  # (p,)
+            centre = some[column]
+            exact = squared_distances(points, self._centres, maybe[which], centre)
+            closest, chosen = least_of_pairs(which, centre, exact, len(maybe))
             keep_nearer(nearest, winner, maybe, closest, chosen)
         self._nearest[rows], self._winner[rows] = nearest, winner
 
-    def _decide(
-        self,
-        points: Tensor,
-        rows: Tensor,
-        away: Tensor,
-        pieces: Tensor,
-        limit: Tensor,
-        candidates: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Exact squared distances (m,) of the nearest centres of `points[rows]`, and which.
 
-        Every centre whose proposal in `away` (m, c) is within the row's limit is compared;
-        `pieces` are `_least_of_pieces` of it.
-        Column j is centre `candidates[j]`.
-        """
-        row, column = _within(away, pieces, limit)  # (p,) by row
-        centre = candidates[column]
-        exact = squared_distances(points, self._centres, rows[row], centre)
-        if len(row) == len(rows):  # one each: a row has its least proposal at any rate
-            return exact, centre
-        return least_of_pairs(row, centre, exact, len(rows))
-
-
-def _least_of_pieces(away: Tensor) -> Tensor:
-    """(r, p) the least entry of each piece of a row of (r, c), the last of which may be short."""
-    columns = away.shape[1]
-    main = columns // _PIECE * _PIECE
-    least: Tensor = away[:, :main].unflatten(1, (-1, _PIECE)).amin(dim=2)  # (r, main / piece)
-    if main == columns:
-        return least
-    return torch.cat([least, away[:, main:].amin(dim=1, keepdim=True)], dim=1)
-
-
-def _within(away: Tensor, least: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column of each entry up to its row's limit, row by row."""
-    columns = away.shape[1]
-    main = columns // _PIECE * _PIECE
-    # most pieces of a row have none: their least entries tell
-    pieces = away[:, :main].unflatten(1, (-1, _PIECE))  # (r, main / piece, piece)
-    row, piece = (least[:, : main // _PIECE] <= limit[:, None]).nonzero(as_tuple=True)
-    which, column = (pieces[row, piece] <= limit[row, None]).nonzero(as_tuple=True)
-    row, column = row[which], piece[which] * _PIECE + column
-    if main < columns:
-        last_row, last = (away[:, main:] <= limit[:, None]).nonzero(as_tuple=True)
-        row, order = torch.cat([row, last_row]).sort(stable=True)
-        column = torch.cat([column, last + main])[order]
-    return row, column
-
-
-def _propose(
-    points: Tensor, centres: Tensor, own: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Proposals (r, c) of |c|^2 - 2xc, the least of each piece of them, a lower bound of all
-    squared distances (r,), and the limit (r,) that the nearest centre's proposal does not exceed,
-    but for rounding.
+def _propose(points: Tensor, centres: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Proposals (r, c) of |c|^2 - 2xc, a lower bound of all squared distances (r,), and the limit
+    (r,) that the nearest centre's proposal does not exceed.
 
     `own` are the pairs that do not count, (r, c) bool.
     """
@@ -238,12 +187,11 @@ def _propose(
     away = torch.addmm(centres.square().sum(dim=1), points, centres.T, alpha=-2.0)
     if own is not None:
         away.masked_fill_(own, torch.inf)
-    pieces = _least_of_pieces(away)
-    least = pieces.amin(dim=1)
+    least = away.amin(dim=1)
     doubt = _ROUNDING * (norms + (least + norms).abs())
     # of infinity, where nothing counts, nothing is subtracted that would make it NaN
     floor = torch.where(least.isfinite(), least + norms - doubt, torch.inf)
-    return away, pieces, floor, least + doubt
+    return away, floor, least + doubt
 
 
 def _apart(a: Tensor, b: Tensor) -> Tensor:
