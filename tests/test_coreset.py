@@ -192,7 +192,8 @@ def test_search_is_exact_where_much_is_ruled_out(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(memory_bank, "_FEW", 0)
     monkeypatch.setattr(memory_bank, "is_quick", lambda device: False)
-    monkeypatch.setattr(grouped_points, "_WITH_ALL", 1.0)  # as long as anything is ruled out
+    dtypes = torch.bfloat16, torch.float32  # as long as anything is ruled out
+    monkeypatch.setattr(exhaustive, "_COST", dict.fromkeys(dtypes, 1.0))
 
     def counting(self, rows, candidates, origin):  # type: ignore[no-untyped-def]
         looked_at[0] += (rows.stop - rows.start) * len(candidates)
@@ -281,17 +282,31 @@ def test_blocks_are_merged_and_reduced(
     masked=st.booleans(),
     dtype=st.sampled_from([torch.bfloat16, torch.float32]),
     project=st.booleans(),
+    kind=st.sampled_from(["any", "whole numbers", "in few dimensions"]),
 )
 def test_bounds_of_rounding_hold(
-    seed: int, scale: float, offset: float, masked: bool, dtype: torch.dtype, project: bool
+    seed: int,
+    scale: float,
+    offset: float,
+    masked: bool,
+    dtype: torch.dtype,
+    project: bool,
+    kind: str,
 ) -> None:
     rng = np.random.default_rng(seed)
     a = torch.from_numpy((rng.normal(offset, scale, (20, 24))).astype(np.float32))
     b = torch.from_numpy((rng.normal(offset, scale, (50, 24))).astype(np.float32))
     b[:20] = a + torch.from_numpy(rng.normal(0, 0.01 * scale, (20, 24)).astype(np.float32))
+    if kind == "whole numbers":  # that bfloat16 holds, so that products alone are rounded
+        a, b = (torch.from_numpy(rng.integers(-9, 10, one.shape)).float() for one in (a, b))
+    if kind == "in few dimensions":  # nothing but rounding is left out by a projection
+        a[:, 5:] = b[:, 5:] = 0
     (x, off_x), (y, off_y) = (a, None), (b, None)
     if project:
-        directions = np.linalg.qr(rng.normal(size=(24, 5)))[0].astype(np.float32)
+        across = rng.normal(size=(24, 5))
+        if kind == "in few dimensions":
+            across[5:] = 0
+        directions = np.linalg.qr(across)[0].astype(np.float32)
         (x, off_x), (y, off_y) = (Projection(torch.from_numpy(directions))(v) for v in (a, b))
     left = Rounded(x, left=True, dtype=dtype, moved=off_x)
     right = RoundedRows(y, dtype=dtype, fill=16, moved=off_y)
@@ -306,6 +321,15 @@ def test_bounds_of_rounding_hold(
     nearest = true.argmin(1)
     limit = right.limit(left, true.amin(1).float())
     assert (entries[torch.arange(20), nearest] <= limit).all()
+
+
+def test_what_overflows_is_not_near() -> None:
+    """Squares of about 1e38 are the largest that there are; masked rows stay masked."""
+    rows = torch.zeros(300, 1)
+    rows[1] = 1.6e19
+    bank = MemoryBank(rows, torch.arange(300))
+    distances, nearest = bank.search(torch.full((1, 1), 1.6e19), torch.tensor([1]))
+    assert int(nearest) != 1 and not distances.isnan().any()
 
 
 def test_nothing_is_near_where_nothing_counts() -> None:
@@ -361,7 +385,15 @@ def test_every_way_of_searching_finds_the_same(
     }
     monkeypatch.setattr(memory_bank, "_FEW", 0)
     monkeypatch.setattr(memory_bank, "is_quick", lambda device: False)
+    grouped = []
+    lower = grouped_points.GroupedPoints.lower
+    monkeypatch.setattr(
+        grouped_points.GroupedPoints,
+        "lower",
+        lambda *given, **named: (grouped.append(1), lower(*given, **named)),
+    )
     found["pruned"] = MemoryBank(features, image).search(queries, asked)
+    assert bool(grouped) == (kind == "clusters")
     true = torch.cdist(queries.double(), features.double(), compute_mode=EXACT)
     if asked is not None:
         true.masked_fill_(asked[:, None] == image, torch.inf)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from threadpoolctl import threadpool_info
 
 from pyimgano import run_benchmark, set_num_threads, threads
 from pyimgano.errors import UsageError
@@ -83,14 +86,66 @@ def test_small_work_is_for_one_thread_of_torch_and_others_come_back() -> None:
     assert torch.get_num_threads() == 2
 
 
+def overlapping(context: Callable[[], AbstractContextManager[None]]) -> None:
+    """One thread enters, another too, the first leaves, then the second."""
+    entered, left = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with context():
+            entered.set()
+            assert left.wait(10)
+
+    other = threading.Thread(target=second)
+    with context():
+        other.start()
+        assert entered.wait(10)
+    left.set()
+    other.join()
+
+
+def test_threads_that_overlap_leave_torch_its_number() -> None:
+    torch.set_num_threads(2)
+    overlapping(threads.single_torch_thread)
+    assert torch.get_num_threads() == 2
+    seen: list[int] = []
+    late = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    late.start()
+    late.join()
+    assert seen == [2]
+
+
 def test_blas_has_one_thread_for_a_while() -> None:
+    libraries = threads._blas()
+
     def numbers() -> list[int]:
-        return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+        return [one["num_threads"] for one in libraries.info() if one["user_api"] == "blas"]
+
+    def in_threads(count: int, work: Callable[[], object]) -> None:
+        others = [threading.Thread(target=work) for _ in range(count)]
+        for other in others:
+            other.start()
+        for other in others:
+            other.join()
+
+    inside: list[list[int]] = []
+
+    def limited() -> None:
+        with threads.single_blas_thread(), threads.single_blas_thread():
+            inside.append(numbers())
+            time.sleep(0.05)
+            inside.append(numbers())
 
     before = numbers()
-    with threads.single_blas_thread():
-        assert set(numbers()) == {1}
-    assert numbers() == before
+    # by a thread that ends: while one lives that has set a number, others cannot
+    in_threads(1, lambda: libraries.limit(limits=2, user_api="blas"))
+    try:
+        wide = numbers()
+        assert max(wide) == 2
+        in_threads(4, limited)
+        assert numbers() == wide
+    finally:
+        in_threads(1, lambda: libraries.limit(limits=before[0], user_api="blas"))
+    assert len(inside) == 8 and {n for found in inside for n in found} == {1}
 
 
 def test_a_program_that_uses_fewer_keeps_them() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -134,38 +135,70 @@ def apply_thread_count() -> None:
 
 
 @contextmanager
+def single_threaded(libraries: ThreadpoolController, user_api: str | None = None) -> Iterator[None]:
+    """One thread for the `libraries`: for their `blas` or their `openmp`, or for both by default.
+
+    By one thread of the program after another. Of two that overlap, the second would take the one
+    thread that it finds for what there was, and bring that back for good.
+    """
+    with _one_after_another, libraries.limit(limits=1, user_api=user_api):
+        yield
+
+
+_one_after_another = threading.RLock()
+
+
+@contextmanager
 def single_blas_thread() -> Iterator[None]:
     """One thread for what numpy leaves to its BLAS.
 
     Sums are then the same whatever the number of threads; and those of numpy's BLAS keep their
     cores busy for long after each call, cores that torch's need next.
     """
-    with _blas().limit(limits=1, user_api="blas"):
+    with single_threaded(_blas(), "blas"):
         yield
-
-
-@contextmanager
-def single_torch_thread(wanted: bool = True) -> Iterator[None]:
-    """One thread for torch, if it is `wanted`: for steps so small that waking others takes longer
-    than they save, as they sleep soon (`calm_openmp`)."""
-    torch = sys.modules.get("torch")
-    before = 1 if torch is None or not wanted else torch.get_num_threads()
-    if torch is None or before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @cache
 def _blas() -> ThreadpoolController:
-    """The libraries that are loaded when it is first asked for, numpy's among them."""
+    import numpy  # noqa: F401 -- so that its BLAS is among the libraries
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
+
+
+class _OneTorchThread:
+    """See `single_torch_thread`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = 1
+
+    @contextmanager
+    def __call__(self, wanted: bool = True) -> Iterator[None]:
+        torch = sys.modules.get("torch")
+        if torch is None or not wanted:
+            yield
+            return
+        with self._lock:
+            if self._inside == 0:
+                self._before = torch.get_num_threads()
+            self._inside += 1
+            before = self._before
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+            # of this thread, and of those that use torch for the first time from now on
+            torch.set_num_threads(before)
+
+
+#: A context in which torch has one thread, if that is `wanted` (True by default): for steps so
+#: small that waking others takes longer than they save, as they sleep soon (`calm_openmp`).
+single_torch_thread = _OneTorchThread()
 
 
 class _Told(NamedTuple):

@@ -157,7 +157,7 @@ class CoresetDetector(BackboneDetector):
         self._selections = coreset.selections
         self._n_seen = seen
         origin = picked // cells
-        self._bank: MemoryBank = MemoryBank(features, origin)
+        self._bank: MemoryBank = MemoryBank(features, origin, prune=self._prunes())
         self.coreset_indices_ = picked
         if self._cells is not None:
             whole = self.grid_[0] * self.grid_[1]
@@ -189,8 +189,8 @@ class CoresetDetector(BackboneDetector):
             return scores.double().cpu().numpy(), None if found is None else found.cpu().numpy()
 
     def _few(self, patches: Tensor) -> bool:
-        """Whether it takes little to compare patches (B, k, D) with the bank."""
-        return patches.numel() * len(self._bank) <= _FEW
+        """Whether it takes a processor little to compare patches (B, k, D) with the bank."""
+        return patches.device.type == "cpu" and patches.numel() * len(self._bank) <= _FEW
 
     # ---- scores of the training images
 

@@ -29,6 +29,7 @@ from ...errors import UsageError
 from ...memory import in_blocks
 from .exhaustive import ExhaustiveSearch
 from .grouped_points import GroupedPoints
+from .rounded import full_products
 
 # Points whose distances are kept up to date between full updates.
 _POOL = 2048
@@ -90,7 +91,7 @@ def greedy_coreset(
         raise UsageError(f"a coreset of {total} points has 1 to {total} points, got {count}")
     if not 0 <= start < total:
         raise UsageError(f"start must lie in 0..{total - 1}, got {start}")
-    with torch.inference_mode():
+    with torch.inference_mode(), full_products(features.device):
         return _select(features, count, start, progress)
 
 
@@ -157,10 +158,8 @@ def _update(nearest: Tensor, points: Tensor, groups: GroupedPoints | None, new: 
         return
     grouped = nearest[groups.order]
     picks = points[new]
-    # picks lie around the middle of all points, more or less, so that these need no centring
-    groups.lower(
-        grouped, picks, winner=torch.zeros_like(groups.order), whole=ExhaustiveSearch(picks)
-    )
+    winner = torch.zeros_like(groups.order)  # of no account
+    groups.lower(grouped, picks, winner=winner, whole=ExhaustiveSearch(picks))
     nearest[groups.order] = grouped
 
 

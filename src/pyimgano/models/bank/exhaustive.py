@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .projection import Projection
-from .rounded import Rounded, RoundedRows, is_quick
+from .rounded import Rounded, RoundedRows, full_products, is_quick
 
 # Rows are filled up to a multiple of this. Of each class of rows whose numbers leave the same
 # remainder the least entry is looked at first: the processor finds these side by side.
@@ -24,10 +24,13 @@ CLASSES = 256
 # Entries of one product on a processor, whose caches they stay in, and on a GPU.
 _ENTRIES = 2**22
 _ENTRIES_ON_GPU = 2**27
-_LEAST_QUERIES, _MOST_QUERIES = 64, 16384
 # Queries that are rounded together, at most, and the bytes of their features.
-_ROUNDED = 2048
-_ROUNDED_BYTES = 2**22
+_QUERIES = 2048
+_QUERIES_ON_GPU = 16384
+_QUERY_BYTES = 2**22
+_QUERY_BYTES_ON_GPU = 2**27
+_LEAST_QUERIES = 64
+_COST = {torch.bfloat16: 0.4, torch.float32: 1.5}
 # Where labels change more often than this, they are compared pair by pair.
 _SHORT_RUN = 64
 # Bytes of the vectors whose distances are computed together: more would be asked of the system, and
@@ -49,24 +52,37 @@ class ExhaustiveSearch:
     ----------
     projects
         Whether it does.
+    cost
+        Of comparing a query with one of all rows, relative to one that was picked out: measured.
     """
 
     def __init__(self, rows: Tensor, *, project: bool = False) -> None:
         self._rows = rows
         self._dtype = torch.bfloat16 if is_quick(rows.device) else torch.float32
+        self.cost = _COST[self._dtype]
         # Products are those of vectors around their mean: they cancel as little as possible.
         self._centre = rows.mean(dim=0)
         centred = rows - self._centre
-        self._projection = Projection.of(centred) if project else None
+        with full_products(rows.device):
+            self._projection = Projection.of(centred) if project else None
         self.projects = self._projection is not None
         vectors, moved = self._projected(centred)
         self._rounded = RoundedRows(vectors, dtype=self._dtype, fill=CLASSES, moved=moved)
-        entries = _ENTRIES_ON_GPU if rows.device.type == "cuda" else _ENTRIES
-        at_once = min(_MOST_QUERIES, entries // len(self._rounded))
+        on_gpu = rows.device.type == "cuda"
+        entries, queries = _ENTRIES, _QUERIES
+        bytes_ = _QUERY_BYTES
+        if on_gpu:
+            entries, queries, bytes_ = _ENTRIES_ON_GPU, _QUERIES_ON_GPU, _QUERY_BYTES_ON_GPU
+        queries = min(queries, bytes_ // (4 * max(1, rows.shape[1])))
+        self._prepared = max(_LEAST_QUERIES, queries)
+        at_once = min(self._prepared, entries // len(self._rounded))
         self._at_once = max(_LEAST_QUERIES, at_once // _LEAST_QUERIES * _LEAST_QUERIES)
 
     def _projected(self, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
-        return (vectors, None) if self._projection is None else self._projection(vectors)
+        if self._projection is None:
+            return vectors, None
+        with full_products(vectors.device):
+            return self._projection(vectors)
 
     def beginning(self, rows: int) -> ExhaustiveSearch:
         """A search of at least the first `rows` rows."""
@@ -147,15 +163,14 @@ class ExhaustiveSearch:
     ) -> Iterator[tuple[slice, Rounded, Tensor]]:
         """Some queries (q, D) after others, with their entries (q, M')."""
         runs = _Runs(None if labels is None else labels[0])
-        group = min(_ROUNDED, max(1, _ROUNDED_BYTES // (4 * queries.shape[1])))
-        group = max(self._at_once, group)
-        for first in range(0, len(queries), group):
-            some = queries[first : first + group]
+        for first in range(0, len(queries), self._prepared):
+            some = queries[first : first + self._prepared]
             vectors, moved = self._projected(some - self._centre)
             rounded = Rounded(vectors, left=True, dtype=self._dtype, moved=moved)
             for start, stop in runs.blocks(first, first + len(some), self._at_once):
                 part = rounded.part(slice(start - first, stop - first))
-                entries = part.factors @ self._rounded.factors.T  # (q, M')
+                with full_products(queries.device):
+                    entries = part.factors @ self._rounded.factors.T  # (q, M')
                 block = slice(start, stop)
                 if labels is not None:
                     _mask(entries, labels[0][block], labels[1], one=runs.long)

@@ -12,7 +12,7 @@ from ...memory import in_blocks, is_out_of_memory, release_memory
 from .exhaustive import ExhaustiveSearch
 from .grouped_points import GroupedPoints
 from .room import bank_does_not_fit
-from .rounded import is_quick
+from .rounded import full_products, is_quick
 
 _T = TypeVar("_T")
 
@@ -81,7 +81,8 @@ class MemoryBank:
     def _fitting(self, work: Callable[[], _T]) -> _T:
         """Do it; where memory runs out, the error says what would fit."""
         try:
-            return work()
+            with full_products(self.features.device):
+                return work()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -146,8 +147,16 @@ class MemoryBank:
     def _farthest(self, queries: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         count, k = queries.shape[:2]
         flat = queries.flatten(0, 1)
-        labels = image.int().repeat_interleave(k), self.image[: len(self._first)].int()
-        bounds = self._first.near(flat, labels).sqrt_().view(count, k)
+        mine, theirs = image.int().repeat_interleave(k), self.image[: len(self._first)].int()
+        bounds = torch.cat(
+            in_blocks(
+                lambda i, j: self._first.near(flat[i:j], (mine[i:j], theirs)),
+                len(flat),
+                _SLAB,
+                _LEAST_SLAB,
+            )
+        )
+        bounds = bounds.sqrt_().view(count, k)
         nearest = torch.full_like(bounds, -torch.inf)
         rows = torch.zeros_like(nearest, dtype=torch.int64)
 

@@ -58,7 +58,7 @@ class Projection:
             products = sample.T @ (sample @ directions)
             directions = torch.linalg.qr(products.double()).Q.float()
         found = cls(directions)
-        return found if found._pays(rows) else None
+        return found if bool(directions.isfinite().all()) and found._pays(rows) else None
 
     def _pays(self, rows: Tensor) -> bool:
         numbers = _evenly(len(rows), _TRIED, rows.device)

@@ -14,6 +14,8 @@ moved, and the product's own rounding is what is bounded.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING
@@ -33,7 +35,7 @@ _PARTS = {torch.bfloat16: 3, torch.float32: 1}
 # Sums of squared differences in float32, which decide, may be off by as much.
 _DECIDED = 2.0**-16
 # Columns are filled up to a multiple of this, which products are quick at.
-_FILL = 32
+_FILL = {torch.bfloat16: 32, torch.float32: 8}
 
 
 @cache
@@ -43,6 +45,28 @@ def is_quick(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return device.type == "cpu" and any(getattr(torch.cpu, c, bool)() for c in checks)
+
+
+@contextmanager
+def full_products(device: torch.device) -> Iterator[None]:
+    """Products on a GPU are summed in float32, and float32 ones made of float32, for a while.
+
+    The bounds here hold for such sums; cuBLAS may otherwise round parts of them to bfloat16, and
+    a program may have asked for TF32.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    options = torch.backends.cuda.matmul
+    names = "allow_tf32", "allow_bf16_reduced_precision_reduction"
+    before = {name: getattr(options, name) for name in names}
+    for name in names:
+        setattr(options, name, False)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(options, name, value)
 
 
 class Rounded:
@@ -80,7 +104,7 @@ class Rounded:
         self.lengths = exact.square().sum(dim=1)
         count, width = vectors.shape
         parts = _PARTS[dtype]
-        columns = -(-(width + 2 * parts) // _FILL) * _FILL
+        columns = -(-(width + 2 * parts) // _FILL[dtype]) * _FILL[dtype]
         self.factors = rounded.new_zeros((count, columns))
         self.factors[:, :width] = -2 * rounded if left else rounded
         own, other = (width, width + parts) if left else (width + parts, width)
@@ -136,12 +160,13 @@ class RoundedRows(Rounded):
         return torch.where(least.isfinite(), floor, torch.inf)
 
     def limit(self, queries: Rounded, bound: Tensor) -> Tensor:
-        """(q,) of the factors' dtype: entries of rows within the squared distance `bound` (q,)
-        are not more."""
+        """(q,) finite, of the factors' dtype: entries of rows within the squared distance `bound`
+        (q,) are not more."""
         high = (bound * (1 + _DECIDED)).sqrt() + self._error(queries)
         limit = (high.square_() + self._sums(queries)) * (1 + self._relative)
         # rounding to the dtype may go down by half of this
-        return (limit * (1 + self._relative)).to(self.factors.dtype)
+        rounded = (limit * (1 + self._relative)).to(self.factors.dtype)
+        return rounded.clamp_(max=torch.finfo(rounded.dtype).max)  # infinite ones do not count
 
     def _error(self, queries: Rounded) -> Tensor:
         return queries.moved + self._farthest_moved

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
+from ...threads import single_threaded
+
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
@@ -20,7 +22,7 @@ def quietly() -> Iterator[None]:
     libraries warn of, equal rows and clusters that do not converge, has its place in the notes
     and the documentation of a detector.
     """
-    with _libraries().limit(limits=1), warnings.catch_warnings():
+    with single_threaded(_libraries()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
