@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from ..precision import full_precision
 from ..threads import single_torch_thread
 from .programs import ProgramStore
 
@@ -52,10 +53,9 @@ class TorchEngine:
         self.precision = precision
 
     def run(self, pixels: npt.NDArray[np.uint8]) -> list[Tensor]:
-        # TF32, which GPUs otherwise use for convolutions, keeps three digits
         with (
             torch.inference_mode(),
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+            full_precision(self._device),
             torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bfloat16"),
         ):
             batch = torch.from_numpy(pixels)  # (N, H, W, 3)

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...memory import in_blocks
+from ...precision import full_precision
 from .exhaustive import ExhaustiveSearch
 from .grouped_points import GroupedPoints
-from .rounded import full_products
 
 # Points whose distances are kept up to date between full updates.
 _POOL = 2048
@@ -91,7 +91,7 @@ def greedy_coreset(
         raise UsageError(f"a coreset of {total} points has 1 to {total} points, got {count}")
     if not 0 <= start < total:
         raise UsageError(f"start must lie in 0..{total - 1}, got {start}")
-    with torch.inference_mode(), full_products(features.device):
+    with torch.inference_mode(), full_precision(features.device):
         return _select(features, count, start, progress)
 
 

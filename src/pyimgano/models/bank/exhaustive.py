@@ -15,8 +15,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ...precision import full_precision
 from .projection import Projection
-from .rounded import Rounded, RoundedRows, full_products, is_quick
+from .rounded import Rounded, RoundedRows, is_quick
 
 # Rows are filled up to a multiple of this. Of each class of rows whose numbers leave the same
 # remainder the least entry is looked at first: the processor finds these side by side.
@@ -63,7 +64,7 @@ class ExhaustiveSearch:
         # Products are those of vectors around their mean: they cancel as little as possible.
         self._centre = rows.mean(dim=0)
         centred = rows - self._centre
-        with full_products(rows.device):
+        with full_precision(rows.device):
             self._projection = Projection.of(centred) if project else None
         self.projects = self._projection is not None
         vectors, moved = self._projected(centred)
@@ -81,7 +82,7 @@ class ExhaustiveSearch:
     def _projected(self, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
         if self._projection is None:
             return vectors, None
-        with full_products(vectors.device):
+        with full_precision(vectors.device):
             return self._projection(vectors)
 
     def beginning(self, rows: int) -> ExhaustiveSearch:
@@ -169,7 +170,7 @@ class ExhaustiveSearch:
             rounded = Rounded(vectors, left=True, dtype=self._dtype, moved=moved)
             for start, stop in runs.blocks(first, first + len(some), self._at_once):
                 part = rounded.part(slice(start - first, stop - first))
-                with full_products(queries.device):
+                with full_precision(queries.device):
                     entries = part.factors @ self._rounded.factors.T  # (q, M')
                 block = slice(start, stop)
                 if labels is not None:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ...memory import in_blocks, is_out_of_memory, release_memory
+from ...precision import full_precision
 from .exhaustive import ExhaustiveSearch
 from .grouped_points import GroupedPoints
 from .room import bank_does_not_fit
-from .rounded import full_products, is_quick
+from .rounded import is_quick
 
 _T = TypeVar("_T")
 
@@ -81,7 +82,7 @@ class MemoryBank:
     def _fitting(self, work: Callable[[], _T]) -> _T:
         """Do it; where memory runs out, the error says what would fit."""
         try:
-            with full_products(self.features.device):
+            with full_precision(self.features.device):
                 return work()
         except Exception as error:
             if not is_out_of_memory(error):

@@ -14,8 +14,6 @@ moved, and the product's own rounding is what is bounded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING
@@ -45,28 +43,6 @@ def is_quick(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return device.type == "cpu" and any(getattr(torch.cpu, c, bool)() for c in checks)
-
-
-@contextmanager
-def full_products(device: torch.device) -> Iterator[None]:
-    """Products on a GPU are summed in float32, and float32 ones made of float32, for a while.
-
-    The bounds here hold for such sums; cuBLAS may otherwise round parts of them to bfloat16, and
-    a program may have asked for TF32.
-    """
-    if device.type != "cuda":
-        yield
-        return
-    options = torch.backends.cuda.matmul
-    names = "allow_tf32", "allow_bf16_reduced_precision_reduction"
-    before = {name: getattr(options, name) for name in names}
-    for name in names:
-        setattr(options, name, False)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(options, name, value)
 
 
 class Rounded:
