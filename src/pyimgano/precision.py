@@ -22,7 +22,7 @@ def full_precision(device: torch.device) -> AbstractContextManager[None]:
 
 
 class _FullPrecision:
-    """The options are the whole process's: the first thread sets them, the last brings them back."""
+    """The options are the whole process's: the first thread sets, the last one brings them back."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
