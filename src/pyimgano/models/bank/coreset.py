@@ -28,11 +28,14 @@ from torch import Tensor
 from ...errors import UsageError
 from ...memory import in_blocks
 from ...precision import full_precision
+from ...threads import single_torch_thread
 from .exhaustive import ExhaustiveSearch
 from .grouped_points import GroupedPoints
 
 # Points whose distances are kept up to date between full updates.
 _POOL = 2048
+# Numbers in a pool up to which one thread updates it as quickly as several.
+_SMALL = 2**18
 # The first picks serve as pivots once there are this many; fewer where points are few.
 _PIVOTS = 128
 _POINTS_PER_PIVOT = 64
@@ -123,25 +126,43 @@ def _select(
         # what lies outside the pool is at most this far
         outside = float(nearest[pool[-1]]) if len(pool) > pool_size else -torch.inf
         pool = pool[:pool_size].sort().values  # in order, so that argmax takes the lowest index
-        pool_points, pool_nearest = points[pool], nearest[pool]  # (P, D), (P,)
-        pick = first
-        while True:
-            picked[done] = pick
-            done += 1
-            if done == count:
-                break
-            away = (pool_points - points[pick]).square_().sum(dim=1)  # (P,)
-            torch.minimum(pool_nearest, away, out=pool_nearest)
-            pool_nearest.masked_fill_(pool == pick, -1.0)
-            best = int(pool_nearest.argmax())
-            if float(pool_nearest[best]) <= outside:
-                break
-            pick = int(pool[best])
+        small = points.device.type == "cpu" and pool.numel() * points.shape[1] <= _SMALL
+        with single_torch_thread(small):
+            done = _pick(picked, done, first, points, pool, nearest[pool], outside)
         if progress is not None:
             progress(done, count)
     if progress is not None:
         progress(count, count)
     return picked
+
+
+def _pick(
+    picked: Tensor,
+    done: int,
+    pick: int,
+    points: Tensor,
+    pool: Tensor,
+    nearest: Tensor,
+    outside: float,
+) -> int:
+    """Pick `pick` and then the farthest of the `pool` (P,), while that is farther than `outside`.
+
+    `nearest` (P,) are the pool's squared distances to the picks so far. How many are picked then:
+    `picked` holds them, from `done` on.
+    """
+    candidates = points[pool]  # (P, D)
+    while True:
+        picked[done] = pick
+        done += 1
+        if done == len(picked):
+            return done
+        away = (candidates - points[pick]).square_().sum(dim=1)  # (P,)
+        torch.minimum(nearest, away, out=nearest)
+        nearest.masked_fill_(pool == pick, -1.0)
+        best = int(nearest.argmax())
+        if float(nearest[best]) <= outside:
+            return done
+        pick = int(pool[best])
 
 
 def _update(nearest: Tensor, points: Tensor, groups: GroupedPoints | None, new: Tensor) -> None:
