@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import copy
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,22 +22,35 @@ from .rounded import Rounded, RoundedRows, is_quick
 
 # Rows are filled up to a multiple of this. Of each class of rows whose numbers leave the same
 # remainder the least entry is looked at first: the processor finds these side by side.
-CLASSES = 256
-# Entries of one product on a processor, whose caches they stay in, and on a GPU.
-_ENTRIES = 2**22
-_ENTRIES_ON_GPU = 2**27
-# Queries that are rounded together, at most, and the bytes of their features.
-_QUERIES = 2048
-_QUERIES_ON_GPU = 16384
-_QUERY_BYTES = 2**22
-_QUERY_BYTES_ON_GPU = 2**27
+_CLASSES = 256
 _LEAST_QUERIES = 64
+# What comparing a query with one of all rows costs, relative to one that was picked out: measured.
 _COST = {torch.bfloat16: 0.4, torch.float32: 1.5}
 # Where labels change more often than this, they are compared pair by pair.
 _SHORT_RUN = 64
 # Bytes of the vectors whose distances are computed together: more would be asked of the system, and
 # given back to it, each time.
 _PAIR_BYTES = 2**21
+
+
+class _AtOnce(NamedTuple):
+    """How much is compared together.
+
+    Attributes
+    ----------
+    entries
+        Of one product, so many that they stay in a processor's caches.
+    queries, query_bytes
+        That are rounded together, at most.
+    """
+
+    entries: int
+    queries: int
+    query_bytes: int
+
+
+_ON_CPU = _AtOnce(2**22, 2048, 2**22)
+_ON_GPU = _AtOnce(2**27, 16384, 2**27)
 
 
 class ExhaustiveSearch:
@@ -54,7 +68,7 @@ class ExhaustiveSearch:
     projects
         Whether it does.
     cost
-        Of comparing a query with one of all rows, relative to one that was picked out: measured.
+        Of comparing a query with one of all rows, relative to one that was picked out.
     """
 
     def __init__(self, rows: Tensor, *, project: bool = False) -> None:
@@ -68,15 +82,11 @@ class ExhaustiveSearch:
             self._projection = Projection.of(centred) if project else None
         self.projects = self._projection is not None
         vectors, moved = self._projected(centred)
-        self._rounded = RoundedRows(vectors, dtype=self._dtype, fill=CLASSES, moved=moved)
-        on_gpu = rows.device.type == "cuda"
-        entries, queries = _ENTRIES, _QUERIES
-        bytes_ = _QUERY_BYTES
-        if on_gpu:
-            entries, queries, bytes_ = _ENTRIES_ON_GPU, _QUERIES_ON_GPU, _QUERY_BYTES_ON_GPU
-        queries = min(queries, bytes_ // (4 * max(1, rows.shape[1])))
-        self._prepared = max(_LEAST_QUERIES, queries)
-        at_once = min(self._prepared, entries // len(self._rounded))
+        self._rounded = RoundedRows(vectors, dtype=self._dtype, fill=_CLASSES, moved=moved)
+        most = _ON_GPU if rows.device.type == "cuda" else _ON_CPU
+        together = min(most.queries, most.query_bytes // (4 * max(1, rows.shape[1])))
+        self._prepared = max(_LEAST_QUERIES, together)
+        at_once = min(self._prepared, most.entries // len(self._rounded))
         self._at_once = max(_LEAST_QUERIES, at_once // _LEAST_QUERIES * _LEAST_QUERIES)
 
     def _projected(self, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -87,7 +97,7 @@ class ExhaustiveSearch:
 
     def beginning(self, rows: int) -> ExhaustiveSearch:
         """A search of at least the first `rows` rows."""
-        first = slice(0, max(1, -(-rows // CLASSES)) * CLASSES)
+        first = slice(0, max(1, -(-rows // _CLASSES)) * _CLASSES)
         found = copy(self)
         found._rows, found._rounded = self._rows[first], self._rounded.part(first)
         return found
@@ -127,7 +137,7 @@ class ExhaustiveSearch:
         """
         found = queries.new_empty(len(queries))
         for block, _, entries in self._compared(queries, labels):
-            classes = entries.unflatten(1, (-1, CLASSES))  # (q, m, classes)
+            classes = entries.unflatten(1, (-1, _CLASSES))  # (q, m, classes)
             least, which = classes.amin(dim=1).min(dim=1)
             numbers = torch.arange(len(which), device=which.device)
             row = _seeming(classes, which, numbers).clamp_(max=len(self) - 1)  # where none counts
@@ -181,7 +191,7 @@ class ExhaustiveSearch:
         self, queries: Tensor, rounded: Rounded, entries: Tensor, nearest: Tensor, winner: Tensor
     ) -> None:
         """Lower `nearest` (q,) by the rows whose entries (q, M') say that they may be nearer."""
-        classes = entries.unflatten(1, (-1, CLASSES))  # (q, m, classes)
+        classes = entries.unflatten(1, (-1, _CLASSES))  # (q, m, classes)
         least_of_class = classes.amin(dim=1)  # (q, classes)
         least, which = least_of_class.min(dim=1)
         floor = self._rounded.floor(rounded, least)
@@ -213,12 +223,12 @@ class ExhaustiveSearch:
     ) -> None:
         """Set `rows` and `distances` (q, k) to the nearest."""
         size = rows.shape[1]
-        classes = entries.unflatten(1, (-1, CLASSES))  # (q, m, classes)
+        classes = entries.unflatten(1, (-1, _CLASSES))  # (q, m, classes)
         least_of_class = classes.amin(dim=1)  # (q, classes)
         finite = torch.finfo(entries.dtype).max
         # as many classes have a row up to this
         limit = torch.full_like(least_of_class[:, 0], finite)
-        if size <= CLASSES:
+        if size <= _CLASSES:
             limit = least_of_class.kthvalue(size, dim=1).values.clamp(max=finite)
         found = self._sorted(queries, classes, least_of_class, limit, size)
         bound = found[1][:, -1]  # of the rows that seem nearest the farthest
@@ -236,7 +246,7 @@ class ExhaustiveSearch:
         `limit` (q,)."""
         numbers = torch.arange(len(queries), device=queries.device)
         query, row = _within(classes, least_of_class, limit, numbers)  # (p,)
-        order = (query * (classes.shape[1] * CLASSES) + row).argsort()
+        order = (query * (classes.shape[1] * _CLASSES) + row).argsort()
         query, row = query[order], row[order]
         count = torch.bincount(query, minlength=len(queries))
         place = torch.arange(len(query), device=row.device) - (count.cumsum(0) - count)[query]
@@ -283,7 +293,7 @@ def _mask(entries: Tensor, mine: Tensor, theirs: Tensor, *, one: bool) -> None:
 
 def _seeming(classes: Tensor, which: Tensor, queries: Tensor) -> Tensor:
     """Of queries (a,), the row with the least of the entries (q, m, classes) of its class (a,)."""
-    return classes[queries, :, which].argmin(dim=1) * CLASSES + which
+    return classes[queries, :, which].argmin(dim=1) * _CLASSES + which
 
 
 def _within(
@@ -296,7 +306,7 @@ def _within(
     among, which = (least_of_class[queries] <= limit[:, None]).nonzero(as_tuple=True)
     entries = classes[queries[among], :, which]  # (n, m)
     found, member = (entries <= limit[among, None]).nonzero(as_tuple=True)
-    return among[found], member * CLASSES + which[found]
+    return among[found], member * _CLASSES + which[found]
 
 
 def squared_distances(points: Tensor, centres: Tensor, point: Tensor, centre: Tensor) -> Tensor:
