@@ -232,7 +232,7 @@ class ExhaustiveSearch:
             limit = least_of_class.kthvalue(size, dim=1).values.clamp(max=finite)
         found = self._sorted(queries, classes, least_of_class, limit, size)
         bound = found[1][:, -1]  # of the rows that seem nearest the farthest
-        wider = self._rounded.limit(rounded, bound).clamp(max=finite)
+        wider = self._rounded.limit(rounded, bound)
         if bool((wider > limit).any()):
             limit = torch.maximum(limit, wider)
             found = self._sorted(queries, classes, least_of_class, limit, size)
