@@ -188,22 +188,22 @@ def test_search_is_exact_where_much_is_ruled_out(monkeypatch: pytest.MonkeyPatch
     features = clusters(4000, 16, 3, 0.5)
     asked = clusters(3000, 16, 3, 0.5) + 0.1
     looked_at = [0]
-    compare, lower = grouped_points.Search.compare, ExhaustiveSearch.lower
+    compare, lower = grouped_points.GroupedPoints._compare, ExhaustiveSearch.lower
 
     monkeypatch.setattr(memory_bank, "_FEW", 0)
     monkeypatch.setattr(memory_bank, "is_quick", lambda device: False)
     dtypes = torch.bfloat16, torch.float32  # as long as anything is ruled out
     monkeypatch.setattr(exhaustive, "_COST", dict.fromkeys(dtypes, 1.0))
 
-    def counting(self, rows, candidates, origin):  # type: ignore[no-untyped-def]
+    def counting(self, rows, group, centres, candidates, *given):  # type: ignore[no-untyped-def]
         looked_at[0] += (rows.stop - rows.start) * len(candidates)
-        compare(self, rows, candidates, origin)
+        compare(self, rows, group, centres, candidates, *given)
 
     def counting_all(self, queries, *given):  # type: ignore[no-untyped-def]
-        looked_at[0] += len(queries) * len(self._rows)
+        looked_at[0] += len(queries) * len(self)
         lower(self, queries, *given)
 
-    monkeypatch.setattr(grouped_points.Search, "compare", counting)
+    monkeypatch.setattr(grouped_points.GroupedPoints, "_compare", counting)
     monkeypatch.setattr(ExhaustiveSearch, "lower", counting_all)
     bank = MemoryBank(torch.from_numpy(features), torch.zeros(4000, dtype=torch.int64))
     distances, _ = bank.search(torch.from_numpy(asked))

@@ -178,9 +178,8 @@ def _update(nearest: Tensor, points: Tensor, groups: GroupedPoints | None, new: 
         in_blocks(lower, len(points), _POINTS, _LEAST_POINTS)
         return
     grouped = nearest[groups.order]
-    picks = points[new]
     winner = torch.zeros_like(groups.order)  # of no account
-    groups.lower(grouped, picks, winner=winner, whole=ExhaustiveSearch(picks))
+    groups.lower(grouped, ExhaustiveSearch(points[new]), winner=winner)
     nearest[groups.order] = grouped
 
 

@@ -65,6 +65,8 @@ class ExhaustiveSearch:
 
     Attributes
     ----------
+    rows
+        As given.
     projects
         Whether it does.
     cost
@@ -72,7 +74,7 @@ class ExhaustiveSearch:
     """
 
     def __init__(self, rows: Tensor, *, project: bool = False) -> None:
-        self._rows = rows
+        self.rows = rows
         self._dtype = torch.bfloat16 if is_quick(rows.device) else torch.float32
         self.cost = _COST[self._dtype]
         # Products are those of vectors around their mean: they cancel as little as possible.
@@ -99,12 +101,12 @@ class ExhaustiveSearch:
         """A search of at least the first `rows` rows."""
         first = slice(0, max(1, -(-rows // _CLASSES)) * _CLASSES)
         found = copy(self)
-        found._rows, found._rounded = self._rows[first], self._rounded.part(first)
+        found.rows, found._rounded = self.rows[first], self._rounded.part(first)
         return found
 
     def __len__(self) -> int:
         """The number of rows."""
-        return len(self._rows)
+        return len(self.rows)
 
     def lower(
         self,
@@ -141,7 +143,7 @@ class ExhaustiveSearch:
             least, which = classes.amin(dim=1).min(dim=1)
             numbers = torch.arange(len(which), device=which.device)
             row = _seeming(classes, which, numbers).clamp_(max=len(self) - 1)  # where none counts
-            distances = squared_distances(queries[block], self._rows, numbers, row)
+            distances = squared_distances(queries[block], self.rows, numbers, row)
             found[block] = distances.where(least.isfinite(), torch.inf)
         return found
 
@@ -200,7 +202,7 @@ class ExhaustiveSearch:
         if len(asked) == 0:
             return
         first = _seeming(classes, which[asked], asked)  # (a,)
-        closest = squared_distances(queries, self._rows, asked, first)
+        closest = squared_distances(queries, self.rows, asked, first)
         bound = torch.minimum(closest, nearest[asked])
         limit = self._rounded.limit(rounded, nearest.scatter(0, asked, bound))[asked]
         among, row = _within(classes, least_of_class, limit, asked)  # (p,)
@@ -208,7 +210,7 @@ class ExhaustiveSearch:
         among, row = among[others], row[others]
         chosen = first
         if len(row):
-            exact = squared_distances(queries, self._rows, asked[among], row)
+            exact = squared_distances(queries, self.rows, asked[among], row)
             numbers = torch.arange(len(asked), device=row.device)
             closest, chosen = least_of_pairs(
                 torch.cat([numbers, among]),
@@ -252,7 +254,7 @@ class ExhaustiveSearch:
         place = torch.arange(len(query), device=row.device) - (count.cumsum(0) - count)[query]
         width = max(size, int(count.max()))
         distances = queries.new_full((len(queries), width), torch.inf)
-        distances[query, place] = squared_distances(queries, self._rows, query, row)
+        distances[query, place] = squared_distances(queries, self.rows, query, row)
         rows = torch.zeros_like(distances, dtype=torch.int64)
         rows[query, place] = row
         distances, order = distances.sort(dim=1, stable=True)

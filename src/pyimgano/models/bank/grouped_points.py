@@ -67,11 +67,10 @@ class GroupedPoints:
     def lower(
         self,
         nearest: Tensor,
-        centres: Tensor,
+        centres: ExhaustiveSearch,
         *,
         winner: Tensor,
         labels: tuple[Tensor, Tensor] | None = None,
-        whole: ExhaustiveSearch | None = None,
     ) -> None:
         """Lower `nearest` by the distances to `centres`, in place.
 
@@ -80,41 +79,40 @@ class GroupedPoints:
         nearest
             (N,) squared distances in group order, upper bounds; `inf` where none is known.
         centres
-            (C, D).
+            (C, D), ready to be compared with all together, which points for which little is
+            ruled out are.
         winner
             (N,) int64 in group order: gets the centre's row where one is nearer, the first of
             equals.
         labels
             Labels of the points (N,) in group order and of the centres (C,), int32: a point
             is never compared with a centre of its own label.
-        whole
-            The centres ready to be compared with all together, which points for which little is
-            ruled out are; None for none.
         """
-        search = Search(self._points, centres, nearest, winner, labels)
-        to_centres = _distances(self._pivots.double(), centres.double())  # (G, C)
+        to_centres = _distances(self._pivots.double(), centres.rows.double())  # (G, C)
         everywhere = []  # points that are better compared with all centres
         for (number, start, stop), bound in zip(self._chunks, self._bounds(nearest)):
-            near = to_centres[number] < bound
-            candidates = near.nonzero().squeeze(1)
+            candidates = (to_centres[number] < bound).nonzero().squeeze(1)
             size = stop - start
-            pruned = len(candidates) * (size + _GATHER_COST)
-            if whole is None or pruned < whole.cost * len(centres) * size:
-                if len(candidates):
-                    search.compare(slice(start, stop), candidates, self._pivots[number])
+            if len(candidates) * (size + _GATHER_COST) < centres.cost * len(centres) * size:
+                some = slice(start, stop)
+                mine = None if labels is None else (labels[0][some], labels[1])
+                self._compare(
+                    some, number, centres.rows, candidates, nearest[some], winner[some], mine
+                )
             else:
                 everywhere.append(torch.arange(start, stop, device=nearest.device))
-        if whole is not None and everywhere:
-            numbers, all_centres = torch.cat(everywhere), whole
+        if not everywhere:
+            return
+        numbers = torch.cat(everywhere)
 
-            def look(i: int, j: int) -> None:
-                rows = numbers[i:j]
-                some = None if labels is None else (labels[0][rows], labels[1])
-                bounds, which = nearest[rows], winner[rows]
-                all_centres.lower(self._points[rows], bounds, which, some)
-                nearest[rows], winner[rows] = bounds, which
+        def look(i: int, j: int) -> None:
+            rows = numbers[i:j]
+            mine = None if labels is None else (labels[0][rows], labels[1])
+            bounds, which = nearest[rows], winner[rows]
+            centres.lower(self._points[rows], bounds, which, mine)
+            nearest[rows], winner[rows] = bounds, which
 
-            in_blocks(look, len(numbers), _POINTS, _LEAST_POINTS)
+        in_blocks(look, len(numbers), _POINTS, _LEAST_POINTS)
 
     def share_left(self, nearest: Tensor, centres: Tensor) -> float:
         """Which share of all comparisons `lower` would make, from 0 to 1."""
@@ -133,40 +131,24 @@ class GroupedPoints:
             for _, start, stop in self._chunks
         ]
 
-
-class Search:
-    """Lowers `nearest` and sets `winner` of some points by some centres at a time.
-
-    Parameters
-    ----------
-    points, centres, nearest, winner, labels
-        As `GroupedPoints.lower`; the points may be in any order.
-    """
-
-    def __init__(
+    def _compare(
         self,
-        points: Tensor,
+        rows: slice,
+        group: int,
         centres: Tensor,
+        candidates: Tensor,
         nearest: Tensor,
         winner: Tensor,
         labels: tuple[Tensor, Tensor] | None,
     ) -> None:
-        self._points = points
-        self._centres = centres
-        self._nearest = nearest
-        self._winner = winner
-        self._labels = labels
-
-    def compare(self, rows: slice, candidates: Tensor, origin: Tensor) -> None:
-        """Compare the points `rows` with the `candidates`, by vectors relative to `origin`."""
-        points = self._points[rows]  # (r, D)
+        """Lower `nearest` (r,), in place, of points `rows` of a group by `candidates` (c,)."""
+        points, origin = self._points[rows], self._pivots[group]  # (r, D), (D,)
         relative = points - origin
-        nearest, winner = self._nearest[rows], self._winner[rows]
-        for some in candidates.split(_COLUMNS):
+        for some in candidates.split(_COLUMNS) if len(candidates) else ():
             own = None  # (r, c) the pairs that do not count
-            if self._labels is not None:
-                own = self._labels[0][rows][:, None] == self._labels[1][some]
-            away, floor, limit = _propose(relative, self._centres[some] - origin, own)
+            if labels is not None:
+                own = labels[0][:, None] == labels[1][some]
+            away, floor, limit = _propose(relative, centres[some] - origin, own)
             # most points are not nearer to any of these: only the others look for which
             maybe = ((floor <= nearest) & floor.isfinite()).nonzero().squeeze(1)
             if len(maybe) == 0:
@@ -174,10 +156,9 @@ class Search:
             # every centre whose proposal is within the point's limit is compared
             which, column = (away[maybe] <= limit[maybe, None]).nonzero(as_tuple=True)  # (p,)
             centre = some[column]
-            exact = squared_distances(points, self._centres, maybe[which], centre)
+            exact = squared_distances(points, centres, maybe[which], centre)
             closest, chosen = least_of_pairs(which, centre, exact, len(maybe))
             keep_nearer(nearest, winner, maybe, closest, chosen)
-        self._nearest[rows], self._winner[rows] = nearest, winner
 
 
 def _propose(points: Tensor, centres: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -157,7 +157,7 @@ class MemoryBank:
                 _LEAST_SLAB,
             )
         )
-        bounds = bounds.sqrt_().view(count, k)
+        bounds = bounds.sqrt_().view(count, k)  # (N, k)
         nearest = torch.full_like(bounds, -torch.inf)
         rows = torch.zeros_like(nearest, dtype=torch.int64)
 
@@ -192,7 +192,7 @@ class MemoryBank:
             bound, which = nearest[order], winner[order]
             much = groups.share_left(bound, self.features) > _MUCH
             if not much:
-                groups.lower(bound, self.features, winner=which, labels=grouped, whole=self._all)
+                groups.lower(bound, self._all, winner=which, labels=grouped)
                 nearest[order], winner[order] = bound, which
                 return nearest.sqrt_(), winner
         self._all.lower(queries, nearest, winner, labels)

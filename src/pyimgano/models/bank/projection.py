@@ -4,8 +4,7 @@ An orthonormal projection shortens distances. With the length of what it leaves 
 coordinate it shortens them less: by the triangle inequality two remainders of lengths r and s are
 at least |r - s| apart. Features of wide networks lie close to far fewer dimensions than they have,
 so that hardly any row seems nearer than the nearest one is; only those that do need comparing in
-all dimensions. (Bounds of this kind: Hwang, Han & Ahn, "A fast nearest neighbor search algorithm by
-nonlinear embedding", CVPR 2012, with norms of parts instead of a projection.)
+all dimensions.
 """
 
 from __future__ import annotations
