@@ -244,7 +244,7 @@ def test_statistics_of_a_large_map_are_those_of_its_pixels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     maps = np.random.default_rng(1).normal(5, 2, (3, 60, 50)).astype(np.float32)
-    monkeypatch.setattr("pyimgano.calibration._BLOCK_PIXELS", 1000)
+    monkeypatch.setattr("pyimgano.calibration.pixel_threshold._BLOCK_PIXELS", 1000)
     statistics = MapStatistics()
     statistics.add(maps)
     found = statistics.calibrate("x")

@@ -18,13 +18,10 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DataError, UsageError
+from ..errors import UsageError
 
 #: The quantile where neither `calibration_quantile` nor `contamination` says another.
 DEFAULT_QUANTILE = 0.995
-
-# Of a map, how many are looked at in double precision at a time.
-_BLOCK_PIXELS = 2**22
 
 
 @dataclass(frozen=True)
@@ -58,77 +55,6 @@ class Calibration:
     n_scores: int
     promised_false_alarm_rate: float | None
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class PixelCalibration:
-    """A threshold for the pixels of anomaly maps.
-
-    Attributes
-    ----------
-    threshold
-        Mean plus three standard deviations over all pixels of the maps of normal images, as
-        MVTec AD 2 has it (Heckler-Kram et al. 2025). A pixel at or above it is called
-        defective.
-    mean, std
-        Of those pixels; the standard deviation is the population's.
-    method
-        How the maps were obtained, as `Calibration.method`.
-    n_images
-        How many normal images there were.
-    unseen
-        Whether the detector had not seen them.
-    """
-
-    threshold: float
-    mean: float
-    std: float
-    method: str
-    n_images: int
-    unseen: bool
-
-
-class MapStatistics:
-    """Mean and deviation over the pixels of maps, image by image.
-
-    The result does not depend on how the images are cut into batches, nor on their order.
-    """
-
-    def __init__(self) -> None:
-        self._pixels: list[int] = []
-        self._means: list[float] = []
-        self._squares: list[float] = []  # of the deviations from that mean
-        self._images = 0
-
-    def add(self, maps: npt.NDArray[np.floating]) -> None:
-        """Take in maps (B, H, W), or the pixels (B, P) of them that count, by blocks."""
-        for one in maps:
-            flat = one.reshape(-1)
-            for start in range(0, len(flat), _BLOCK_PIXELS):
-                values = flat[start : start + _BLOCK_PIXELS].astype(np.float64)
-                mean = float(values.mean())
-                self._pixels.append(values.size)
-                self._means.append(mean)
-                self._squares.append(float(np.square(values - mean).sum()))
-            self._images += 1
-
-    def calibrate(self, method: str, *, unseen: bool = True) -> PixelCalibration | None:
-        """The threshold; None without maps.
-
-        Raises
-        ------
-        DataError
-            A map holds values that are not finite.
-        """
-        if not self._pixels:
-            return None
-        total = sum(self._pixels)
-        mean = math.fsum(n * m for n, m in zip(self._pixels, self._means)) / total
-        between = (n * (m - mean) ** 2 for n, m in zip(self._pixels, self._means))
-        std = math.sqrt((math.fsum(self._squares) + math.fsum(between)) / total)
-        if not math.isfinite(mean + std):
-            raise DataError("the anomaly maps of normal images are not finite")
-        return PixelCalibration(mean + 3.0 * std, mean, std, method, self._images, unseen)
 
 
 @dataclass(frozen=True)
