@@ -94,7 +94,7 @@ def main() -> None:
             root=root,
             model=arguments.model,
             preset=arguments.preset,
-            output_dir=Path(folder) / "runs",
+            runs_dir=Path(folder) / "runs",
             save_model=True,
             listener=watch,
         )

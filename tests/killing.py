@@ -119,7 +119,7 @@ def main() -> None:
             root=root,
             model="darkness",
             resize=(64, 64),
-            output_dir=folder,
+            runs_dir=folder,
             save_model=True,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 def run(root: Path, tmp_path: Path, **keywords: Any) -> dict[str, Any]:
     given = {"dataset": "mvtec", "category": "nut", "resize": (64, 64), **keywords}
-    report = run_benchmark(root=root, output_dir=tmp_path / "runs", **given)
+    report = run_benchmark(root=root, runs_dir=tmp_path / "runs", **given)
     json.dumps(report, allow_nan=False)
     return report
 
@@ -563,7 +564,7 @@ def test_split_detector_evaluate(make_mvtec: MakeDataset, tmp_path: Path) -> Non
     narrow = evaluate_split(detector, split, pro_integration_limit=0.01)
     assert narrow["pixel_metrics"]["aupro"] < found["pixel_metrics"]["aupro"]
     without = evaluate_split(detector, split, compute_pixel_scores=False)
-    assert without["pixel_metrics"]["aupro"] is None and without["auroc"] == found["auroc"]
+    assert "pixel_metrics" not in without and without["auroc"] == found["auroc"]
 
 
 def test_split_without_masks_and_of_another_size(make_mvtec: MakeDataset) -> None:
@@ -574,8 +575,12 @@ def test_split_without_masks_and_of_another_size(make_mvtec: MakeDataset) -> Non
     assert found["undefined"]["aupro"] == "the split carries no masks"
     assert found["problems"] == []
     split = load_benchmark_split(dataset="mvtec", root=root, category="nut")
-    with pytest.raises(UsageError, match=r"test_masks has shape \(6, 256, 256\), wanted"):
-        evaluate_split(build_default_detector(resize=(64, 64)), split)
+    assert split.test_masks is not None and split.test_masks.shape == (6, 256, 256)
+    small = evaluate_split(build_default_detector(resize=(64, 64)), split)  # maps are resized
+    assert small["pixel_metrics"]["aupro"] > 0.8
+    fewer = replace(split, test_masks=split.test_masks[:5])
+    with pytest.raises(UsageError, match=r"test_masks has shape \(5, 256, 256\), wanted \(6,"):
+        evaluate_split(build_default_detector(resize=(64, 64)), fewer)
     with pytest.raises(UsageError, match="unknown keyword"):
         build_default_detector(zzz=1)
 
@@ -631,7 +636,7 @@ def real_reports(
             dataset="mvtec",
             root=real_mvtec,
             category="all",
-            output_dir=tmp_path_factory.mktemp("r"),
+            runs_dir=tmp_path_factory.mktemp("r"),
         )
     found: dict[str, dict[str, Any]] = report["per_category"]
     return found

@@ -46,7 +46,7 @@ def test_one_document_on_stdout_and_no_noise(
 ) -> None:
     root = make_mvtec(("bolt", "nut"), train=8)
     copy = tmp_path / "summary.json"
-    more = ["--output-dir", str(tmp_path / "o"), "--output", str(copy), "--json"]
+    more = ["--runs-dir", str(tmp_path / "o"), "--output", str(copy), "--json"]
     code, out, err = call(*arguments(root, "--calibration-quantile", "0.8", *more))
     assert code == 0 and err == ""  # nothing is wrong, and stderr is no terminal
     report = json.loads(out)
@@ -88,7 +88,7 @@ def test_every_flag_arrives(call: Command, make_mvtec: MakeDataset, tmp_path: Pa
         *["--device", "cpu", "--no-pretrained", "--seed", "3", "--no-per-image-jsonl"],
         *["--model-kwargs", '{"n_neighbors": 2}', "--contamination", "0.25", "--no-pixel"],
         *["--limit-train", "5", "--limit-test", "4", "--calibration", "in-sample"],
-        *["--preset", "industrial-fast", "--output-dir", str(tmp_path / "o")],
+        *["--preset", "industrial-fast", "--runs-dir", str(tmp_path / "o")],
         *["--pixel-aupro-limit", "0.05", "--on-error", "skip"],
     )
     assert code == 0
@@ -118,7 +118,7 @@ def test_no_save_run(
 
 def test_the_demo_needs_nothing(call: Command, tmp_path: Path) -> None:
     limits = ["--limit-train", "6", "--limit-test", "10", "--resize", "64", "64"]
-    code, out, _ = call("--dataset", "demo", "--output-dir", str(tmp_path), *limits)
+    code, out, _ = call("--dataset", "demo", "--runs-dir", str(tmp_path), *limits)
     assert code == 0 and json.loads(out)["categories"] == ["fabric", "washer"]
 
 
@@ -134,7 +134,7 @@ def test_an_unreadable_test_image_is_listed_and_exits_1(
     root = make_mvtec()
     broken = root / "nut/test/good/001.png"
     broken.write_bytes(b"\x89PNG")
-    where = ["--output-dir", str(tmp_path / "o")]
+    where = ["--runs-dir", str(tmp_path / "o")]
     code, out, err = call(*arguments(root, *where))
     assert code == 1 and json.loads(out)["per_category"]["nut"]["counts"]["test_unreadable"] == 1
     assert f"nut: unreadable_test_image: {broken}: " in err
@@ -148,7 +148,7 @@ def test_a_failed_category_exits_1_and_the_others_stand(
 ) -> None:
     root = make_mvtec(("bolt", "nut"))
     (root / "bolt/train/good/002.png").write_text("broken")
-    code, out, err = call(*arguments(root, "--output-dir", str(tmp_path / "o")))
+    code, out, err = call(*arguments(root, "--runs-dir", str(tmp_path / "o")))
     assert code == 1 and json.loads(out)["failed_categories"] == ["bolt"]
     assert "bolt: " in err and "002.png: not an image" in err and "Traceback" not in err
 
@@ -206,7 +206,7 @@ def test_an_output_that_cannot_be_written_is_found_out_first(
     call: Command, make_mvtec: MakeDataset, tmp_path: Path
 ) -> None:
     root = make_mvtec()
-    where = ["--output-dir", str(tmp_path / "o")]
+    where = ["--runs-dir", str(tmp_path / "o")]
     for output in ("", str(tmp_path / "no" / "x.json"), str(root / "nut/train/good/000.png/x")):
         code, out, err = call(*arguments(root, *where, "--output", output))
         assert code == 2 and out == "" and err.count("\n") == 1 and "--output" in err
@@ -252,7 +252,7 @@ def test_a_stopped_run_says_so(make_mvtec: MakeDataset, tmp_path: Path) -> None:
     for stop in (signal.SIGTERM, signal.SIGINT):
         output = tmp_path / stop.name
         run = subprocess.Popen(
-            [sys.executable, "-m", "pyimgano", "benchmark", "--output-dir", str(output)]
+            [sys.executable, "-m", "pyimgano", "benchmark", "--runs-dir", str(output)]
             + arguments(root, "--resize", "512", "512"),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -276,7 +276,7 @@ def test_an_empty_train_folder(call: Command, make_mvtec: MakeDataset, tmp_path:
     root = make_mvtec()
     for path in (root / "nut/train/good").iterdir():
         path.unlink()
-    code, out, err = call(*arguments(root, "--category", "nut", "--output-dir", str(tmp_path)))
+    code, out, err = call(*arguments(root, "--category", "nut", "--runs-dir", str(tmp_path)))
     assert code == 1 and out == "" and err.count("\n") == 1
     assert "nut/train/good: holds no images" in err
 

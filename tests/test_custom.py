@@ -99,7 +99,7 @@ def test_images_without_a_label_are_scored_and_count_nowhere(
         root=scattered,
         category="cup",
         resize=(64, 64),
-        output_dir=tmp_path / "runs",
+        runs_dir=tmp_path / "runs",
     )
     assert report["counts"]["test_unlabelled"] == 1 and report["counts"]["test"] == 5
     assert report["results"]["metrics"]["tp"] == 2 and report["results"]["undefined"] == {}
@@ -250,7 +250,7 @@ def test_a_flat_folder_of_good_images_calibrates_and_says_so(tmp_path: Path) -> 
         dataset="custom",
         root=tmp_path / "good parts",
         resize=(64, 64),
-        output_dir=tmp_path / "runs",
+        runs_dir=tmp_path / "runs",
     )
     assert report["status"] == "complete" and report["categories"] == ["good parts"]
     one = report["per_category"]["good parts"]

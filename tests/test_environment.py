@@ -39,7 +39,7 @@ def environment_of(report: dict[str, Any]) -> dict[str, Any]:
 
 def begin(root: Path, output: Path, **more: Any) -> dict[str, Any]:
     given = {"dataset": "mvtec", "model": "darkness", "resize": (64, 64), **more}
-    return run_benchmark(root=root, output_dir=output, **given)
+    return run_benchmark(root=root, runs_dir=output, **given)
 
 
 def test_what_is_in_it(
@@ -83,7 +83,7 @@ def test_of_a_robustness_run(make_mvtec: MakeDataset, tmp_path: Path) -> None:
         model="darkness",
         corruptions="lighting",
         severities=(1,),
-        output_dir=tmp_path,
+        runs_dir=tmp_path,
     )
     check_schema(Path(report["run_dir"]) / "environment.json", "environment")
     assert list(environment_of(report)["dataset_fingerprints"]) == ["nut"]
@@ -94,7 +94,7 @@ def test_the_command_line(
 ) -> None:
     root = make_mvtec(("nut",), train=2, good=1, bad=1)
     words = ["--dataset", "mvtec", "--root", str(root), "--model", "darkness"]
-    words += ["--output-dir", str(tmp_path / "r")]
+    words += ["--runs-dir", str(tmp_path / "r")]
     monkeypatch.setattr(sys, "argv", ["/usr/bin/pyimgano-benchmark", *words])
     with pytest.raises(SystemExit):
         benchmark(words)
@@ -246,7 +246,7 @@ def test_whatever_the_folder_locale_time_zone_and_hash_seed(
         "from tests import stubs; stubs.register(); from pyimgano import run_benchmark;"
         "locale.setlocale(locale.LC_ALL, '');"
         "print(run_benchmark(dataset='mvtec', root=sys.argv[2], model='darkness', limit_test=3,"
-        "output_dir=sys.argv[3], num_threads=int(sys.argv[4]))['run_dir'])"
+        "runs_dir=sys.argv[3], num_threads=int(sys.argv[4]))['run_dir'])"
     )
     known = subprocess.run(["locale", "-a"], capture_output=True, text=True, check=False).stdout
     other = next((one for one in known.split() if one.startswith(("tr_", "de_", "fr_"))), "C.UTF-8")

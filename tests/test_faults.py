@@ -62,7 +62,7 @@ def benchmark(root: Path, runs: Path, **more: object) -> list[object]:
     options = [part for name, value in given.items() for part in (f"--{name}", value)]
     return [
         *["--dataset", "mvtec", "--root", root, "--model", "darkness", "--resize", 64, 64],
-        *["--output-dir", runs, *options],
+        *["--runs-dir", runs, *options],
     ]
 
 
@@ -244,7 +244,7 @@ def test_a_full_disk_under_a_saved_model_and_under_a_cache(
     ]
     with monkeypatch.context() as patched:
         fill_disk(patched, lambda path: "pyimgano-features" in path.parts, 20_000)
-        code, out, err = call("benchmark", *arguments, "--output-dir", tmp_path / "one")
+        code, out, err = call("benchmark", *arguments, "--runs-dir", tmp_path / "one")
     assert code == 0
     (warning,) = [line for line in err.splitlines() if "cache" in line]
     assert warning == (
@@ -256,12 +256,12 @@ def test_a_full_disk_under_a_saved_model_and_under_a_cache(
 
     with monkeypatch.context() as patched:
         fill_disk(patched, lambda path: ".model." in path.parent.name, 20_000)
-        code, out, err = call("benchmark", *arguments, "--output-dir", tmp_path / "two")
+        code, out, err = call("benchmark", *arguments, "--runs-dir", tmp_path / "two")
     assert code == 1
     assert f"nut/model: cannot be written ({FULL})" in err
     require_whole(tmp_path / "two")
     assert not list((tmp_path / "two").rglob("model"))
-    code, out, _ = call("benchmark", *arguments, "--output-dir", tmp_path / "three")
+    code, out, _ = call("benchmark", *arguments, "--runs-dir", tmp_path / "three")
     assert code == 0 and json.loads(out)["per_category"]["nut"]["results"] == scores
 
 

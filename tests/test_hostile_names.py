@@ -130,7 +130,7 @@ def test_categories_and_defects_of_any_name(
                 "8",
                 "8",
             ]
-            + ["--output-dir", "out"]
+            + ["--runs-dir", "out"]
         )
     out, err = capsys.readouterr()
     assert left.value.code == 0, err[-2000:]

@@ -386,7 +386,7 @@ def test_a_model_of_a_run(call: Call, folder: Path, monkeypatch: pytest.MonkeyPa
     for i in range(3):
         save(folder / "set" / "nut" / "train" / "good" / f"{i}.png", plain(200 + i))
         save(folder / "set" / "nut" / "test" / "good" / f"{i}.png", plain(204 + i))
-    keywords = {"dataset": "mvtec", "root": folder / "set", "output_dir": folder / "runs"}
+    keywords = {"dataset": "mvtec", "root": folder / "set", "runs_dir": folder / "runs"}
     report = pyimgano.run_benchmark(**keywords, save_model=True)
     code, records, _ = call("--from-run", report["run_dir"], folder / "set" / "nut" / "test")
     assert code == 0 and len(records) == 3

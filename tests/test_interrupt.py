@@ -27,7 +27,7 @@ CASES = [
 def begin(root: Path, output: Path, at: str, how: str, sign: Path) -> subprocess.Popen[str]:
     keywords = json.dumps({"at": at, "how": how, "sign": str(sign)})
     words = ["--dataset", "mvtec", "--root", str(root), "--model", "busy"]
-    words += ["--model-kwargs", keywords, "--output-dir", str(output)]
+    words += ["--model-kwargs", keywords, "--runs-dir", str(output)]
     return subprocess.Popen(
         [sys.executable, "-m", "tests.interrupting", *words],
         cwd=HERE.parent,

@@ -368,7 +368,7 @@ def test_ad2_private(ad2: Path, tmp_path: Path, split: str) -> None:
         category="all",
         split=split,
         resize=(64, 64),
-        output_dir=tmp_path / "runs",
+        runs_dir=tmp_path / "runs",
     )
     assert report["status"] == "complete" and report["split"] == split
     run = Path(report["run_dir"])
@@ -441,7 +441,7 @@ def test_ad2_private_images_that_cannot_be_read(ad2: Path, tmp_path: Path) -> No
         category="can",
         split="test_private",
         resize=(64, 64),
-        output_dir=tmp_path,
+        runs_dir=tmp_path,
     )
     assert report["notes"][0].startswith("1 of 2 maps")
     assert set(report["results"]["undefined"].values()) == {"no test image has a label"}
@@ -485,7 +485,7 @@ def test_loco_where_every_category_fails(
     monkeypatch.setattr("pyimgano.cli.console.on_terminal", lambda: True)
     with pytest.raises(SystemExit) as done:
         benchmark(
-            ["--dataset", "mvtec_loco", "--root", str(loco), "--output-dir", str(tmp_path / "r")]
+            ["--dataset", "mvtec_loco", "--root", str(loco), "--runs-dir", str(tmp_path / "r")]
         )
     out, err = capsys.readouterr()
     report = json.loads(out)

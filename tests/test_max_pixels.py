@@ -166,7 +166,7 @@ def test_a_run_says_its_limit_and_keeps_to_it(
     large = save(root / "nut/test/good/large.png", picture(5, 80))
     mask = save(root / "nut/ground_truth/spot/001_mask.png", np.zeros((80, 80), np.uint8))
     common = ["--dataset", "mvtec", "--root", str(root), "--max-pixels", "5000"]
-    fitted = ["--model", "darkness", "--resize", "64", "64", "--output-dir", str(tmp_path / "r")]
+    fitted = ["--model", "darkness", "--resize", "64", "64", "--runs-dir", str(tmp_path / "r")]
     said = "declares 80 x 80 pixels, more than the 5000 allowed; max_pixels=6400 would allow it"
     more = ["--corruptions", "lighting", "--severities", "1"]
     for command, further in ((benchmark_command, []), (robust_command, more)):
@@ -204,7 +204,7 @@ def test_a_run_says_its_limit_and_keeps_to_it(
         category="nut",
         model="darkness",
         resize=(64, 64),
-        output_dir=tmp_path / "r",
+        runs_dir=tmp_path / "r",
     )
     config = json.loads((Path(report["run_dir"]) / "config.json").read_text())
     assert config["max_pixels"] == 2**28 and report["counts"]["test_unreadable"] == 0

@@ -355,7 +355,7 @@ def test_a_run_says_it_in_one_line(
     register_model("darkness")(Darkness)
     root = make_mvtec(("a", "b"))
     given = ["--dataset", "mvtec", "--root", str(root), "--model", "darkness"]
-    given += ["--resize", "64", "64", "--output-dir", str(tmp_path / "runs")]
+    given += ["--resize", "64", "64", "--runs-dir", str(tmp_path / "runs")]
 
     def nothing(*arguments: Any, **keywords: Any) -> Any:
         raise MemoryError

@@ -62,7 +62,7 @@ def root(make_mvtec: MakeDataset) -> Path:
 
 def begin(root: Path, tmp_path: Path, **more: Any) -> dict[str, Any]:
     given = {"dataset": "mvtec", "model": "darkness", "resize": (64, 64), **more}
-    return run_benchmark(root=root, output_dir=tmp_path / "runs", **given)
+    return run_benchmark(root=root, runs_dir=tmp_path / "runs", **given)
 
 
 def stopped(root: Path, tmp_path: Path, category: str = "nut", **more: Any) -> Path:
@@ -167,7 +167,7 @@ def test_a_robustness_run(root: Path, tmp_path: Path) -> None:
         "resize": (64, 64),
         "corruptions": "lighting",
         "severities": (1, 3),
-        "output_dir": tmp_path / "runs",
+        "runs_dir": tmp_path / "runs",
     }
     whole = Path(run_robust_benchmark(**given)["run_dir"])
     with pytest.raises(KeyboardInterrupt):
@@ -396,7 +396,7 @@ def test_arguments_beside_resume(root: Path, tmp_path: Path) -> None:
         ({"seed": 4}, "seed: the run has 3, got 4"),
         ({"dataset": "btad"}, "dataset: the run has 'mvtec', got 'btad'"),
         ({"root": "/else"}, "root: the run has "),
-        ({"output_dir": "/else"}, "output_dir: the run has "),
+        ({"runs_dir": "/else"}, "runs_dir: the run has "),
         ({"save_run": False}, "save_run: the run has True, got False"),
         ({"limit_test": 0}, "limit_test"),
     ):
@@ -456,10 +456,10 @@ def test_fail_fast(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert failure["kind"] == "ImageReadError" and failure["stage"] == "reading"
     assert "nut/train/good/001.png" in failure["message"] and failure["where"] is None
     words = ["--dataset", "mvtec", "--root", root, "--model", "darkness", "--fail-fast"]
-    code, out, err = call(benchmark, capsys, *words, "--output-dir", tmp_path / "o")
+    code, out, err = call(benchmark, capsys, *words, "--runs-dir", tmp_path / "o")
     assert code == 1 and json.loads(out)["not_begun"] == ["washer"]
     assert "not begun: washer" in err
-    robust = ["--corruptions", "lighting", "--severities", "1", "--output-dir", tmp_path / "o"]
+    robust = ["--corruptions", "lighting", "--severities", "1", "--runs-dir", tmp_path / "o"]
     code, out, err = call(robust_benchmark, capsys, *words, *robust)
     assert code == 1 and json.loads(out)["not_begun"] == ["washer"]
 

@@ -60,7 +60,7 @@ def run(root: Path, tmp_path: Path, **keywords: Any) -> dict[str, Any]:
         "resize": (64, 64),
         "corruptions": ["lighting", "geo_jitter"],
         "severities": [1, 5],
-        "output_dir": tmp_path / "runs",
+        "runs_dir": tmp_path / "runs",
         **keywords,
     }
     report = run_robust_benchmark(root=root, **asked)
@@ -95,7 +95,7 @@ def test_the_threshold_and_the_clean_results_are_the_benchmarks(
         category="nut",
         model=model,
         resize=(64, 64),
-        output_dir=tmp_path / "plain",
+        runs_dir=tmp_path / "plain",
     )
     assert report["threshold"] == plain["threshold"]
     assert report["calibration"] == plain["calibration"]
@@ -338,7 +338,7 @@ def test_nothing_is_written_without_save_run(
     root = make_mvtec()
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    report = run(root, tmp_path, save_run=False, output_dir=None)
+    report = run(root, tmp_path, save_run=False, runs_dir=None)
     assert report["run_dir"] is None and not list((tmp_path / "here").iterdir())
     assert not list(Path(run(root, tmp_path, per_image_jsonl=False)["run_dir"]).rglob("*.jsonl"))
 
@@ -495,7 +495,7 @@ def test_the_command(
     copy = tmp_path / "summary.json"
     more = ["--category", "nut", "--resize", 64, 64, "--calibration-quantile", 0.8, "--seed", 3]
     asked = ["--corruptions", "blur,jpeg", "--corruptions", "noise", "--severities", "1,4..5"]
-    left = ["--output-dir", tmp_path / "o", "--output", copy, "--limit-test", 4, "--no-pixel"]
+    left = ["--runs-dir", tmp_path / "o", "--output", copy, "--limit-test", 4, "--no-pixel"]
     code, out, err = call(capsys, *known, *more, *asked, *left, "--json")
     assert code == 0 and "hurts most" in err and "balanced acc." in err
     report = json.loads(out)

@@ -392,7 +392,7 @@ def test_a_benchmark_with_a_region(make_mvtec: MakeDataset, tmp_path: Path) -> N
         "root": root,
         "category": "nut",
         "resize": (64, 64),
-        "output_dir": tmp_path / "runs",
+        "runs_dir": tmp_path / "runs",
     }
     report = run_benchmark(roi=file, **given)
     region = report["roi"]

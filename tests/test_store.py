@@ -696,7 +696,7 @@ def test_models_of_a_run(
 ) -> None:
     root = make_mvtec(("nut", "bolt:x"))
     arguments = ["--dataset", "mvtec", "--root", str(root), "--resize", "32", "32"]
-    arguments += ["--output-dir", str(tmp_path / "runs"), "--save-model"]
+    arguments += ["--runs-dir", str(tmp_path / "runs"), "--save-model"]
     with pytest.raises(SystemExit) as left:
         benchmark(arguments)
     report = json.loads(capsys.readouterr().out)
@@ -742,7 +742,7 @@ def test_a_run_that_cannot_save_fails_before_it_scores(
     monkeypatch.setattr(saving, "_write", full)
     given: dict[str, Any] = {"dataset": "mvtec", "root": make_mvtec(), "resize": (32, 32)}
     with pytest.raises(DataError, match=r"model: cannot be written \(No space left"):
-        run_benchmark(category="nut", save_model=True, output_dir=tmp_path / "runs", **given)
+        run_benchmark(category="nut", save_model=True, runs_dir=tmp_path / "runs", **given)
     (run,) = (tmp_path / "runs").iterdir()
     assert json.loads((run / "report.json").read_text())["status"] == "failed"
 

@@ -65,7 +65,7 @@ def test_on_one_feature_cache_and_one_output_root(make_mvtec: MakeDataset, tmp_p
     keywords = {"engine": "torch"}  # nothing is compiled
     words = ["--dataset", "mvtec", "--root", root, "--resize", 64, 64, "--no-pixel"]
     words += ["--model-kwargs", json.dumps(keywords)]
-    words += ["--cache-dir", tmp_path / "features", "--output-dir", tmp_path / "runs"]
+    words += ["--cache-dir", tmp_path / "features", "--runs-dir", tmp_path / "runs"]
     runs = [python("-m", "pyimgano", "benchmark", *words) for _ in range(2)]
     folders = [Path(json.loads(end(run))["run_dir"]) for run in runs]
     assert folders[0] != folders[1]
@@ -78,7 +78,7 @@ def test_on_one_feature_cache_and_one_output_root(make_mvtec: MakeDataset, tmp_p
         resize=(64, 64),
         pixel=False,
         model_kwargs=keywords,
-        output_dir=tmp_path / "alone",
+        runs_dir=tmp_path / "alone",
     )
     found = [
         lines(folder / "categories" / "nut" / "per_image.jsonl")
@@ -110,7 +110,7 @@ def test_the_lock_dies_with_its_process(make_mvtec: MakeDataset, tmp_path: Path)
     root = make_mvtec(("bolt", "nut"), train=2, good=1, bad=1)
     keywords = json.dumps({"at": "scoring", "how": "python", "sign": str(tmp_path / "sign")})
     words = ["--dataset", "mvtec", "--root", str(root), "--model", "busy"]
-    words += ["--model-kwargs", keywords, "--output-dir", str(tmp_path / "r")]
+    words += ["--model-kwargs", keywords, "--runs-dir", str(tmp_path / "r")]
     run = subprocess.Popen(
         [sys.executable, "-m", "tests.interrupting", *words],
         cwd=HERE.parent,

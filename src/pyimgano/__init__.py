@@ -27,7 +27,7 @@ _HOMES = {
     "register_model": "models",
     "load_dataset": "datasets",
     "set_num_threads": "threads",
-    "run_benchmark": "pipelines",
+    "run_benchmark": "pipelines.benchmark",
     "run_robust_benchmark": "pipelines",
     "list_dataset_categories": "pipelines",
 }

@@ -5,6 +5,7 @@ A subcommand's module is imported when it is called, so that `--help` is quick.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
@@ -17,6 +18,7 @@ import click
 from .. import __version__
 from ..errors import PyimganoError
 from ..memory import is_out_of_memory, one_line
+from .caller import Caller
 from .console import complain, warn
 from .interruption import INTERRUPTED, ended_cleanly_by_signals
 
@@ -35,6 +37,10 @@ _COMMANDS = {
     "export": ("export", "Write a detector as a folder that runs without pyimgano."),
     "infer": ("infer", "Score new images with a fitted detector."),
 }
+
+
+#: Options of `pyimgano` itself.
+_OF_THE_GROUP = ("-h", "--help", "--version")
 
 
 class _LazyGroup(click.Group):
@@ -61,55 +67,90 @@ def group() -> None:
     """Visual anomaly detection for industrial inspection."""
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """`pyimgano`."""
-    _run(group, "pyimgano", arguments)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `pyimgano` and return its exit status; raises no `SystemExit`.
+
+    The first word is a subcommand. Where it is an option instead, all words are options of
+    `pyimgano-benchmark`.
+
+    Parameters
+    ----------
+    argv
+        The words after the command's name; by default those of this process.
+
+    Returns
+    -------
+    int
+        0 done; 1 an error of the run; 2 one of usage; 130 interrupted.
+    """
+    words = [str(one) for one in (sys.argv[1:] if argv is None else argv)]
+    if words and words[0].startswith("-") and words[0] not in _OF_THE_GROUP:
+        return run_subcommand("benchmark", words, name="pyimgano")
+    return _run(group, "pyimgano", words)
+
+
+def run_subcommand(
+    subcommand: str,
+    argv: Sequence[str] | None,
+    *,
+    name: str | None = None,
+    caller: Caller | None = None,
+) -> int:
+    """Run one subcommand and return its exit status, as `main` does.
+
+    Parameters
+    ----------
+    subcommand
+        A key of `_COMMANDS`.
+    argv
+        The words after the command's name; by default those of this process.
+    name
+        What messages call the command; by default its dashed name.
+    caller
+        What the command is to take from whoever calls it.
+    """
+    module = import_module(f".{_COMMANDS[subcommand][0]}", __name__)
+    words = None if argv is None else [str(one) for one in argv]
+    return _run(module.command, name or f"pyimgano-{subcommand}", words, caller)
 
 
 def benchmark(arguments: Sequence[str] | None = None) -> NoReturn:
     """`pyimgano-benchmark`, the same as `pyimgano benchmark`."""
-    from .benchmark import command
-
-    _run(command, "pyimgano-benchmark", arguments)
+    sys.exit(run_subcommand("benchmark", arguments))
 
 
 def datasets(arguments: Sequence[str] | None = None) -> NoReturn:
     """`pyimgano-datasets`, the same as `pyimgano datasets`."""
-    from .datasets import command
-
-    _run(command, "pyimgano-datasets", arguments)
+    sys.exit(run_subcommand("datasets", arguments))
 
 
 def distill_teacher(arguments: Sequence[str] | None = None) -> NoReturn:
     """`pyimgano-distill-teacher`, the same as `pyimgano distill-teacher`."""
-    from .distill_teacher import command
-
-    _run(command, "pyimgano-distill-teacher", arguments)
+    sys.exit(run_subcommand("distill-teacher", arguments))
 
 
 def export(arguments: Sequence[str] | None = None) -> NoReturn:
     """`pyimgano-export`, the same as `pyimgano export`."""
-    from .export import command
-
-    _run(command, "pyimgano-export", arguments)
+    sys.exit(run_subcommand("export", arguments))
 
 
 def robust_benchmark(arguments: Sequence[str] | None = None) -> NoReturn:
     """`pyimgano-robust-benchmark`, the same as `pyimgano robust-benchmark`."""
-    from .robust_benchmark import command
-
-    _run(command, "pyimgano-robust-benchmark", arguments)
+    sys.exit(run_subcommand("robust-benchmark", arguments))
 
 
 def infer(arguments: Sequence[str] | None = None) -> NoReturn:
     """`pyimgano-infer`, the same as `pyimgano infer`."""
-    from .infer import command
-
-    _run(command, "pyimgano-infer", arguments)
+    sys.exit(run_subcommand("infer", arguments))
 
 
-def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> NoReturn:
-    """Run a command and exit: 0, 1 for an error of the run, 2 for one of usage.
+def _run(
+    command: click.Command,
+    name: str,
+    arguments: Sequence[str] | None,
+    caller: Caller | None = None,
+) -> int:
+    """Run a command and return its exit status: 0, 1 for an error of the run, 2 for one of usage.
 
     What went wrong is one line on stderr. A traceback is a bug of ours.
     """
@@ -118,21 +159,32 @@ def _run(command: click.Command, name: str, arguments: Sequence[str] | None) -> 
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = warn
-                status = command.main(arguments, prog_name=name, standalone_mode=False)
-            sys.exit(status if isinstance(status, int) else 0)
+                status = command.main(arguments, prog_name=name, standalone_mode=False, obj=caller)
+            return status if isinstance(status, int) else 0
         except click.ClickException as error:
             complain(f"{name}: error: {' '.join(error.format_message().split())}")
-            sys.exit(error.exit_code)
+            return error.exit_code
         except PyimganoError as error:
             complain(f"{name}: error: {error}")
-            sys.exit(error.exit_code)
+            return error.exit_code
         except (click.Abort, KeyboardInterrupt):
             complain(f"{name}: error: interrupted")
-            sys.exit(INTERRUPTED)
+            return INTERRUPTED
         except BrokenPipeError:  # the reader of our output went away
-            os._exit(1)  # without a second complaint when the interpreter flushes stdout
+            _let_go_of_stdout()
+            return 1
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             complain(f"{name}: error: not enough memory ({one_line(error)})")
-            sys.exit(1)
+            return 1
+
+
+def _let_go_of_stdout() -> None:
+    """What is left in stdout's buffer goes nowhere, or Python would complain of it at its end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, sys.stdout.fileno())
+        finally:
+            os.close(nowhere)

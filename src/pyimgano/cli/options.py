@@ -153,7 +153,13 @@ run_options = _together(
     click.option(
         "--output-dir",
         type=click.Path(path_type=Path, file_okay=False),
-        help="Folder that the run directory is made in. Default runs.",
+        help="The run directory itself: a folder that is empty or not there yet.",
+    ),
+    click.option(
+        "--runs-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Without --output-dir, the folder in which a named run directory is made. "
+        "Default runs.",
     ),
     click.option("--save-run/--no-save-run", default=True, show_default=True),
     click.option("--per-image-jsonl/--no-per-image-jsonl", default=True, show_default=True),

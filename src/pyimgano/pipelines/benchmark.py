@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -40,10 +40,17 @@ def run_benchmark(
     seed: int = 0,
     pixel: bool = True,
     pixel_aupro_limit: float | None = None,
+    pixel_segf1: bool = False,
+    pixel_threshold_strategy: Literal["normal_pixel_quantile"] | None = None,
+    pixel_normal_quantile: float = 0.999,
+    pixel_calibration_fraction: float = 0.2,
+    pixel_calibration_seed: int = 0,
+    pixel_postprocess: Mapping[str, Any] | None = None,
     on_error: Literal["error", "skip"] = "error",
     save_run: bool = True,
     per_image_jsonl: bool = True,
     output_dir: str | Path | None = None,
+    runs_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
     num_threads: int | None = None,
     max_pixels: int | None = None,
@@ -90,12 +97,26 @@ def run_benchmark(
     pixel, pixel_aupro_limit
         Whether pixel metrics are computed where masks exist, and the limit of AUPRO and
         sPRO, by default that of the dataset's authors.
+    pixel_segf1
+        Whether pixel metrics also have `pixel_threshold`, `pixel_segf1` and `bg_fpr`, the share
+        of normal pixels above it.
+    pixel_threshold_strategy
+        None for the detector's own threshold of pixels. `normal_pixel_quantile`: the quantile
+        `pixel_normal_quantile` of all pixels of training images that are held out for it,
+        `pixel_calibration_fraction` of them, chosen by `pixel_calibration_seed`.
+    pixel_postprocess
+        Keywords of `pyimgano.postprocess.anomaly_map.AnomalyMapPostprocess`, which is applied to
+        every map before pixels are measured, and to nothing else.
     on_error
         `error`: an unreadable training image fails its category. `skip`: it is left out.
         An unreadable test image never has a score, either way.
-    save_run, output_dir, per_image_jsonl
-        Whether a run directory is written, the folder it is made in (`runs`), and whether
-        it holds per_image.jsonl files.
+    save_run, per_image_jsonl
+        Whether a run directory is written, and whether it holds per_image.jsonl files.
+    output_dir
+        The run directory itself: a folder that is empty, or is made.
+    runs_dir
+        Without `output_dir`, the folder in which the run directory is made as
+        `<timestamp>_<dataset>_<model>`; by default `runs`.
     cache_dir
         A folder to keep features of images in: another run on the same images with the same
         backbone decodes and extracts nothing. It is bounded to 20 GiB.
@@ -162,6 +183,12 @@ def run_benchmark(
         "seed": seed,
         "pixel": pixel,
         "pixel_aupro_limit": pixel_aupro_limit,
+        "pixel_segf1": pixel_segf1,
+        "pixel_threshold_strategy": pixel_threshold_strategy,
+        "pixel_normal_quantile": pixel_normal_quantile,
+        "pixel_calibration_fraction": pixel_calibration_fraction,
+        "pixel_calibration_seed": pixel_calibration_seed,
+        "pixel_postprocess": None if pixel_postprocess is None else dict(pixel_postprocess),
         "on_error": on_error,
         "save_run": save_run,
         "per_image_jsonl": per_image_jsonl,
@@ -172,7 +199,7 @@ def run_benchmark(
         "roi": None if roi is None else str(roi),
     }
     if resume is not None:
-        places = {"root": root, "output_dir": output_dir}
+        places = {"root": root, "output_dir": output_dir, "runs_dir": runs_dir}
         given = given_besides(run_benchmark, {**asked, **places})
         require_same(BenchmarkDocuments, resume, given)
     return run_or_resume(
@@ -181,6 +208,7 @@ def run_benchmark(
         asked,
         root=root,
         output_dir=output_dir,
+        runs_dir=runs_dir,
         resume=resume,
         force=force,
         fail_fast=fail_fast,
@@ -242,7 +270,7 @@ def _measure(run: BenchmarkDocuments, name: str, *, listener: Listener | None) -
             progress=None if listener is None else listener.stage,
         )
         submission.flush()
-    notes = [*category.notes, *submission.notes()]
+    notes = [*category.notes, *trial.notes, *submission.notes()]
     if not category.test:
         notes.append("there are no test images: the threshold is calibrated, nothing is measured")
     return run.finished(category, detector, trial, notes, model_folder)

@@ -100,7 +100,7 @@ def _metrics_of(report: CategoryReport) -> dict[str, float | None]:
     found: dict[str, float | None] = {
         **{name: getattr(results, name) for name in _IMAGE_METRICS},
         **{name: getattr(results.metrics, name) for name in DECISION_METRICS},
-        **results.pixel_metrics.model_dump(),
+        **results.pixel_metrics.model_dump(exclude={"pixel_threshold"}),
         "false_alarm_rate": report.calibration.measured_false_alarm_rate.rate,
     }
     if results.mean_over_defects is None:

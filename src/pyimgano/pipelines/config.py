@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator
 
-from ..errors import UsageError, invalid_value
+from ..errors import UsageError, invalid_value, unknown_name
 from ..images import CORRUPTIONS, SEVERITIES, get_corruption
 from ..models.parameters import (
     Contamination,
@@ -70,6 +72,12 @@ class BenchmarkConfig(BaseModel):
     max_pixels: _Limit | None
     save_model: Flag
     roi: str | None
+    pixel_segf1: Flag = False
+    pixel_threshold_strategy: Literal["normal_pixel_quantile"] | None = None
+    pixel_normal_quantile: Quantile = 0.999
+    pixel_calibration_fraction: Annotated[float, Strict(), Field(gt=0, lt=1)] = 0.2
+    pixel_calibration_seed: Seed = 0
+    pixel_postprocess: dict[str, Any] | None = None
 
     @classmethod
     def check(cls, **values: Any) -> Self:
@@ -87,6 +95,8 @@ class BenchmarkConfig(BaseModel):
             raise invalid_value(error, values) from None
         if config.save_model and not config.save_run:
             raise UsageError("save_model needs a run directory to save to; save_run is False")
+        if config.pixel_postprocess is not None:
+            make_postprocess(config.pixel_postprocess)
         return config
 
     def as_json(self) -> dict[str, Any] | None:
@@ -145,11 +155,38 @@ class BenchmarkConfig(BaseModel):
         return {**preset, **given, **self.model_kwargs}
 
 
+def make_postprocess(keywords: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """What post-processes anomaly maps, by keywords of `AnomalyMapPostprocess`.
+
+    Raises
+    ------
+    UsageError
+        An unknown keyword, or a value that it does not take.
+    """
+    from ..postprocess.anomaly_map import AnomalyMapPostprocess
+
+    known = inspect.signature(AnomalyMapPostprocess).parameters
+    for name in keywords:
+        if name not in known:
+            raise UsageError(unknown_name("keyword of pixel_postprocess", name, known))
+    given = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in keywords.items()  # JSON knows no tuples
+    }
+    try:
+        return AnomalyMapPostprocess(**given)
+    except UsageError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"pixel_postprocess: {error}") from None
+
+
 class RobustnessConfig(BenchmarkConfig):
     """The checked arguments of `run_robust_benchmark`."""
 
     corruptions: tuple[str, ...]
     severities: tuple[int, ...]
+    pixel_segf1: Flag = True
 
     @classmethod
     def check(cls, **values: Any) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from ..models.registry import create_model
 from ..models.saving import require_saveable
 from ..runs import shown
 from .config import BenchmarkConfig
+
+#: Makes a detector from a model's name and its keywords.
+MakeDetector = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,9 @@ class OpenedRun:
         Of the dataset.
     names
         The categories asked for, which are there.
+    category
+        What was asked for, as reports say it: a name, several with commas, or `all`. A custom
+        dataset without categories is always `custom`.
     backbone
         What the detectors' `prepare` gave, None if they have none.
     roi_sha256
@@ -38,12 +45,17 @@ class OpenedRun:
     layout: Layout
     root: Path
     names: list[str]
+    category: str
     backbone: Any = None
     roi_sha256: str | None = None
 
 
-def open_run(config: BenchmarkConfig, root: str | Path | None) -> OpenedRun:
+def open_run(
+    config: BenchmarkConfig, root: str | Path | None, create: MakeDetector = create_model
+) -> OpenedRun:
     """Find out what can be found out before a run begins.
+
+    `create` makes the detector from the model's name and keywords.
 
     Raises
     ------
@@ -54,13 +66,16 @@ def open_run(config: BenchmarkConfig, root: str | Path | None) -> OpenedRun:
     WeightsError
         No weights for the detector.
     """
-    detector = create_model(config.model, **config.detector_keywords())
+    detector = create(config.model, **config.detector_keywords())
     layout = get_layout(config.dataset, split=config.split, allow_outside=config.allow_outside)
     if config.calibration == "validation" and not layout.has_validation:
         raise UsageError(f"calibration: dataset {layout.name!r} has no validation images")
     # whatever folder a run is begun or resumed in, its documents say the same
     folder = open_root(layout, root).absolute()
     names = _choose_categories(layout, folder, config.category)
+    asked = config.category if isinstance(config.category, str) else ",".join(config.category)
+    if asked == "all" and layout.name == "custom" and names == ["custom"]:
+        asked = "custom"
     _require_distinct(folder, names)
     if config.save_model:
         require_saveable(detector)
@@ -68,7 +83,7 @@ def open_run(config: BenchmarkConfig, root: str | Path | None) -> OpenedRun:
     # a device or weights that are not there fail here, not in each category
     backbone = detector.prepare()
     sha256 = None if region is None else region.sha256
-    return OpenedRun(detector, layout, folder, names, backbone, sha256)
+    return OpenedRun(detector, layout, folder, names, asked, backbone, sha256)
 
 
 def _choose_categories(layout: Layout, root: Path, wanted: str | list[str]) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -20,7 +21,7 @@ from ..datasets import (
     load_mask,
     load_regions,
 )
-from ..errors import ImageReadError
+from ..errors import DataError, ImageReadError
 from ..models import Detector, ImageScore
 from ..runs import Problem, ProblemKind
 
@@ -52,6 +53,8 @@ class Pixels:
         Defective images with a usable mask.
     unusable
         Names of those without.
+    postprocess
+        What is done to each map before it is measured.
     no_regions
         Why there is no sPRO although regions are wanted.
     problems
@@ -70,6 +73,7 @@ class Pixels:
     usable: int = 0
     unusable: list[str] = field(default_factory=list)
     no_regions: str | None = None
+    postprocess: Callable[[npt.NDArray[np.float32]], Any] | None = None
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, sample: Sample, result: ImageScore, move: Move | None = None) -> None:
@@ -87,13 +91,44 @@ class Pixels:
             self.masks, self.maps, self.regions = [], [], []  # of no use any more
             self.counted = []
         elif not self.unusable:
-            counted = self.counted_of(result.original_size or self.resize)
+            counted = self.counted_at(result.original_size)
             if counted is not None:
                 mask, regions = self._within(sample, mask, regions, counted)
                 self.counted.append(counted)
             self.masks.append(mask)
-            self.maps.append(result.anomaly_map)
+            self.maps.append(self.prepared(result.anomaly_map))
             self.regions.append(regions)
+
+    def counted_at(self, image_size: tuple[int, int] | None) -> npt.NDArray[np.bool_] | None:
+        """(H, W) bool, which pixels count of an image of that size; None if all do."""
+        counted = self.counted_of(image_size or self.resize)
+        if counted is None or counted.shape == self.resize:
+            return counted
+        # masks that were given have a size of their own
+        size = (self.resize[1], self.resize[0])
+        small = counted.astype(np.uint8)
+        return np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_NEAREST) > 0)
+
+    def prepared(self, anomaly_map: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The map as it is measured: at the masks' size, and post-processed.
+
+        Raises
+        ------
+        DataError
+            What post-processes it gives another size, or values that are not finite.
+        """
+        if anomaly_map.shape != self.resize:
+            size = (self.resize[1], self.resize[0])
+            resized = cv2.resize(anomaly_map, size, interpolation=cv2.INTER_LINEAR)
+            anomaly_map = np.asarray(resized, np.float32)
+        if self.postprocess is None:
+            return anomaly_map
+        done = np.asarray(self.postprocess(anomaly_map), np.float32)
+        if done.shape != self.resize or not np.isfinite(done).all():
+            raise DataError(
+                f"postprocess gave a map of shape {done.shape}, wanted {self.resize}, all finite"
+            )
+        return done
 
     def _within(
         self, sample: Sample, mask: Mask, regions: list[Region], counted: npt.NDArray[np.bool_]

@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..datasets import Sample, Saturation
-from ..evaluation import evaluate_detector, evaluate_kinds
+from ..evaluation import (
+    compute_bg_fpr,
+    compute_pixel_segf1,
+    evaluate_detector,
+    evaluate_kinds,
+)
 from ..models import Detector
 from .pixels import Pixels
 
 #: What a kind of defect is reported with.
 _KIND_METRICS = ("auroc", "average_precision", "recall")
+
+
+#: Why the detector's own threshold of pixels does not serve.
+_POSTPROCESSED = (
+    "the maps are post-processed, and the detector's threshold for pixels is one for maps as they "
+    "are; a pixel threshold strategy gives one for these"
+)
+
+
+@dataclass(frozen=True)
+class NormalPixelQuantile:
+    """The threshold of pixels from maps of training images that are held out for it.
+
+    Attributes
+    ----------
+    quantile
+        Of all pixels of their maps, in (0, 1).
+    fraction
+        Of the training images, in (0, 1).
+    seed
+        Of the choice of images.
+    """
+
+    quantile: float = 0.999
+    fraction: float = 0.2
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,6 +67,15 @@ class EvaluationProtocol:
         Kinds of defect to report; by default those of the test images.
     kinds_apart
         Whether pixel metrics are also wanted for each kind, and the mean over the kinds.
+    segf1
+        Whether SegF1 is measured.
+    background
+        Whether `pixel_threshold`, `pixel_segf1` and `bg_fpr` are wanted among the pixel metrics.
+        The last two count pixels strictly above the threshold.
+    pixel_quantile
+        Where the threshold of pixels comes from; None for the detector's own.
+    postprocess
+        What is done to each map (H, W) before pixels are measured; scores are not touched.
     """
 
     pixel: bool = True
@@ -43,6 +84,10 @@ class EvaluationProtocol:
     saturation: Mapping[int, Saturation] | None = None
     kinds: tuple[str, ...] | None = None
     kinds_apart: bool = False
+    segf1: bool = True
+    background: bool = False
+    pixel_quantile: NormalPixelQuantile | None = None
+    postprocess: Callable[[npt.NDArray[np.float32]], Any] | None = None
 
 
 #: Pixel metrics where masks exist, AUPRO to 0.3.
@@ -56,13 +101,17 @@ def measure_all(
     samples: list[Sample],
     scores: list[float],
     no_pixel_reason: str,
+    pixel_threshold: float | None = None,
 ) -> dict[str, Any]:
-    """All metrics, and under `per_defect` all of each kind that was scored."""
-    calibration = detector.pixel_calibration_
+    """All metrics, and under `per_defect` all of each kind that was scored.
+
+    `pixel_threshold` beats that of the detector.
+    """
+    threshold, no_threshold = _pixel_threshold(detector, protocol, pixel_threshold)
     labels = [sample.label for sample in samples]
     keywords: dict[str, Any] = {
         "threshold": detector.threshold_,
-        "pixel_threshold": None if calibration is None else calibration.threshold,
+        "pixel_threshold": threshold,
         "pro_integration_limit": protocol.pro_integration_limit,
         "no_pixel_reason": no_pixel_reason,
     }
@@ -79,7 +128,50 @@ def measure_all(
         **keywords,
         **(arrays if protocol.kinds_apart else {}),
     )
+    if no_threshold is not None:
+        for one in (results, *results["per_defect"].values()):
+            names = [name for name in ("pixel_threshold", "segf1") if name in one["undefined"]]
+            one["undefined"].update(dict.fromkeys(names, no_threshold))
     return results
+
+
+def _pixel_threshold(
+    detector: Detector, protocol: EvaluationProtocol, given: float | None
+) -> tuple[float | None, str | None]:
+    """The threshold of pixels, or None and, if there is more to say than that, why."""
+    if not protocol.segf1:
+        return None, "SegF1 was not asked for"
+    if given is not None:
+        return given, None
+    if protocol.postprocess is not None:
+        return None, _POSTPROCESSED
+    calibration = detector.pixel_calibration_
+    return None if calibration is None else calibration.threshold, None
+
+
+def add_background(results: dict[str, Any], pixels: Pixels) -> None:
+    """Add `pixel_threshold`, `pixel_segf1` and `bg_fpr` to the pixel metrics."""
+    threshold = results["pixel_threshold"]
+    arrays = pixels.arrays()
+    found: dict[str, float | None] = {"pixel_threshold": threshold}
+    reasons = results["undefined"]
+    for name, metric, missing in (
+        ("pixel_segf1", compute_pixel_segf1, "no pixel is, or is called, anomalous"),
+        ("bg_fpr", compute_bg_fpr, "every pixel of the masks is anomalous"),
+    ):
+        value = None
+        if threshold is None or not arrays:
+            reasons[name] = reasons.get("segf1") or reasons["pixel_threshold"]
+        else:
+            masks, maps = arrays["pixel_masks"], arrays["pixel_scores"]
+            counted = arrays["pixel_counted"]
+            if counted is not None:
+                masks, maps = masks[counted][None], maps[counted][None]
+            value = metric(masks, maps, threshold=threshold)
+            if value is None or not np.isfinite(value):
+                value, reasons[name] = None, missing
+        found[name] = value
+    results["pixel_metrics"].update(found)
 
 
 def add_kinds(

@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 from ..datasets import limit_category, load_category
 from ..errors import DataError, PyimganoError, UsageError
 from ..images import limited_pixels
-from ..runs import EarlierRun, RunConfig, RunDirectory, finished_report, shown
+from ..models.registry import create_model
+from ..runs import EarlierRun, RunConfig, RunDirectory, finished_report, require_empty, shown
 from ..threads import limited_threads
 from .config import BenchmarkConfig
 from .environment import program_changes
 from .files import changes, used_files
-from .opened_run import open_run
+from .opened_run import MakeDetector, open_run
 from .run_documents import RunDocuments
 from .suite import Listener, run_categories
 
@@ -40,10 +41,12 @@ def run_or_resume(
     *,
     root: str | Path | None,
     output_dir: str | Path | None,
+    runs_dir: str | Path | None,
     resume: str | Path | None,
     force: bool,
     fail_fast: bool,
     listener: Listener | None,
+    create: MakeDetector = create_model,
 ) -> dict[str, Any]:
     """Run from the beginning, or go on with the run in the directory `resume`.
 
@@ -56,17 +59,26 @@ def run_or_resume(
     asked
         The arguments of `documents.config_class.check`. Where a run goes on they are checked by
         the caller (`require_same`), and only `num_threads` of them counts.
-    root, output_dir, resume, force, fail_fast, listener
+    root, output_dir, runs_dir, resume, force, fail_fast, listener
         As `run_benchmark`.
+    create
+        Makes the detectors.
     """
     config: Any
+    if output_dir is not None and runs_dir is not None:
+        raise UsageError(
+            "output_dir and runs_dir: give one of them; output_dir is the run directory itself, "
+            "runs_dir the folder that a named one is made in"
+        )
     if resume is None:
         if force:
             raise UsageError("force is for a run that goes on (resume)")
         config = documents.config_class.check(**asked)
+        if config.save_run and output_dir is not None:
+            require_empty(output_dir)  # found out before weights are looked for
         with limited_threads(config.num_threads), limited_pixels(config.max_pixels):
-            opened = open_run(config, root)
-            with documents(config, opened, output_dir) as run:
+            opened = open_run(config, root, create)
+            with documents(config, opened, output_dir, runs_dir) as run:
                 return run_categories(run, lambda name: measure(run, name), listener, fail_fast)
     done = finished_report(resume)
     if done is not None:
@@ -78,8 +90,8 @@ def run_or_resume(
         earlier = _read(documents, path)
         config = _checked(earlier, documents.config_class, {"num_threads": asked["num_threads"]})
         with limited_threads(config.num_threads), limited_pixels(config.max_pixels):
-            opened = open_run(config, earlier.config.root)
-            run = documents(config, opened, None, directory, earlier)
+            opened = open_run(config, earlier.config.root, create)
+            run = documents(config, opened, directory=directory, earlier=earlier)
             found = list(_differences(run, earlier))
             if found and not force:
                 more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
@@ -98,7 +110,7 @@ def require_same(
 ) -> None:
     """Raise `UsageError` where one of the `given` arguments is not that of the run.
 
-    `root` and `output_dir` may be among them. A run that is no run is a `DataError`.
+    `root`, `output_dir` and `runs_dir` may be among them. A run that is no run is a `DataError`.
     """
     finished_report(resume)
     earlier = _read(documents, Path(resume))
@@ -106,7 +118,8 @@ def require_same(
         return
     places = {
         "root": _place(earlier.config.root),
-        "output_dir": _place(earlier.path.absolute().parent),
+        "output_dir": _place(earlier.path),
+        "runs_dir": _place(earlier.path.absolute().parent),
     }
     config = documents.config_class
     before = _checked(earlier, config, {}).model_dump()
@@ -154,7 +167,9 @@ def _checked(
     """The run's arguments, with `other` in place of its own where they are not None."""
     arguments = earlier.arguments
     place = earlier.path / "config.json"
-    wrong = set(arguments) ^ set(config.model_fields)
+    needed = {name for name, field in config.model_fields.items() if field.is_required()}
+    # a run of before an argument was there goes on with its default
+    wrong = (set(arguments) - set(config.model_fields)) | (needed - set(arguments))
     if wrong:
         raise DataError(f"{place}: arguments: {min(wrong)!r} is unknown or missing")
     arguments.update({name: value for name, value in other.items() if value is not None})

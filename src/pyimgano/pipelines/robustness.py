@@ -19,6 +19,7 @@ from ..models import ImageScore
 from ..models.registry import create_model
 from ..runs import ConditionResults, Problem, RobustnessCategoryReport, RobustnessTimings
 from .conditions import Condition, TimedScorer, scored_under
+from .opened_run import MakeDetector
 from .resuming import given_besides, require_same, run_or_resume
 from .robustness_documents import RobustnessDocuments
 from .robustness_results import clean_results, condition_results
@@ -49,10 +50,12 @@ def run_robust_benchmark(
     seed: int = 0,
     pixel: bool = True,
     pixel_aupro_limit: float | None = None,
+    pixel_segf1: bool = True,
     on_error: Literal["error", "skip"] = "error",
     save_run: bool = True,
     per_image_jsonl: bool = True,
     output_dir: str | Path | None = None,
+    runs_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
     num_threads: int | None = None,
     max_pixels: int | None = None,
@@ -61,6 +64,7 @@ def run_robust_benchmark(
     force: bool = False,
     fail_fast: bool = False,
     listener: Listener | None = None,
+    create: MakeDetector = create_model,
 ) -> dict[str, Any]:
     """Fit on clean images, then measure on clean and on corrupted ones, at the same threshold.
 
@@ -71,7 +75,7 @@ def run_robust_benchmark(
     model, preset, model_kwargs, device, pretrained, contamination, resize, calibration,
     calibration_quantile
         As `run_benchmark`.
-    limit_train, limit_test, pixel, pixel_aupro_limit, on_error, save_run, output_dir,
+    limit_train, limit_test, pixel, pixel_aupro_limit, on_error, save_run, output_dir, runs_dir,
     per_image_jsonl, num_threads, max_pixels, resume, force, fail_fast, listener
         As `run_benchmark`. Corruptions change test images alone.
     corruptions
@@ -79,6 +83,8 @@ def run_robust_benchmark(
         all of them.
     severities
         Of 1 (drift that goes unnoticed) to 5 (severe).
+    pixel_segf1
+        Whether the pixel metrics have `segf1`.
     seed
         Of the detector, of the samples that the limits take, and of the corruptions' draws,
         which depend on it, on the corruption and on an image's path from the root alone.
@@ -86,6 +92,8 @@ def run_robust_benchmark(
         As `run_benchmark`, for the training images; test images are not cached.
     roi
         As `run_benchmark`; it stays where it is in the frame, whatever moves in it.
+    create
+        Makes a detector from the model's name and keywords, where it is not to be one of ours.
 
     Returns
     -------
@@ -123,6 +131,7 @@ def run_robust_benchmark(
         "seed": seed,
         "pixel": pixel,
         "pixel_aupro_limit": pixel_aupro_limit,
+        "pixel_segf1": pixel_segf1,
         "on_error": on_error,
         "save_run": save_run,
         "per_image_jsonl": per_image_jsonl,
@@ -134,30 +143,32 @@ def run_robust_benchmark(
     }
     if resume is not None:
         ours = {name: value for name, value in asked.items() if name != "save_model"}
-        places = {"root": root, "output_dir": output_dir}
+        places = {"root": root, "output_dir": output_dir, "runs_dir": runs_dir}
         given = given_besides(run_robust_benchmark, {**ours, **places})
         require_same(RobustnessDocuments, resume, given)
     return run_or_resume(
         RobustnessDocuments,
-        partial(_measure, listener=listener),
+        partial(_measure, listener=listener, create=create),
         asked,
         root=root,
         output_dir=output_dir,
+        runs_dir=runs_dir,
         resume=resume,
         force=force,
         fail_fast=fail_fast,
         listener=listener,
+        create=create,
     )
 
 
 def _measure(
-    run: RobustnessDocuments, name: str, *, listener: Listener | None
+    run: RobustnessDocuments, name: str, *, listener: Listener | None, create: MakeDetector
 ) -> RobustnessCategoryReport:
     config = run.config
     task = load_task(run, name)
     test = task.category.test
     progress = None if listener is None else listener.stage
-    detector = create_model(config.model, **run.keywords)
+    detector = create(config.model, **run.keywords)
     began = perf_counter()
     problems = fit_detector(
         detector,

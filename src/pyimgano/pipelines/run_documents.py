@@ -66,8 +66,8 @@ class RunDocuments(ABC, Generic[Config, Report]):
     ----------
     config, opened
         What was asked for, and what it came to.
-    output_dir
-        The folder that the run's directory is made in.
+    output_dir, runs_dir
+        The run's directory, or the folder that a named one is made in.
     directory, earlier
         Of a run to be taken up again: its directory, and what it holds. Nothing is written to it
         before `take_up`.
@@ -85,6 +85,7 @@ class RunDocuments(ABC, Generic[Config, Report]):
         config: Config,
         opened: OpenedRun,
         output_dir: str | Path | None = None,
+        runs_dir: str | Path | None = None,
         directory: RunDirectory | None = None,
         earlier: EarlierRun[Any, Report] | None = None,
     ) -> None:
@@ -101,9 +102,7 @@ class RunDocuments(ABC, Generic[Config, Report]):
         started = datetime.now().astimezone()
         self.started_at = started.isoformat(timespec="seconds")
         self.parameters = plain_parameters(self.keywords, config)
-        self.category = (
-            config.category if isinstance(config.category, str) else ",".join(config.category)
-        )
+        self.category = opened.category
         self._writing = threading.RLock()
         self.resumed = earlier is not None
         self.directory = directory
@@ -115,13 +114,11 @@ class RunDocuments(ABC, Generic[Config, Report]):
             known = {name: earlier.complete_report(name) for name in map(shown, self.names)}
             self.reports = {name: one for name, one in known.items() if one is not None}
         elif config.save_run:
-            self.directory = RunDirectory.create(
-                output_dir,
-                layout.name,
-                config.model,
-                started,
-                self.kind,
-                {"config.json": self.config_json(), "environment.json": self.environment},
+            first = {"config.json": self.config_json(), "environment.json": self.environment}
+            self.directory = (
+                RunDirectory.create(runs_dir, layout.name, config.model, started, self.kind, first)
+                if output_dir is None
+                else RunDirectory.create_at(output_dir, first)
             )
 
     def __enter__(self) -> Self:

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 from ..datasets import Category, limit_category, load_category
 from ..errors import DataError, PyimganoError, during
 from ..runs import FittedReport, shown
-from .config import BenchmarkConfig
+from .config import BenchmarkConfig, RobustnessConfig, make_postprocess
 from .failures import failure_of
 from .files import used_files
-from .results import EvaluationProtocol
+from .results import EvaluationProtocol, NormalPixelQuantile
 from .run_documents import Report, RunDocuments
 
 _log = logging.getLogger(__name__)
@@ -88,8 +88,28 @@ def load_task(run: RunDocuments[Any, Any], name: str) -> CategoryTask:
             saturation=category.saturation,
             kinds=tuple(sorted({sample.defect for sample in whole.test if sample.label})),
             kinds_apart=run.layout.kinds_apart,
+            **pixel_protocol(config),
         ),
     )
+
+
+def pixel_protocol(config: BenchmarkConfig) -> dict[str, Any]:
+    """The fields of `EvaluationProtocol` about thresholds of pixels and post-processing."""
+    if isinstance(config, RobustnessConfig):
+        return {"segf1": config.pixel_segf1}
+    strategy = None
+    if config.pixel_threshold_strategy is not None:
+        strategy = NormalPixelQuantile(
+            config.pixel_normal_quantile,
+            config.pixel_calibration_fraction,
+            config.pixel_calibration_seed,
+        )
+    keywords = config.pixel_postprocess
+    return {
+        "background": config.pixel_segf1 or strategy is not None,
+        "pixel_quantile": strategy,
+        "postprocess": None if keywords is None else make_postprocess(keywords),
+    }
 
 
 def run_categories(

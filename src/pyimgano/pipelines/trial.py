@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ..calibration import BinomialInterval, clopper_pearson
 from ..datasets import Move, Sample
@@ -19,7 +22,15 @@ from ..models import Detector, ImageScore
 from ..models.detector import Progress
 from ..runs import MeasuredRate, Problem, ProblemKind
 from .pixels import Mask, Pixels
-from .results import USUAL_PROTOCOL, EvaluationProtocol, add_kinds, explain, measure_all
+from .results import (
+    USUAL_PROTOCOL,
+    EvaluationProtocol,
+    NormalPixelQuantile,
+    add_background,
+    add_kinds,
+    explain,
+    measure_all,
+)
 
 _UNREADABLE: dict[str, ProblemKind] = {
     "train": "unreadable_train_image",
@@ -66,9 +77,12 @@ class Trial(Measurement):
         Also those of the training images.
     fit_seconds
         Wall clock.
+    notes
+        What a reader of the results should know.
     """
 
     fit_seconds: float
+    notes: list[str] = field(default_factory=list)
 
 
 def run_trial(
@@ -82,6 +96,7 @@ def run_trial(
     no_pixel_reason: str | None = None,
     on_error: str = "error",
     keep_maps: bool = False,
+    given_maps: npt.NDArray[np.float32] | None = None,
     on_fitted: Callable[[], None] | None = None,
     on_score: Callable[[Sample, ImageScore], None] | None = None,
     progress: Progress | None = None,
@@ -94,7 +109,7 @@ def run_trial(
         Not fitted yet, or to be fitted anew.
     train, calibration_images, on_error
         As `fit_detector`.
-    test, masks, protocol, no_pixel_reason, keep_maps, on_score
+    test, masks, protocol, no_pixel_reason, keep_maps, given_maps, on_score
         As `measure_detector`.
     on_fitted
         Called when the detector is fitted, before any test image is scored.
@@ -107,6 +122,10 @@ def run_trial(
         As `Detector.fit`.
     """
     began = time.perf_counter()
+    held_out: Sequence[str] = ()
+    strategy = protocol.pixel_quantile
+    if strategy is not None and protocol.pixel and detector.has_maps:
+        train, held_out = _hold_out(train, strategy)
     problems = fit_detector(
         detector,
         train,
@@ -118,6 +137,17 @@ def run_trial(
     if on_fitted is not None:
         with during("saving"):
             on_fitted()
+    notes: list[str] = []
+    pixel_threshold = None
+    if held_out and strategy is not None:
+        with during("calibration"):
+            size = _measured_size(detector, masks)
+            pixel_threshold = _normal_pixel_threshold(detector, held_out, protocol, size)
+        source = "that the detector was fitted on too" if held_out is train else "held out for it"
+        notes.append(
+            f"pixel threshold: the {strategy.quantile:g} quantile of the pixels of "
+            f"{len(held_out)} good training image{'s' * (len(held_out) > 1)} {source}"
+        )
     measured = measure_detector(
         detector,
         test,
@@ -125,11 +155,66 @@ def run_trial(
         protocol=protocol,
         no_pixel_reason=no_pixel_reason,
         keep_maps=keep_maps,
+        given_maps=given_maps,
+        pixel_threshold=pixel_threshold,
         on_score=on_score,
         progress=progress,
     )
     measured.problems[:0] = problems
-    return Trial(**vars(measured), fit_seconds=fitted - began)
+    return Trial(**vars(measured), fit_seconds=fitted - began, notes=notes)
+
+
+def _hold_out(
+    train: Sequence[str], strategy: NormalPixelQuantile
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Training images to fit on, and those to take the threshold of pixels from.
+
+    A single one serves for both.
+    """
+    from ..utils.splits import split_train_calibration
+
+    if len(train) < 2:
+        return train, train
+    fitted, held_out = split_train_calibration(
+        train, calibration_fraction=strategy.fraction, seed=strategy.seed
+    )
+    return list(fitted), list(held_out)
+
+
+def _measured_size(detector: Detector, masks: Mask | None) -> tuple[int, int]:
+    """The (height, width) that pixels are measured at."""
+    height, width = detector.params_.resize if masks is None else masks.shape[1:]
+    return height, width
+
+
+def _normal_pixel_threshold(
+    detector: Detector,
+    images: Sequence[str],
+    protocol: EvaluationProtocol,
+    size: tuple[int, int],
+) -> float:
+    """The quantile of the pixels of good images' maps, prepared as they are measured.
+
+    Raises
+    ------
+    ImageReadError
+        One of the images cannot be read.
+    """
+    from ..calibration.pixel_threshold import calibrate_normal_pixel_quantile_threshold
+
+    strategy = protocol.pixel_quantile
+    assert strategy is not None
+    counted_of, postprocess = detector.counted_pixels, protocol.postprocess
+    pixels = Pixels(size, True, None, None, counted_of, postprocess=postprocess)
+    found = []
+    for result in detector.score_images(list(images), maps=True):
+        assert result.anomaly_map is not None
+        prepared = pixels.prepared(result.anomaly_map)
+        counted = pixels.counted_at(result.original_size)
+        found.append(prepared.reshape(-1) if counted is None else prepared[counted])
+    return float(
+        calibrate_normal_pixel_quantile_threshold(np.concatenate(found), q=strategy.quantile)
+    )
 
 
 def fit_detector(
@@ -192,6 +277,8 @@ def measure_detector(
     protocol: EvaluationProtocol = USUAL_PROTOCOL,
     no_pixel_reason: str | None = None,
     keep_maps: bool = False,
+    given_maps: npt.NDArray[np.float32] | None = None,
+    pixel_threshold: float | None = None,
     on_score: Callable[[Sample, ImageScore], None] | None = None,
     progress: Progress | None = None,
     stage: str = "test images",
@@ -209,8 +296,8 @@ def measure_detector(
         Gives the scores of `test` in order, with maps if its argument says so; by default
         the detector's own, of the image files as they are.
     masks
-        (N, H, W) of 0 and 1 at the detector's `resize`, if they are at hand; by default
-        they are read from the samples' mask files.
+        (N, H, W) of 0 and 1 if they are at hand, of any size, to which maps are then brought;
+        by default they are read from the samples' mask files at the detector's `resize`.
     move
         Gives what moves a sample's mask files, where `scored` has moved its image.
     protocol
@@ -219,6 +306,10 @@ def measure_detector(
         Why `protocol.pixel` is False, for the results.
     keep_maps
         Whether `on_score` needs the maps, whatever is measured.
+    given_maps
+        (N, H, W) of the test images, to be measured instead of the detector's.
+    pixel_threshold
+        A pixel at or above it is called defective; by default that of the detector.
     on_score
         Called with each scored image.
     progress, stage
@@ -227,16 +318,17 @@ def measure_detector(
     began = time.perf_counter()
     labelled = any(sample.label is not None for sample in test)
     pixels = Pixels(
-        detector.params_.resize,
-        protocol.pixel and detector.has_maps and labelled,
+        _measured_size(detector, masks),
+        protocol.pixel and (detector.has_maps or given_maps is not None) and labelled,
         masks,
         protocol.saturation,
         detector.counted_pixels,
+        postprocess=protocol.postprocess,
     )
     scored_samples: list[Sample] = []
     unreadable: list[Sample] = []
     scores: list[float] = []
-    with_maps = pixels.wanted or keep_maps
+    with_maps = (pixels.wanted and given_maps is None) or keep_maps
     if scored is None:
         paths = [str(sample.path) for sample in test]
         found: Iterable[ImageScore] = detector.score_images(
@@ -261,7 +353,10 @@ def measure_detector(
                 assert result.score is not None
                 scored_samples.append(sample)
                 scores.append(result.score)
-                pixels.add(sample, result, None if move is None else move(sample))
+                measured = result
+                if given_maps is not None:
+                    measured = replace(result, anomaly_map=given_maps[result.index])
+                pixels.add(sample, measured, None if move is None else move(sample))
     done = time.perf_counter()
 
     with during("metrics"):
@@ -272,13 +367,17 @@ def measure_detector(
             scored_samples,
             scores,
             no_pixel_reason or pixels.reason(detector),
+            pixel_threshold,
         )
         add_kinds(results, protocol, test)
+        if protocol.background:
+            add_background(results, pixels)
         explain(results, test, labelled, unreadable)
-    good = results["metrics"]["tn"] + results["metrics"]["fp"]
+    alarms = results["metrics"]["fp"] or 0  # None where the detector has no threshold
+    good = (results["metrics"]["tn"] or 0) + alarms
     return Measurement(
         results=results,
-        false_alarms=clopper_pearson(results["metrics"]["fp"], good),
+        false_alarms=clopper_pearson(alarms, good),
         problems=pixels.problems,
         n_unreadable=len(unreadable),
         n_masks=pixels.usable,

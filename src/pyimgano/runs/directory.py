@@ -30,12 +30,12 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from ..errors import DataError
-from ..foreign import leads_out
+from ..foreign import leads_out, quoted
 from .lines import append_line, as_line
 from .lock import LOCK_FILE, WriterLock
 from .schema import shown
 
-#: Where runs go unless a folder is given.
+#: The folder that named runs are made in unless another is given.
 DEFAULT_OUTPUT = Path("runs")
 # Of a folder or file, in bytes, less what is appended to it.
 _LONGEST_NAME = 200
@@ -47,6 +47,11 @@ _DEVICES = frozenset(
 
 # What `write_bytes` and a detector being saved leave when they are killed.
 _DROPPING = re.compile(r"\..+\.(tmp|old)")
+# What a run that was killed as it began leaves in a folder that was given, and what file systems
+# and desktops put into every folder: none of it is anybody's work.
+_COUNTS_AS_NOTHING = frozenset(
+    {LOCK_FILE, "environment.json", "lost+found", ".DS_Store", "Thumbs.db", "desktop.ini"}
+)
 
 
 class RunDirectory:
@@ -55,8 +60,8 @@ class RunDirectory:
     Attributes
     ----------
     path
-        `<output>/<timestamp>_<dataset>_<model>`, with the kind of run before the dataset where
-        it has one, and `_2`, `_3`, ... where that exists.
+        The folder that was given; or `<runs>/<timestamp>_<dataset>_<model>`, with the kind of
+        run before the dataset where it has one, and `_2`, `_3`, ... where that exists.
 
     Raises
     ------
@@ -75,15 +80,18 @@ class RunDirectory:
     @classmethod
     def create(
         cls,
-        output: str | Path | None,
+        runs_dir: str | Path | None,
         dataset: str,
         model: str,
         started: datetime,
         kind: str | None = None,
         documents: Mapping[str, BaseModel] | None = None,
     ) -> RunDirectory:
-        """Make the directory, with `documents` in it; raises `DataError` where it cannot."""
-        parent = Path(output) if output is not None else DEFAULT_OUTPUT
+        """Make a named directory in `runs_dir`, with `documents` in it.
+
+        Raises `DataError` where that cannot be done.
+        """
+        parent = Path(runs_dir) if runs_dir is not None else DEFAULT_OUTPUT
         parts = [dataset, model] if kind is None else [kind, dataset, model]
         name = "_".join([f"{started:%Y%m%d_%H%M%S}", *map(safe_name, parts)])
         building = parent / f".{name}.{secrets.token_hex(4)}.tmp"
@@ -107,6 +115,41 @@ class RunDirectory:
         except OSError as error:
             raise DataError(f"{parent}: no run can be written there ({error.strerror})") from error
         return cls(path)
+
+    @classmethod
+    def create_at(
+        cls, path: str | Path, documents: Mapping[str, BaseModel] | None = None
+    ) -> RunDirectory:
+        """Make `path` itself the directory of a new run, with `documents` in it.
+
+        The folder may be there, and is then written into as it is: it may be a mount, whose
+        parent cannot be written to. `config.json` is written last, since it is what makes a
+        folder a run.
+
+        Raises
+        ------
+        DataError
+            Something else is in the folder, another process writes it, or it cannot be made.
+        """
+        path = Path(path)
+        require_empty(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{path}: no run can be written there ({error.strerror})") from error
+        directory = cls(path)
+        try:
+            require_empty(path)  # again, now that nobody else can begin one there
+            directory.sweep()
+            given = dict(documents or {})
+            for name in sorted(given, key=lambda one: one == "config.json"):
+                directory.write(name, given[name])
+            with contextlib.suppress(OSError):  # it may be another's, and not to be opened
+                _flush_folder(path.parent)
+        except BaseException:
+            directory.close()
+            raise
+        return directory
 
     def write(self, name: str, document: BaseModel) -> None:
         """Write a document at the top of the run."""
@@ -146,6 +189,37 @@ class RunDirectory:
         with contextlib.suppress(OSError):
             for path in (*_droppings(self.path), *_droppings(self.path / "submission", deep=True)):
                 _remove(path)
+
+
+def require_empty(path: str | Path) -> None:
+    """Raise `DataError` unless a new run can have `path` for its directory.
+
+    It may be missing, or a folder without anything in it.
+    """
+    path = Path(path)
+    try:
+        if not os.path.lexists(path):
+            return
+        if not path.is_dir():
+            raise DataError(f"{path}: is no folder; the run directory is to be made there")
+        found = sorted(
+            one.name
+            for one in path.iterdir()
+            if one.name not in _COUNTS_AS_NOTHING and not _DROPPING.fullmatch(one.name)
+        )
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{path}: no run can be written there ({reason})") from error
+    if "config.json" in found:
+        raise DataError(
+            f"{path}: holds a run already; resume it (--resume {path}), or name another folder"
+        )
+    if found:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        raise DataError(
+            f"{path}: is not empty, it holds {quoted(found[0])}{more}; the output directory is the "
+            "run directory itself, and --runs-dir is the folder that named runs are made in"
+        )
 
 
 class RecordWriter:

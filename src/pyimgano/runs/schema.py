@@ -116,11 +116,22 @@ class PixelMetrics(Model):
         None, description="saturated per-region overlap; only there where the dataset has it"
     )
 
+    pixel_threshold: Number | None = Field(
+        None, description="of pixel_segf1 and bg_fpr; the three are only there where asked for"
+    )
+    pixel_segf1: Rate | None = Field(
+        None, description="F1 of pixels strictly above pixel_threshold"
+    )
+    bg_fpr: Rate | None = Field(
+        None, description="share of the normal pixels strictly above pixel_threshold"
+    )
+
     @model_serializer(mode="wrap")
     def _without_what_was_not_asked(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = whole(self)
-        if "spro" not in self.model_fields_set:
-            del fields["spro"]
+        optional = ("spro", "pixel_threshold", "pixel_segf1", "bg_fpr")
+        for name in set(optional) - self.model_fields_set:
+            fields.pop(name, None)
         return fields
 
 

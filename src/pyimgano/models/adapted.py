@@ -1,0 +1,386 @@
+"""A detector of somebody else's, brought to the contract of ours.
+
+Whatever has `fit` and `decision_function`, and perhaps `predict_anomaly_map` or `get_anomaly_map`,
+can be measured and can decide on images. It is asked as little as possible: neither for keywords
+nor for a threshold, and what it is given is what it can take.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ..calibration import Calibration, calibrate, choose_quantile
+from ..errors import DataError, ImageReadError, UsageError
+from ..images import ImageSource, NetworkInput, as_sources, read_image, resize_image
+from ..images.read import read_image_and_remark
+from .detector import Detector, ImageScore, OnError, Progress, TrainingScores, _Reading
+from .parameters import CalibrationSource, Contamination, Quantile, Seed, Size
+
+#: What a detector is given: images as they come, arrays alone, or paths alone.
+InputMode = Literal["given", "numpy", "paths"]
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """An image with its (height, width), and what was left out of its file; or its error."""
+
+    source: ImageSource
+    name: str
+    size: tuple[int, int] | None = None
+    remark: str | None = None
+    error: ImageReadError | None = None
+
+
+# Errors of a detector that was given a list and wants an array.
+_TAKES_NO_LIST = (TypeError, ValueError, AttributeError, IndexError, NotImplementedError)
+
+
+def adapt(detector: Any, **settings: Any) -> Any:
+    """Bring any detector to the contract of ours; our own are given back as they are.
+
+    Parameters
+    ----------
+    detector
+        Has `fit` and `decision_function`.
+    settings
+        Keywords of `AdaptedDetector`.
+
+    Raises
+    ------
+    UsageError
+        It lacks one of these methods.
+    """
+    from .tiled import TiledDetector
+
+    if isinstance(detector, (Detector, TiledDetector)):
+        return detector
+    return AdaptedDetector(detector, **settings)
+
+
+class AdaptedDetector(Detector):
+    """Any detector with `fit` and `decision_function`, under the contract of `Detector`.
+
+    It is first given a list, of paths or of (H, W, 3) uint8 RGB arrays as they come; if it cannot
+    take that, one (N, H, W, 3) uint8 array. Image files are also decoded here, so that one that
+    cannot be read has an error and no score, whatever the detector makes of it.
+
+    Parameters
+    ----------
+    detector
+        With `fit(X)` and `decision_function(X)` -> (N,); maps come from
+        `predict_anomaly_map(X)` -> (N, H, W), or from `get_anomaly_map(item)` -> (H, W).
+    input_mode
+        `given`: as described above. `numpy`: one array, of images at `resize`. `paths`: a list of
+        paths; arrays are written to temporary PNG files.
+    calibrates
+        Whether a detector without a `threshold_` gets one from its scores of the training images.
+        They are images that it has seen, so that the threshold promises nothing.
+    own_paths
+        Whether a path that is no file is the detector's affair. Otherwise it is an image that
+        cannot be read.
+    resize
+        (height, width) of the images of one array where they are of several sizes.
+    """
+
+    def __init__(
+        self,
+        detector: Any,
+        *,
+        input_mode: InputMode = "given",
+        calibrates: bool = True,
+        own_paths: bool = False,
+        resize: Size = (256, 256),
+        contamination: Contamination | None = None,
+        calibration: CalibrationSource = "in-sample",
+        calibration_quantile: Quantile | None = None,
+        device: str = "cpu",
+        random_seed: Seed = 0,
+    ) -> None:
+        for method in ("fit", "decision_function"):
+            if not callable(getattr(detector, method, None)):
+                raise UsageError(
+                    f"a {type(detector).__name__} is no detector: it has no method {method}"
+                )
+        self.detector = detector
+        self.input_mode = input_mode
+        self.calibrates = calibrates
+        self.own_paths = own_paths
+        self.resize = resize
+        self.contamination = contamination
+        self.calibration = calibration
+        self.calibration_quantile = calibration_quantile
+        self.device = device
+        self.random_seed = random_seed
+        self._takes_array = False
+        maps = ("predict_anomaly_map", "get_anomaly_map")
+        vars(self)["has_maps"] = any(callable(getattr(detector, one, None)) for one in maps)
+        if _own_threshold(detector) is not None:  # it was fitted before
+            self._take_own_threshold(None)
+
+    def describe(self) -> dict[str, Any]:
+        return {"adapted": f"{type(self.detector).__module__}.{type(self.detector).__qualname__}"}
+
+    # ---- fit
+
+    def fit(
+        self,
+        X: Iterable[ImageSource],
+        y: Any = None,
+        *,
+        calibration_images: Iterable[ImageSource] | None = None,
+        on_error: OnError = "raise",
+        progress: Progress | None = None,
+    ) -> AdaptedDetector:
+        """Fit the detector; arguments and errors are those of `Detector.fit`.
+
+        The threshold is taken from `calibration_images` where there are any; else it is the
+        detector's own `threshold_`, unless `calibration_quantile` asks for another; else the
+        quantile of its scores of the training images.
+        """
+        if on_error not in ("raise", "skip"):
+            raise UsageError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+        sources = as_sources(X)
+        if len(sources) == 0:
+            raise UsageError("X is empty: fit needs at least one good image")
+        held_out = None
+        if calibration_images is not None:
+            held_out = as_sources(calibration_images, name="calibration_images")
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+        self.params_ = self.validate_params()
+        reading = _Reading()
+        readable = []
+        for index, source in enumerate(sources):
+            one = self._look(index, source)
+            if one.error is None:
+                reading.remark(index, source, one.remark)
+                readable.append(source)
+            elif on_error == "raise":
+                raise one.error
+            else:
+                reading.skip(index, one.error)
+            if progress is not None:
+                progress("training images", index + 1, len(sources))
+        if not readable:
+            raise reading.nothing_used("train", len(sources))
+        self._ask(self.detector.fit, readable)
+        self.n_train_ = len(readable)
+        self.skipped_, self.remarked_ = reading.skipped, reading.remarked
+        self.pixel_calibration_ = None
+        if held_out is not None:
+            found = self._held_out_scores(held_out, on_error, reading, progress)
+            self._calibrate(found)
+        elif _own_threshold(self.detector) is not None and self.calibration_quantile is None:
+            self._take_own_threshold(readable if self.calibrates else None)
+        elif self.calibrates:
+            scores = self._scores(readable)
+            note = "scores of the images that the detector was fitted on"
+            self._calibrate(TrainingScores(scores, "in-sample", unseen=False, notes=(note,)))
+        else:
+            self._take_own_threshold(None)
+        return self
+
+    def _calibrate(self, found: TrainingScores) -> None:
+        quantile = choose_quantile(self.calibration_quantile, self.contamination)
+        self.decision_scores_ = found.scores
+        self.calibration_ = calibrate(
+            found.scores, quantile, method=found.method, unseen=found.unseen, notes=found.notes
+        )
+        self.pixel_calibration_ = found.maps.calibrate(found.method, unseen=found.unseen)
+        self.threshold_ = self.calibration_.threshold
+
+    def _take_own_threshold(self, train: Sequence[ImageSource] | None) -> None:
+        """The detector's own threshold, or None, with the quantile of training scores it lies at.
+
+        Without `train` it is not found out which one that is.
+        """
+        own = _own_threshold(self.detector)
+        scores = np.zeros(0) if train is None else self._scores(train)
+        self.decision_scores_ = scores
+        quantile = float((scores < own).mean()) if own is not None and len(scores) else None
+        note = "the threshold is the detector's own: no false-alarm rate is promised"
+        self.calibration_ = Calibration(
+            threshold=float("nan") if own is None else own,
+            method="none" if own is None else "own-threshold",
+            quantile_asked=0.0 if quantile is None else quantile,
+            quantile_reached=float("nan") if quantile is None else quantile,
+            n_scores=len(scores),
+            promised_false_alarm_rate=None,
+            notes=() if own is None else (note,),
+        )
+        self.pixel_calibration_ = None
+        vars(self)["threshold_"] = own
+        if not hasattr(self, "params_"):
+            self.params_ = self.validate_params()
+            self.n_train_, self.skipped_, self.remarked_ = 0, [], []
+
+    # ---- score
+
+    def _score_stream(
+        self, X: Iterable[ImageSource], maps: bool, on_error: str
+    ) -> Iterator[ImageScore]:
+        size = self.batch_size
+        if isinstance(X, (list, tuple)) and not any(isinstance(one, np.ndarray) for one in X):
+            size = max(1, len(X))  # paths take no room, and the detector may batch them itself
+        remaining = iter(X)
+        start = 0
+        while chunk := list(islice(remaining, size)):
+            looked = [self._look(start + offset, one) for offset, one in enumerate(chunk)]
+            readable = [one.source for one in looked if one.error is None]
+            scores = iter(self._scores(readable) if readable else ())
+            found = iter(self._maps(readable) if maps and self.has_maps and readable else ())
+            for index, one in enumerate(looked, start):
+                error = one.error
+                if error is None:
+                    score, anomaly_map = float(next(scores)), next(found, None)
+                    finite = anomaly_map is None or np.isfinite(anomaly_map).all()
+                    if finite and np.isfinite(score):
+                        yield ImageScore(index, score, anomaly_map, one.size, remark=one.remark)
+                        continue
+                    error = ImageReadError(one.name, "the score or the map is not finite")
+                if on_error == "raise":
+                    raise error
+                yield ImageScore(index, None, None, None, error)
+            start += len(chunk)
+
+    def _scores(self, sources: Sequence[ImageSource]) -> npt.NDArray[np.float64]:
+        found = np.asarray(self._ask(self.detector.decision_function, sources), np.float64)
+        found = found.reshape(-1)
+        if len(found) != len(sources):
+            raise DataError(
+                f"{type(self.detector).__name__}.decision_function gave {len(found)} scores of "
+                f"{len(sources)} images"
+            )
+        return found
+
+    def _maps(self, sources: Sequence[ImageSource]) -> list[npt.NDArray[np.float32]]:
+        name = type(self.detector).__name__
+        if callable(getattr(self.detector, "predict_anomaly_map", None)):
+            given = list(self._ask(self.detector.predict_anomaly_map, sources))
+        else:
+            given = [self._ask_one(self.detector.get_anomaly_map, one) for one in sources]
+        maps = [_as_map(name, one) for one in given]
+        if len(maps) != len(sources):
+            raise DataError(f"{name} gave {len(maps)} anomaly maps of {len(sources)} images")
+        return maps
+
+    # ---- what it is given
+
+    def _ask(self, method: Callable[[Any], Any], sources: Sequence[ImageSource]) -> Any:
+        """Call a method with images in a form that the detector can take."""
+        if self.input_mode == "numpy":
+            return method(self._as_array(sources, always_resize=True))
+        if self.input_mode == "paths":
+            with _as_paths(sources) as paths:
+                return method(paths)
+        if self._takes_array:
+            return method(self._as_array(sources))
+        try:
+            return method([str(one) if isinstance(one, Path) else one for one in sources])
+        except _TAKES_NO_LIST as error:
+            try:
+                array = self._as_array(sources)
+            except ImageReadError:  # there are no files, so it is not that
+                raise error from None
+            try:
+                given = method(array)
+            except Exception:
+                raise error from None
+            self._takes_array = True
+            return given
+
+    def _ask_one(self, method: Callable[[Any], Any], source: ImageSource) -> Any:
+        if self.input_mode == "paths":
+            with _as_paths([source]) as paths:
+                return method(paths[0])
+        if self.input_mode == "numpy" or self._takes_array:
+            return method(self._as_array([source], always_resize=self.input_mode == "numpy")[0])
+        try:
+            return method(str(source) if isinstance(source, Path) else source)
+        except _TAKES_NO_LIST:
+            if isinstance(source, np.ndarray) or not Path(source).exists():
+                raise
+            return method(read_image(source))
+
+    def _as_array(
+        self, sources: Sequence[ImageSource], *, always_resize: bool = False
+    ) -> npt.NDArray[np.uint8]:
+        """The images as (N, H, W, 3) uint8, at their own size if all have the same."""
+        images = [_pixels(one) for one in sources]
+        if always_resize or len({image.shape for image in images}) > 1:
+            images = [resize_image(image, self.resize) for image in images]
+        return np.stack(images)
+
+    def _look(self, index: int, source: ImageSource) -> _Looked:
+        """What an image is, found out by decoding it."""
+        if isinstance(source, np.ndarray):
+            return _Looked(source, f"image {index}", (source.shape[0], source.shape[1]))
+        if self.own_paths and not Path(source).exists():
+            return _Looked(source, str(source))
+        try:
+            image, remark = read_image_and_remark(source)
+        except ImageReadError as error:
+            return _Looked(source, str(source), error=error)
+        return _Looked(source, str(source), (image.shape[0], image.shape[1]), remark)
+
+    # ---- the steps of a method of ours, which this one does in its own way
+
+    def _start(self, params: Any, n_images: int) -> None:
+        raise NotImplementedError
+
+    def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
+        raise NotImplementedError
+
+    def _training_scores(self, unseen: bool) -> TrainingScores:
+        raise NotImplementedError
+
+    def _score_batch(
+        self, images: list[NetworkInput], maps: bool
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
+        raise NotImplementedError
+
+
+def _own_threshold(detector: Any) -> float | None:
+    """The detector's `threshold_`, if it has a finite one."""
+    try:
+        value = float(detector.threshold_)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return value if np.isfinite(value) else None
+
+
+def _as_map(name: str, given: Any) -> npt.NDArray[np.float32]:
+    found = np.asarray(given, np.float32)
+    if found.ndim == 3 and 1 in (found.shape[0], found.shape[2]):  # of one channel
+        found = found[0] if found.shape[0] == 1 else found[..., 0]
+    if found.ndim != 2 or 0 in found.shape:
+        raise DataError(f"{name} gave an anomaly map of shape {found.shape}, wanted (H, W)")
+    return found
+
+
+def _pixels(source: ImageSource) -> npt.NDArray[np.uint8]:
+    return source if isinstance(source, np.ndarray) else read_image(source)
+
+
+@contextmanager
+def _as_paths(sources: Sequence[ImageSource]) -> Iterator[list[str]]:
+    """Paths of the images; arrays are files for as long as the context lasts."""
+    with tempfile.TemporaryDirectory(prefix="pyimgano-") as folder:
+        paths = []
+        for index, one in enumerate(sources):
+            path = str(one)
+            if isinstance(one, np.ndarray):
+                path = str(Path(folder) / f"{index}.png")
+                cv2.imwrite(path, cv2.cvtColor(one, cv2.COLOR_RGB2BGR))
+            paths.append(path)
+        yield paths
