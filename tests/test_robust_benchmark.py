@@ -536,9 +536,8 @@ def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert listed["geo_jitter"]["moves_masks"] and len(listed["blur"]["parameters"]["sigma"]) == 5
     code, out, _ = call(capsys, "--list-corruptions")
     assert code == 0 and "jpeg: " in out and "quality" in out
-    with pytest.raises(SystemExit) as left:
-        main(["robust-benchmark", "--help"])
-    assert left.value.code == 0 and "--severities" in capsys.readouterr().out
+    assert main(["robust-benchmark", "--help"]) == 0
+    assert "--severities" in capsys.readouterr().out
 
 
 def test_a_terminal_gets_a_table(make_mvtec: MakeDataset, tmp_path: Path) -> None:

@@ -20,19 +20,25 @@ from .console import (
     require_report,
 )
 from .options import (
+    checkpoint_option,
     dataset_options,
     given_options,
     measuring_options,
     model_options,
+    pixel_options,
     require_writable,
     run_options,
+    take_postprocess,
+    with_weights,
 )
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @dataset_options
 @model_options
+@checkpoint_option()
 @measuring_options
+@pixel_options
 @run_options
 @click.option(
     "--save-model", is_flag=True, help="Keep each category's detector in the run directory."
@@ -52,6 +58,7 @@ def command(
     tags: str | None,
     model_info: str | None,
     list_categories: bool,
+    checkpoint_path: Path | None,
     **arguments: Any,
 ) -> int:
     """Run a detector over a dataset's categories and leave a run directory.
@@ -73,6 +80,8 @@ def command(
 
         print_model(model_info, as_json)
         return 0
+    arguments["pixel_postprocess"] = take_postprocess(arguments)
+    del arguments["pixel_aupro_thresholds"]  # AUPRO is exact
     if arguments["resume"] is not None and not list_categories:
         return _resume(arguments, output)
     if dataset is None:
@@ -88,6 +97,13 @@ def command(
         )
         _print_list(names_found, as_json)
         return 0
+    if checkpoint_path is not None:
+        if checkpoint_path.is_dir():
+            raise click.UsageError(
+                f"--checkpoint-path {checkpoint_path}: is a folder, as a saved model is; a "
+                "benchmark fits its models, and pyimgano infer --model-dir uses a saved one"
+            )
+        model_kwargs = with_weights(model_kwargs, checkpoint_path)
     keywords = parse_keywords(model_kwargs)
     if output is not None:
         require_writable(output)
@@ -109,7 +125,16 @@ def _resume(arguments: dict[str, Any], output: Path | None) -> int:
 
     if output is not None:
         require_writable(output)
-    again = begin_again(BenchmarkDocuments, arguments["resume"], given_options())
+    given = given_options()
+    checkpoint = given.pop("checkpoint_path", None)
+    if checkpoint is not None:
+        given["model_kwargs"] = with_weights(given.get("model_kwargs"), checkpoint)
+    post = [name for name in given if name.startswith("pixel_post")]
+    for name in post:
+        del given[name]
+    if post:
+        given["pixel_postprocess"] = arguments["pixel_postprocess"]
+    again = begin_again(BenchmarkDocuments, arguments["resume"], given)
     with Console() as console:
         run = partial(
             run_benchmark,

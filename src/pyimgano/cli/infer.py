@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..threads import limited_threads
+from .caller import current_caller
 from .console import ALLOW_WEIGHTS, Bar, complain, parse_keywords, print_text
-from .infer_usage import SidesCommand, check_usage, output_folders, sides
+from .infer_usage import (
+    SidesCommand,
+    check_usage,
+    output_folders,
+    sides,
+    take_checkpoint,
+    wants_detector_of_caller,
+)
 from .interruption import stand_down
-from .options import max_pixels_option, num_threads_option
+from .options import checkpoint_option, max_pixels_option, num_threads_option
 
 if TYPE_CHECKING:
     from ..inference.outputs import Wanted
@@ -31,6 +39,7 @@ _NAMED = 20
 @click.option("--from-run", type=_FOLDER, metavar="RUN", help="The model that a run kept.")
 @click.option("--category", metavar="C", help="Of that run, where it has several.")
 @click.option("--model-dir", type=_FOLDER, help="A saved model.")
+@checkpoint_option("a saved model (a folder), or")
 @click.option("--train-dir", type=_FOLDER, help="Good images, to fit a model on the spot.")
 @click.option("--model", help="To fit. Default vision_patchcore; see pyimgano benchmark.")
 @click.option("--preset", help="industrial-fast, industrial-balanced or industrial-accurate.")
@@ -64,6 +73,22 @@ _NAMED = 20
 )
 @click.option(
     "--tile-stride", callback=sides, metavar="N|H W", help="Default three quarters of a tile."
+)
+@click.option(
+    "--tile-score-reduce",
+    type=click.Choice(["max", "mean", "topk_mean"]),
+    help="How the tiles' scores become the image's. Default max: a small defect lies in few tiles.",
+)
+@click.option(
+    "--tile-score-topk",
+    type=float,
+    metavar="SHARE",
+    help="With topk_mean: the share of tiles, in (0, 1]. Default 0.1.",
+)
+@click.option(
+    "--tile-map-reduce",
+    type=click.Choice(["triangle", "hann", "gaussian", "mean", "max"]),
+    help="How maps are blended where tiles overlap. Default triangle.",
 )
 @click.option(
     "--input",
@@ -113,6 +138,12 @@ _NAMED = 20
 )
 @click.option("--save-overlays", type=_FOLDER, help="A picture of map and regions for each image.")
 @click.option("--save-masks", type=_FOLDER, help="A PNG of 0 and 255 for each image.")
+@click.option(
+    "--postprocess",
+    is_flag=True,
+    help="Scale each map to 0 to 1 by itself before anything is made of it. Scores stay, and "
+    "the model's pixel threshold does not serve: give --pixel-threshold.",
+)
 @click.option("--regions", is_flag=True, help="List the defective regions in the records.")
 @click.option("--pixel-threshold", type=float, help="Of regions and masks. Default the model's.")
 @click.option(
@@ -134,6 +165,7 @@ def command(**given: Any) -> int:
     Exit status: 0 done; 1 an image could not be read, or an input matched nothing; 2 usage.
     """
     given["inputs"] = [*given["inputs"], *given.pop("more_inputs")]
+    take_checkpoint(given)
     check_usage(given)
     from ..images import limited_pixels
 
@@ -193,15 +225,18 @@ def _images_in(folder: Path, what: str) -> list[str]:
 def _wanted(given: dict[str, Any]) -> Wanted:
     from ..inference.outputs import Wanted
 
+    if given["postprocess"]:
+        from ..postprocess.anomaly_map import AnomalyMapPostprocess
     return Wanted(
         maps=given["save_maps"],
         overlays=given["save_overlays"],
         masks=given["save_masks"],
-        map_format=given["map_format"] or "tiff",
+        map_format=given["map_format"] or current_caller().map_format,
         map_size=given["map_size"] or "original",
         describe_maps=given["include_maps"],
         regions=given["regions"],
         min_area=given["min_area"],
+        postprocess=AnomalyMapPostprocess(normalize=True) if given["postprocess"] else None,
     )
 
 
@@ -209,13 +244,15 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
     """Loaded or fitted, tiled if that is wanted, calibrated; what is to be known is said."""
     from ..inference import calibrate_threshold
     from ..inference.detectors import make_detector, open_detector, tiled
-    from ..inference.scoring import require_maps
+    from ..inference.scoring import require_fitted, require_maps
     from ..models.saving import require_place, require_saveable
     from ..models.tiled import TiledDetector
 
     detector: Scorer
     fitting = given["train_dir"] is not None
-    if fitting:
+    caller = current_caller()
+    rules = {name: given[f"tile_{name}"] for name in ("score_reduce", "score_topk", "map_reduce")}
+    if fitting or wants_detector_of_caller(given):
         detector = make_detector(
             given["model"] or "vision_patchcore",
             preset=given["preset"],
@@ -226,6 +263,8 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
             model_kwargs=parse_keywords(given["model_kwargs"]),
             tile_size=given["tile_size"],
             tile_stride=given["tile_stride"],
+            tile_rules=rules,
+            create=caller.create_model,
         )
         inner = detector.detector if isinstance(detector, TiledDetector) else detector
         if given["save_model"] is not None:
@@ -239,7 +278,7 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
             device=given["device"],
             allow_outside=given["allow_outside"],
         )
-        detector = tiled(detector, given["tile_size"], given["tile_stride"])
+        detector = tiled(detector, given["tile_size"], given["tile_stride"], rules)
     if _wanted(given).needs_maps:
         require_maps(detector)
     good = None
@@ -254,6 +293,10 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
         quantile = given["calibration_quantile"]
         more = {} if quantile is None else {"quantile": quantile}
         calibrate_threshold(detector, good, progress=bar.show, **more)
+    require_fitted(detector)
+    if detector.threshold_ is None:
+        complain("the detector has no threshold, so images get a score and no label")
+        return detector
     calibration = detector.calibration_
     if fitting or good is not None:
         complain(

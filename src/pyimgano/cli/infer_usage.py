@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
 from typing import Any
 
 import click
+
+from .caller import current_caller
+from .console import parse_keywords
+from .options import with_weights
 
 
 def sides(
@@ -42,7 +47,8 @@ class SidesCommand(click.Command):
 def check_usage(given: dict[str, Any]) -> None:
     """All that can be found out before anything is read."""
     sources = [name for name in ("from_run", "model_dir", "train_dir") if given[name] is not None]
-    if len(sources) != 1:
+    by_caller = wants_detector_of_caller(given)
+    if len(sources) != 1 and not by_caller:
         found = " and ".join(_option(name) for name in sources) or "none"
         raise click.UsageError(
             f"the detector: exactly one of --from-run, --model-dir and --train-dir is wanted, "
@@ -51,15 +57,20 @@ def check_usage(given: dict[str, Any]) -> None:
     needs = {
         "category": "from_run",
         **dict.fromkeys(
-            ("model", "preset", "model_kwargs", "resize", "roi", "save_model"), "train_dir"
+            ("model", "preset", "model_kwargs", "resize", "roi", "save_model"),
+            "model" if by_caller else "train_dir",
         ),
         **dict.fromkeys(("only_new", "stop_when_idle"), "watch"),
         **dict.fromkeys(("map_format",), "save_maps"),
-        "tile_stride": "tile_size",
+        **dict.fromkeys(
+            ("tile_stride", "tile_score_reduce", "tile_score_topk", "tile_map_reduce"), "tile_size"
+        ),
     }
     for name, other in needs.items():
         if given[name] not in (None, False) and given[other] is None:
             raise click.UsageError(f"{_option(name)} means nothing without {_option(other)}")
+    if given["tile_score_topk"] is not None and given["tile_score_reduce"] != "topk_mean":
+        raise click.UsageError("--tile-score-topk goes with --tile-score-reduce topk_mean")
     if given["calibration_quantile"] is not None:
         if not 0 < given["calibration_quantile"] < 1:
             raise click.UsageError(
@@ -73,6 +84,15 @@ def check_usage(given: dict[str, Any]) -> None:
         raise click.UsageError("--allow-outside means nothing with --train-dir")
     if given["map_size"] is not None and not (given["save_maps"] or given["include_maps"]):
         raise click.UsageError("--map-size means nothing without --save-maps or --include-maps")
+    if given["postprocess"]:
+        shows = ("save_maps", "include_maps", "regions", "save_masks", "save_overlays")
+        if not any(given[name] for name in shows):
+            raise click.UsageError("--postprocess means nothing where no maps are asked for")
+        if given["pixel_threshold"] is None and any(given[name] for name in shows[2:]):
+            raise click.UsageError(
+                "--postprocess: the model's pixel threshold is one for maps as they are; give "
+                "--pixel-threshold"
+            )
     if given["pixel_threshold"] is not None:
         if not math.isfinite(given["pixel_threshold"]):
             raise click.UsageError(
@@ -87,6 +107,45 @@ def check_usage(given: dict[str, Any]) -> None:
     if given["inputs"].count("-") > 1:
         raise click.UsageError("--input - can be given once: stdin is read once")
     _check_outputs(given)
+
+
+def wants_detector_of_caller(given: dict[str, Any]) -> bool:
+    """Whether the detector is one that the calling script makes, and may have fitted already."""
+    sources = ("from_run", "model_dir", "train_dir")
+    return (
+        current_caller().makes_its_own
+        and given["model"] is not None
+        and all(given[name] is None for name in sources)
+    )
+
+
+def take_checkpoint(given: dict[str, Any]) -> None:
+    """Put what `--checkpoint-path` names in its place: a folder is a saved model.
+
+    A file is weights of the backbone. A script that makes its own detector is given the path.
+
+    Raises
+    ------
+    click.UsageError
+        The same is given in another way too, or a file of weights without a model to fit.
+    """
+    path = given.pop("checkpoint_path")
+    if path is None:
+        return
+    if current_caller().makes_its_own:
+        keywords = parse_keywords(given["model_kwargs"])
+        given["model_kwargs"] = json.dumps({**keywords, "checkpoint_path": str(path)})
+    elif not path.is_dir():
+        if given["train_dir"] is None:
+            raise click.UsageError(
+                f"--checkpoint-path {path}: a file is weights of the backbone, for a model to fit "
+                "(--train-dir); a saved model is a folder"
+            )
+        given["model_kwargs"] = with_weights(given["model_kwargs"], path)
+    elif given["model_dir"] is not None:
+        raise click.UsageError("--checkpoint-path and --model-dir both name a saved model")
+    else:
+        given["model_dir"] = path
 
 
 def _check_outputs(given: dict[str, Any]) -> None:

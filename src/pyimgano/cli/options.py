@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .console import ALLOW_OUTSIDE, DATASETS
+from .console import ALLOW_OUTSIDE, DATASETS, parse_keywords
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -38,6 +39,33 @@ max_pixels_option = click.option(
     metavar="N",
     help="Refuse images and masks that declare more, height times width. Default 2^28.",
 )
+
+
+def checkpoint_option(also: str = "") -> Callable[[Decorated], Decorated]:
+    """`--checkpoint-path`; `also` says what it may name besides a file of weights."""
+    return click.option(
+        "--checkpoint-path",
+        type=click.Path(path_type=Path),
+        help=" ".join(
+            f"For older scripts: {also} a file of backbone weights, as 'weights' in "
+            "--model-kwargs.".split()
+        ),
+    )
+
+
+def with_weights(model_kwargs: str | None, path: Path) -> str:
+    """Return the `--model-kwargs` with the file of weights that `--checkpoint-path` names.
+
+    Raises
+    ------
+    click.UsageError
+        They name weights already, or are no JSON object.
+    """
+    keywords = parse_keywords(model_kwargs)
+    if "weights" in keywords:
+        raise click.UsageError("--checkpoint-path: weights stand in --model-kwargs too")
+    return json.dumps({**keywords, "weights": str(path)})
+
 
 #: Which dataset, and which part of it.
 dataset_options = _together(
@@ -136,6 +164,125 @@ measuring_options = _together(
     ),
 )
 
+#: The threshold of pixels, and what is done to maps before they are measured.
+pixel_options = _together(
+    click.option(
+        "--pixel-aupro-thresholds",
+        type=int,
+        metavar="N",
+        help="Accepted for older scripts and not used: AUPRO is exact, at every threshold.",
+    ),
+    click.option(
+        "--pixel-segf1/--no-pixel-segf1",
+        default=False,
+        help="Also pixel_segf1 and bg_fpr, of pixels strictly above the pixel threshold.",
+    ),
+    click.option(
+        "--pixel-threshold-strategy",
+        type=click.Choice(["normal_pixel_quantile"]),
+        help="Take the pixel threshold from maps of training images that are held out for it.",
+    ),
+    click.option(
+        "--pixel-normal-quantile",
+        type=float,
+        default=0.999,
+        show_default=True,
+        help="Of the pixels of those maps, in (0, 1).",
+    ),
+    click.option(
+        "--pixel-calibration-fraction",
+        type=float,
+        default=0.2,
+        show_default=True,
+        help="Of the training images that are held out for it, in (0, 1).",
+    ),
+    click.option(
+        "--pixel-calibration-seed",
+        type=int,
+        default=0,
+        show_default=True,
+        help="Of the choice of these images.",
+    ),
+    click.option(
+        "--pixel-postprocess",
+        is_flag=True,
+        help="Post-process each map before pixels are measured. Scores stay as they are, and the "
+        "model's own pixel threshold does not serve.",
+    ),
+    click.option(
+        "--pixel-post-norm",
+        type=click.Choice(["minmax", "percentile", "none"]),
+        help="Scale each map by itself: from its smallest to its largest value (default), or by "
+        "percentiles. Maps of good and of bad images then reach the same values.",
+    ),
+    click.option(
+        "--pixel-post-percentiles",
+        type=float,
+        nargs=2,
+        metavar="LO HI",
+        help="With --pixel-post-norm percentile: what becomes 0 and 1.",
+    ),
+    click.option(
+        "--pixel-post-gaussian-sigma", type=float, metavar="PIXELS", help="Blur, before the rest."
+    ),
+    click.option(
+        "--pixel-post-open-ksize", type=int, metavar="PIXELS", help="Side of an opening's kernel."
+    ),
+    click.option(
+        "--pixel-post-close-ksize", type=int, metavar="PIXELS", help="Side of a closing's kernel."
+    ),
+    click.option(
+        "--pixel-post-component-threshold",
+        type=float,
+        metavar="SCORE",
+        help="Regions of pixels above it are looked at for their area.",
+    ),
+    click.option(
+        "--pixel-post-min-component-area",
+        type=int,
+        metavar="PIXELS",
+        help="Smaller regions are set to 0.",
+    ),
+)
+
+#: Options of `--pixel-postprocess`, and keywords of `AnomalyMapPostprocess`.
+_POSTPROCESS = {
+    "pixel_post_percentiles": "percentile_range",
+    "pixel_post_gaussian_sigma": "gaussian_sigma",
+    "pixel_post_open_ksize": "morph_open_ksize",
+    "pixel_post_close_ksize": "morph_close_ksize",
+    "pixel_post_component_threshold": "component_threshold",
+    "pixel_post_min_component_area": "min_component_area",
+}
+
+
+def take_postprocess(arguments: dict[str, Any]) -> dict[str, Any] | None:
+    """Take the options of post-processing out of `arguments`, and return its keywords.
+
+    None without `--pixel-postprocess`.
+
+    Raises
+    ------
+    click.UsageError
+        One of them is given without `--pixel-postprocess`.
+    """
+    wanted = arguments.pop("pixel_postprocess")
+    norm = arguments.pop("pixel_post_norm")
+    taken = {option: arguments.pop(option) for option in _POSTPROCESS}
+    given = {option: value for option, value in taken.items() if value is not None}
+    if not wanted:
+        for option in ["pixel_post_norm"] * (norm is not None) + list(given):
+            name = option.replace("_", "-")
+            raise click.UsageError(f"--{name} means nothing without --pixel-postprocess")
+        return None
+    keywords: dict[str, Any] = {_POSTPROCESS[option]: value for option, value in given.items()}
+    if norm is not None:
+        keywords["normalize"] = norm != "none"
+        if norm != "none":
+            keywords["normalize_method"] = norm
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in keywords.items()}
+
+
 #: What is left on disk, and going on with what is there.
 run_options = _together(
     click.option(
@@ -172,7 +319,10 @@ run_options = _together(
 
 
 #: Options that may stand beside --resume and are not the run's.
-_BESIDE_RESUME = ("resume", "force", "fail_fast", "num_threads", "output", "as_json")
+_BESIDE_RESUME = (
+    *("resume", "force", "fail_fast", "num_threads", "output", "as_json"),
+    *("input_mode", "pixel_aupro_thresholds"),
+)
 
 
 def given_options() -> dict[str, Any]:

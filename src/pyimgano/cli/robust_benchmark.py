@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from .caller import current_caller
 from .console import (
     DATASETS,
     Console,
@@ -47,6 +48,17 @@ from .options import (
     help="Of 1 (mild) to 5 (severe): as 1,3,5 or 1..5 or 1-5.",
 )
 @measuring_options
+@click.option(
+    "--pixel-segf1/--no-pixel-segf1",
+    default=True,
+    show_default=True,
+    help="SegF1 among the pixel metrics.",
+)
+@click.option(
+    "--input-mode",
+    type=click.Choice(["numpy", "paths"]),
+    help="How a script's own detector is given images. Our models read both alike.",
+)
 @run_options
 @click.option("--json", "as_json", is_flag=True, help="Lists as JSON; the summary always is.")
 @click.option(
@@ -61,6 +73,7 @@ def command(
     output: Path | None,
     as_json: bool,
     list_corruptions: bool,
+    input_mode: str | None,
     **arguments: Any,
 ) -> int:
     """Find out what drift on the line does to a detector that was fitted without it.
@@ -77,7 +90,7 @@ def command(
         _print_corruptions(as_json)
         return 0
     if arguments["resume"] is not None:
-        return _resume(arguments, output)
+        return _resume(arguments, output, input_mode)
     if dataset is None:
         raise click.UsageError(f"--dataset is missing ({DATASETS})")
     keywords = parse_keywords(model_kwargs)
@@ -97,12 +110,30 @@ def command(
             model_kwargs=keywords,
             listener=console,
             **arguments,
+            **_detector_of_caller(input_mode, arguments),
         )
         report = require_report(run, output)
     return _show(report, output, skip=arguments["on_error"] == "skip")
 
 
-def _resume(arguments: dict[str, Any], output: Path | None) -> int:
+def _detector_of_caller(input_mode: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The argument `create`, where a script that calls us makes its own detectors."""
+    caller = current_caller()
+    if not caller.makes_its_own:
+        return {}
+
+    def create(name: str, **keywords: Any) -> Any:
+        from ..models.adapted import adapt
+
+        settings = {"resize": arguments["resize"], "input_mode": input_mode}
+        settings["calibration_quantile"] = arguments["calibration_quantile"]
+        asked = {name: value for name, value in settings.items() if value is not None}
+        return adapt(caller.create_model(name, **keywords), **asked)
+
+    return {"create": create}
+
+
+def _resume(arguments: dict[str, Any], output: Path | None, input_mode: str | None) -> int:
     from ..pipelines import run_robust_benchmark
     from ..pipelines.robustness_documents import RobustnessDocuments
     from .resume import begin_again
@@ -123,6 +154,7 @@ def _resume(arguments: dict[str, Any], output: Path | None) -> int:
             fail_fast=arguments["fail_fast"],
             num_threads=arguments["num_threads"],
             listener=console,
+            **_detector_of_caller(input_mode, arguments),
         )
         report = require_report(run, output)
     status = _show(report, output, skip=again.skip)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
 from ..models import create_model
+from ..models.adapted import adapt
 from ..models.registry import default_keywords, preset_keywords
 from ..models.tiled import TiledDetector
 from ..models.tiles import Sides
@@ -38,8 +39,16 @@ def open_detector(
     return models.load_model(model_dir, device=device, allow_outside=allow_outside)
 
 
-def tiled(detector: Scorer, tile_size: Sides | None, tile_stride: Sides | None) -> Scorer:
+def tiled(
+    detector: Scorer,
+    tile_size: Sides | None,
+    tile_stride: Sides | None,
+    rules: Mapping[str, Any] | None = None,
+) -> Scorer:
     """The detector, working by tiles of that size; itself where no size is given.
+
+    `rules` are the keywords of `TiledDetector` about how tiles' scores and maps become the
+    image's; those that are None are left out.
 
     A detector that was saved with tiles has them already; other ones than its own would make
     its threshold mean nothing.
@@ -53,10 +62,18 @@ def tiled(detector: Scorer, tile_size: Sides | None, tile_stride: Sides | None) 
         if tile_stride is not None:
             raise UsageError("tile_stride means nothing without tile_size")
         return detector
+    given = {name: value for name, value in (rules or {}).items() if value is not None}
     if not isinstance(detector, TiledDetector):
-        return TiledDetector(detector, tile_size=tile_size, tile_stride=tile_stride)
-    asked = TiledDetector(detector.detector, tile_size=tile_size, tile_stride=tile_stride)
+        return TiledDetector(detector, tile_size=tile_size, tile_stride=tile_stride, **given)
+    asked = TiledDetector(detector.detector, tile_size=tile_size, tile_stride=tile_stride, **given)
     own = (detector.tile_size, detector.tile_stride)
+    for name in given:
+        was, is_now = getattr(detector, name), getattr(asked, name)
+        if was != is_now:
+            raise UsageError(
+                f"the detector was saved with {name} {was!r}, got {is_now!r}; leave it out, or "
+                "fit anew"
+            )
     if (asked.tile_size, asked.tile_stride) != own:
         raise UsageError(
             f"the detector was saved with tiles of {own[0]} at a stride of {own[1]}; "
@@ -76,6 +93,8 @@ def make_detector(
     model_kwargs: Mapping[str, Any] | None = None,
     tile_size: Sides | None = None,
     tile_stride: Sides | None = None,
+    tile_rules: Mapping[str, Any] | None = None,
+    create: Callable[..., Any] = create_model,
 ) -> Scorer:
     """A detector to fit; what is given beats the preset, that the model's default.
 
@@ -95,9 +114,16 @@ def make_detector(
         if name in further:
             option = name.replace("_", "-")
             raise UsageError(f"{name} in model_kwargs: it has an option of its own, --{option}")
+    if create is not create_model:  # it may know other names, and be fitted already
+        asked = {name: value for name, value in own.items() if value is not None}
+        quantile = (
+            {} if calibration_quantile is None else {"calibration_quantile": calibration_quantile}
+        )
+        made = adapt(create(model, **{**asked, **further}), fitted=True, **quantile)
+        return tiled(made, tile_size, tile_stride, tile_rules)
     accepted = default_keywords(model)
     given = {k: v for k, v in own.items() if v is not None and k in accepted}
     if roi is not None and "roi" not in accepted:
         raise UsageError(f"roi means nothing to model {model!r}")
     detector = create_model(model, **{**preset_keywords(model, preset), **given, **further})
-    return tiled(detector, tile_size, tile_stride)
+    return tiled(detector, tile_size, tile_stride, tile_rules)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from ..images import read_image
 from ..images.draw import HeatScale, draw_overlay
 from ..runs import (
     InferenceRecord,
+    MapFile,
     MapRecord,
     RegionRecord,
     WatchedFile,
@@ -51,6 +52,8 @@ class Wanted:
         Whether records list regions.
     min_area
         Regions of fewer pixels are left out, of masks and outlines too.
+    postprocess
+        What is done to a map (H, W) before anything is made of it; scores are not touched.
     """
 
     maps: Path | None = None
@@ -61,6 +64,7 @@ class Wanted:
     describe_maps: bool = False
     regions: bool = False
     min_area: int = 1
+    postprocess: Callable[[npt.NDArray[np.float32]], Any] | None = None
 
     @property
     def folders(self) -> list[Path]:
@@ -129,6 +133,7 @@ class Recorder:
             "threshold": result.threshold,
             "calibration": self._method,
             "pred": result.label,
+            "label": result.label,
             "error": result.error,
             "remark": result.remark,
             "original_size": result.original_size,
@@ -137,6 +142,8 @@ class Recorder:
             given["file"] = file
         if result.anomaly_map is not None and result.original_size is not None:
             working = result.anomaly_map
+            if self._wanted.postprocess is not None:
+                working = np.asarray(self._wanted.postprocess(working), np.float32)
             full = at_size(working, result.original_size, self._roi)
             given.update(self._regions(path, place, full, result))
             given.update(self._map(place, working, full))
@@ -170,8 +177,7 @@ class Recorder:
                 given["remark"] = f"{result.remark}; {said}" if result.remark else said
                 return given
             target = _target(wanted.overlays, place, ".overlay.png")
-            verdict = "DEFECT" if result.label else "good"
-            caption = f"{verdict}  score {result.score:.3f}  threshold {result.threshold:.3f}"
+            caption = _caption(result)
             drawn = draw_overlay(image, full, self._scale, outline=mask, caption=caption)
             del image
             _write_png(target, drawn)
@@ -198,14 +204,26 @@ class Recorder:
                 np.save(buffer, chosen, allow_pickle=False)
                 make_folder(target.parent)
                 write_bytes(target, buffer.getvalue(), durable=False)
+        path, shape = None if target is None else str(target), (chosen.shape[0], chosen.shape[1])
+        kept: Literal["float16", "float32"] = "float32"
+        if target is not None and wanted.map_format == "tiff":
+            kept = "float16"
         return {
             "map": MapRecord(
-                path=None if target is None else str(target),
-                shape=(chosen.shape[0], chosen.shape[1]),
+                path=path,
+                shape=shape,
                 peak=float(chosen.max()),
                 mean=float(chosen.mean(dtype=np.float64)),
-            )
+            ),
+            "anomaly_map": MapFile(path=path, shape=shape, dtype=kept),
         }
+
+
+def _caption(result: InferenceResult) -> str:
+    if result.threshold is None:
+        return f"score {result.score:.3f}"
+    verdict = "DEFECT" if result.label else "good"
+    return f"{verdict}  score {result.score:.3f}  threshold {result.threshold:.3f}"
 
 
 def as_record(region: Region) -> RegionRecord:

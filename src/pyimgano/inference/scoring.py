@@ -37,9 +37,10 @@ class InferenceResult:
         Higher is more anomalous; None if `error` is set.
     label
         1 if score >= threshold, defective; else 0, good. None if `error` is set: an image that
-        could not be looked at is never called good.
+        could not be looked at is never called good. None also without a threshold.
     threshold
-        What the score was compared with.
+        What the score was compared with; None where the detector, one of somebody else's, has
+        none.
     anomaly_map
         (H, W) float32 at the detector's `resize`, of a tiled detector at the image's own size;
         None if `error` is set, if no map was asked for, or if the method has none.
@@ -58,7 +59,7 @@ class InferenceResult:
     input: str
     score: float | None
     label: int | None
-    threshold: float
+    threshold: float | None
     anomaly_map: npt.NDArray[np.float32] | None = None
     original_size: tuple[int, int] | None = None
     error: str | None = None
@@ -282,7 +283,7 @@ def _checked(index: int, item: ImageSource) -> ImageSource:
 
 
 def _decide(
-    threshold: float,
+    threshold: float | None,
     scored: Iterator[_Named],
     include_maps: bool,
     limit: float | None,
@@ -306,7 +307,7 @@ def _decide(
             result.index,
             name,
             result.score,
-            int(result.score >= threshold),
+            None if threshold is None else int(result.score >= threshold),
             threshold,
             result.anomaly_map if include_maps else None,
             result.original_size,

@@ -45,13 +45,16 @@ class _Looked:
 _TAKES_NO_LIST = (TypeError, ValueError, AttributeError, IndexError, NotImplementedError)
 
 
-def adapt(detector: Any, **settings: Any) -> Any:
+def adapt(detector: Any, *, fitted: bool = False, **settings: Any) -> Any:
     """Bring any detector to the contract of ours; our own are given back as they are.
 
     Parameters
     ----------
     detector
         Has `fit` and `decision_function`.
+    fitted
+        Whether it was fitted before, and is to be taken as it is: with its own threshold, or with
+        none. It may be fitted all the same.
     settings
         Keywords of `AdaptedDetector`.
 
@@ -64,7 +67,10 @@ def adapt(detector: Any, **settings: Any) -> Any:
 
     if isinstance(detector, (Detector, TiledDetector)):
         return detector
-    return AdaptedDetector(detector, **settings)
+    adapted = AdaptedDetector(detector, **settings)
+    if fitted:
+        adapted.take_as_fitted()
+    return adapted
 
 
 class AdaptedDetector(Detector):
@@ -124,8 +130,12 @@ class AdaptedDetector(Detector):
         self._takes_array = False
         maps = ("predict_anomaly_map", "get_anomaly_map")
         vars(self)["has_maps"] = any(callable(getattr(detector, one, None)) for one in maps)
-        if _own_threshold(detector) is not None:  # it was fitted before
-            self._take_own_threshold(None)
+
+    def take_as_fitted(self) -> None:
+        """Take the detector as it is, with its own threshold or with none."""
+        self.params_ = self.validate_params()
+        self.n_train_, self.skipped_, self.remarked_ = 0, [], []
+        self._take_own_threshold(None)
 
     def describe(self) -> dict[str, Any]:
         return {"adapted": f"{type(self.detector).__module__}.{type(self.detector).__qualname__}"}
@@ -220,9 +230,6 @@ class AdaptedDetector(Detector):
         )
         self.pixel_calibration_ = None
         vars(self)["threshold_"] = own
-        if not hasattr(self, "params_"):
-            self.params_ = self.validate_params()
-            self.n_train_, self.skipped_, self.remarked_ = 0, [], []
 
     # ---- score
 

@@ -130,6 +130,9 @@ class TileFacts(_Model):
     pixel_calibration: PixelCalibrationFacts | None
     skipped: list[ImageFacts]
     remarked: list[ImageFacts]
+    score_reduce: str = Field("max", description="how the tiles' scores become the image's")
+    score_topk: float = Field(0.1, gt=0, le=1, description="of topk_mean: the share of tiles")
+    map_reduce: str = Field("triangle", description="how maps of tiles that overlap become one")
 
 
 class RegionFacts(_Model):

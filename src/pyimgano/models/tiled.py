@@ -23,12 +23,22 @@ import numpy as np
 import numpy.typing as npt
 
 from ..calibration import DEFAULT_QUANTILE, Calibration, PixelCalibration, choose_quantile
-from ..errors import ImageReadError, NotFittedError, UsageError
+from ..errors import ImageReadError, NotFittedError, UsageError, unknown_name
 from ..images import ImageSource, as_sources, stream_images
 from .detector import Detector, ImageScore, OnError, Progress, SkippedImage, require_apart
 from .held_out import HeldOut, score_held_out
 from .parameters import reject_unknown
-from .tiles import Sides, TrainingTiles, blend_weights, default_stride, sides, tile_starts
+from .tiles import (
+    MAP_RULES,
+    SCORE_RULES,
+    Sides,
+    TrainingTiles,
+    blend_weights,
+    default_stride,
+    reduce_scores,
+    sides,
+    tile_starts,
+)
 
 #: Of the images that `fit` is given, one in so many is set aside to calibrate on.
 HELD_OUT_ONE_IN = 4
@@ -47,6 +57,13 @@ class TiledDetector:
     tile_stride
         Pixels from one tile to the next, at most `tile_size`; by default three quarters of it.
         A defect no larger than the overlap lies whole in some tile.
+    score_reduce, score_topk
+        How the tiles' scores become the image's: `max`, `mean`, or `topk_mean`, the mean of the
+        highest of them, a share `score_topk` in (0, 1], at least one. A small defect lies in few
+        tiles, and shows in the largest score alone.
+    map_reduce
+        How maps are blended where tiles overlap: weighted by a `triangle`, `hann` or `gaussian`
+        window, by `mean`, or their `max`.
 
     Attributes
     ----------
@@ -77,7 +94,14 @@ class TiledDetector:
     calibrated_on_tiles_: bool
 
     def __init__(
-        self, detector: Detector, *, tile_size: Sides, tile_stride: Sides | None = None
+        self,
+        detector: Detector,
+        *,
+        tile_size: Sides,
+        tile_stride: Sides | None = None,
+        score_reduce: str = "max",
+        score_topk: float = 0.1,
+        map_reduce: str = "triangle",
     ) -> None:
         self.detector = detector
         self.tile_size = sides(tile_size, "tile_size")
@@ -91,6 +115,18 @@ class TiledDetector:
                 f"tile_stride must not be larger than tile_size, or pixels are left out; got "
                 f"{self.tile_stride} for tiles of {self.tile_size}"
             )
+        for name, value, known in (
+            ("score_reduce", score_reduce, SCORE_RULES),
+            ("map_reduce", map_reduce, MAP_RULES),
+        ):
+            if value not in known:
+                raise UsageError(unknown_name(name, str(value), known))
+        if isinstance(score_topk, bool) or not isinstance(score_topk, (int, float, np.number)):
+            raise UsageError(f"score_topk must be a number in (0, 1], got {score_topk!r}")
+        if not 0 < score_topk <= 1:
+            raise UsageError(f"score_topk must lie in (0, 1], got {score_topk!r}")
+        self.score_reduce, self.map_reduce = score_reduce, map_reduce
+        self.score_topk = float(score_topk)
         if detector.get_params().get("roi") is not None:
             raise UsageError("roi means a part of the whole image; it cannot be used with tiles")
         if hasattr(detector, "threshold_"):
@@ -130,12 +166,15 @@ class TiledDetector:
         return self.detector.batch_size
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """`detector`, `tile_size`, `tile_stride`, and if `deep` the detector's own keywords."""
+        """The keywords of `__init__`, and if `deep` the detector's own."""
         inner = {f"detector__{k}": v for k, v in self.detector.get_params().items()}
         return {
             "detector": self.detector,
             "tile_size": self.tile_size,
             "tile_stride": self.tile_stride,
+            "score_reduce": self.score_reduce,
+            "score_topk": self.score_topk,
+            "map_reduce": self.map_reduce,
             **(inner if deep else {}),
         }
 
@@ -154,10 +193,12 @@ class TiledDetector:
         now = {**self.get_params(deep=False), **own}
         changed = copy.copy(now["detector"]).set_params(**inner)
         checked = TiledDetector(**{**now, "detector": changed})  # before anything is changed here
-        was = (self.tile_size, self.tile_stride)
+        was = self.get_params(deep=False)
         self.detector = now["detector"].set_params(**inner)
-        self.tile_size, self.tile_stride = checked.tile_size, checked.tile_stride
-        if hasattr(self.detector, "threshold_") and was != (self.tile_size, self.tile_stride):
+        for name in was.keys() - {"detector"}:
+            setattr(self, name, getattr(checked, name))
+        changes = any(was[name] != getattr(self, name) for name in was.keys() - {"detector"})
+        if hasattr(self.detector, "threshold_") and changes:
             self._take_over()  # a threshold for other tiles promises nothing
         return self
 
@@ -167,6 +208,9 @@ class TiledDetector:
             **self.detector.describe(),
             "tile_size": list(self.tile_size),
             "tile_stride": list(self.tile_stride),
+            "score_reduce": self.score_reduce,
+            "score_topk": self.score_topk,
+            "map_reduce": self.map_reduce,
         }
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -294,11 +338,13 @@ class TiledDetector:
     ) -> tuple[float, npt.NDArray[np.float32] | None]:
         height, width = image.shape[:2]
         tile_h, tile_w = min(self.tile_size[0], height), min(self.tile_size[1], width)
+        largest = self.map_reduce == "max"
+        window = "mean" if largest else self.map_reduce  # of the largest no weights are needed
         rows, columns = (
             list(
                 zip(
                     tile_starts(length, self.tile_size[axis], self.tile_stride[axis]),
-                    blend_weights(length, self.tile_size[axis], self.tile_stride[axis]),
+                    blend_weights(length, self.tile_size[axis], self.tile_stride[axis], window),
                 )
             )
             for axis, length in enumerate((height, width))
@@ -309,16 +355,17 @@ class TiledDetector:
         )
         maps = maps and self.has_maps
         try:
-            blended = np.zeros((height, width), np.float32) if maps else None
+            fill = -math.inf if largest else 0.0
+            blended = np.full((height, width), fill, np.float32) if maps else None
         except MemoryError as error:
             raise ImageReadError(name, "not enough memory for its map") from error
-        best = -math.inf
+        scores: list[float] = []
         scored = self.detector.score_images(tiles, maps=maps, on_error="record")
         for ((y, down), (x, across)), tile in zip(places, scored, strict=True):
             if tile.error is not None:
                 raise ImageReadError(name, f"the tile at x {x}, y {y}: {tile.error.reason}")
             assert tile.score is not None
-            best = max(best, tile.score)
+            scores.append(tile.score)
             if blended is not None:
                 assert tile.anomaly_map is not None
                 part = tile.anomaly_map
@@ -327,11 +374,15 @@ class TiledDetector:
                     part = np.asarray(
                         cv2.resize(part, wanted, interpolation=cv2.INTER_LINEAR), np.float32
                     )
-                blended[y : y + tile_h, x : x + tile_w] += down[:, None] * part * across
-        return best, blended
+                place = blended[y : y + tile_h, x : x + tile_w]
+                if largest:
+                    np.maximum(place, part, out=place)
+                else:
+                    place += down[:, None] * part * across
+        return reduce_scores(scores, self.score_reduce, self.score_topk), blended
 
     def decision_function(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float64]:
-        """Scores (N,) of N images: the largest of their tiles' scores."""
+        """Scores (N,) of N images, from their tiles' scores as `score_reduce` says."""
         scores = [result.score for result in self.score_images(as_sources(X), maps=False)]
         return np.asarray(scores, dtype=np.float64)
 

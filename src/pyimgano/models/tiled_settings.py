@@ -25,6 +25,9 @@ def tile_facts(tiled: TiledDetector) -> TileFacts:
     return TileFacts(
         tile_size=list(tiled.tile_size),
         tile_stride=list(tiled.tile_stride),
+        score_reduce=tiled.score_reduce,
+        score_topk=tiled.score_topk,
+        map_reduce=tiled.map_reduce,
         calibrated_on_tiles=tiled.calibrated_on_tiles_,
         n_train=tiled.n_train_,
         decision_scores=[float(score) for score in tiled.decision_scores_],
@@ -48,7 +51,14 @@ def restore_tiled(detector: Detector, facts: TileFacts, origin: str) -> TiledDet
     height, width = facts.tile_size
     down, across = facts.tile_stride
     try:
-        tiled = TiledDetector(detector, tile_size=(height, width), tile_stride=(down, across))
+        tiled = TiledDetector(
+            detector,
+            tile_size=(height, width),
+            tile_stride=(down, across),
+            score_reduce=facts.score_reduce,
+            score_topk=facts.score_topk,
+            map_reduce=facts.map_reduce,
+        )
     except UsageError as error:
         raise SavedModelError(f"{origin}: tiles: {error}") from None
     scores = np.asarray(facts.decision_scores, np.float64)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias, overload
 
 import numpy as np
@@ -50,20 +51,58 @@ def tile_starts(length: int, tile: int, stride: int) -> list[int]:
     return [*range(0, length - tile, stride), length - tile]
 
 
-def blend_weights(length: int, tile: int, stride: int) -> list[npt.NDArray[np.float32]]:
+#: How a tile's pixels are weighted along an axis where tiles overlap, by their place in a tile of
+#: so many pixels.
+_WINDOWS: dict[str, Callable[[npt.NDArray[np.float64], int], npt.NDArray[np.float64]]] = {
+    # highest in the middle of the tile, where the network saw what lies on both sides
+    "triangle": lambda place, side: np.minimum(place, side - place),
+    "mean": lambda place, side: np.ones_like(place),
+    "hann": lambda place, side: np.sin(np.pi * place / side) ** 2,
+    "gaussian": lambda place, side: np.exp(-0.5 * ((place / side - 0.5) / 0.2) ** 2),
+}
+
+#: How the tiles' scores become the image's score.
+SCORE_RULES = ("max", "mean", "topk_mean")
+#: How maps of tiles that overlap become one.
+MAP_RULES = (*_WINDOWS, "max")
+
+
+def reduce_scores(scores: Sequence[float], rule: str, topk: float) -> float:
+    """Return the image's score from the scores of its tiles.
+
+    Parameters
+    ----------
+    scores
+        At least one.
+    rule
+        One of `SCORE_RULES`.
+    topk
+        Of `topk_mean`: the share of tiles, in (0, 1], whose mean is taken, the highest ones and
+        at least one.
+    """
+    if rule == "max":
+        return max(scores)
+    if rule == "mean":
+        return float(np.mean(scores))
+    count = max(1, math.ceil(topk * len(scores)))
+    return float(np.mean(sorted(scores)[-count:]))
+
+
+def blend_weights(
+    length: int, tile: int, stride: int, window: str = "triangle"
+) -> list[npt.NDArray[np.float32]]:
     """For each tile along an axis its weights (min(tile, length),) float32, in (0, 1].
 
-    A triangle, highest in the middle of the tile, where the network saw what lies on both
-    sides; divided by the sum over all tiles, so that at each pixel the weights add up to 1.
+    Those of a window, divided by the sum over all tiles, so that at each pixel the weights add up
+    to 1.
     """
     starts = tile_starts(length, tile, stride)
     side = min(tile, length)
-    place = np.arange(side) + 0.5
-    window = np.minimum(place, side - place)
+    weights = _WINDOWS[window](np.arange(side) + 0.5, side)
     total = np.zeros(length)
     for start in starts:
-        total[start : start + side] += window
-    return [(window / total[start : start + side]).astype(np.float32) for start in starts]
+        total[start : start + side] += weights
+    return [(weights / total[start : start + side]).astype(np.float32) for start in starts]
 
 
 class TrainingTiles(Sequence[ImageSource]):

@@ -108,8 +108,10 @@ class BenchmarkConfig(BaseModel):
         plain: dict[str, Any] = json.loads(text)
         return plain
 
-    def detector_keywords(self) -> dict[str, Any]:
+    def detector_keywords(self, *, ours: bool = True) -> dict[str, Any]:
         """The detector's keywords: what the user gives beats the preset, that the default.
+
+        Where the detector is not one of `ours`, what was given is passed on as it is.
 
         Raises
         ------
@@ -117,6 +119,14 @@ class BenchmarkConfig(BaseModel):
             An unknown model or preset, or a keyword in `model_kwargs` that is an argument
             of its own. Unknown keywords and values out of range are `create_model`'s to find.
         """
+        if not ours:
+            given_to_others = {
+                "device": self.device,
+                "contamination": self.contamination,
+                "pretrained": self.pretrained,
+            }
+            known = {name: v for name, v in given_to_others.items() if v is not None}
+            return {**known, **self.model_kwargs}
         accepted = default_keywords(self.model)
         preset = preset_keywords(self.model, self.preset)
         given: dict[str, Any] = {

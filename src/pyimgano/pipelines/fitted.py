@@ -19,8 +19,14 @@ def plain_parameters(parameters: Mapping[str, Any], config: BenchmarkConfig) -> 
     `calibration` is the run's word for where the threshold comes from, which a detector does not
     know.
     """
-    plain: dict[str, Any] = json.loads(json.dumps(dict(parameters), default=str))
+    plain: dict[str, Any] = json.loads(json.dumps(dict(parameters), default=_in_words))
     return {**plain, "calibration": config.calibration}
+
+
+def _in_words(value: Any) -> str:
+    """A value that JSON does not know; never with an address, which differs from run to run."""
+    text = str(value)
+    return type(value).__name__ if " at 0x" in text else text
 
 
 def fitted_fields(

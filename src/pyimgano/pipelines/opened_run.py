@@ -27,7 +27,9 @@ class OpenedRun:
     Attributes
     ----------
     detector
-        Not fitted; each category gets one of its own with the same keywords.
+        Not fitted; each category gets one of its own with the same `keywords`.
+    keywords
+        That it was made with.
     layout, root
         Of the dataset.
     names
@@ -42,6 +44,7 @@ class OpenedRun:
     """
 
     detector: Detector
+    keywords: dict[str, Any]
     layout: Layout
     root: Path
     names: list[str]
@@ -66,7 +69,10 @@ def open_run(
     WeightsError
         No weights for the detector.
     """
-    detector = create(config.model, **config.detector_keywords())
+    keywords = config.detector_keywords(ours=create is create_model)
+    detector = create(config.model, **keywords)
+    if create is create_model:
+        keywords = detector.get_params()
     layout = get_layout(config.dataset, split=config.split, allow_outside=config.allow_outside)
     if config.calibration == "validation" and not layout.has_validation:
         raise UsageError(f"calibration: dataset {layout.name!r} has no validation images")
@@ -83,7 +89,7 @@ def open_run(
     # a device or weights that are not there fail here, not in each category
     backbone = detector.prepare()
     sha256 = None if region is None else region.sha256
-    return OpenedRun(detector, layout, folder, names, asked, backbone, sha256)
+    return OpenedRun(detector, keywords, layout, folder, names, asked, backbone, sha256)
 
 
 def _choose_categories(layout: Layout, root: Path, wanted: str | list[str]) -> list[str]:

@@ -22,7 +22,12 @@ from ..runs import (
 from .conditions import Condition
 from .config import RobustnessConfig
 from .fitted import region_notes
-from .robustness_results import corruption_results, mean_over_categories, summarize
+from .robustness_results import (
+    corruption_results,
+    mean_over_categories,
+    metrics_by_name,
+    summarize,
+)
 from .run_documents import RunDocuments
 from .trial import Measurement
 
@@ -113,7 +118,11 @@ class RobustnessDocuments(RunDocuments[RobustnessConfig, RobustnessCategoryRepor
         return RobustnessCategoryReport(**{**self._unknown(name), **own, **fields})
 
     def _single(self, fields: dict[str, Any]) -> RobustnessSingleReport:
-        return RobustnessSingleReport(**fields)
+        clean = fields["clean"]
+        metrics = (
+            None if clean is None else metrics_by_name(clean["metrics"], fields["corruptions"])
+        )
+        return RobustnessSingleReport(**fields, robustness=metrics)
 
     def _suite(self, fields: dict[str, Any]) -> RobustnessSuiteReport:
         complete = [one for one in self.reports.values() if one.status == "complete"]
@@ -126,6 +135,11 @@ class RobustnessDocuments(RunDocuments[RobustnessConfig, RobustnessCategoryRepor
             metric_category_names=over,
             mean_clean=clean,
             mean_corruptions=corruptions,
+            robustness=metrics_by_name(
+                clean, {name: one.model_dump() for name, one in corruptions.items()}
+            )
+            if complete
+            else None,
             summary=summarize(corruptions) if corruptions else None,
         )
 

@@ -17,6 +17,7 @@ from ..runs import (
     MeanCorruption,
     MeasuredMisses,
     RobustnessCategoryReport,
+    RobustnessMetrics,
     RobustnessSummary,
     Worst,
 )
@@ -117,6 +118,22 @@ def mean_over_categories(
     clean = mean({n: [_clean(c)[n] for c in having[n]] for n in names})
     over = {n: [one.category for one in having[n]] for n in names}
     return over, clean, corruptions
+
+
+def metrics_by_name(
+    clean: Mapping[str, float | None], corruptions: Mapping[str, Mapping[str, Any]]
+) -> RobustnessMetrics:
+    """Return the metrics of every condition, given those of clean images and the corruptions.
+
+    `corruptions` are `CorruptionResults` or `MeanCorruption` as plain values.
+    """
+    return RobustnessMetrics(
+        clean=dict(clean),
+        corruptions={
+            name: {f"severity_{each['severity']}": each["metrics"] for each in one["severities"]}
+            for name, one in corruptions.items()
+        },
+    )
 
 
 def mean_of(

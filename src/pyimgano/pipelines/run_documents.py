@@ -91,7 +91,7 @@ class RunDocuments(ABC, Generic[Config, Report]):
     ) -> None:
         layout = opened.layout
         self.config = config
-        self.keywords = opened.detector.get_params()
+        self.keywords = opened.keywords
         self.layout = layout
         self.root = opened.root
         self.names = opened.names
@@ -101,7 +101,7 @@ class RunDocuments(ABC, Generic[Config, Report]):
         )
         started = datetime.now().astimezone()
         self.started_at = started.isoformat(timespec="seconds")
-        self.parameters = plain_parameters(self.keywords, config)
+        self.parameters = plain_parameters(opened.detector.get_params(), config)
         self.category = opened.category
         self._writing = threading.RLock()
         self.resumed = earlier is not None

@@ -20,7 +20,7 @@ from .environment_schema import (
     ResumedSession,
     UsedFile,
 )
-from .inference_schema import InferenceRecord, MapRecord, RegionRecord, WatchedFile
+from .inference_schema import InferenceRecord, MapFile, MapRecord, RegionRecord, WatchedFile
 from .lines import append_line, as_line
 from .maps import write_map, write_mask
 from .models import MODEL_FOLDER, find_model
@@ -33,6 +33,7 @@ from .robustness_schema import (
     MeasuredMisses,
     RobustnessCategoryReport,
     RobustnessConfigDocument,
+    RobustnessMetrics,
     RobustnessRecord,
     RobustnessSingleReport,
     RobustnessSuiteReport,
@@ -86,6 +87,7 @@ __all__ = [
     "MeanCorruption",
     "MeasuredMisses",
     "InferenceRecord",
+    "MapFile",
     "MapRecord",
     "MeasuredRate",
     "PixelCalibrationReport",
@@ -98,6 +100,7 @@ __all__ = [
     "ResumedSession",
     "RobustnessCategoryReport",
     "RobustnessConfigDocument",
+    "RobustnessMetrics",
     "RobustnessRecord",
     "RobustnessSingleReport",
     "RobustnessSuiteReport",

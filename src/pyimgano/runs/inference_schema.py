@@ -28,6 +28,14 @@ class MapRecord(Model):
     mean: Number
 
 
+class MapFile(Model):
+    """An anomaly map as a file, by the names that older scripts read."""
+
+    path: Text | None = Field(description="null if the map was not saved")
+    shape: tuple[int, int] = Field(description="height, width")
+    dtype: Literal["float16", "float32"] = Field(description="of the numbers in the file")
+
+
 class WatchedFile(Model):
     """What a watched file is known by: another size or time is another file."""
 
@@ -42,9 +50,12 @@ class InferenceRecord(Model):
     index: int
     input: Text
     score: Number | None
-    threshold: Number
+    threshold: Number | None = Field(
+        description="null where the detector, one of somebody else's, has none"
+    )
     calibration: str = Field(description="how the normal scores of the threshold were obtained")
     pred: Literal[0, 1] | None
+    label: Literal[0, 1] | None = Field(None, description="the same as pred")
     error: Text | None
     remark: Text | None
     original_size: tuple[int, int] | None = Field(description="height, width")
@@ -52,5 +63,6 @@ class InferenceRecord(Model):
     pixel_threshold: Number | None = None
     regions: list[RegionRecord] | None = None
     map: MapRecord | None = None
+    anomaly_map: MapFile | None = None
     overlay: Text | None = Field(None, description="file")
     mask: Text | None = Field(None, description="file")

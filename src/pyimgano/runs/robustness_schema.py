@@ -126,10 +126,22 @@ class RobustnessCategoryReport(FittedReport):
     timings: RobustnessTimings | None
 
 
+class RobustnessMetrics(Model):
+    """The metrics of every condition, by the names that older scripts read."""
+
+    clean: Metrics
+    corruptions: dict[str, dict[str, Metrics]] = Field(
+        description="by corruption, and in it by severity_1 to severity_5"
+    )
+
+
 class RobustnessSingleReport(RobustnessCategoryReport, RunFields):
     """Top-level report of a run over one category: the category's report and the run's."""
 
     kind: Literal["robustness-category"] = "robustness-category"
+    robustness: RobustnessMetrics | None = Field(
+        None, description="null before clean images were measured"
+    )
 
 
 class MeanCondition(Model):
@@ -170,6 +182,9 @@ class RobustnessSuiteReport(Asked, RunFields):
     )
     mean_clean: Metrics = Field(description="over these categories")
     mean_corruptions: dict[str, MeanCorruption]
+    robustness: RobustnessMetrics | None = Field(
+        None, description="means over the categories; null where none is complete"
+    )
     summary: RobustnessSummary | None
     failure: Failure | None = None
 
