@@ -25,8 +25,8 @@ from pyimgano.evaluation import (
     compute_pixel_segf1,
     compute_pro_score,
     compute_spro,
-    evaluate_detector,
     evaluate_kinds,
+    evaluate_scores,
     find_optimal_threshold,
     weighted_curve,
 )
@@ -108,7 +108,7 @@ def test_image_metrics_equal_scikit_learn(labels: np.ndarray, data: st.DataObjec
     if tp + fp:
         assert found["precision"] == pytest.approx(reference.precision_score(labels, predicted))
     else:
-        assert found["precision"] is None
+        assert found["precision"] == 0.0
 
 
 def plain_spro(regions: list, maps: np.ndarray, limit: float) -> float:
@@ -164,8 +164,8 @@ def test_spro_saturated_at_the_whole_region_is_aupro() -> None:
     first[6:], second[:6] = False, False
     regions = [[(first, 12.0), (second, 18.0)], [(masks[1], 24.0)]]
     assert compute_spro(regions, maps, 0.3) == pytest.approx(compute_aupro(masks, maps, 0.3))
-    assert compute_spro([[], []], maps) is None
-    assert compute_spro([[(np.ones((12, 12)), 1)]], maps[:1]) is None  # nothing outside
+    assert np.isnan(compute_spro([[], []], maps))
+    assert np.isnan(compute_spro([[(np.ones((12, 12)), 1)]], maps[:1]))  # nothing outside
 
 
 def test_metrics_do_not_depend_on_how_pixels_are_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,11 +186,11 @@ def test_segf1_is_its_definition(seed: int, threshold: float) -> None:
     masks = rng.random((3, 5, 7)) < 0.2
     tp = fp = fn = 0
     for truth, score in zip(masks.ravel(), maps.ravel(), strict=True):
-        called = score >= threshold
+        called = score > threshold
         tp, fp, fn = tp + (truth and called), fp + (called and not truth), fn + (truth > called)
     f1 = compute_pixel_segf1(masks, maps, threshold=threshold)
     if tp == 0:
-        assert f1 in (0.0, None)
+        assert f1 == 0.0 or np.isnan(f1)
     else:
         precision, recall = tp / (tp + fp), tp / (tp + fn)
         assert f1 == pytest.approx(2 * precision * recall / (precision + recall))
@@ -203,17 +203,19 @@ def test_a_threshold_is_not_rounded_to_the_precision_of_maps() -> None:
         assert compute_bg_fpr(masks, maps, threshold=threshold) == 0.0
         assert compute_pixel_segf1(masks, maps, threshold=threshold) == 0.0
         assert compute_pro_score(masks, maps, threshold) == 0.0
-        assert compute_bg_fpr(masks, maps, threshold=float(maps.max())) == 1.0
+        assert compute_bg_fpr(masks, maps, threshold=float(maps.max())) == 0.0
+        below = float(np.nextafter(np.float64(maps.max()), 0))
+        assert compute_bg_fpr(masks, maps, threshold=below) == 1.0
         assert compute_bg_fpr(masks, maps, threshold=1e6) == 0.0
 
 
-def test_pixel_thresholds_and_regions_of_evaluate_detector() -> None:
-    found = evaluate_detector([0, 1], [0, 1], pixel_threshold=np.float32(0.5), regions=[[], []])
+def test_pixel_thresholds_and_regions_of_evaluate_scores() -> None:
+    found = evaluate_scores([0, 1], [0, 1], pixel_threshold=np.float32(0.5), regions=[[], []])
     json.dumps(found, allow_nan=False)
     assert found["pixel_metrics"]["spro"] is None
     assert found["undefined"]["spro"] == "no masks were given"
     with pytest.raises(UsageError, match="pixel_threshold must be a finite number, got nan"):
-        evaluate_detector([0, 1], [0, 1], pixel_threshold=np.nan)
+        evaluate_scores([0, 1], [0, 1], pixel_threshold=np.nan)
     with pytest.raises(UsageError, match="maps must be finite"):
         compute_spro([[]], np.full((1, 2, 2), np.nan))
     # regions that are not what the masks say have a sorting of their own
@@ -221,7 +223,7 @@ def test_pixel_thresholds_and_regions_of_evaluate_detector() -> None:
     masks[0, 0] = True
     maps = np.random.default_rng(3).random((1, 4, 4))
     regions = [[(np.eye(4), 2.0)]]
-    found = evaluate_detector([1], [1], pixel_masks=masks, pixel_scores=maps, regions=regions)
+    found = evaluate_scores([1], [1], pixel_masks=masks, pixel_scores=maps, regions=regions)
     assert found["pixel_metrics"]["spro"] == compute_spro(regions, maps, 0.3)
 
 
@@ -261,18 +263,18 @@ def test_perfect_scores_give_exactly_one() -> None:
 
 
 def test_what_is_undefined_is_none_with_a_reason_and_never_nan() -> None:
-    only_good = evaluate_detector([0, 0], [0.1, 0.2], threshold=1.0)
+    only_good = evaluate_scores([0, 0], [0.1, 0.2], threshold=1.0)
     assert only_good["auroc"] is None and only_good["average_precision"] is None
     assert only_good["metrics"]["recall"] is None and only_good["metrics"]["precision"] is None
     assert only_good["undefined"]["auroc"] == "the test set has no defective image"
     assert only_good["undefined"]["aupro"] == "no masks were given"
-    only_bad = evaluate_detector([1], [0.1], threshold=0.0)
+    only_bad = evaluate_scores([1], [0.1], threshold=0.0)
     assert only_bad["undefined"]["auroc"] == "the test set has no good image"
     assert only_bad["metrics"]["specificity"] is None
     assert only_bad["average_precision"] == 1.0
-    empty = evaluate_detector([], [], threshold=0.0)
+    empty = evaluate_scores([], [], threshold=0.0)
     assert empty["metrics"]["accuracy"] is None and empty["metrics"]["tp"] == 0
-    unthresholded = evaluate_detector([0, 1], [0, 1])
+    unthresholded = evaluate_scores([0, 1], [0, 1])
     assert unthresholded["metrics"]["tp"] is None
     assert unthresholded["undefined"]["f1"] == "no threshold was given"
     for result in (only_good, only_bad, empty, unthresholded):
@@ -283,12 +285,12 @@ def test_what_is_undefined_is_none_with_a_reason_and_never_nan() -> None:
         )
 
 
-def test_pixel_metrics_without_a_class_are_none() -> None:
+def test_pixel_metrics_without_a_class_are_nan() -> None:
     maps = np.random.default_rng(0).random((2, 4, 4))
     for masks in (np.zeros((2, 4, 4)), np.ones((2, 4, 4))):
         for compute in (compute_pixel_auroc, compute_pixel_average_precision, compute_aupro):
-            assert compute(masks, maps) is None
-    found = evaluate_detector(
+            assert np.isnan(compute(masks, maps))
+    found = evaluate_scores(
         [0, 1], [0, 1], threshold=1, pixel_masks=np.zeros((2, 4, 4)), pixel_scores=maps
     )
     assert found["undefined"]["aupro"] == "no pixel of the masks is anomalous"
@@ -300,9 +302,9 @@ def test_metrics_at_a_threshold_by_hand() -> None:
     assert compute_pro_score(masks, maps, 0.5) == pytest.approx((0.5 + 1.0) / 2)
     assert compute_pixel_segf1(masks, maps, threshold=0.5) == pytest.approx(2 * 2 / (3 + 3))
     assert compute_bg_fpr(masks, maps, threshold=0.5) == pytest.approx(1 / 5)
-    assert compute_pro_score(masks, maps) == compute_aupro(masks, maps)
-    assert compute_pixel_segf1(masks * 0, maps, threshold=2.0) is None
-    assert compute_bg_fpr(masks * 0 + 1, maps, threshold=0.5) is None
+    assert compute_pro_score(masks, maps) == compute_aupro(masks, maps, 1.0)
+    assert np.isnan(compute_pixel_segf1(masks * 0, maps, threshold=2.0))
+    assert np.isnan(compute_bg_fpr(masks * 0 + 1, maps, threshold=0.5))
 
 
 def test_diagonal_neighbours_are_one_region() -> None:
@@ -344,15 +346,15 @@ def test_optimal_threshold_is_the_best_of_all(metric: str) -> None:
         (lambda: compute_aupro(np.ones((2, 2)), np.ones((3, 2))), "shapes"),
         (lambda: compute_aupro(np.ones((2, 2)), np.full((2, 2), np.inf)), "finite"),
         (lambda: compute_aupro(np.ones((2, 2)), np.ones((2, 2)), 0.0), "limit"),
-        (lambda: find_optimal_threshold([0, 1], [0, 1], "auc"), "metric must be"),
+        (lambda: find_optimal_threshold([0, 1], [0, 1], "auc"), "Unsupported metric .auc."),
         (lambda: compute_spro([[]], np.ones((2, 2))), r"maps must be .N, H, W., got shape"),
         (lambda: compute_spro([[]], np.ones((2, 2, 2))), "1 images with regions, but 2 maps"),
         (lambda: compute_spro([[(np.ones((2, 1)), 1)]], np.ones((1, 2, 2))), "mask of shape"),
         (lambda: compute_spro([[(np.eye(2), 3)]], np.ones((1, 2, 2))), "a saturation area of 3"),
         (lambda: compute_spro([[(np.eye(2), 1)]], np.full((1, 2, 2), np.nan)), "finite"),
         (lambda: evaluate_kinds([0, 1], [0, 1], ["a"]), "2 labels, but 1 kinds"),
-        (lambda: evaluate_detector([0, 1], [0.0, 1.0], threshold=np.nan), "threshold must be"),
-        (lambda: evaluate_detector([0, 1], [0.0, 1.0], threshold="x"), "threshold must be"),
+        (lambda: evaluate_scores([0, 1], [0.0, 1.0], threshold=np.nan), "threshold must be"),
+        (lambda: evaluate_scores([0, 1], [0.0, 1.0], threshold="x"), "threshold must be"),
         (lambda: compute_bg_fpr(np.ones((2, 2)), np.ones((2, 2)), threshold=np.nan), "threshold"),
         (lambda: compute_pro_score(np.ones((2, 2)), np.ones((2, 2)), np.inf), "threshold"),
         (lambda: compute_aupro(np.full((2, 2), np.nan), np.ones((2, 2))), "masks must be finite"),

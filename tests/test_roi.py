@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pyimgano.datasets import Region, Sample
 from pyimgano.errors import DataError, ImageReadError, PyimganoError, UsageError
-from pyimgano.evaluation import evaluate_detector
+from pyimgano.evaluation import evaluate_scores
 from pyimgano.images import FILL, RegionOfInterest, read_roi, resize_image, stream_images
 from pyimgano.inference import infer
 from pyimgano.models import Detector, ImageScore, create_model, registry
@@ -345,7 +345,7 @@ def test_metrics_of_counted_pixels_are_those_of_the_part() -> None:
     cut = [[(m[2:15, 4:18], s) for m, s in image] for image in saturated]
     labels, scores = [0, 1, 1, 1], [0.1, 0.9, 0.8, 0.7]
     keywords = {"pixel_threshold": 0.8}
-    whole = evaluate_detector(
+    whole = evaluate_scores(
         labels,
         scores,
         pixel_masks=masks,
@@ -354,7 +354,7 @@ def test_metrics_of_counted_pixels_are_those_of_the_part() -> None:
         regions=saturated,
         **keywords,  # type: ignore[arg-type]
     )
-    part = evaluate_detector(
+    part = evaluate_scores(
         labels,
         scores,
         pixel_masks=masks[:, 2:15, 4:18],
@@ -363,11 +363,11 @@ def test_metrics_of_counted_pixels_are_those_of_the_part() -> None:
         **keywords,  # type: ignore[arg-type]
     )
     assert whole == part and whole["undefined"].get("spro") is None
-    plain = evaluate_detector(labels, scores, pixel_masks=masks, pixel_scores=maps, **keywords)  # type: ignore[arg-type]
+    plain = evaluate_scores(labels, scores, pixel_masks=masks, pixel_scores=maps, **keywords)  # type: ignore[arg-type]
     for name, value in plain["pixel_metrics"].items():
         assert value != whole["pixel_metrics"][name]
     with pytest.raises(UsageError, match="pixel_counted has shape"):
-        evaluate_detector(
+        evaluate_scores(
             labels, scores, pixel_masks=masks, pixel_scores=maps, pixel_counted=counted[:2]
         )
 

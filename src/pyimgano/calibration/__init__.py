@@ -1,6 +1,10 @@
 """Thresholds from the scores and maps of normal images, and how far they can be trusted."""
 
-from .pixel_threshold import MapStatistics, PixelCalibration
+from .pixel_threshold import (
+    MapStatistics,
+    PixelCalibration,
+    calibrate_normal_pixel_quantile_threshold,
+)
 from .threshold import (
     DEFAULT_QUANTILE,
     BinomialInterval,
@@ -18,6 +22,7 @@ __all__ = [
     "MapStatistics",
     "PixelCalibration",
     "calibrate",
+    "calibrate_normal_pixel_quantile_threshold",
     "choose_quantile",
     "clopper_pearson",
     "float32_threshold",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError
+from ..errors import DataError, UsageError
 
 # Of a map, how many are looked at in double precision at a time.
 _BLOCK_PIXELS = 2**22
@@ -83,3 +84,41 @@ class MapStatistics:
         if not math.isfinite(mean + std):
             raise DataError("the anomaly maps of normal images are not finite")
         return PixelCalibration(mean + 3.0 * std, mean, std, method, self._images, unseen)
+
+
+def calibrate_normal_pixel_quantile_threshold(
+    scores: Any, pixel_labels: Any = None, q: float = 0.999
+) -> float:
+    """Return the quantile of the scores of background pixels.
+
+    Parameters
+    ----------
+    scores
+        Maps of any shape, such as (N, H, W), finite.
+    pixel_labels
+        Masks of the same shape, above 0 where a pixel is defective: such pixels are left out.
+        None takes every pixel for background, as those of good images are.
+    q
+        The quantile in (0, 1); between two scores it is interpolated linearly.
+
+    Raises
+    ------
+    UsageError
+        Shapes differ, a score is not finite, no background pixel is there, or q is out of range.
+    """
+    if not 0 < q < 1:
+        raise UsageError(f"q must lie in (0, 1), got {q!r}")
+    values = np.asarray(scores)
+    if pixel_labels is not None:
+        labels = np.asarray(pixel_labels)
+        if labels.shape != values.shape:
+            raise UsageError(
+                f"scores and pixel_labels must have the same shape, "
+                f"got {values.shape} and {labels.shape}"
+            )
+        values = values[~(labels > 0)]
+    if values.size == 0:
+        raise UsageError("there is no background pixel to take the quantile of")
+    if not np.isfinite(values).all():
+        raise UsageError("scores must be finite")
+    return float(np.quantile(values.astype(np.float64, copy=False), q))

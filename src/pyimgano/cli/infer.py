@@ -141,8 +141,7 @@ _NAMED = 20
 @click.option(
     "--postprocess",
     is_flag=True,
-    help="Scale each map to 0 to 1 by itself before anything is made of it. Scores stay, and "
-    "the model's pixel threshold does not serve: give --pixel-threshold.",
+    help="Scale each map that is saved or described to 0 to 1, by itself. Scores and regions stay.",
 )
 @click.option("--regions", is_flag=True, help="List the defective regions in the records.")
 @click.option("--pixel-threshold", type=float, help="Of regions and masks. Default the model's.")

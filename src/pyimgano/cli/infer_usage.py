@@ -84,15 +84,8 @@ def check_usage(given: dict[str, Any]) -> None:
         raise click.UsageError("--allow-outside means nothing with --train-dir")
     if given["map_size"] is not None and not (given["save_maps"] or given["include_maps"]):
         raise click.UsageError("--map-size means nothing without --save-maps or --include-maps")
-    if given["postprocess"]:
-        shows = ("save_maps", "include_maps", "regions", "save_masks", "save_overlays")
-        if not any(given[name] for name in shows):
-            raise click.UsageError("--postprocess means nothing where no maps are asked for")
-        if given["pixel_threshold"] is None and any(given[name] for name in shows[2:]):
-            raise click.UsageError(
-                "--postprocess: the model's pixel threshold is one for maps as they are; give "
-                "--pixel-threshold"
-            )
+    if given["postprocess"] and not (given["save_maps"] or given["include_maps"]):
+        raise click.UsageError("--postprocess means nothing without --save-maps or --include-maps")
     if given["pixel_threshold"] is not None:
         if not math.isfinite(given["pixel_threshold"]):
             raise click.UsageError(

@@ -1,6 +1,7 @@
 """Image-level and pixel-level metrics on arrays; knows no detector and no dataset."""
 
-from .evaluate import evaluate_detector, evaluate_kinds
+from .detector_results import evaluate_detector, print_evaluation_summary
+from .evaluate import evaluate_kinds, evaluate_scores
 from .image_level import (
     DECISION_METRICS,
     compute_auroc,
@@ -34,5 +35,7 @@ __all__ = [
     "compute_spro",
     "evaluate_detector",
     "evaluate_kinds",
+    "evaluate_scores",
     "find_optimal_threshold",
+    "print_evaluation_summary",
 ]

@@ -28,7 +28,7 @@ from .undefined import MetricTable
 _NO_THRESHOLD = "no threshold was given"
 
 
-def evaluate_detector(
+def evaluate_scores(
     y_true: Any,
     scores: Any,
     *,
@@ -137,22 +137,22 @@ def evaluate_kinds(
     Parameters
     ----------
     y_true, scores
-        As `evaluate_detector`.
+        As `evaluate_scores`.
     kinds
         (N,) the kind of defect of each image; of no account for good ones.
     keywords
-        Of `evaluate_detector`. Masks, maps and regions are divided as the images are.
+        Of `evaluate_scores`. Masks, maps and regions are divided as the images are.
 
     Returns
     -------
     dict
         For each kind of defect, sorted by name, `count` and the results of
-        `evaluate_detector`.
+        `evaluate_scores`.
 
     Raises
     ------
     UsageError
-        As `evaluate_detector`, or another number of kinds than of labels.
+        As `evaluate_scores`, or another number of kinds than of labels.
     """
     labels, values = check_scores(y_true, scores)
     if len(kinds) != len(labels):
@@ -166,7 +166,7 @@ def evaluate_kinds(
             for name in ("pixel_masks", "pixel_scores", "pixel_counted", "regions")
             if keywords.get(name) is not None
         }
-        results = evaluate_detector(labels[chosen], values[chosen], **{**keywords, **divided})
+        results = evaluate_scores(labels[chosen], values[chosen], **{**keywords, **divided})
         found[kind] = {"count": int(members.sum()), **results}
     return found
 

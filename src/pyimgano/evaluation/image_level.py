@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import UsageError
-from .undefined import MetricTable, UndefinedMetric, value_or_none
+from .undefined import MetricTable, UndefinedMetric, value_or_nan
 from .weighted_curve import Interleaving, NormalScores, ThresholdCurve, average_precision
 
 #: Metrics of decisions at a threshold.
 DECISION_METRICS = ("precision", "recall", "f1", "specificity", "accuracy")
 
 
-def compute_auroc(y_true: Any, scores: Any) -> float | None:
-    """Area under the ROC curve; ties count half (Hanley & McNeil, Radiology 1982).
+def compute_auroc(y_true: Any, scores: Any) -> float:
+    """Return the area under the ROC curve; ties count half (Hanley & McNeil, Radiology 1982).
 
     Parameters
     ----------
@@ -27,73 +28,94 @@ def compute_auroc(y_true: Any, scores: Any) -> float | None:
 
     Returns
     -------
-    float or None
-        In [0, 1]; None where one of the classes is missing.
+    float
+        In [0, 1]; nan where one of the classes is missing.
 
     Raises
     ------
     UsageError
-        Lengths differ, labels other than 0 and 1, or scores that are not finite.
+        The arrays are empty or of different lengths, or hold labels other than 0 and 1 or
+        scores that are not finite.
     """
-    labels, values = check_scores(y_true, scores)
-    return value_or_none(lambda: auroc(labels, values))
+    labels, values = check_some(y_true, scores)
+    return value_or_nan(lambda: auroc(labels, values))
 
 
-def compute_average_precision(y_true: Any, scores: Any) -> float | None:
-    """Average precision, the step-wise area under precision and recall.
+def compute_average_precision(y_true: Any, scores: Any) -> float:
+    """Return the average precision, the step-wise area under precision and recall.
 
-    Parameters, returns and errors as `compute_auroc`; None where no image is defective.
+    Parameters, returns and errors are those of `compute_auroc`; nan where no image is defective.
     """
-    labels, values = check_scores(y_true, scores)
-    return value_or_none(lambda: ap(labels, values))
+    labels, values = check_some(y_true, scores)
+    return value_or_nan(lambda: ap(labels, values))
 
 
 def compute_classification_metrics(y_true: Any, y_pred: Any) -> dict[str, Any]:
-    """Precision, recall, F1, specificity, accuracy and the confusion counts.
+    """Return precision, recall, F1, specificity, accuracy and the confusion counts.
 
     Parameters
     ----------
     y_true, y_pred
-        (N,) of 0 and 1.
+        (N,) of 0 and 1, N >= 1.
 
     Returns
     -------
     dict
-        `precision, recall, f1, specificity, accuracy` in [0, 1], None where the
-        denominator is 0; `tp, tn, fp, fn` as int.
-    """
-    metrics, _ = classification_metrics(y_true, y_pred)
-    return metrics
-
-
-def find_optimal_threshold(
-    y_true: Any, scores: Any, metric: Literal["f1", "accuracy", "youden"] = "f1"
-) -> tuple[float, float]:
-    """The threshold on labelled scores that maximises a metric, and the value reached.
-
-    It is tuned on the labels that it is given: for looking at data, never for reporting.
-    No part of pyimgano decides with it.
-
-    Parameters
-    ----------
-    y_true, scores
-        As `compute_auroc`.
-    metric
-        `f1`, `accuracy`, or `youden` (recall + specificity - 1).
-
-    Returns
-    -------
-    threshold, value
-        `score >= threshold` decides; among equals the largest threshold.
+        `precision, recall, f1, specificity, accuracy` in [0, 1] and `tp, tn, fp, fn` as int.
+        Precision, recall and F1 are 0 where nothing is predicted positive; any other metric
+        whose denominator is 0 is nan. Reports say None there, with the reason.
 
     Raises
     ------
     UsageError
-        An unknown metric, or one that needs a class that is missing.
+        The arrays are empty, their lengths differ, or they hold other values than 0 and 1.
     """
-    labels, values = check_scores(y_true, scores)
-    if metric not in ("f1", "accuracy", "youden"):
-        raise UsageError(f"metric must be 'f1', 'accuracy' or 'youden', got {metric!r}")
+    metrics, _ = classification_metrics(y_true, y_pred)
+    if sum(metrics[name] for name in ("tp", "tn", "fp", "fn")) == 0:
+        raise UsageError("y_true is empty: at least one label is wanted")
+    nothing_found = metrics["tp"] + metrics["fp"] == 0
+    for name in DECISION_METRICS:
+        if nothing_found and name in ("precision", "recall", "f1"):
+            metrics[name] = 0.0
+        elif metrics[name] is None:
+            metrics[name] = math.nan
+    return metrics
+
+
+#: What `find_optimal_threshold` can maximise.
+OPTIMA = ("f1", "accuracy", "youden", "precision", "recall")
+
+
+def find_optimal_threshold(
+    y_true: Any,
+    scores: Any,
+    metric: Literal["f1", "accuracy", "youden", "precision", "recall"] = "f1",
+) -> tuple[float, float]:
+    """Find the threshold on labelled scores that maximises a metric, and the value it reaches.
+
+    The threshold is tuned on the labels that it is given: it is for looking at data, never for
+    reporting, and no command or report of pyimgano decides with it.
+
+    Parameters
+    ----------
+    y_true, scores
+        As for `compute_auroc`.
+    metric
+        `f1`, `accuracy`, `precision`, `recall`, or `youden` (recall + specificity - 1).
+
+    Returns
+    -------
+    threshold, value
+        `score >= threshold` decides; among equals the largest threshold is taken.
+
+    Raises
+    ------
+    UsageError
+        The metric is unknown, or needs a class that is missing.
+    """
+    labels, values = check_some(y_true, scores)
+    if metric not in OPTIMA:
+        raise UsageError(f"Unsupported metric {metric!r}: one of {', '.join(OPTIMA)} is wanted")
     positives, negatives = int(labels.sum()), int((~labels).sum())
     if positives == 0 or (metric == "youden" and negatives == 0):
         raise UsageError(f"{metric} has no optimum: a class is missing in y_true")
@@ -105,10 +127,22 @@ def find_optimal_threshold(
         reached = 2 * tp / (tp + fp + positives)
     elif metric == "accuracy":
         reached = (tp + negatives - fp) / len(labels)
+    elif metric == "precision":
+        reached = tp / (tp + fp)
+    elif metric == "recall":
+        reached = tp / positives
     else:
         reached = tp / positives - fp / negatives
     best = int(np.argmax(reached))
     return float(values[order][last[best]]), float(reached[best])
+
+
+def check_some(y_true: Any, scores: Any) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Check labels and scores as `check_scores` does, and that there is at least one."""
+    labels, values = check_scores(y_true, scores)
+    if len(labels) == 0:
+        raise UsageError("y_true is empty: at least one label is wanted")
+    return labels, values
 
 
 def check_scores(y_true: Any, scores: Any) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:

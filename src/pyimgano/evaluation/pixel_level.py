@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from .image_level import check_threshold
-from .undefined import MetricTable, UndefinedMetric, value_or_none
+from .undefined import MetricTable, UndefinedMetric, value_or_nan
 from .weighted_curve import Interleaving, NormalScores, average_precision
 
 #: The limit of the false-positive rate that AUPRO is integrated to by default.
@@ -32,7 +33,7 @@ NO_PIXEL_THRESHOLD = "there is no threshold for pixels"
 Regions: TypeAlias = "Sequence[tuple[Any, float]]"
 
 
-def compute_pixel_auroc(masks: Any, maps: Any) -> float | None:
+def compute_pixel_auroc(masks: Any, maps: Any) -> float:
     """Area under the ROC curve over all pixels of all images.
 
     Parameters
@@ -44,23 +45,28 @@ def compute_pixel_auroc(masks: Any, maps: Any) -> float | None:
 
     Returns
     -------
-    float or None
-        In [0, 1]; None where no pixel, or every pixel, is anomalous.
+    float
+        In [0, 1]; nan where no pixel, or every pixel, is anomalous.
 
     Raises
     ------
     UsageError
         Shapes differ, or scores are not finite.
     """
-    return value_or_none(lambda: PixelScores.of(masks, maps).auroc())
+    return value_or_nan(lambda: PixelScores.of(masks, maps).auroc())
 
 
-def compute_pixel_average_precision(masks: Any, maps: Any) -> float | None:
+def compute_pixel_average_precision(masks: Any, maps: Any) -> float:
     """Average precision over all pixels; parameters and errors as `compute_pixel_auroc`."""
-    return value_or_none(lambda: PixelScores.of(masks, maps).average_precision())
+    return value_or_nan(lambda: PixelScores.of(masks, maps).average_precision())
 
 
-def compute_aupro(masks: Any, maps: Any, integration_limit: float = AUPRO_LIMIT) -> float | None:
+def compute_aupro(
+    masks: Any,
+    maps: Any,
+    integration_limit: float = AUPRO_LIMIT,
+    num_thresholds: int | None = None,
+) -> float:
     """Area under the per-region-overlap curve, divided by the limit.
 
     At each threshold the overlap is the mean, over the 8-connected regions of all masks, of
@@ -74,19 +80,22 @@ def compute_aupro(masks: Any, maps: Any, integration_limit: float = AUPRO_LIMIT)
         As `compute_pixel_auroc`.
     integration_limit
         In (0, 1].
+    num_thresholds
+        Ignored. Other programs sample the curve at so many thresholds, which is wrong by up to
+        0.04 where scores are tied; this one takes every threshold.
 
     Returns
     -------
-    float or None
-        In [0, 1]; None where no pixel, or every pixel, is anomalous.
+    float
+        In [0, 1]; nan where no pixel, or every pixel, is anomalous.
     """
     _check_limit(integration_limit)
-    return value_or_none(lambda: PixelScores.of(masks, maps).aupro(integration_limit))
+    return value_or_nan(lambda: PixelScores.of(masks, maps).aupro(integration_limit))
 
 
 def compute_spro(
     regions: Sequence[Regions], maps: Any, integration_limit: float = SPRO_LIMIT
-) -> float | None:
+) -> float:
     """Area under the saturated per-region-overlap curve, divided by the limit.
 
     At each threshold the overlap of a region with saturation area s is min(pixels found / s,
@@ -106,8 +115,8 @@ def compute_spro(
 
     Returns
     -------
-    float or None
-        In [0, 1]; None where there is no region, or no pixel outside them.
+    float
+        In [0, 1]; nan where there is no region, or no pixel outside them.
 
     Raises
     ------
@@ -119,7 +128,7 @@ def compute_spro(
     if scores.ndim != 3:
         raise UsageError(f"maps must be (N, H, W), got shape {scores.shape}")
     _, scores = _check(np.zeros(scores.shape, np.bool_), scores)
-    return value_or_none(lambda: _spro(regions, scores, integration_limit, None))
+    return value_or_nan(lambda: _spro(regions, scores, integration_limit, None))
 
 
 def compute_pro_score(
@@ -127,11 +136,14 @@ def compute_pro_score(
     maps: Any,
     threshold: float | None = None,
     *,
-    integration_limit: float = AUPRO_LIMIT,
-) -> float | None:
-    """Mean overlap of the regions at one threshold; without a threshold, `compute_aupro`.
+    integration_limit: float = 1.0,
+    num_thresholds: int | None = None,
+) -> float:
+    """Return the mean overlap of the regions at one threshold; without one, `compute_aupro`.
 
-    A pixel is found if its score is greater than or equal to `threshold`.
+    A pixel is found if its score is greater than or equal to `threshold`. Without a threshold
+    the curve is integrated to `integration_limit`, by default to a false-positive rate of 1;
+    `num_thresholds` is ignored, as in `compute_aupro`.
     """
     if threshold is None:
         return compute_aupro(masks, maps, integration_limit)
@@ -142,26 +154,28 @@ def compute_pro_score(
         found = _found(scores.anomalous, limit)
         return float((found * scores.region_weights).sum())
 
-    return value_or_none(overlap)
+    return value_or_nan(overlap)
 
 
-def compute_pixel_segf1(masks: Any, maps: Any, *, threshold: float) -> float | None:
-    """F1 of the pixels at one threshold, over all images together.
+def compute_pixel_segf1(masks: Any, maps: Any, *, threshold: float) -> float:
+    """Return the F1 of the pixels strictly above one threshold, over all images together.
 
-    The segmentation F1 of MVTec AD 2 (Heckler-Kram et al. 2025). None where no pixel is, or
+    The segmentation F1 of MVTec AD 2 (Heckler-Kram et al. 2025). nan where no pixel is, or
     is called, anomalous.
     """
     truth, scores = _check(masks, maps)
-    limit = check_threshold(threshold)
-    return value_or_none(lambda: _segf1(truth, scores, limit))
+    return value_or_nan(lambda: _segf1(truth, scores, _strictly_above(threshold)))
 
 
-def compute_bg_fpr(masks: Any, maps: Any, *, threshold: float) -> float | None:
-    """Share of the normal pixels that score at or above `threshold`; None without any."""
+def compute_bg_fpr(masks: Any, maps: Any, *, threshold: float) -> float:
+    """Return the share of the normal pixels that score strictly above `threshold`.
+
+    nan where no pixel is normal.
+    """
     truth, scores = _check(masks, maps)
-    alarms = _found(scores, check_threshold(threshold)) & ~truth
+    alarms = _found(scores, _strictly_above(threshold)) & ~truth
     normal = int((~truth).sum())
-    return None if normal == 0 else int(alarms.sum()) / normal
+    return math.nan if normal == 0 else int(alarms.sum()) / normal
 
 
 class PixelScores:
@@ -274,6 +288,11 @@ def pixel_metrics(
     if regions is not None:
         table.add("spro", lambda: _spro(regions, checked, integration_limit, scores, within))
     return table
+
+
+def _strictly_above(threshold: float) -> float:
+    """Return the threshold t for which `score >= t` is `score > threshold` in float64."""
+    return float(np.nextafter(check_threshold(threshold), np.inf))
 
 
 def _found(scores: npt.NDArray[np.floating], threshold: float) -> npt.NDArray[np.bool_]:

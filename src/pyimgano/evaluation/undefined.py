@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from ..errors import PyimganoError
@@ -11,12 +12,12 @@ class UndefinedMetric(PyimganoError):
     """The metric has no value here; the message is the reason that a report gives."""
 
 
-def value_or_none(compute: Callable[[], float]) -> float | None:
-    """The metric, or None where it is undefined."""
+def value_or_nan(compute: Callable[[], float]) -> float:
+    """Return the metric, or nan where it is undefined, as numpy and scikit-learn do."""
     try:
         return compute()
     except UndefinedMetric:
-        return None
+        return math.nan
 
 
 class MetricTable:

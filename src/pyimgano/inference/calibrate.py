@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
-from ..calibration import DEFAULT_QUANTILE
+from ..calibration import DEFAULT_QUANTILE, calibrate
 from ..errors import UsageError
 from ..images import ImageSource, as_sources
+from ..images.image_format import ImageFormat, to_rgb_u8
+from ..models import Detector
 from ..models.detector import OnError, Progress
 from ..models.held_out import score_held_out
+from ..models.plain_detector import plain_scores
 from ..models.tiled import TiledDetector
-from .scoring import Scorer, require_fitted
+from .scoring import require_fitted
 
 
 def calibrate_threshold(
-    detector: Scorer,
+    detector: Any,
     inputs: Iterable[ImageSource],
     *,
     quantile: float = DEFAULT_QUANTILE,
     on_error: OnError = "raise",
     progress: Progress | None = None,
+    input_format: ImageFormat | str | None = None,
 ) -> float:
     """Take the threshold from good images that the detector has not seen.
 
@@ -31,7 +36,8 @@ def calibrate_threshold(
     Parameters
     ----------
     detector
-        Fitted, or loaded.
+        Fitted, or loaded; or any object with `decision_function`, of which `threshold_` alone
+        is set.
     inputs
         Good images that were not learned from: paths or (H, W, 3) uint8 RGB arrays.
     quantile
@@ -40,6 +46,8 @@ def calibrate_threshold(
         `raise`: an unreadable image is an error that names it. `skip`: it is left out.
     progress
         Called with (stage, done, total).
+    input_format
+        What arrays among the inputs hold, as in `infer`.
 
     Returns
     -------
@@ -57,6 +65,13 @@ def calibrate_threshold(
     DataError
         No image could be read.
     """
+    if input_format is not None:
+        inputs = [to_rgb_u8(one, input_format, name=f"inputs[{i}]") for i, one in enumerate(inputs)]
+    if not isinstance(detector, (Detector, TiledDetector)):
+        scores = plain_scores(detector, list(inputs))
+        calibration = calibrate(scores, float(quantile), method="held-out-images")
+        detector.threshold_ = calibration.threshold
+        return calibration.threshold
     require_fitted(detector)
     if on_error not in ("raise", "skip"):
         raise UsageError(f"on_error must be 'raise' or 'skip', got {on_error!r}")

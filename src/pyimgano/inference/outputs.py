@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from ..runs import (
     write_mask,
 )
 from .regions import Region, at_size, find_regions, region_of
-from .scoring import InferenceResult, Scorer
+from .scoring import InferenceResult, MapPostprocess, Scorer
 
 #: Top of the heat maps' scale: so many times as far above the normal mean as the pixel
 #: threshold is, that is fifteen standard deviations where that is at three.
@@ -53,7 +53,8 @@ class Wanted:
     min_area
         Regions of fewer pixels are left out, of masks and outlines too.
     postprocess
-        What is done to a map (H, W) before anything is made of it; scores are not touched.
+        What is done to a map (H, W) before it is saved or described. Scores, regions, masks and
+        overlays come from the map as the detector gives it.
     """
 
     maps: Path | None = None
@@ -64,7 +65,7 @@ class Wanted:
     describe_maps: bool = False
     regions: bool = False
     min_area: int = 1
-    postprocess: Callable[[npt.NDArray[np.float32]], Any] | None = None
+    postprocess: MapPostprocess | None = None
 
     @property
     def folders(self) -> list[Path]:
@@ -142,8 +143,6 @@ class Recorder:
             given["file"] = file
         if result.anomaly_map is not None and result.original_size is not None:
             working = result.anomaly_map
-            if self._wanted.postprocess is not None:
-                working = np.asarray(self._wanted.postprocess(working), np.float32)
             full = at_size(working, result.original_size, self._roi)
             given.update(self._regions(path, place, full, result))
             given.update(self._map(place, working, full))
@@ -194,6 +193,8 @@ class Recorder:
         if wanted.maps is None and not wanted.describe_maps:
             return {}
         chosen = full if wanted.map_size == "original" else working
+        if wanted.postprocess is not None:
+            chosen = wanted.postprocess(chosen)
         target = None
         if wanted.maps is not None:
             target = _target(wanted.maps, place, f".map.{wanted.map_format}")

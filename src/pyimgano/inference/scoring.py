@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,12 +15,16 @@ import numpy.typing as npt
 
 from ..errors import NotFittedError, UsageError
 from ..images import ImageSource, RegionOfInterest, as_sources
+from ..images.image_format import ImageFormat, parse_image_format, to_rgb_u8
 from ..models import Detector, ImageScore
+from ..models.plain_detector import plain_maps, plain_scores
 from ..models.tiled import TiledDetector
 from .regions import Region, at_size, find_regions, region_of
 
 #: What can score: a fitted detector, or one that works by tiles.
 Scorer: TypeAlias = Detector | TiledDetector
+#: What maps may be put through before they are shown: (H, W) float32 to the same.
+MapPostprocess: TypeAlias = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -29,21 +33,20 @@ class InferenceResult:
 
     Attributes
     ----------
-    index
-        Position in the input.
-    input
-        Its path, or `image <index>` for an array.
     score
         Higher is more anomalous; None if `error` is set.
     label
         1 if score >= threshold, defective; else 0, good. None if `error` is set: an image that
-        could not be looked at is never called good. None also without a threshold.
-    threshold
-        What the score was compared with; None where the detector, one of somebody else's, has
-        none.
+        could not be looked at is never called good. None too where there is no threshold.
     anomaly_map
         (H, W) float32 at the detector's `resize`, of a tiled detector at the image's own size;
         None if `error` is set, if no map was asked for, or if the method has none.
+    index
+        Position in the input.
+    input
+        Its path, or `image <index>` for an array.
+    threshold
+        What the score was compared with; None of a detector of another program without one.
     original_size
         (height, width) of the image before resizing; None if `error` is set.
     error
@@ -55,12 +58,12 @@ class InferenceResult:
         not asked for or `error` is set.
     """
 
-    index: int
-    input: str
     score: float | None
-    label: int | None
-    threshold: float | None
+    label: int | None = None
     anomaly_map: npt.NDArray[np.float32] | None = None
+    index: int = 0
+    input: str = ""
+    threshold: float | None = None
     original_size: tuple[int, int] | None = None
     error: str | None = None
     remark: str | None = None
@@ -68,7 +71,7 @@ class InferenceResult:
 
 
 def infer(
-    detector: Scorer,
+    detector: Any,
     inputs: Iterable[ImageSource],
     *,
     include_maps: bool = False,
@@ -76,6 +79,8 @@ def infer(
     pixel_threshold: float | None = None,
     min_area: int = 1,
     batch_size: int | None = None,
+    input_format: ImageFormat | str | None = None,
+    postprocess: MapPostprocess | None = None,
 ) -> list[InferenceResult]:
     """Score images and decide.
 
@@ -84,7 +89,11 @@ def infer(
     inputs
         Paths or (H, W, 3) uint8 RGB arrays, finitely many. An image that cannot be read has a
         result with its `error`.
-    detector, include_maps, regions, pixel_threshold, min_area, batch_size
+    detector
+        As `iter_infer`; or any object with `decision_function`, and perhaps
+        `predict_anomaly_map` or `get_anomaly_map`. Such an object reads its own files, decides
+        by its attribute `threshold_` if it has one, and has no regions.
+    include_maps, regions, pixel_threshold, min_area, batch_size, input_format, postprocess
         As `iter_infer`.
 
     Returns
@@ -98,17 +107,66 @@ def infer(
     NotFittedError, UsageError
         As `iter_infer`.
     """
+    if not isinstance(detector, (Detector, TiledDetector)):
+        if regions or pixel_threshold is not None:
+            raise UsageError(f"{type(detector).__name__} gives no regions; leave out regions")
+        return _plain_results(detector, inputs, include_maps, batch_size, input_format, postprocess)
+    converted = inputs if input_format is None else list(_in_rgb(inputs, input_format))
     return list(
         iter_infer(
             detector,
-            as_sources(inputs, name="inputs"),
+            as_sources(converted, name="inputs"),
             include_maps=include_maps,
             regions=regions,
             pixel_threshold=pixel_threshold,
             min_area=min_area,
             batch_size=batch_size,
+            postprocess=postprocess,
         )
     )
+
+
+def _plain_results(
+    detector: Any,
+    inputs: Iterable[ImageSource],
+    include_maps: bool,
+    batch_size: int | None,
+    input_format: ImageFormat | str | None,
+    postprocess: MapPostprocess | None,
+) -> list[InferenceResult]:
+    """Return the results of a detector of another program, `batch_size` images at a time."""
+    images = list(inputs if input_format is None else _in_rgb(inputs, input_format))
+    threshold = getattr(detector, "threshold_", None)
+    found: list[InferenceResult] = []
+    step = len(images) if batch_size is None else batch_size
+    for start in range(0, len(images), max(1, step)):
+        some = images[start : start + step]
+        scores = plain_scores(detector, some)
+        maps = plain_maps(detector, some) if include_maps else None
+        for k, score in enumerate(scores):
+            anomaly_map = None if maps is None else maps[k]
+            if anomaly_map is not None and postprocess is not None:
+                anomaly_map = postprocess(anomaly_map)
+            found.append(
+                InferenceResult(
+                    score=float(score),
+                    label=None if threshold is None else int(score >= threshold),
+                    anomaly_map=anomaly_map,
+                    index=start + k,
+                    input=_name(start + k, some[k]),
+                    threshold=None if threshold is None else float(threshold),
+                )
+            )
+    return found
+
+
+def _in_rgb(
+    inputs: Iterable[ImageSource], input_format: ImageFormat | str
+) -> Iterator[ImageSource]:
+    """Yield the inputs with arrays of another format as (H, W, 3) uint8 RGB."""
+    parse_image_format(input_format)  # a wrong name is an error also where there is no input
+    for index, one in enumerate(inputs):
+        yield to_rgb_u8(one, input_format, name=f"inputs[{index}]")
 
 
 def iter_infer(
@@ -121,6 +179,8 @@ def iter_infer(
     min_area: int = 1,
     batch_size: int | None = None,
     read_ahead: bool | None = None,
+    input_format: ImageFormat | str | None = None,
+    postprocess: MapPostprocess | None = None,
 ) -> Iterator[InferenceResult]:
     """Score images one after another and decide, in constant memory.
 
@@ -146,6 +206,13 @@ def iter_infer(
         Whether inputs are taken and decoded while earlier ones are scored: up to 32 MiB of
         resized images, at least four for each core and at most 256, ahead of the result. By
         default True for a sequence, and False for an iterator, which may be slow.
+    input_format
+        What arrays among the inputs hold (`pyimgano.images.image_format.ImageFormat`, or its
+        name): they are converted to (H, W, 3) uint8 RGB. None: they are that already.
+    postprocess
+        Applied to the `anomaly_map` of each result, such as
+        `pyimgano.postprocess.AnomalyMapPostprocess`. Scores, decisions and regions come from
+        the map as the detector gives it.
 
     Yields
     ------
@@ -174,6 +241,8 @@ def iter_infer(
     whole = isinstance(inputs, (Sequence, np.ndarray))
     if whole:
         inputs = as_sources(inputs, name="inputs")
+    if input_format is not None:
+        inputs = _in_rgb(inputs, input_format)
     maps = include_maps or regions
     scored = (
         _ahead(view, inputs, maps)
@@ -181,7 +250,9 @@ def iter_infer(
         else _batch_by_batch(view, inputs, maps)
     )
     roi = region_of(detector)
-    return _decide(detector.threshold_, scored, include_maps, limit, int(min_area), roi)
+    return _decide(
+        detector.threshold_, scored, include_maps, limit, int(min_area), roi, postprocess
+    )
 
 
 def pixel_threshold_of(detector: Scorer, given: float | None) -> float:
@@ -289,11 +360,16 @@ def _decide(
     limit: float | None,
     min_area: int,
     roi: RegionOfInterest | None,
+    postprocess: MapPostprocess | None,
 ) -> Iterator[InferenceResult]:
     for name, result in scored:
         if result.error is not None:
             yield InferenceResult(
-                result.index, name, None, None, threshold, error=result.error.reason
+                None,
+                index=result.index,
+                input=name,
+                threshold=threshold,
+                error=result.error.reason,
             )
             continue
         assert result.score is not None and result.original_size is not None
@@ -303,16 +379,18 @@ def _decide(
             full = at_size(result.anomaly_map, result.original_size, roi)
             regions = tuple(find_regions(full, limit, min_area=min_area, roi=roi)[0])
             del full
+        shown = result.anomaly_map if include_maps else None
+        if shown is not None and postprocess is not None:
+            shown = postprocess(shown)
         yield InferenceResult(
-            result.index,
-            name,
-            result.score,
-            None if threshold is None else int(result.score >= threshold),
-            threshold,
-            result.anomaly_map if include_maps else None,
-            result.original_size,
-            None,
-            result.remark,
-            regions,
+            score=result.score,
+            label=None if threshold is None else int(result.score >= threshold),
+            anomaly_map=shown,
+            index=result.index,
+            input=name,
+            threshold=threshold,
+            original_size=result.original_size,
+            remark=result.remark,
+            regions=regions,
         )
-        del result  # and its map, before the next is made
+        del shown, result  # and its map, before the next is made

@@ -21,10 +21,11 @@ import numpy.typing as npt
 
 from ..calibration import Calibration, calibrate, choose_quantile
 from ..errors import DataError, ImageReadError, UsageError
-from ..images import ImageSource, NetworkInput, as_sources, read_image, resize_image
+from ..images import ImageSource, NetworkInput, as_sources
 from ..images.read import read_image_and_remark
 from .detector import Detector, ImageScore, OnError, Progress, TrainingScores, _Reading
 from .parameters import CalibrationSource, Contamination, Quantile, Seed, Size
+from .plain_detector import as_batch, gives_maps, read_batch
 
 #: What a detector is given: images as they come, arrays alone, or paths alone.
 InputMode = Literal["given", "numpy", "paths"]
@@ -41,8 +42,8 @@ class _Looked:
     error: ImageReadError | None = None
 
 
-# Errors of a detector that was given a list and wants an array.
-_TAKES_NO_LIST = (TypeError, ValueError, AttributeError, IndexError, NotImplementedError)
+# Errors of a detector that was given paths and wants arrays.
+_TAKES_NO_PATHS = (TypeError, ValueError, AttributeError, IndexError, NotImplementedError)
 
 
 def adapt(detector: Any, *, fitted: bool = False, **settings: Any) -> Any:
@@ -76,9 +77,9 @@ def adapt(detector: Any, *, fitted: bool = False, **settings: Any) -> Any:
 class AdaptedDetector(Detector):
     """Any detector with `fit` and `decision_function`, under the contract of `Detector`.
 
-    It is first given a list, of paths or of (H, W, 3) uint8 RGB arrays as they come; if it cannot
-    take that, one (N, H, W, 3) uint8 array. Image files are also decoded here, so that one that
-    cannot be read has an error and no score, whatever the detector makes of it.
+    It is given a list of paths, and if it cannot take that one (N, H, W, 3) uint8 array; arrays
+    are given to it as such an array where they are of one size. Image files are also decoded here,
+    so that one that cannot be read has an error and no score, whatever the detector makes of it.
 
     Parameters
     ----------
@@ -127,9 +128,8 @@ class AdaptedDetector(Detector):
         self.calibration_quantile = calibration_quantile
         self.device = device
         self.random_seed = random_seed
-        self._takes_array = False
-        maps = ("predict_anomaly_map", "get_anomaly_map")
-        vars(self)["has_maps"] = any(callable(getattr(detector, one, None)) for one in maps)
+        self._takes_arrays = False
+        vars(self)["has_maps"] = gives_maps(detector)
 
     def take_as_fitted(self) -> None:
         """Take the detector as it is, with its own threshold or with none."""
@@ -285,48 +285,31 @@ class AdaptedDetector(Detector):
 
     def _ask(self, method: Callable[[Any], Any], sources: Sequence[ImageSource]) -> Any:
         """Call a method with images in a form that the detector can take."""
-        if self.input_mode == "numpy":
-            return method(self._as_array(sources, always_resize=True))
         if self.input_mode == "paths":
             with _as_paths(sources) as paths:
                 return method(paths)
-        if self._takes_array:
-            return method(self._as_array(sources))
+        if self.input_mode == "numpy":
+            return method(read_batch(sources, self.resize))
+        if self._takes_arrays:
+            return method(self._as_arrays(sources))
         try:
-            return method([str(one) if isinstance(one, Path) else one for one in sources])
-        except _TAKES_NO_LIST as error:
-            try:
-                array = self._as_array(sources)
-            except ImageReadError:  # there are no files, so it is not that
-                raise error from None
-            try:
-                given = method(array)
-            except Exception:
-                raise error from None
-            self._takes_array = True
+            return method(as_batch([str(s) if isinstance(s, Path) else s for s in sources]))
+        except _TAKES_NO_PATHS:
+            if not all(isinstance(one, np.ndarray) or Path(one).exists() for one in sources):
+                raise
+            arrays = self._as_arrays(sources)
+            given = method(arrays)
+            self._takes_arrays = True
             return given
 
     def _ask_one(self, method: Callable[[Any], Any], source: ImageSource) -> Any:
-        if self.input_mode == "paths":
-            with _as_paths([source]) as paths:
-                return method(paths[0])
-        if self.input_mode == "numpy" or self._takes_array:
-            return method(self._as_array([source], always_resize=self.input_mode == "numpy")[0])
-        try:
-            return method(str(source) if isinstance(source, Path) else source)
-        except _TAKES_NO_LIST:
-            if isinstance(source, np.ndarray) or not Path(source).exists():
-                raise
-            return method(read_image(source))
+        """The same for a method that takes one image."""
+        return self._ask(lambda images: method(images[0]), [source])
 
-    def _as_array(
-        self, sources: Sequence[ImageSource], *, always_resize: bool = False
-    ) -> npt.NDArray[np.uint8]:
-        """The images as (N, H, W, 3) uint8, at their own size if all have the same."""
-        images = [_pixels(one) for one in sources]
-        if always_resize or len({image.shape for image in images}) > 1:
-            images = [resize_image(image, self.resize) for image in images]
-        return np.stack(images)
+    def _as_arrays(self, sources: Sequence[ImageSource]) -> Any:
+        """One (N, H, W, 3) uint8 array; at `resize` where the images are of several sizes."""
+        images = read_batch(sources, None)
+        return images if isinstance(images, np.ndarray) else read_batch(images, self.resize)
 
     def _look(self, index: int, source: ImageSource) -> _Looked:
         """What an image is, found out by decoding it."""
@@ -373,10 +356,6 @@ def _as_map(name: str, given: Any) -> npt.NDArray[np.float32]:
     if found.ndim != 2 or 0 in found.shape:
         raise DataError(f"{name} gave an anomaly map of shape {found.shape}, wanted (H, W)")
     return found
-
-
-def _pixels(source: ImageSource) -> npt.NDArray[np.uint8]:
-    return source if isinstance(source, np.ndarray) else read_image(source)
 
 
 @contextmanager

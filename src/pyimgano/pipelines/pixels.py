@@ -213,7 +213,7 @@ class Pixels:
         self.problems.append(Problem(kind=kind, path=str(path), message=message))
 
     def arrays(self) -> dict[str, Any]:
-        """Keywords of `evaluate_detector`; none without usable masks."""
+        """Keywords of `evaluate_scores`; none without usable masks."""
         if not self.masks:
             return {}
         regions = None

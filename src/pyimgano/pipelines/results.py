@@ -13,8 +13,8 @@ from ..datasets import Sample, Saturation
 from ..evaluation import (
     compute_bg_fpr,
     compute_pixel_segf1,
-    evaluate_detector,
     evaluate_kinds,
+    evaluate_scores,
 )
 from ..models import Detector
 from .pixels import Pixels
@@ -119,7 +119,7 @@ def measure_all(
         unknown = "it is not known where the masks' regions saturate"
         keywords["no_regions_reason"] = pixels.no_regions or unknown
     arrays = pixels.arrays()
-    results = evaluate_detector(labels, scores, **keywords, **arrays)
+    results = evaluate_scores(labels, scores, **keywords, **arrays)
     results["pixel_aupro_limit"] = protocol.pro_integration_limit
     results["per_defect"] = evaluate_kinds(
         labels,

@@ -45,7 +45,7 @@ class Measurement:
     Attributes
     ----------
     results
-        As `evaluate_detector` gives them, with `pixel_aupro_limit`, `per_defect` (by kind
+        As `evaluate_scores` gives them, with `pixel_aupro_limit`, `per_defect` (by kind
         of defect) and `mean_over_defects`.
     false_alarms
         Rate on the good test images that could be read.

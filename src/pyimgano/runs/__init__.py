@@ -24,6 +24,7 @@ from .inference_schema import InferenceRecord, MapFile, MapRecord, RegionRecord,
 from .lines import append_line, as_line
 from .maps import write_map, write_mask
 from .models import MODEL_FOLDER, find_model
+from .plain_json import plain_json, write_json, write_json_lines
 from .robustness_schema import (
     CleanResults,
     ConditionResults,
@@ -127,6 +128,9 @@ __all__ = [
     "as_line",
     "write_bytes",
     "write_document",
+    "plain_json",
+    "write_json",
+    "write_json_lines",
     "write_map",
     "write_mask",
     "write_text",

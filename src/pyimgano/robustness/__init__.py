@@ -1,0 +1,1 @@
+"""Forwards names that scripts import from here; docs/compatibility.md lists them."""
