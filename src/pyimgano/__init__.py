@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .datasets import load_dataset
     from .models import create_model, list_models, load_model, model_info, register_model
-    from .pipelines import list_dataset_categories, run_benchmark, run_robust_benchmark
+    from .pipelines import list_dataset_categories, run_robust_benchmark
+    from .pipelines.benchmark import run_benchmark
     from .threads import set_num_threads
 
 __version__ = "0.1.0"

@@ -293,7 +293,7 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
         more = {} if quantile is None else {"quantile": quantile}
         calibrate_threshold(detector, good, progress=bar.show, **more)
     require_fitted(detector)
-    if detector.threshold_ is None:
+    if getattr(detector, "threshold_", None) is None:
         complain("the detector has no threshold, so images get a score and no label")
         return detector
     calibration = detector.calibration_

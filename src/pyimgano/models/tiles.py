@@ -53,7 +53,7 @@ def tile_starts(length: int, tile: int, stride: int) -> list[int]:
 
 #: How a tile's pixels are weighted along an axis where tiles overlap, by their place in a tile of
 #: so many pixels.
-_WINDOWS: dict[str, Callable[[npt.NDArray[np.float64], int], npt.NDArray[np.float64]]] = {
+_WINDOWS: dict[str, Callable[[Any, int], Any]] = {
     # highest in the middle of the tile, where the network saw what lies on both sides
     "triangle": lambda place, side: np.minimum(place, side - place),
     "mean": lambda place, side: np.ones_like(place),

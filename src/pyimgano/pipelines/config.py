@@ -179,7 +179,7 @@ def make_postprocess(keywords: Mapping[str, Any]) -> Callable[[Any], Any]:
     for name in keywords:
         if name not in known:
             raise UsageError(unknown_name("keyword of pixel_postprocess", name, known))
-    given = {
+    given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in keywords.items()  # JSON knows no tuples
     }
