@@ -20,12 +20,18 @@ class MVTecLayout(Layout):
     name = "mvtec"
     aliases: ClassVar[tuple[str, ...]] = ("mvtec_ad",)
 
+    reads = "the images directly in train/good, test/<kind> and ground_truth/<kind>"
+    official: ClassVar[frozenset[str]] = frozenset(
+        "bottle cable capsule carpet grid hazelnut leather metal_nut pill screw tile toothbrush "
+        "transistor wood zipper".split()
+    )
+
     def list_categories(self, root: Path) -> list[str]:
-        return category_names(root, ("train/good", "train", "test"))
+        return category_names(root, ("train/good", "train", "test"), self.official)
 
     def load(self, root: Path, category: str) -> Category:
         self.require_category(root, category)
         folder = root / category
-        train = train_samples(folder / "train" / "good")
+        train = train_samples(folder / "train", "good")
         test, strays = samples_by_kind(folder / "test", folder / "ground_truth")
-        return Category(category, train, tuple(test), stray_masks=tuple(strays))
+        return Category(category, train, tuple(test), stray_masks=tuple(strays), folder=folder)
