@@ -22,6 +22,7 @@ from ..errors import DataError
 from .folders import defective_samples, good_samples, train_samples
 from .layout import Category, Layout, Sample, category_names
 from .listing import image_files, is_folder
+from .words import words
 
 _PRIVATE = ("test_private", "test_private_mixed")
 
@@ -39,8 +40,8 @@ class MVTecAD2Layout(Layout):
         "the images directly in train/good, validation/good, test_public/good, test_public/bad and "
         "test_public/ground_truth/bad"
     )
-    official: ClassVar[frozenset[str]] = frozenset(
-        "can fabric fruit_jelly rice sheet_metal vial wallplugs walnuts".split()
+    official: ClassVar[frozenset[str]] = words(
+        "can fabric fruit_jelly rice sheet_metal vial wallplugs walnuts"
     )
 
     def list_categories(self, root: Path) -> list[str]:

@@ -29,6 +29,7 @@ from .folders import good_kinds, good_samples, train_samples
 from .inside import require_inside
 from .layout import Category, Layout, Sample, Saturation, category_names
 from .listing import Masks, image_files, subfolders
+from .words import words
 
 _CONFIG = "defects_config.json"
 # The authors' have some hundreds.
@@ -48,8 +49,8 @@ class MVTecLOCOLayout(Layout):
         "the images in train/good, validation/good, test/<kind> and ground_truth/<kind>, and in "
         "the folders directly in these"
     )
-    official: ClassVar[frozenset[str]] = frozenset(
-        "breakfast_box juice_bottle pushpins screw_bag splicing_connectors".split()
+    official: ClassVar[frozenset[str]] = words(
+        "breakfast_box juice_bottle pushpins screw_bag splicing_connectors"
     )
 
     def list_categories(self, root: Path) -> list[str]:

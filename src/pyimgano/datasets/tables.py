@@ -98,17 +98,15 @@ def _separator(text: str, required: Sequence[str]) -> tuple[str, int]:
 
     It is what a first line `sep=;` says, else what gives the required columns, else a comma.
     """
-    skipped = 0
-    for header in io.StringIO(text, newline=""):
-        plain = header.strip("\r\n ")
+    header = ""
+    for number, line in enumerate(io.StringIO(text, newline="")):
+        plain = line.strip("\r\n ")
         said = re.fullmatch(r'"?sep=(.)"?[,;\t|]*', plain, re.IGNORECASE)
         if said is not None and said[1] in _SEPARATORS:
-            return said[1], skipped + 1
+            return said[1], number + 1
         if plain.strip(_SEPARATORS + " "):
+            header = line
             break
-        skipped += 1
-    else:
-        return ",", 0
     for separator in _SEPARATORS:
         names = {name.strip().strip('"').strip().lower() for name in header.split(separator)}
         if set(required) <= names:

@@ -44,10 +44,11 @@ def unused_files(layout: Layout, category: Category) -> tuple[Unused, ...]:
         near.discard(home)
     # the folders that are read, and those on the way to them
     passed = {home}
-    for folder in read:
-        while folder.startswith(home + os.sep):
-            passed.add(folder)
-            folder = os.path.dirname(folder)  # noqa: PTH120
+    for one in read:
+        where = one
+        while where.startswith(home + os.sep):
+            passed.add(where)
+            where = os.path.dirname(where)  # noqa: PTH120
     found: dict[tuple[str, bool], _Group] = defaultdict(_Group)
     left_out = {str(path) for path in category.left_out}
     for folder, files, failure in _walk(home, left_out, layout.allow_outside):
@@ -148,7 +149,7 @@ def _walk(
         except OSError as error:
             yield folder, [], str(error.strerror)
             continue
-        if not _RUN <= set(files):
+        if not set(files) >= _RUN:
             waiting += folders
             yield folder, files, None
 

@@ -22,8 +22,9 @@ from ..foreign import quoted
 from .inside import require_inside
 from .layout import Category, Layout, Sample, category_names
 from .listing import category_folders, image_files, is_folder, subfolders
-from .mvtec import MVTecLayout
+from .mvtec import load_by_kind
 from .tables import Line, listed_path, read_csv
+from .words import words
 
 _PARTS = ("Data/Images", "train/good", "train")
 _COLUMNS = ("object", "split", "label", "image", "mask")
@@ -47,9 +48,8 @@ class VisALayout(Layout):
     )
 
     reads = "the images that split_csv lists"
-    official: ClassVar[frozenset[str]] = frozenset(
-        "candle capsules cashew chewinggum fryum macaroni1 macaroni2 pcb1 pcb2 pcb3 pcb4 "
-        "pipe_fryum".split()
+    official: ClassVar[frozenset[str]] = words(
+        "candle capsules cashew chewinggum fryum macaroni1 macaroni2 pcb1 pcb2 pcb3 pcb4 pipe_fryum"
     )
 
     def locate(self, root: Path) -> Path:
@@ -80,7 +80,7 @@ class VisALayout(Layout):
                     f"{root / category}: is in the converted form, which has no split "
                     f"{self.split!r}; it is in split_csv of the form that the authors ship"
                 )
-            return MVTecLayout().load(root, category)
+            return load_by_kind(root / category)
         train: list[Sample] = []
         test: list[Sample] = []
         table = root / "split_csv" / f"{self.split}.csv"

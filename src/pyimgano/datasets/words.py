@@ -12,21 +12,27 @@ from typing import Literal
 #: read in two ways, or that it looks as if good parts lay in it.
 Meaning = Literal[0, 1, "unclear", "resembles good"] | None
 
+
+def words(text: str) -> frozenset[str]:
+    """Return the words of a text that are separated by blanks."""
+    return frozenset(text.split())
+
+
 # Without blanks, dashes, dots and underscores, in lower case.
-_GOOD = frozenset(
+_GOOD = words(
     "good goods ok okay io normal normals pass passed gut defectfree faultfree anomalyfree "
     "nodefect nodefects noanomaly nondefective notdefective nonanomalous notanomalous "
-    "faultless flawless undamaged".split()
+    "faultless flawless undamaged"
 )
-_DEFECTIVE = frozenset(
+_DEFECTIVE = words(
     "bad anomaly anomalies anomalous abnormal defect defects defective ng ko nok nio fail failed "
-    "reject rejected notgood nogood notok notokay notnormal notpassed faulty damaged".split()
+    "reject rejected notgood nogood notok notokay notnormal notpassed faulty damaged"
 )
 # Zero may be the good class or the first kind of defect; "negative" may be the outcome of the test
 # for defects or the verdict on the part.
-_UNCLEAR = frozenset("0 false true no yes negative negatives positive positives neg pos".split())
+_UNCLEAR = words("0 false true no yes negative negatives positive positives neg pos")
 # Inside of a longer name these say that the folder may well hold good parts.
-_GOOD_PARTS = frozenset("good ok okay normal".split())
+_GOOD_PARTS = words("good ok okay normal")
 
 
 def meaning_of_word(word: str) -> Literal[0, 1] | None:
