@@ -47,7 +47,10 @@ class VisALayout(Layout):
         "pixel_average_precision",
     )
 
-    reads = "the images that split_csv lists"
+    reads = (
+        "the images that split_csv lists, and in the converted form those directly in train/good, "
+        "test/<kind> and ground_truth/<kind>"
+    )
     official: ClassVar[frozenset[str]] = words(
         "candle capsules cashew chewinggum fryum macaroni1 macaroni2 pcb1 pcb2 pcb3 pcb4 pipe_fryum"
     )

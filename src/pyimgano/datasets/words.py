@@ -30,7 +30,7 @@ _DEFECTIVE = words(
 )
 # Zero may be the good class or the first kind of defect; "negative" may be the outcome of the test
 # for defects or the verdict on the part.
-_UNCLEAR = words("0 false true no yes negative negatives positive positives neg pos")
+_UNCLEAR = words("false true no yes negative negatives positive positives neg pos")
 # Inside of a longer name these say that the folder may well hold good parts.
 _GOOD_PARTS = words("good ok okay normal")
 
@@ -70,7 +70,7 @@ def meaning_of_folder(name: str) -> Meaning:
     known = meaning_of_word(name)
     if known is not None:
         return known
-    if _plain(name) in _UNCLEAR:
+    if _plain(name) in _UNCLEAR or meaning_of_label(name) == 0:
         return "unclear"
     parts = re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     negated = {"no", "not", "non"} & set(parts)
