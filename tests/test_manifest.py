@@ -23,7 +23,9 @@ DEFECTIVE = (
     "1 1.0 1,0 True true bad BAD anomaly Anomalous abnormal defect Defective NG ng KO NOK nok fail "
     "FAILED reject niO n.i.O. not_ok Not-Good"
 )
-UNCLEAR = "2 -1 0.5 10 yes no y n + - nan None null god goood positive negative TBD 1.0.0 1e400 ½ ١"
+UNCLEAR = (
+    "2 -1 0.5 10 yes no y n + - nan None null god goood positive negative TBD 1.0.0 1e400 ½ \u0661"
+)
 
 
 def read(path: Path, text: str | bytes) -> Category:
@@ -68,7 +70,7 @@ def test_labels_that_are_no_text_in_json(
 @pytest.mark.parametrize("label", UNCLEAR.split())
 def test_labels_that_may_mean_either_are_refused(tmp_path: Path, label: str) -> None:
     message = refused(tmp_path / "a.csv", f'path,split,label\ny.png,train,\nx.png,test,"{label}"\n')
-    assert f"line 3: label must be one of 0 good ok normal pass or 1 bad anomaly ng fail" in message
+    assert "line 3: label must be one of 0 good ok normal pass or 1 bad anomaly ng fail" in message
     assert repr(label) in message
 
 
@@ -101,7 +103,7 @@ SPREADSHEETS = {
     "tabs": TABLE.replace(",", "\t"),
     "bars": TABLE.replace(",", "|"),
     "empty columns at the end": TABLE.replace("\n", ",,,\n"),
-    "more of them in the lines than in the header": "path,split,label\na.png,train,,,\nb.png,test,1, ,\n",
+    "more of them in the lines than in the header": TABLE.replace("train,", "train,,, ,"),
     "lines of separators alone": ",,\n" + TABLE + ",,\n,,,,\n",
     "a mark in front": "\ufeff" + TABLE,
     "a mark in front of the line that says which": "\ufeffsep=;\n" + TABLE.replace(",", ";"),
@@ -164,14 +166,12 @@ def test_absolute_paths_inside_of_the_root(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(folder)
     linked = load_dataset("custom", tmp_path / "link/list.csv")
     assert Path(linked.get_train_paths()[0]).resolve() == image.resolve()
-    (folder / "list.csv").write_text(
-        rows + "a, b/x.png,test\n".replace("a, b", '"a, b').replace("x.png", 'x.png"')
-    )
+    (folder / "list.csv").write_text(f'{rows}"a, b/x.png",test\n')
     with pytest.raises(DataError, match="stands there already"):
         load_dataset("custom", folder / "list.csv")
     for outside in (tmp_path / "elsewhere.png", Path("/etc/passwd"), f"{folder}/../z.png"):
         (folder / "list.csv").write_text(f"path,split\n{outside},train\n")
-        with pytest.raises(DataError, match="line 2: .* leads out of the dataset's folder"):
+        with pytest.raises(DataError, match=r"line 2: .* leads out of the dataset's folder"):
             load_dataset("custom", folder / "list.csv")
 
 
@@ -240,5 +240,4 @@ def test_any_text_is_a_label_or_none_and_a_folder_never_contradicts_it(text: str
     if folder in (0, 1):
         assert label == folder
     if label == 0:  # what is good in a manifest is no kind of defect as a folder
-        assert folder in (0, "unclear", None)
-        assert folder is not None or text.strip()[0] in "0+"
+        assert folder in (0, "unclear")
