@@ -119,7 +119,7 @@ def test_images_without_a_label_are_scored_and_count_nowhere(
         ("path,split\na, b.png,train\n", "line 2: has 3 fields, the header 2; a comma"),
         ("path,split\n,train\n", "line 2: names no image"),
         ("path,split\na.png,\n", "line 2: split must be train, validation or test, got ''"),
-        ("path,split,label\na.png,test,god\n", "line 2: label must be one of 0 good .* got 'god'"),
+        ("path,split,label\na.png,test,god\n", "line 2: label must be one of 0 good .*; got 'god'"),
         ("path,split,label\na.png,train,bad\n", "a train image must be good, got label 'bad'"),
         ("path,split\na.png,train\na.png,test\n", "line 3: 'a.png' stands there already .*line 2"),
         (
@@ -160,7 +160,8 @@ def test_a_manifest_that_will_not_do(tmp_path: Path, text: str, said: str) -> No
         ('{"path": "a", "split": "test", "label": 2}', "label must be one of"),
         ('{"path": true, "split": "train"}', "path must be text, got True"),
         ('{"path": "a", "split": "train", "lable": "bad"}', "did you mean 'label'"),
-        ('{"path": "a", "split": "train", "Label": "bad"}', "did you mean 'label'"),
+        ('{"path": "a", "split": "train", "Label": "bad"}', "a train image must be good"),
+        ('{"path": "a", "split": "test", "Label": "bad", "label": 1}', "has a key twice"),
         ('{"path": "a", "split": "test", "label": 1, "label": 0}', "has a key twice"),
         ('{"path": "a", "split": "test", "label": 1, "mask": " "}', "mask must be a path or a"),
         ('{"path": "a", "split": "test", "label": 1, "mask": 0}', "mask must be a path or a"),
@@ -252,14 +253,14 @@ def test_a_flat_folder_of_good_images_calibrates_and_says_so(tmp_path: Path) -> 
         resize=(64, 64),
         runs_dir=tmp_path / "runs",
     )
-    assert report["status"] == "complete" and report["categories"] == ["good parts"]
-    one = report["per_category"]["good parts"]
+    assert report["status"] == "complete" and report["categories"] == ["custom"]
+    one = report["per_category"]["custom"]
     assert one["counts"]["train"] == 4 and one["counts"]["test"] == 0 and one["threshold"] > 0
     assert one["notes"] == [
         "there are no test images: the threshold is calibrated, nothing is measured"
     ]
     assert set(one["results"]["undefined"].values()) == {"there are no test images"}
-    records = Path(report["run_dir"]) / "categories/good parts/per_image.jsonl"
+    records = Path(report["run_dir"]) / "categories/custom/per_image.jsonl"
     assert records.read_text() == ""
 
 
@@ -269,4 +270,4 @@ def test_validation_folders(make_custom: MakeDataset) -> None:
     report = run_benchmark(
         dataset="custom", root=root, calibration="validation", resize=(64, 64), save_run=False
     )
-    assert report["per_category"]["plates"]["calibration"]["n_scores"] == 1
+    assert report["per_category"]["custom"]["calibration"]["n_scores"] == 1

@@ -67,7 +67,7 @@ def test_any_suffix_and_case_and_hidden_files(tmp_path: Path) -> None:
 def test_custom_layout(make_custom: MakeDataset) -> None:
     root = make_custom()
     dataset = load_dataset("custom", root)
-    assert dataset.list_categories() == ["plates"] == [dataset.category]
+    assert dataset.list_categories() == ["custom"] == [dataset.category]
     assert load_dataset("custom", root, "custom").get_info()["n_train"] == 6
     _, labels, masks = dataset.get_test_paths()
     assert labels.tolist() == [0, 0, 0, 1, 1, 1] and masks is not None

@@ -2,9 +2,9 @@
 
 from .catalog import get_layout, list_datasets, open_root
 from .check import CategoryCheck, DatasetCheck, Finding, check_dataset
-from .dataset import Dataset, load_dataset
+from .dataset import Dataset, DatasetInfo, load_dataset
 from .inside import load_category
-from .layout import Category, Layout, Sample, Saturation
+from .layout import Category, Layout, Sample, Saturation, Unused
 from .masks import NO_MASK, MaskError, Move, Region, load_mask, load_regions
 from .sampling import limit_category, limit_samples
 
@@ -14,6 +14,7 @@ __all__ = [
     "CategoryCheck",
     "Dataset",
     "DatasetCheck",
+    "DatasetInfo",
     "Finding",
     "Layout",
     "MaskError",
@@ -21,6 +22,7 @@ __all__ = [
     "Region",
     "Sample",
     "Saturation",
+    "Unused",
     "check_dataset",
     "get_layout",
     "limit_category",

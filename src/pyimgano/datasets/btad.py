@@ -12,7 +12,6 @@ from typing import ClassVar
 
 from .folders import defective_samples, good_samples, train_samples
 from .layout import Category, Layout, category_names
-from .listing import Masks
 
 
 class BTADLayout(Layout):
@@ -21,14 +20,16 @@ class BTADLayout(Layout):
     name = "btad"
     own_metrics: ClassVar[tuple[str, ...]] = ("auroc", "pixel_auroc")
 
+    reads = "the images directly in train/ok, test/ok, test/ko and ground_truth/ko"
+    official: ClassVar[frozenset[str]] = frozenset({"01", "02", "03"})
+
     def list_categories(self, root: Path) -> list[str]:
-        return category_names(root, ("train/ok", "test/ok"))
+        return category_names(root, ("train/ok", "train", "test"), self.official)
 
     def load(self, root: Path, category: str) -> Category:
         self.require_category(root, category)
         folder = root / category
-        train = train_samples(folder / "train" / "ok")
-        masks = Masks(folder / "ground_truth" / "ko")
-        test = good_samples(folder / "test" / "ok")
-        test += defective_samples(folder / "test" / "ko", "ko", masks)
-        return Category(category, train, tuple(test), stray_masks=tuple(masks.strays()))
+        train = train_samples(folder / "train", "ok")
+        test = good_samples(folder / "test")
+        bad, strays = defective_samples(folder / "test", folder / "ground_truth", "ko")
+        return Category(category, train, (*test, *bad), stray_masks=tuple(strays), folder=folder)

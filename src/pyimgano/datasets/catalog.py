@@ -92,7 +92,7 @@ def open_root(layout: Layout, root: str | Path | None) -> Path:
     if not is_folder(folder) and not (layout.file_root and folder.is_file()):
         what = "is no folder" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {what} (the root of dataset {layout.name!r})")
-    return folder
+    return layout.locate(folder)
 
 
 def _built_in() -> dict[str, type[Layout]]:

@@ -44,11 +44,13 @@ Kind = Literal[
     "mask_value",
     "mask_shared",
     "mask_without_image",
+    "images_not_used",
+    "files_not_used",
     "repeated_image",
     "several_pages",
     "note",
 ]
-_REMARKS = frozenset({"repeated_image", "several_pages", "note"})
+_REMARKS = frozenset({"files_not_used", "repeated_image", "several_pages", "note"})
 _SPLITS = ("train", "validation", "test")
 
 #: Told how many files of a category have been looked at, and how many there are.
@@ -172,7 +174,12 @@ def _check(
         finding = _finding("category_unusable", root / name, str(error))
         return _summary(Category(name, ()), [], [finding])
     work = _Work(pool, progress, name, category)
-    findings = [_finding("note", root / name, note) for note in category.notes]
+    findings = [
+        _finding("images_not_used" if one.images else "files_not_used", one.folder, one.reason)
+        for one in category.unused
+    ]
+    said = {one.message for one in category.unused}
+    findings += [_finding("note", root / name, n) for n in category.notes if n not in said]
     readable: list[tuple[str, Sample, ImageHeader]] = []
     listed = [(split, sample) for split in _SPLITS for sample in getattr(category, split)]
     looked = work.map(lambda one: _look(one[1].path, deep), listed)

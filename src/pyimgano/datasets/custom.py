@@ -3,7 +3,8 @@
 The root is one of
 
 - `train/normal`, and optionally `validation/normal`, `test/normal`, `test/anomaly` and
-  `ground_truth/anomaly/<stem>_mask.png`: one category, named as its folder or `custom`;
+  `ground_truth/anomaly/<stem>_mask.png`: one category, called `custom`. Other words for good and
+  for defective will do too (`words.py`);
 - a folder of such folders, one a category;
 - a manifest (`.csv` or `.jsonl`, see `manifest.py`), or a folder that holds `manifest.csv` or
   `manifest.jsonl` and none of the above;
@@ -18,9 +19,13 @@ from pathlib import Path
 from ..errors import DataError, unknown_name
 from .folders import defective_samples, good_samples, train_samples
 from .inside import require_inside
-from .layout import Category, Layout
-from .listing import Masks, category_folders, image_files, is_folder
+from .layout import Category, Layout, Sample
+from .listing import category_folders, image_files, is_folder, subfolders
 from .manifest import SUFFIXES, read_manifest
+from .words import meaning_of_word
+
+#: The category of a root without categories.
+_ONLY = "custom"
 
 
 class CustomLayout(Layout):
@@ -30,13 +35,18 @@ class CustomLayout(Layout):
     file_root = True
     has_validation = True
 
+    reads = (
+        "the images directly in train/normal, validation/normal, test/normal, test/anomaly and "
+        "ground_truth/anomaly"
+    )
+
     def __init__(self, *, split: str | None = None, allow_outside: bool = False) -> None:
         super().__init__(split=split, allow_outside=allow_outside)
         self._read: dict[Path, dict[str, Category]] = {}  # manifests, read once
 
     def list_categories(self, root: Path) -> list[str]:
         if _is_single(root):
-            return [_name_of(root)]
+            return [_ONLY]
         names = [folder.name for folder in category_folders(root, ("train", "test"))]
         if names:
             return names
@@ -44,7 +54,7 @@ class CustomLayout(Layout):
         if manifest is not None:
             return list(self._manifest(manifest))
         if image_files(root):
-            return [_name_of(root)]
+            return [_ONLY]
         raise DataError(
             f"{root}: train/normal is wanted there, or <category>/train/normal, or good images, "
             "or manifest.csv"
@@ -52,13 +62,16 @@ class CustomLayout(Layout):
 
     def require_category(self, root: Path, category: str) -> None:
         names = self.list_categories(root)
-        if category not in names and (category != "custom" or len(names) > 1):
+        if category in names or (category == _ONLY and len(names) == 1):
+            return
+        # one without categories may also be called as its folder
+        if names != [_ONLY] or category != root.resolve().name:
             raise DataError(f"{root}: {unknown_name('category', category, names)}")
 
     def load(self, root: Path, category: str) -> Category:
         self.require_category(root, category)
         names = self.list_categories(root)
-        if category not in names:  # `custom`, for the only one
+        if category not in names:  # another name for the only one
             return replace(self.load(root, names[0]), name=category)
         if _is_single(root):
             return _from_folders(category, root)
@@ -66,7 +79,8 @@ class CustomLayout(Layout):
             return _from_folders(category, root / category)
         manifest = self._find_manifest(root)
         if manifest is None:
-            return Category(category, tuple(good_samples(root)))
+            train = tuple(Sample(path, 0, "good") for path in image_files(root))
+            return Category(category, train, folder=root)
         found = self._manifest(manifest)[category]
         if not found.train:
             raise DataError(f"{manifest}: lists no training image of category {category!r}")
@@ -85,11 +99,7 @@ class CustomLayout(Layout):
 
 
 def _is_single(root: Path) -> bool:
-    return is_folder(root / "train" / "normal")
-
-
-def _name_of(root: Path) -> str:
-    return root.resolve().name or "custom"
+    return any(meaning_of_word(folder.name) == 0 for folder in subfolders(root / "train"))
 
 
 def _find_manifest(root: Path) -> Path | None:
@@ -105,14 +115,14 @@ def _find_manifest(root: Path) -> Path | None:
 
 
 def _from_folders(category: str, folder: Path) -> Category:
-    train = train_samples(folder / "train" / "normal")
-    masks = Masks(folder / "ground_truth" / "anomaly")
-    test = good_samples(folder / "test" / "normal")
-    test += defective_samples(folder / "test" / "anomaly", "anomaly", masks)
+    train = train_samples(folder / "train", "normal")
+    test = good_samples(folder / "test")
+    bad, strays = defective_samples(folder / "test", folder / "ground_truth", "anomaly")
     return Category(
         category,
         train,
-        tuple(test),
-        validation=tuple(good_samples(folder / "validation" / "normal")),
-        stray_masks=tuple(masks.strays()),
+        (*test, *bad),
+        validation=tuple(good_samples(folder / "validation")),
+        stray_masks=tuple(strays),
+        folder=folder,
     )

@@ -22,6 +22,19 @@ Side = Annotated[int, Field(ge=1, le=16384)]
 Limit = Annotated[int, Field(ge=1)]
 
 
+class DatasetInfo(dict[str, Any]):
+    """What `get_info` says of a dataset: a dict of plain JSON values, read as attributes too.
+
+    `info["n_train"]` and `info.n_train` are the same; the keys are those of `Dataset.get_info`.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__} has no {name!r}") from None
+
+
 class Dataset:
     """One category of a dataset.
 
@@ -34,7 +47,7 @@ class Dataset:
         root: str | Path | None,
         category: str | None = None,
         *,
-        resize: tuple[int, int] = (256, 256),
+        resize: tuple[int, int] | None = (256, 256),
         load_masks: bool = True,
         limit_train: int | None = None,
         limit_test: int | None = None,
@@ -53,6 +66,9 @@ class Dataset:
         self.category = self.list_categories()[0] if category is None else category
         loaded = load_category(self._layout, self.root, self.category)
         self.samples = limit_category(loaded, options.limit_train, options.limit_test, options.seed)
+        for one in self.samples.unused:
+            if one.images:
+                warnings.warn(one.message, stacklevel=3)
 
     def list_categories(self) -> list[str]:
         """Names of all categories under the root."""
@@ -73,7 +89,7 @@ class Dataset:
 
         A label that is not known is -1. The masks are None if a defective image has none that
         will do, which a warning names: zeros in its place would be wrong. They are also None
-        where a label is not known.
+        where a label is not known, and, without `resize`, where images differ in size.
         """
         test = self.samples.test
         paths = [str(sample.path) for sample in test]
@@ -83,7 +99,13 @@ class Dataset:
         return paths, labels, self._masks() if with_masks else None
 
     def get_train_data(self) -> npt.NDArray[np.uint8]:
-        """All training images at `resize`: (N, H, W, 3) uint8 RGB."""
+        """All training images at `resize`: (N, H, W, 3) uint8 RGB.
+
+        Raises
+        ------
+        DataError
+            An image cannot be read, or, without `resize`, images differ in size.
+        """
         return self._pixels(self.get_train_paths())
 
     def get_test_data(
@@ -93,16 +115,16 @@ class Dataset:
         paths, labels, masks = self.get_test_paths()
         return self._pixels(paths), labels, masks
 
-    def get_info(self) -> dict[str, Any]:
-        """Name, root, category and counts; plain JSON values."""
+    def get_info(self) -> DatasetInfo:
+        """Name, root, category, counts and notes; plain JSON values."""
         test = self.samples.test
         kinds = sorted({sample.defect for sample in test if sample.label})
-        return {
+        info = {
             "name": self.name,
             "root": str(self.root),
             "category": self.category,
             "categories": self.list_categories(),
-            "resize": list(self.resize),
+            "resize": None if self.resize is None else list(self.resize),
             "n_train": len(self.samples.train),
             "split": self._layout.split,
             "own_metrics": list(self._layout.own_metrics),
@@ -113,21 +135,48 @@ class Dataset:
             "n_test_unlabelled": sum(sample.label is None for sample in test),
             "n_masks": sum(bool(sample.mask_paths) for sample in test),
             "defects": {kind: sum(sample.defect == kind for sample in test) for kind in kinds},
+            "notes": list(self.samples.notes),
         }
+        return DatasetInfo(info)
 
     def _pixels(self, paths: list[str]) -> npt.NDArray[np.uint8]:
-        images = [resize_image(read_image(path), self.resize) for path in paths]
-        return np.stack(images) if images else np.zeros((0, *self.resize, 3), np.uint8)
+        if self.resize is None:
+            images = [read_image(path) for path in paths]
+            for path, image in zip(paths, images, strict=True):
+                if image.shape != images[0].shape:
+                    raise DataError(_unequal(paths[0], images[0].shape, path, image.shape))
+        else:
+            images = [resize_image(read_image(path), self.resize) for path in paths]
+        return np.stack(images) if images else np.zeros((0, *(self.resize or (0, 0)), 3), np.uint8)
+
+    def _size_of_masks(self) -> tuple[int, int]:
+        """(height, width) of `resize`, or else of the test images, which must be one size."""
+        if self.resize is not None:
+            return self.resize
+        first: tuple[str, tuple[int, int]] | None = None
+        for path in (str(sample.path) for sample in self.samples.test):
+            try:
+                size = image_size(path)
+            except ImageReadError:  # the image's own trouble, which shows when it is scored
+                continue
+            if first is not None and size != first[1]:
+                raise DataError(_unequal(*first, path, size))
+            first = first or (path, size)
+        return (0, 0) if first is None else first[1]
 
     def _masks(self) -> npt.NDArray[np.uint8] | None:
         test = self.samples.test
-        masks = np.zeros((len(test), *self.resize), np.uint8)
+        try:
+            masks = np.zeros((len(test), *self._size_of_masks()), np.uint8)
+        except DataError as error:
+            warnings.warn(f"{self.category}: no masks are given: {error}", stacklevel=3)
+            return None
         problems = []
         for index, sample in enumerate(test):
             if not sample.label:
                 continue
             try:
-                masks[index] = self._mask_of(sample)
+                masks[index] = self._mask_of(sample, masks.shape[1:])
             except DataError as error:
                 problems.append(str(error))
         if problems:
@@ -139,20 +188,27 @@ class Dataset:
             return None
         return masks
 
-    def _mask_of(self, sample: Sample) -> npt.NDArray[np.uint8]:
+    def _mask_of(self, sample: Sample, resize: tuple[int, int]) -> npt.NDArray[np.uint8]:
         if not sample.mask_paths:
             raise DataError(f"{sample.path}: {NO_MASK}")
         try:
             size = image_size(sample.path)
         except ImageReadError:  # the image's own trouble, which shows when it is scored
             size = None
-        return load_mask(sample.mask_paths, size, self.resize)
+        return load_mask(sample.mask_paths, size, resize)
+
+
+def _unequal(first: str, size: tuple[int, ...], path: str, other: tuple[int, ...]) -> str:
+    return (
+        f"{path}: is {other[1]} x {other[0]} pixels and {first} {size[1]} x {size[0]}; resize "
+        "(height, width) is wanted where images differ in size"
+    )
 
 
 class _Options(BaseModel):
     """The checked options of `load_dataset`."""
 
-    resize: tuple[Side, Side]
+    resize: tuple[Side, Side] | None
     limit_train: Limit | None
     limit_test: Limit | None
     seed: Annotated[int, Field(ge=0)]
@@ -181,7 +237,8 @@ def load_dataset(
     kwargs
         `split`, one that the dataset's authors defined; `allow_outside`, whether links
         and a table's paths may lead out of the dataset's folder;
-        `resize` (height, width) of masks and pixels, by default (256, 256); `load_masks`;
+        `resize` (height, width) of masks and pixels, by default (256, 256), None for the images'
+        own size; `load_masks`;
         `limit_train`, `limit_test` and `seed` for a smaller, evenly spread sample.
 
     Raises

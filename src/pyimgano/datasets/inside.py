@@ -1,4 +1,4 @@
-"""Holding a dataset to its own folder: what leads out of it is not read unasked.
+"""Loading a category, held to the dataset's own folder: what leads out is not read unasked.
 
 A stranger's archive can hold links to anywhere. Following them would put files of this machine,
 which were never given to us, into reports, overlays and saved detectors.
@@ -7,15 +7,19 @@ which were never given to us, into reports, overlays and saved detectors.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import DataError
 from ..foreign import leads_out
 from .layout import Category, Layout
+from .unused import unused_files
 
 
 def load_category(layout: Layout, root: Path, name: str) -> Category:
     """`layout.load`, and a look at where its files lie; none of them is opened.
+
+    What lies in the category's folder and is not used is in `unused` and in the notes.
 
     Raises
     ------
@@ -24,8 +28,14 @@ def load_category(layout: Layout, root: Path, name: str) -> Category:
         link, unless the layout's `allow_outside` is set.
     """
     category = layout.load(root, name)
-    if layout.allow_outside:
-        return category
+    if not layout.allow_outside:
+        _require_all_inside(category, layout, root)
+    unused = unused_files(layout, category)
+    messages = tuple(one.message for one in unused)
+    return replace(category, unused=unused, notes=(*category.notes, *messages))
+
+
+def _require_all_inside(category: Category, layout: Layout, root: Path) -> None:
     home = os.path.realpath(root.parent if layout.file_root and root.is_file() else root)
     folders: dict[str, bool] = {}  # whether they lie outside
     for sample in (*category.train, *category.validation, *category.test):
@@ -33,7 +43,6 @@ def load_category(layout: Layout, root: Path, name: str) -> Category:
             _require_inside(path, home, folders)
     for path in category.stray_masks:
         _require_inside(path, home, folders)
-    return category
 
 
 def require_inside(path: Path, root: Path, allow_outside: bool) -> None:

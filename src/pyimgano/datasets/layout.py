@@ -52,6 +52,33 @@ class Saturation:
 
 
 @dataclass(frozen=True)
+class Unused:
+    """Files of a category that are not used.
+
+    Attributes
+    ----------
+    folder
+        Where they lie, directly or in its subfolders.
+    number
+        How many there are.
+    images
+        Whether they are images by their suffix; otherwise their suffix is one that is not read.
+    reason
+        One sentence with the number and why, without the folder.
+    """
+
+    folder: Path
+    number: int
+    images: bool
+    reason: str
+
+    @property
+    def message(self) -> str:
+        """The sentence, with the folder that it is about."""
+        return f"{self.folder}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class Category:
     """One kind of part: good images to learn from, and images to test on.
 
@@ -69,6 +96,14 @@ class Category:
         Masks that belong to no image.
     notes
         What a user should know, one sentence each.
+    folder
+        The folder that all of its files lie in, which is searched for files that are not used;
+        None where there is no such folder, as with a manifest.
+    left_out
+        Folders in it that are not read on purpose: those of the splits that were not chosen.
+    unused
+        What lies in the folder and is not used. `load_category` fills it in, and adds the messages
+        to the notes.
     """
 
     name: str
@@ -78,6 +113,9 @@ class Category:
     saturation: Mapping[int, Saturation] | None = None
     stray_masks: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    folder: Path | None = None
+    left_out: tuple[Path, ...] = ()
+    unused: tuple[Unused, ...] = ()
 
 
 class Layout(ABC):
@@ -99,6 +137,10 @@ class Layout(ABC):
     #: The name users give, and others for the same.
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
+    #: Where in a category's folder images and masks are read, as it is told to users.
+    reads: ClassVar[str] = "other folders"
+    #: The names of its categories as published: such a folder is a category whatever it holds.
+    official: ClassVar[frozenset[str]] = frozenset()
     #: Ways of dividing the dataset that its authors defined, the usual one first.
     splits: ClassVar[tuple[str, ...]] = ()
     #: Whether the root may be a file that lists the images.
@@ -133,6 +175,10 @@ class Layout(ABC):
     def prepare(self, root: Path) -> None:  # noqa: B027 -- most layouts have nothing to do
         """Called once before anything is listed; the demo makes its images here."""
 
+    def locate(self, root: Path) -> Path:
+        """Return the folder in which the categories lie, where that may be another than `root`."""
+        return root
+
     @abstractmethod
     def list_categories(self, root: Path) -> list[str]:
         """Names of the categories found under `root`, sorted; never from a built-in list."""
@@ -155,8 +201,12 @@ class Layout(ABC):
             raise DataError(f"{root}: {unknown_name('category', str(category), names)}")
 
 
-def category_names(root: Path, parts: tuple[str, ...]) -> list[str]:
-    """Names of the subfolders of `root` that look like categories: one of `parts` is there.
+def category_names(
+    root: Path, parts: tuple[str, ...], official: frozenset[str] = frozenset()
+) -> list[str]:
+    """Names of the subfolders of `root` that look like categories.
+
+    Those that hold one of `parts`, and those with an official name.
 
     Raises
     ------
@@ -165,7 +215,7 @@ def category_names(root: Path, parts: tuple[str, ...]) -> list[str]:
     """
     if is_folder(root / parts[0]):
         raise DataError(f"{root}: is itself a category; the root is its parent folder")
-    names = [folder.name for folder in category_folders(root, parts)]
+    names = [folder.name for folder in category_folders(root, parts, official)]
     if not names:
         wanted = " or ".join(f"<category>/{part}" for part in parts)
         raise DataError(f"{root}: holds no category ({wanted} is wanted)")

@@ -3,16 +3,18 @@
 Columns (CSV) or keys (JSONL):
 
 ==========  =====================================================================================
-path        of the image, relative to the manifest's folder
-split       `train`, `validation` or `test`
-label       good or defective, as 0 or 1, or one of the words below; empty means good in train
-            and validation, and not known in test
+path        of the image, relative to the manifest's folder, or absolute and in it
+split       `train`, `validation` (`val`) or `test`
+label       good or defective, as 0 or 1, false or true, or a word of `words.py` such as OK, NG,
+            pass and fail; empty means good in train and validation, and not known in test
 mask        of a defective test image, relative to the manifest's folder; in JSONL also a list
 category    by default the manifest's name without its suffix
 defect      kind of defect; by default `anomaly`
 ==========  =====================================================================================
 
-`path` and `split` must be there. A good image's mask is passed over.
+`path` and `split` must be there. Names of columns, splits and labels may be in any case. A label
+that one person may read as good and another as defective (yes, -1) is refused. A good image's mask
+is passed over. CSV may be written as spreadsheets do it; see `read_csv`.
 """
 
 from __future__ import annotations
@@ -24,17 +26,15 @@ from typing import Any
 from ..errors import DataError
 from ..foreign import parse_json, quoted, read_regular, reason_of_failure
 from .layout import Category, Sample
-from .tables import Line, listed_path, read_csv, refuse_near_misses
+from .tables import Line, decode_text, listed_path, read_csv, refuse_near_misses
+from .words import meaning_of_label
 
 SUFFIXES = (".csv", ".jsonl")
 
 _REQUIRED = ("path", "split")
 _OPTIONAL = ("label", "mask", "category", "defect")
 _SPLITS = ("train", "validation", "test")
-_LABELS: dict[str, int] = {
-    **dict.fromkeys(("0", "good", "normal", "ok"), 0),
-    **dict.fromkeys(("1", "bad", "anomaly", "anomalous", "defect", "defective", "ng", "ko"), 1),
-}
+_OTHER_NAMES = {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
 
 
 def read_manifest(path: Path, *, allow_outside: bool = False) -> dict[str, Category]:
@@ -85,7 +85,7 @@ def _read_rows(path: Path) -> Iterator[tuple[Line, list[str]]]:
 
 def _read_jsonl(path: Path) -> Iterator[tuple[Line, list[str]]]:
     try:
-        lines = read_regular(path).decode("utf-8-sig").split("\n")
+        lines = decode_text(read_regular(path)).split("\n")
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({reason_of_failure(error)})") from error
     for number, text in enumerate(lines, start=1):
@@ -100,13 +100,14 @@ def _json_line(where: str, text: str) -> tuple[Line, list[str]]:
         raise DataError(f"{where}: is not JSON ({reason_of_failure(error)})") from None
     if not isinstance(pairs, _Pairs):
         raise DataError(f"{where}: must be a JSON object, got {quoted(text.strip())}")
-    record = dict(pairs)
+    known = (*_REQUIRED, *_OPTIONAL)
+    record = {key.lower() if key.lower() in known else key: value for key, value in pairs}
     if len(record) < len(pairs):
         raise DataError(f"{where}: has a key twice")
     for name in _REQUIRED:
         if name not in record:
             raise DataError(f"{where}: lacks {name!r}")
-    refuse_near_misses(where, list(record), (*_REQUIRED, *_OPTIONAL))
+    refuse_near_misses(where, list(record), known)
     masks = record.pop("mask", None)
     masks = [] if masks in (None, "") else [masks] if isinstance(masks, str) else masks
     if (
@@ -115,11 +116,11 @@ def _json_line(where: str, text: str) -> tuple[Line, list[str]]:
         or not all(isinstance(mask, str) and mask.strip() for mask in masks)
     ):
         raise DataError(f"{where}: mask must be a path or a list of paths, got {quoted(masks)}")
-    fields = dict.fromkeys((*_REQUIRED, *_OPTIONAL), "")
+    fields = dict.fromkeys(known, "")
     for name in fields:
         value = record.get(name)
-        if name == "label" and isinstance(value, int):  # a bool is one
-            value = str(int(value))
+        if name == "label" and isinstance(value, (int, float)):  # a bool is a number
+            value = str(value)
         if value is not None and not isinstance(value, str):
             raise DataError(f"{where}: {name} must be text, got {quoted(value)}")
         fields[name] = value or ""
@@ -136,16 +137,18 @@ def _sample(folder: Path, line: Line, masks: list[str], allow_outside: bool) -> 
     # a path keeps its blanks: files with a blank at the end exist
     if not fields["path"]:
         raise DataError(f"{line.where}: names no image")
-    split, word = fields["split"].lower(), fields["label"].lower()
+    split, word = fields["split"].lower(), fields["label"]
+    split = _OTHER_NAMES.get(split, split)
     if split not in _SPLITS:
         raise DataError(
             f"{line.where}: split must be train, validation or test, got {quoted(fields['split'])}"
         )
-    if word and word not in _LABELS:
+    label = meaning_of_label(word) if word else (None if split == "test" else 0)
+    if word and label is None:
         raise DataError(
-            f"{line.where}: label must be one of {' '.join(_LABELS)}, got {quoted(fields['label'])}"
+            f"{line.where}: label must be one of 0 good ok normal pass or 1 bad anomaly ng fail, "
+            f"or the like; got {quoted(word)}"
         )
-    label = _LABELS[word] if word else (None if split == "test" else 0)
     if label and split != "test":
         raise DataError(
             f"{line.where}: a {split} image must be good, got label {fields['label']!r}"

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from .folders import samples_by_kind, train_samples
 from .layout import Category, Layout, category_names
+from .words import words
 
 
 class MVTecLayout(Layout):
@@ -20,12 +21,22 @@ class MVTecLayout(Layout):
     name = "mvtec"
     aliases: ClassVar[tuple[str, ...]] = ("mvtec_ad",)
 
+    reads = "the images directly in train/good, test/<kind> and ground_truth/<kind>"
+    official: ClassVar[frozenset[str]] = words(
+        "bottle cable capsule carpet grid hazelnut leather metal_nut pill screw tile toothbrush "
+        "transistor wood zipper"
+    )
+
     def list_categories(self, root: Path) -> list[str]:
-        return category_names(root, ("train/good", "train", "test"))
+        return category_names(root, ("train/good", "train", "test"), self.official)
 
     def load(self, root: Path, category: str) -> Category:
         self.require_category(root, category)
-        folder = root / category
-        train = train_samples(folder / "train" / "good")
-        test, strays = samples_by_kind(folder / "test", folder / "ground_truth")
-        return Category(category, train, tuple(test), stray_masks=tuple(strays))
+        return load_by_kind(root / category)
+
+
+def load_by_kind(folder: Path) -> Category:
+    """Return the category in a folder that is laid out as MVTec AD's are."""
+    train = train_samples(folder / "train", "good")
+    test, strays = samples_by_kind(folder / "test", folder / "ground_truth")
+    return Category(folder.name, train, tuple(test), stray_masks=tuple(strays), folder=folder)

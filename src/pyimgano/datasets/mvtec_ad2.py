@@ -21,7 +21,8 @@ from typing import ClassVar
 from ..errors import DataError
 from .folders import defective_samples, good_samples, train_samples
 from .layout import Category, Layout, Sample, category_names
-from .listing import Masks, image_files, is_folder
+from .listing import image_files, is_folder
+from .words import words
 
 _PRIVATE = ("test_private", "test_private_mixed")
 
@@ -35,21 +36,34 @@ class MVTecAD2Layout(Layout):
     own_metrics: ClassVar[tuple[str, ...]] = ("aupro", "segf1")
     aupro_limit = 0.05
 
+    reads = (
+        "the images directly in train/good, validation/good, test_public/good, test_public/bad and "
+        "test_public/ground_truth/bad"
+    )
+    official: ClassVar[frozenset[str]] = words(
+        "can fabric fruit_jelly rice sheet_metal vial wallplugs walnuts"
+    )
+
     def list_categories(self, root: Path) -> list[str]:
-        return category_names(root, ("train/good", "train", "test_public"))
+        return category_names(root, ("train/good", "train", "test_public"), self.official)
 
     def load(self, root: Path, category: str) -> Category:
         self.require_category(root, category)
         folder = root / category
-        train = train_samples(folder / "train" / "good")
-        validation = tuple(good_samples(folder / "validation" / "good"))
+        train = train_samples(folder / "train", "good")
+        validation = tuple(good_samples(folder / "validation"))
+        public = folder / "test_public"
         if self.split == "test_public":
-            public = folder / "test_public"
-            masks = Masks(public / "ground_truth" / "bad")
-            test = good_samples(public / "good")
-            test += defective_samples(public / "bad", "bad", masks)
+            test = good_samples(public)
+            bad, strays = defective_samples(public, public / "ground_truth", "bad")
             return Category(
-                category, train, tuple(test), validation, stray_masks=tuple(masks.strays())
+                category,
+                train,
+                (*test, *bad),
+                validation,
+                stray_masks=tuple(strays),
+                folder=folder,
+                left_out=tuple(folder / split for split in _PRIVATE),
             )
         assert self.split is not None
         wanted = _PRIVATE if self.split == "private" else (self.split,)
@@ -60,7 +74,10 @@ class MVTecAD2Layout(Layout):
                 what = "holds no images" if is_folder(folder / split) else "no such folder"
                 raise DataError(f"{folder / split}: {what}; the split {split!r} is wanted there")
             unlabelled += [Sample(path, None, "unlabelled") for path in files]
-        return Category(category, train, tuple(unlabelled), validation)
+        others = (public, *(folder / split for split in _PRIVATE if split not in wanted))
+        return Category(
+            category, train, tuple(unlabelled), validation, folder=folder, left_out=others
+        )
 
     def server_path(self, root: Path, sample: Sample) -> PurePosixPath | None:
         if sample.label is not None:

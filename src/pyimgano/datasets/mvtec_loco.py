@@ -8,6 +8,9 @@ in Unsupervised Anomaly Detection and Localization", IJCV 2022.
     <category>/ground_truth/<kind>/<stem>/000.png, 001.png, ...
     <category>/defects_config.json
 
+Images may lie one folder deeper (`test/<kind>/<folder>/<stem>.png`), their masks then in
+`ground_truth/<kind>/<folder>`; a mask may also be the one file `<stem>.png` or `<stem>_mask.png`.
+
 Each mask file is one defect; the value of its pixels says which kind, and defects_config.json
 from which overlap on that kind counts as found.
 """
@@ -22,10 +25,11 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from ..errors import DataError
 from ..foreign import quoted, read_regular, reason_of_failure
-from .folders import good_samples, samples_by_kind, train_samples
+from .folders import good_kinds, good_samples, train_samples
 from .inside import require_inside
-from .layout import Category, Layout, Saturation, category_names
-from .listing import MaskFolders
+from .layout import Category, Layout, Sample, Saturation, category_names
+from .listing import Masks, image_files, subfolders
+from .words import words
 
 _CONFIG = "defects_config.json"
 # The authors' have some hundreds.
@@ -41,14 +45,24 @@ class MVTecLOCOLayout(Layout):
     aupro_limit = 0.05
     kinds_apart = True
 
+    reads = (
+        "the images in train/good, validation/good, test/<kind> and ground_truth/<kind>, and in "
+        "the folders directly in these"
+    )
+    official: ClassVar[frozenset[str]] = words(
+        "breakfast_box juice_bottle pushpins screw_bag splicing_connectors"
+    )
+
     def list_categories(self, root: Path) -> list[str]:
-        return category_names(root, ("train/good", "train", "test"))
+        return category_names(root, ("train/good", "train", "test"), self.official)
 
     def load(self, root: Path, category: str) -> Category:
         self.require_category(root, category)
         folder = root / category
-        train = train_samples(folder / "train" / "good")
-        test, strays = samples_by_kind(folder / "test", folder / "ground_truth", MaskFolders)
+        train = train_samples(folder / "train", "good", deeper=True)
+        test = _test_samples(folder / "test", folder / "ground_truth")
+        used = {mask for sample in test for mask in sample.mask_paths}
+        strays = [path for path in _masks_below(folder / "ground_truth") if path not in used]
         require_inside(folder / _CONFIG, root, self.allow_outside)
         saturation = _read_config(folder / _CONFIG)
         notes = () if saturation is not None else (f"{folder / _CONFIG}: no such file, so no sPRO",)
@@ -56,11 +70,42 @@ class MVTecLOCOLayout(Layout):
             category,
             train,
             tuple(test),
-            validation=tuple(good_samples(folder / "validation" / "good")),
+            validation=tuple(good_samples(folder / "validation", deeper=True)),
             saturation=saturation,
             stray_masks=tuple(strays),
             notes=notes,
+            folder=folder,
         )
+
+
+def _test_samples(test: Path, ground_truth: Path) -> list[Sample]:
+    """Return the test images of all kinds, each with its masks."""
+    good = good_kinds(test)
+    samples = []
+    for kind in subfolders(test):
+        for folder in (kind, *subfolders(kind)):
+            if kind in good:
+                samples += [Sample(path, 0, "good") for path in image_files(folder)]
+                continue
+            masks = ground_truth / folder.relative_to(test)
+            beside = Masks(masks)
+            samples += [
+                # as published a folder of masks for each image, elsewhere one file
+                Sample(path, 1, kind.name, tuple(own) if own else beside.of(path.stem))
+                for path in image_files(folder)
+                for own in [image_files(masks / path.stem)]
+            ]
+    return samples
+
+
+def _masks_below(ground_truth: Path) -> list[Path]:
+    """Return the mask files at the depths at which masks are looked for."""
+    found = image_files(ground_truth)
+    level = [ground_truth]
+    for _ in ("kind", "folder or image", "image"):
+        level = [folder for above in level for folder in subfolders(above)]
+        found += [path for folder in level for path in image_files(folder)]
+    return found
 
 
 class _Entry(BaseModel):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from ..foreign import leads_out, quoted, read_regular, reason_of_failure
 
 # Columns, or keys, that a list of images may have; none has a tenth of them.
 _MOST_COLUMNS = 1000
+_SEPARATORS = ",;\t|"
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,10 @@ class Line:
 def read_csv(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Line]:
     """The lines of a CSV file with a header.
 
-    Fields are separated by commas, semicolons or tabs. UTF-8, with or without a byte-order
-    mark. Other columns are passed over, unless their name is a near miss of one that is not
-    there.
+    Fields are separated by commas, semicolons, tabs or bars; a first line `sep=;`, as spreadsheets
+    write it, says which. Names of columns may be in any case. Empty fields behind the last
+    column, as spreadsheets leave them, are cut off. The text is what `decode_text` reads. Other
+    columns are passed over, unless their name is a near miss of one that is not there.
 
     Raises
     ------
@@ -41,20 +45,23 @@ def read_csv(path: Path, required: Sequence[str], optional: Sequence[str] = ()) 
     """
     number = 0
     try:
-        text = read_regular(path).decode("utf-8-sig")
-        separator = _separator(text.lstrip(), required)
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        text = decode_text(read_regular(path))
+        separator, skipped = _separator(text, required)
+        lines = io.StringIO(text, newline="")
+        for _ in range(skipped):
+            lines.readline()
+        rows = csv.reader(lines, delimiter=separator, strict=True)
         columns: list[str] | None = None
         for row in rows:
-            number = rows.line_num
+            number = skipped + rows.line_num
             if not any(field.strip() for field in row):
                 continue
             if columns is None:
-                columns = [name.strip() for name in row]
+                columns = _column_names(row, (*required, *optional))
                 _check_columns(path, columns, required, optional)
                 continue
             where = f"{path}: line {number}"
-            if len(row) > len(columns):
+            if any(field.strip() for field in row[len(columns) :]):
                 raise DataError(
                     f"{where}: has {len(row)} fields, the header {len(columns)}; a comma in "
                     "a name needs quotes around it"
@@ -66,19 +73,53 @@ def read_csv(path: Path, required: Sequence[str], optional: Sequence[str] = ()) 
             _check_columns(path, [], required, optional)
     except csv.Error as error:
         raise DataError(f"{path}: cannot be read after line {number} ({error})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: cannot be read (it is not UTF-8)") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({reason_of_failure(error)})") from error
 
 
-def _separator(text: str, required: Sequence[str]) -> str:
-    """What gives the required columns, or a comma."""
-    header = text.split("\n", 1)[0]
-    for separator in ",;\t":
-        if set(required) <= {name.strip().strip('"') for name in header.split(separator)}:
-            return separator
-    return ","
+def decode_text(data: bytes) -> str:
+    """Return text that is UTF-8, or UTF-16 with a byte-order mark.
+
+    Raises
+    ------
+    ValueError
+        It is neither; the message says so.
+    """
+    try:
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return data.decode("utf-16")
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not UTF-8, nor UTF-16 with a byte-order mark") from error
+
+
+def _separator(text: str, required: Sequence[str]) -> tuple[str, int]:
+    """What separates the fields, and how many lines stand before the header.
+
+    It is what a first line `sep=;` says, else what gives the required columns, else a comma.
+    """
+    header = ""
+    for number, line in enumerate(io.StringIO(text, newline="")):
+        plain = line.strip("\r\n ")
+        said = re.fullmatch(r'"?sep=(.)"?[,;\t|]*', plain, re.IGNORECASE)
+        if said is not None and said[1] in _SEPARATORS:
+            return said[1], number + 1
+        if plain.strip(_SEPARATORS + " "):
+            header = line
+            break
+    for separator in _SEPARATORS:
+        names = {name.strip().strip('"').strip().lower() for name in header.split(separator)}
+        if set(required) <= names:
+            return separator, 0
+    return ",", 0
+
+
+def _column_names(row: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The names in a header; those that are known in lower case, and no empty ones at the end."""
+    names = [name.strip() for name in row]
+    while names and not names[-1]:
+        names.pop()
+    return [name.lower() if name.lower() in known else name for name in names]
 
 
 def _check_columns(
@@ -90,7 +131,7 @@ def _check_columns(
                 f"{path}: lacks the column {name!r}; wanted: {', '.join((*required, *optional))}"
             )
     for name, count in Counter(columns).items():
-        if count > 1:
+        if count > 1 and name:
             raise DataError(f"{path}: has the column {quoted(name)} twice")
     refuse_near_misses(str(path), columns, (*required, *optional))
 
@@ -119,7 +160,8 @@ def listed_path(folder: Path, where: str, name: str, *, allow_outside: bool = Fa
     where
         File and line, for the message.
     name
-        As it stands in the table; slashes may lean either way.
+        As it stands in the table; slashes may lean either way. An absolute path must lie in
+        `folder`.
     allow_outside
         Otherwise a path that leads out of `folder`, also through a symbolic link, is refused:
         a stranger's table must not make us read what it was not given.
@@ -137,9 +179,13 @@ def listed_path(folder: Path, where: str, name: str, *, allow_outside: bool = Fa
         path = folder / relative
         if allow_outside:
             return path
-        outside = relative.is_absolute() or PureWindowsPath(name).is_absolute()
-        outside = outside or ".." in relative.parts
-        outside = outside or leads_out(path, folder)
+        absolute = Path(relative).is_absolute()
+        # a path of Windows is none here, and one of POSIX is none there
+        foreign = not absolute and (relative.is_absolute() or PureWindowsPath(name).is_absolute())
+        outside = foreign or ".." in relative.parts or leads_out(path, folder)
+        if absolute and not outside and path.is_relative_to(folder.absolute()):
+            # the same file is known by one path, however it is written
+            path = folder / path.relative_to(folder.absolute())
     except (OSError, ValueError) as error:  # half a character
         reason = reason_of_failure(error)
         raise DataError(f"{where}: {quoted(name)} is no path ({reason})") from error

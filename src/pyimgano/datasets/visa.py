@@ -5,7 +5,8 @@ Anomaly Detection and Segmentation", ECCV 2022.
 
 - raw: `<category>/Data/Images/{Normal,Anomaly}/*.JPG`, `<category>/Data/Masks/Anomaly/*.png`,
   and `split_csv/<split>.csv` with the columns object, split, label, image, mask;
-- converted: `<category>/{train/good,test/{good,bad},ground_truth/bad}`.
+- converted: `<category>/{train/good,test/{good,bad},ground_truth/bad}`. The root may also be the
+  parent of the folder `visa_pytorch` that their script makes, or hold its splits (`1cls`).
 
 Values 1 to k of a mask number kinds of defects: all mean defect.
 """
@@ -20,10 +21,12 @@ from ..errors import DataError
 from ..foreign import quoted
 from .inside import require_inside
 from .layout import Category, Layout, Sample, category_names
-from .listing import image_files, is_folder
-from .mvtec import MVTecLayout
+from .listing import category_folders, image_files, is_folder, subfolders
+from .mvtec import load_by_kind
 from .tables import Line, listed_path, read_csv
+from .words import words
 
+_PARTS = ("Data/Images", "train/good", "train")
 _COLUMNS = ("object", "split", "label", "image", "mask")
 _LABELS = {"normal": 0, "anomaly": 1}
 
@@ -44,8 +47,33 @@ class VisALayout(Layout):
         "pixel_average_precision",
     )
 
+    reads = (
+        "the images that split_csv lists, and in the converted form those directly in train/good, "
+        "test/<kind> and ground_truth/<kind>"
+    )
+    official: ClassVar[frozenset[str]] = words(
+        "candle capsules cashew chewinggum fryum macaroni1 macaroni2 pcb1 pcb2 pcb3 pcb4 pipe_fryum"
+    )
+
+    def locate(self, root: Path) -> Path:
+        """Return `root`, or below it the folder of categories that the authors' script makes.
+
+        Raises
+        ------
+        DataError
+            It lies outside of `root` by way of a link, without `allow_outside`.
+        """
+        if category_folders(root, _PARTS, self.official):
+            return root
+        made = [folder for folder in subfolders(root) if folder.name.lower() == "visa_pytorch"]
+        for folder in (root / "1cls", *made, *(one / "1cls" for one in made)):
+            if is_folder(folder) and category_folders(folder, _PARTS, self.official):
+                require_inside(folder, root, self.allow_outside)
+                return folder
+        return root
+
     def list_categories(self, root: Path) -> list[str]:
-        return category_names(root, ("Data/Images", "train/good"))
+        return category_names(root, _PARTS, self.official)
 
     def load(self, root: Path, category: str) -> Category:
         self.require_category(root, category)
@@ -55,7 +83,7 @@ class VisALayout(Layout):
                     f"{root / category}: is in the converted form, which has no split "
                     f"{self.split!r}; it is in split_csv of the form that the authors ship"
                 )
-            return MVTecLayout().load(root, category)
+            return load_by_kind(root / category)
         train: list[Sample] = []
         test: list[Sample] = []
         table = root / "split_csv" / f"{self.split}.csv"
@@ -65,8 +93,8 @@ class VisALayout(Layout):
         good = [sample for sample in train if not sample.label]
         if not good:
             raise DataError(f"{table}: lists no good training image of category {category!r}")
-        left_out = len(train) - len(good)
-        notes = (f"{left_out} defective training images of the split are not used",)
+        defective = [sample for sample in train if sample.label]
+        notes = (f"{len(defective)} defective training images of the split are not used",)
         listed = {mask for sample in (*train, *test) for mask in sample.mask_paths}
         masks = image_files(root / category / "Data" / "Masks" / "Anomaly")
         return Category(
@@ -74,7 +102,9 @@ class VisALayout(Layout):
             tuple(good),
             tuple(test),
             stray_masks=tuple(mask for mask in masks if mask not in listed),
-            notes=notes if left_out else (),
+            notes=notes if defective else (),
+            folder=root / category,
+            left_out=tuple(path for s in defective for path in (s.path, *s.mask_paths)),
         )
 
     def _read_split(self, root: Path, table: Path, category: str) -> Iterator[tuple[str, Sample]]:

@@ -13,6 +13,7 @@ from .corrupt import (
 )
 from .header import ImageHeader, image_size, read_header
 from .limit import DEFAULT_MAX_PIXELS, limited_pixels, max_pixels, set_max_pixels
+from .passed_over import is_passed_over
 from .read import IMAGE_SUFFIXES, pages_remark, read_image, read_mask, resize_image
 from .roi import FILL, RegionOfInterest, read_roi
 from .stream import (
@@ -48,6 +49,7 @@ __all__ = [
     "corrupt_mask",
     "get_corruption",
     "image_size",
+    "is_passed_over",
     "limited_pixels",
     "max_pixels",
     "pages_remark",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from ..images import IMAGE_SUFFIXES
+from ..images import IMAGE_SUFFIXES, is_passed_over
 from ..runs import safe_name
 
 #: Between the name of a folder and the reason why its files are not known.
@@ -54,8 +54,9 @@ def list_input(given: str, *, leave_out: Sequence[Path] = ()) -> Listing:
                           suffixes, or with the suffix that the pattern ends in
     ====================  ================================================================
 
-    What exists under the very name is taken before a pattern. Hidden files are left out of
-    folders and patterns, as is what lies in `leave_out`, the folders of the outputs.
+    What exists under the very name is taken before a pattern. Hidden files and the folders that
+    network storage and operating systems make are left out of folders and patterns, unless a part
+    of the pattern names them outright, as is what lies in `leave_out`, the folders of the outputs.
     """
     if given.startswith("@"):
         return _of_list(given[1:])
@@ -132,7 +133,7 @@ def walk_images(
                 continue
             with os.scandir(current) as entries:
                 for entry in entries:
-                    if entry.name.startswith("."):
+                    if is_passed_over(entry.name):
                         continue
                     if _is_folder(entry):
                         waiting.append(entry.path)
@@ -187,7 +188,9 @@ def _matching(pattern: str) -> Iterator[str]:
     drive, rest = os.path.splitdrive(pattern)
     parts = re.split(r"[/\\]" if os.sep == "\\" else "/", rest)
     if "**" not in parts:
-        yield from glob.iglob(pattern)  # noqa: PTH207 -- shown as it was given
+        for path in glob.iglob(pattern):  # noqa: PTH207 -- shown as it was given
+            if _names_outright(path, pattern):
+                yield path
         return
     first = parts.index("**")
     above = drive + "/".join(parts[:first]) + ("/" if first else "")
@@ -210,7 +213,7 @@ def _matching(pattern: str) -> Iterator[str]:
                 inside = (*names, entry.name)
                 if _fits(inside, wanted):
                     yield os.path.join(start, *inside)  # noqa: PTH118
-                if not entry.name.startswith(".") and _is_folder(entry):
+                if not is_passed_over(entry.name) and _is_folder(entry):
                     waiting.append(inside)
 
 
@@ -219,11 +222,28 @@ def _fits(names: Sequence[str], wanted: Sequence[str]) -> bool:
     if not wanted:
         return not names
     if wanted[0] == "**":
-        more = bool(names) and not names[0].startswith(".") and _fits(names[1:], wanted)
+        more = bool(names) and not is_passed_over(names[0]) and _fits(names[1:], wanted)
         return more or _fits(names, wanted[1:])
-    if not names or (names[0].startswith(".") and not wanted[0].startswith(".")):
+    return bool(names) and _part_fits(names[0], wanted[0]) and _fits(names[1:], wanted[1:])
+
+
+def _part_fits(name: str, wanted: str) -> bool:
+    if name.startswith("."):
+        return wanted.startswith(".") and fnmatch.fnmatch(name, wanted)
+    if is_passed_over(name) and glob.has_magic(wanted):
         return False
-    return fnmatch.fnmatch(names[0], wanted[0]) and _fits(names[1:], wanted[1:])
+    return fnmatch.fnmatch(name, wanted)
+
+
+def _names_outright(path: str, pattern: str) -> bool:
+    """Whether no part of a path that `glob` found is a system folder that a wildcard stands for."""
+    found, wanted = Path(path).parts, Path(pattern).parts
+    if len(found) != len(wanted):
+        return True
+    return not any(
+        glob.has_magic(part) and is_passed_over(name) and not name.startswith(".")
+        for name, part in zip(found, wanted, strict=True)
+    )
 
 
 def _of_list(name: str) -> Listing:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, UsageError
-from ..images import IMAGE_SUFFIXES, stream_images
+from ..images import IMAGE_SUFFIXES, is_passed_over, stream_images
 from .efficientad_networks import working_size
 from .efficientad_teacher import crops
 
@@ -27,7 +27,12 @@ def penalty_files(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"penalty_images: {folder} is no folder")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(map(is_passed_over, path.relative_to(folder).parts))
+    )
     if not found:
         raise UsageError(f"penalty_images: {folder} holds no images")
     return found[:: -(-len(found) // _KEPT)]

@@ -1,1 +1,1 @@
-"""Holds the documented import path of `load_dataset` and nothing else."""
+"""Import paths that scripts know: `datasets` and `splits`. They forward, and hold nothing else."""
