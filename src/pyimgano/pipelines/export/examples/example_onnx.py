@@ -33,6 +33,7 @@ shrunk = (min(width, image.shape[1]), min(height, image.shape[0]))
 image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
 image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
+onnxruntime.disable_telemetry_events()  # what Windows builds hand to the system's tracing
 model = onnxruntime.InferenceSession(here / "model.onnx", providers=["CPUExecutionProvider"])
 outputs = ["score", "anomaly_map", "label"]
 score, anomaly_map, label = model.run(outputs, {"image": image[None]})
