@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..models import create_model
+from ..models.parameters import understand
 from ..models.registry import default_keywords, preset_keywords
 from ..models.tiled import TiledDetector
 from ..models.tiles import Sides
@@ -90,12 +91,14 @@ def make_detector(
         "calibration_quantile": calibration_quantile,
         "roi": None if roi is None else str(roi),
     }
+    accepted = default_keywords(model)
     further = dict(model_kwargs or {})
+    if resize is None:
+        further = understand(further, accepted)
     for name in own:
-        if name in further:
+        if name in (model_kwargs or {}):
             option = name.replace("_", "-")
             raise UsageError(f"{name} in model_kwargs: it has an option of its own, --{option}")
-    accepted = default_keywords(model)
     given = {k: v for k, v in own.items() if v is not None and k in accepted}
     if roi is not None and "roi" not in accepted:
         raise UsageError(f"roi means nothing to model {model!r}")
