@@ -11,7 +11,8 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Tests that import OpenVINO themselves send nothing either (see test_privacy.py).
+# Tests that import these themselves send nothing either (see test_privacy.py).
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import numpy as np

@@ -37,6 +37,16 @@ call(cli.infer, "--model-dir", model, "--input", images, "--save-maps", "maps")
 call(cli.export, "--model-dir", model, "--output", "exported", "--check", images)
 """
 
+ONNX = """
+import numpy as np
+import pyimgano
+from pyimgano.pipelines.export import export_detector
+
+images = list(np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)).astype(np.uint8))
+detector = pyimgano.create_model("vision_patchcore", image_size=64, device="cpu")
+export_detector(detector.fit(images), "onnx", format="onnx", check_images=images[:2])
+"""
+
 HEADS = """
 import numpy as np
 import pyimgano
@@ -102,8 +112,8 @@ class Watched:
     """Runs programs in one fresh home, and holds what they tried."""
 
     def __init__(self, folder: Path) -> None:
-        self.home, self.work, temporary = (folder / name for name in ("home", "work", "tmp"))
-        for made in (self.home, self.work, temporary):
+        self.home, self.work, self.temporary = (folder / name for name in ("home", "work", "tmp"))
+        for made in (self.home, self.work, self.temporary):
             made.mkdir()
         self.log = folder / "log"
         # nothing of this process's surroundings but where programs are
@@ -113,7 +123,7 @@ class Watched:
             "PYTHONDONTWRITEBYTECODE": "1",
             "HOME": str(self.home),
             "USERPROFILE": str(self.home),
-            "TMPDIR": str(temporary),
+            "TMPDIR": str(self.temporary),
             "OMP_NUM_THREADS": "1",
         }
 
@@ -142,7 +152,8 @@ class Watched:
             pytest.skip("the place of the cache is another on this system")
         allowed = (self.work, self.home / cache)
         written = {Path(one[1]) for one in self._recorded() if one[0] == "write"}
-        written |= {path for path in self.home.rglob("*") if path.is_file()}
+        for folder in (self.home, self.temporary):  # what machine code has left, too
+            written |= {path for path in folder.rglob("*") if path.is_file()}
         written -= {self.home / ".cache", Path(os.devnull)}
         return {
             str(path)
@@ -177,6 +188,20 @@ def test_a_run_scores_and_an_export_leave_nothing_behind(watched: Watched) -> No
     assert watched.written_elsewhere() == set()
 
 
+@pytest.mark.skipif(
+    not all(find_spec(name) for name in ("onnx", "onnxruntime")),
+    reason="onnx and onnxruntime are not installed",
+)
+def test_onnxruntime_keeps_no_identifier(watched: Watched) -> None:
+    from .conftest import picture, save
+
+    save(watched.work / "part.png", picture(1, 32))
+    watched.run(ONNX)
+    watched.run(watched.work / "onnx" / "example.py", "part.png")
+    assert watched.tried() == []
+    assert watched.written_elsewhere() == set()
+
+
 def test_the_heads_over_other_libraries_leave_nothing_behind(watched: Watched) -> None:
     watched.run(HEADS)
     assert watched.tried() == []
@@ -189,20 +214,21 @@ def test_openvino_that_was_imported_before_sends_nothing_more(watched: Watched) 
     assert watched.tried() == []
 
 
-def test_every_import_of_openvino_goes_one_way() -> None:
+def test_every_import_of_what_reports_goes_one_way() -> None:
     """So that none is forgotten; the examples switch the telemetry off in front of theirs."""
+    off = {
+        "openvino": 'sys.modules["openvino_telemetry"] = None',
+        "onnxruntime": 'os.environ["ORT_DISABLE_TELEMETRY"] = "1"',
+    }
     root = SOURCE.parent
     for folder in (SOURCE, root / "benchmarks"):
         for path in folder.rglob("*.py"):
             text = path.read_text(encoding="utf-8")
             lines = [line.strip() for line in text.splitlines()]
-            found = [
-                i
-                for i, line in enumerate(lines)
-                if line.startswith(("import openvino", "from openvino"))
-            ]
-            if "examples" in path.parts:
-                off = 'sys.modules["openvino_telemetry"] = None'
-                assert all(off in lines[:i] for i in found), path
-            else:
-                assert not found, path
+            for module, switch in off.items():
+                imports = (f"import {module}", f"from {module}")
+                found = [i for i, line in enumerate(lines) if line.startswith(imports)]
+                if "examples" in path.parts:
+                    assert all(switch in lines[:i] for i in found), path
+                else:
+                    assert not found, path

@@ -22,7 +22,7 @@ from ..errors import UsageError
 from ..precision import full_precision
 from ..threads import single_torch_thread
 from .programs import ProgramStore
-from .silent_openvino import import_openvino
+from .without_telemetry import import_openvino
 
 #: Largest difference between the engines' features, relative to a layer's largest value.
 ENGINE_TOLERANCE = 1e-4

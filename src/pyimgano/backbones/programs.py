@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..foreign import parse_json, read_regular
-from .silent_openvino import import_openvino
+from .without_telemetry import import_openvino
 
 #: Programs kept; the ones longest unused go first.
 _KEPT = 16

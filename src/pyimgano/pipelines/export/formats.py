@@ -110,7 +110,7 @@ _OPENVINO_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
 def _write_openvino(graph: nn.Module, size: tuple[int, int], folder: Path) -> None:
     import torch
 
-    from ...backbones.silent_openvino import import_openvino
+    from ...backbones.without_telemetry import import_openvino
 
     openvino = import_openvino()
     one = torch.zeros((1, *size, 3), dtype=torch.uint8)
@@ -129,7 +129,7 @@ def _open_openvino(folder: Path) -> tuple[Program, str]:
 
 
 def _through_openvino(path: Path) -> tuple[Program, str]:
-    from ...backbones.silent_openvino import import_openvino
+    from ...backbones.without_telemetry import import_openvino
 
     openvino = import_openvino()
     core = openvino.Core()
@@ -175,9 +175,9 @@ def _open_onnx(folder: Path) -> tuple[Program, str]:
     path = folder / "model.onnx"
     if not _installed("onnxruntime"):
         return _through_openvino(path)
-    import onnxruntime
+    from ...backbones.without_telemetry import import_onnxruntime
 
-    onnxruntime.disable_telemetry_events()  # what Windows builds hand to the system's tracing
+    onnxruntime = import_onnxruntime()
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
