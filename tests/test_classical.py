@@ -173,9 +173,15 @@ def by_ecod(train: np.ndarray, row: np.ndarray) -> float:
 
 
 def by_copod(train: np.ndarray, row: np.ndarray) -> float:
-    from pyod.models.copod import COPOD
+    """Algorithm 1 of Li et al., the larger taken in each channel."""
+    from scipy.stats import skew
 
-    return float(COPOD().fit(train).decision_function(row[None])[0])
+    every = np.vstack([train, row])
+    left = -np.log((every <= row).mean(0))
+    right = -np.log((every >= row).mean(0))
+    skewed = np.nan_to_num(skew(every, axis=0))
+    by_skew = np.where(skewed < 0, left, np.where(skewed > 0, right, left + right))
+    return float(np.maximum(by_skew, (left + right) / 2).sum())
 
 
 def by_histograms(train: np.ndarray, row: np.ndarray) -> float:
@@ -217,6 +223,53 @@ def test_scores_are_those_of_the_method_on_the_embeddings(name: str) -> None:
         train, rows = scaled(train, train), scaled(train, rows)
     wanted = [PLAIN[name](train, row) for row in rows]
     np.testing.assert_allclose(detector.decision_function(TEST), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ecod", "copod", "hbos"])
+def test_heads_written_here_score_as_those_of_pyod(name: str) -> None:
+    """Among the columns are constant ones, coarse ones with ties, and skewed ones."""
+    module = pytest.importorskip(f"pyod.models.{name}")
+    rng = np.random.default_rng(3)
+    train = np.hstack(
+        [
+            rng.normal(size=(40, 6)),
+            rng.integers(0, 4, size=(40, 6)),
+            np.exp(rng.normal(size=(40, 6))),
+            -np.exp(rng.normal(size=(40, 6))),
+            np.maximum(rng.normal(size=(40, 6)) - 1, 0),
+        ]
+    )
+    rows = np.vstack([train[:5], rng.normal(size=(5, 30)), np.full((1, 30), 50.0), train[:1] + 0.4])
+    theirs = getattr(module, name.upper())().fit(train)
+    wanted = [float(theirs.decision_function(row[None])[0]) for row in rows]
+    detector = make(f"vision_{name}")
+    detector.params_ = detector.validate_params()
+    head = detector._fit_rows(train)
+    found = [float(detector._score_rows(head, row[None])[0]) for row in rows]
+    np.testing.assert_allclose(found, wanted, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["vision_ecod", "vision_copod"])
+def test_a_channel_in_which_all_is_equal_says_nothing(name: str) -> None:
+    detector = make(name)
+    head = detector._fit_rows(np.full((9, 3), 0.1))
+    assert detector._score_rows(head, np.full((1, 3), 0.1)) == [0.0]
+    assert 0.0 < detector._score_rows(head, np.array([[0.1, 0.1, 7.0]]))[0] < np.inf
+
+
+@pytest.mark.parametrize("name", ["vision_ecod", "vision_hbos"])
+def test_a_head_that_was_saved_when_it_was_pyods_loads(name: str, tmp_path: Path) -> None:
+    folder = fitted(name).save(tmp_path / "model")
+    document = json.loads((folder / "detector.json").read_text())
+    assert document["state"]["library"] == "pyimgano"
+    document["state"].update(library="pyod", library_version="2.0.3")
+    (folder / "detector.json").write_text(json.dumps(document))
+    scores = load_model(folder).decision_function(TEST)
+    np.testing.assert_array_equal(scores, fitted(name).decision_function(TEST))
+    document["state"].update(library="scikit-learn")
+    (folder / "detector.json").write_text(json.dumps(document))
+    with pytest.raises(SavedModelError, match=r"state\.library: the head is pyimgano's"):
+        load_model(folder)
 
 
 @pytest.mark.parametrize("name", HEADS)

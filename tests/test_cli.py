@@ -16,7 +16,7 @@ import pytest
 
 from pyimgano import __version__
 from pyimgano.cli import benchmark, main, models_table
-from pyimgano.models import built_in, list_models
+from pyimgano.models import list_models
 
 from .conftest import MakeDataset, picture, save
 
@@ -293,7 +293,7 @@ def test_lists(call: Command, make_mvtec: MakeDataset) -> None:
     where = ["--dataset", "mvtec", "--root", str(root), "--list-categories"]
     assert call(*where)[:2] == (0, "bolt\nnut\n")
     assert json.loads(call(*where, "--json")[1]) == ["bolt", "nut"]
-    info = json.loads(call("--model-info", "vision_patchcore")[1])
+    info = json.loads(call("--model-info", "vision_patchcore", "--json")[1])
     assert info["parameters"]["n_neighbors"]["default"] == 9
 
 
@@ -322,15 +322,6 @@ def test_types_in_words() -> None:
     pair = {"prefixItems": [{"type": "integer"}, {"type": "integer"}], "type": "array"}
     assert words(pair) == "[integer, integer]"
     assert words({"type": "array", "items": {"type": "string"}}) == "array of string"
-
-
-def test_a_model_that_is_not_installed(call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(built_in, "find_spec", lambda package: None)
-    code, out, err = call("--list-models")
-    assert code == 0 and "vision_hbos" not in out and "vision_knn" in out
-    assert "not installed: vision_copod, vision_ecod, vision_hbos; pip install" in err
-    code, out, err = call("--dataset", "demo", "--model", "vision_hbos")
-    assert (code, out) == (2, "") and "pip install 'pyimgano[classical]'" in err
 
 
 def test_one_command_under_all_its_names(make_mvtec: MakeDataset, tmp_path: Path) -> None:

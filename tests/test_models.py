@@ -20,7 +20,6 @@ from sklearn.base import clone
 from pyimgano.cli.models_table import type_in_words
 from pyimgano.errors import DataError, ImageReadError, NotFittedError, UsageError
 from pyimgano.models import (
-    built_in,
     create_model,
     list_models,
     load_model,
@@ -449,24 +448,6 @@ def test_the_table_of_built_in_models_is_what_they_register() -> None:
         for name, entry in ours.items()
     }
     assert registered == {name: line[:4] for name, line in BUILT_IN.items()}
-
-
-def test_a_model_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    name, whole = "vision_ecod", list_models()
-    monkeypatch.setattr(built_in, "find_spec", lambda package: None)
-    assert name not in list_models() and "vision_knn" in list_models()
-    assert set(whole) - set(list_models()) == {
-        name for name, line in BUILT_IN.items() if line.extra is not None
-    }
-    said = r"vision_ecod needs the package pyod, which is not installed: pip install 'pyimgano\["
-    with pytest.raises(UsageError, match=said) as error:
-        create_model(name)
-    assert "\n" not in str(error.value)
-    assert model_info(name)["requires"] == "pip install 'pyimgano[classical]'"
-    detector = registry_module.model_entry(name).detector(device="cpu")
-    for call in (detector.prepare, lambda: detector.fit([IMAGES[0]])):
-        with pytest.raises(UsageError, match=said):
-            call()
 
 
 def test_quantile_follows_contamination() -> None:

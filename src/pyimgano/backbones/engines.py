@@ -22,6 +22,7 @@ from ..errors import UsageError
 from ..precision import full_precision
 from ..threads import single_torch_thread
 from .programs import ProgramStore
+from .without_telemetry import import_openvino
 
 #: Largest difference between the engines' features, relative to a layer's largest value.
 ENGINE_TOLERANCE = 1e-4
@@ -84,7 +85,7 @@ class OpenVinoEngine:
         store: ProgramStore | None,
         precision: str = "float32",
     ) -> None:
-        import openvino
+        openvino = import_openvino()
 
         self._graph = graph.eval()
         self._core = openvino.Core()
@@ -133,7 +134,7 @@ class OpenVinoEngine:
         return self._compiled[height, width]
 
     def _convert(self, height: int, width: int) -> Any:
-        import openvino
+        openvino = import_openvino()
 
         # Traced by hand: openvino's own tracing runs the network several times.
         one = torch.zeros((1, height, width, 3), dtype=torch.uint8)

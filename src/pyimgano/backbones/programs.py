@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..foreign import parse_json, read_regular
+from .without_telemetry import import_openvino
 
 #: Programs kept; the ones longest unused go first.
 _KEPT = 16
@@ -58,7 +59,7 @@ class ProgramStore:
 
     def save(self, model: Any, size: tuple[int, int]) -> None:
         """Keep a program."""
-        import openvino
+        openvino = import_openvino()
 
         stem = self._stem(size)
         try:
@@ -75,7 +76,7 @@ class ProgramStore:
             return
 
     def _stem(self, size: tuple[int, int]) -> Path:
-        import openvino
+        openvino = import_openvino()
 
         text = json.dumps([self._identity, size, openvino.__version__, code_hash("backbones")])
         return self._folder / hashlib.sha256(text.encode()).hexdigest()[:32]

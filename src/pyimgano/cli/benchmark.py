@@ -64,12 +64,14 @@ def command(
     """Run a detector over a dataset's categories and leave a run directory.
 
     The summary is one JSON document on stdout; progress and tables go to stderr. What lists
-    models prints tables to a terminal, and names or JSON to another program.
+    models prints tables to a terminal, and text or JSON to another program.
 
     Exit status: 0 done; 1 a category failed, or a test image could not be read; 2 usage.
     """
     if tags is not None and not list_models:
         raise click.UsageError("--tags goes with --list-models")
+    if list_models and model_info is not None:
+        raise click.UsageError("--list-models and --model-info exclude each other; give one")
     if list_models:
         from .models_table import print_models
 

@@ -1,6 +1,6 @@
 """Models as a person reads them: the list of all, and all about one.
 
-Only for a terminal. What another program reads is one name a line, or JSON.
+The list is for a terminal; another program gets one name a line. `--json` prints JSON.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from ..models.registry import ModelLine
 
 
+# Columns of what is not printed on a terminal: more than any line has, so that none is wrapped.
+_UNWRAPPED = 10_000
+
+
 def print_models(tags: str | None, as_json: bool) -> None:
     """The registered models that have all of `tags`, separated by commas."""
-    from ..models.registry import missing_models, model_lines
+    from ..models.registry import model_lines
 
     wanted = [tag.strip() for tag in (tags or "").split(",") if tag.strip()]
     lines = model_lines(tags=wanted)
@@ -33,10 +37,6 @@ def print_models(tags: str | None, as_json: bool) -> None:
     if not lines:
         known = sorted({tag for line in model_lines() for tag in line.tags})
         complain(f"no model has the tags {', '.join(wanted)}; known: {', '.join(known)}")
-    missing = missing_models()
-    for remedy in sorted(set(missing.values())):
-        names = [name for name, its in missing.items() if its == remedy]
-        complain(f"not installed: {', '.join(names)}; {remedy}")
 
 
 def print_model(name: str, as_json: bool) -> None:
@@ -44,7 +44,7 @@ def print_model(name: str, as_json: bool) -> None:
     from ..models import model_info
 
     info = model_info(name)
-    if as_json or not _to_terminal():
+    if as_json:
         print_document(info)
     else:
         print_text("\n\n".join(_rendered(part) for part in _about(info)))
@@ -55,10 +55,10 @@ def _to_terminal() -> bool:
 
 
 def _rendered(part: RenderableType) -> str:
-    """As text, as wide as the terminal, and with its colours."""
+    """Return text as wide as the terminal and with its colours; for another program unwrapped."""
     from rich.console import Console
 
-    console = Console()
+    console = Console() if _to_terminal() else Console(width=_UNWRAPPED, color_system=None)
     with console.capture() as captured:
         console.print(part)
     return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
@@ -69,6 +69,8 @@ def _list(lines: list[ModelLine]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
+    from ..models.registry import COMMON_TAGS
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("model", "year"):
         table.add_column(column, no_wrap=True)
@@ -76,7 +78,8 @@ def _list(lines: list[ModelLine]) -> RenderableType:
         table.add_column(column)
     for line in lines:
         year = "" if line.year is None else str(line.year)
-        table.add_row(*map(Text, (line.name, year, ", ".join(line.tags), line.summary)))
+        own = [tag for tag in line.tags if tag not in COMMON_TAGS]  # what all have tells nothing
+        table.add_row(*map(Text, (line.name, year, ", ".join(own), line.summary)))
     return table
 
 
@@ -88,13 +91,22 @@ def _about(info: Mapping[str, Any]) -> list[RenderableType]:
     facts = Table(box=None, pad_edge=False, show_header=False)
     facts.add_column(no_wrap=True)
     facts.add_column()
-    known = ("name", "summary", "tags", "has_maps", "requires", "parameters", "presets")
+    known = (
+        "name",
+        "summary",
+        "signature",
+        "tags",
+        "has_maps",
+        "requires",
+        "parameters",
+        "presets",
+    )
     shown = {
         **{key: info[key] for key in known[:2]},
+        "Signature": info["signature"],
         **{key: value for key, value in info.items() if key not in known},
         "tags": ", ".join(info["tags"]),
         "maps": "an anomaly map for each image" if info["has_maps"] else "none, image scores only",
-        "requires": info["requires"],
     }
     for key, value in shown.items():
         if value is not None:

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import UsageError
 from ..models import create_model
 from ..models.adapted import adapt
+from ..models.parameters import understand
 from ..models.registry import default_keywords, preset_keywords
 from ..models.tiled import TiledDetector
 from ..models.tiles import Sides
@@ -109,19 +110,21 @@ def make_detector(
         "calibration_quantile": calibration_quantile,
         "roi": None if roi is None else str(roi),
     }
-    further = dict(model_kwargs or {})
-    for name in own:
-        if name in further:
-            option = name.replace("_", "-")
-            raise UsageError(f"{name} in model_kwargs: it has an option of its own, --{option}")
     if create is not create_model:  # it may know other names, and be fitted already
         asked = {name: value for name, value in own.items() if value is not None}
         quantile = (
             {} if calibration_quantile is None else {"calibration_quantile": calibration_quantile}
         )
-        made = adapt(create(model, **{**asked, **further}), fitted=True, **quantile)
+        made = adapt(create(model, **{**asked, **(model_kwargs or {})}), fitted=True, **quantile)
         return tiled(made, tile_size, tile_stride, tile_rules)
     accepted = default_keywords(model)
+    further = dict(model_kwargs or {})
+    if resize is None:
+        further = understand(further, accepted)
+    for name in own:
+        if name in (model_kwargs or {}):
+            option = name.replace("_", "-")
+            raise UsageError(f"{name} in model_kwargs: it has an option of its own, --{option}")
     given = {k: v for k, v in own.items() if v is not None and k in accepted}
     if roi is not None and "roi" not in accepted:
         raise UsageError(f"roi means nothing to model {model!r}")

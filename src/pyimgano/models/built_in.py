@@ -6,32 +6,7 @@ those nor numpy; a test holds the two to each other.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import NamedTuple
-
-from ..errors import UsageError
-
-
-class Extra(NamedTuple):
-    """A package that a detector needs and that pyimgano does not install by itself."""
-
-    package: str
-    name: str
-
-    @property
-    def installed(self) -> bool:
-        return find_spec(self.package) is not None
-
-    def require(self, who: str) -> None:
-        """Raise `UsageError`, which says what to install, if the package is not there."""
-        if not self.installed:
-            raise UsageError(
-                f"{who} needs the package {self.package}, which is not installed: {self.remedy}"
-            )
-
-    @property
-    def remedy(self) -> str:
-        return f"pip install 'pyimgano[{self.name}]'"
 
 
 class BuiltIn(NamedTuple):
@@ -41,10 +16,7 @@ class BuiltIn(NamedTuple):
     year: int
     tags: tuple[str, ...]
     summary: str
-    extra: Extra | None = None
 
-
-PYOD = Extra("pyod", "classical")
 
 _HEAD = ("classical", "image-level", "deep-features")
 
@@ -156,20 +128,17 @@ BUILT_IN = {
         2022,
         (*_HEAD, "distribution"),
         "How rare a value each channel has among good images, summed over the channels.",
-        PYOD,
     ),
     "vision_copod": BuiltIn(
         "classical.distributions",
         2020,
         (*_HEAD, "distribution"),
         "How rare a value each channel has under the empirical copula of good images.",
-        PYOD,
     ),
     "vision_hbos": BuiltIn(
         "classical.distributions",
         2012,
         (*_HEAD, "distribution"),
         "How low the histograms of good images are where an image's channels lie, summed.",
-        PYOD,
     ),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,6 +129,25 @@ def describe_parameters(cls: type) -> dict[str, dict[str, Any]]:
             "type": entry,
         }
     return described
+
+
+def understand(keywords: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    """Return keywords under the names that a detector with the keywords `known` has for them.
+
+    `image_size`, one number of pixels or (height, width), is what other packages call `resize`.
+
+    Raises
+    ------
+    UsageError
+        `image_size` beside `resize`.
+    """
+    found = dict(keywords)
+    if "image_size" in found and "image_size" not in known and "resize" in known:
+        if "resize" in found:
+            raise UsageError("image_size is another name of resize; give one of the two")
+        size = found.pop("image_size")
+        found["resize"] = (size, size) if isinstance(size, int) else size
+    return found
 
 
 def reject_unknown(cls: type, name: str, keywords: Mapping[str, Any]) -> None:

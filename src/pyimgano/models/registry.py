@@ -49,6 +49,11 @@ class ModelEntry:
         return next(iter((self.detector.__doc__ or "").strip().splitlines()), "")
 
 
+#: Tags of every detector, for it takes images as files and as arrays.
+COMMON_TAGS = ("vision", "numpy")
+#: Tags of the methods that have a network; these have the tag `deep` too.
+_DEEP = {"deep-features", "trained"}
+
 _entries: dict[str, ModelEntry] = {}
 _loaded = False
 _begun = False
@@ -108,10 +113,7 @@ def register_model(
 
 
 def list_models(*, tags: Iterable[str] | str | None = None) -> list[str]:
-    """Registered names, sorted; with `tags`, those that have every one of them.
-
-    Left out are those that need a package which is not installed (`missing_models`).
-    """
+    """Registered names, sorted; with `tags`, those that have every one of them."""
     return [line.name for line in model_lines(tags=tags)]
 
 
@@ -119,25 +121,23 @@ def model_lines(*, tags: Iterable[str] | str | None = None) -> list[ModelLine]:
     """What a list shows of the models that `list_models` names. Imports none of the built-in."""
     _load_plug_ins()
     wanted = {tags} if isinstance(tags, str) else set(tags or ())
-    lines = [_line(name) for name in sorted({*BUILT_IN, *_entries}) if name not in missing_models()]
+    lines = [_line(name) for name in sorted({*BUILT_IN, *_entries})]
     return [line for line in lines if wanted <= set(line.tags)]
-
-
-def missing_models() -> dict[str, str]:
-    """By name the built-in models that lack a package, and what installs it."""
-    return {
-        name: one.extra.remedy
-        for name, one in sorted(BUILT_IN.items())
-        if one.extra is not None and _is_ours(name) and not one.extra.installed
-    }
 
 
 def _line(name: str) -> ModelLine:
     if name in BUILT_IN and _is_ours(name):
         one = BUILT_IN[name]
-        return ModelLine(name, one.year, one.tags, one.summary)
+        return ModelLine(name, one.year, _with_common(one.tags), one.summary)
     entry = _entries[name]
-    return ModelLine(name, entry.metadata.get("year"), entry.tags, entry.summary)
+    tags = _with_common(entry.tags)
+    return ModelLine(name, entry.metadata.get("year"), tags, entry.summary)
+
+
+def _with_common(tags: Iterable[str]) -> tuple[str, ...]:
+    """Return tags with those that follow from them or that all models have."""
+    deep = () if _DEEP.isdisjoint(tags) else ("deep",)
+    return tuple(dict.fromkeys((*tags, *deep, *COMMON_TAGS)))
 
 
 def _home(name: str) -> str:
@@ -172,26 +172,30 @@ def model_info(name: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        `name`, `summary`, `tags`; of `metadata` as it was registered `paper`, `year`, `link`,
-        `needs_training` and `calibration_method`; `has_maps`; `requires`, what installs a
-        package that the model needs and that is not there, else None; `parameters`, for each
-        keyword its `default` and its `type` as JSON Schema; `presets`, the keywords of each.
+        `name`, `summary`, `signature`, the keywords with their defaults as Python writes them,
+        `tags`; of `metadata` as it was registered `paper`, `year`, `link`, `needs_training` and
+        `calibration_method`; `has_maps`; `requires`, always None since no model needs a package
+        that pyimgano does not install; `parameters`, for each keyword its `default` and its
+        `type` as JSON Schema; `presets`, the keywords of each.
 
     Raises
     ------
     UsageError
         An unknown name.
     """
-    from .parameters import describe_parameters
+    from .parameters import describe_parameters, parameter_defaults
 
     entry = model_entry(name)
+    keywords = parameter_defaults(entry.detector)
+    written = ", ".join(f"{keyword}={default!r}" for keyword, default in keywords.items())
     return {
         "name": entry.name,
         "summary": entry.summary,
-        "tags": list(entry.tags),
+        "signature": f"{entry.detector.__name__}(*, {written})",
+        "tags": list(_with_common(entry.tags)),
         **entry.metadata,
         "has_maps": entry.detector.has_maps,
-        "requires": missing_models().get(name),
+        "requires": None,
         "parameters": describe_parameters(entry.detector),
         "presets": {preset: dict(keywords) for preset, keywords in entry.presets.items()},
     }
@@ -208,20 +212,17 @@ def create_model(name: str, *, preset: str | None = None, **kwargs: Any) -> Dete
         A preset of the model; `kwargs` beat it.
     kwargs
         The detector's keywords; values are checked here already, by type and range.
+        `image_size` is understood as `resize`.
 
     Raises
     ------
     UsageError
-        An unknown name, preset or keyword (with the near ones), a value out of range, or a
-        model that needs a package which is not installed.
+        An unknown name, preset or keyword (with the near ones), or a value out of range.
     """
-    from .parameters import reject_unknown
+    from .parameters import parameter_names, reject_unknown, understand
 
     entry = model_entry(name)
-    if name in missing_models():
-        extra = BUILT_IN[name].extra
-        assert extra is not None
-        extra.require(name)
+    kwargs = understand(kwargs, parameter_names(entry.detector))
     reject_unknown(entry.detector, name, kwargs)
     detector = entry.detector(**{**preset_keywords(name, preset), **kwargs})
     detector.validate_params()

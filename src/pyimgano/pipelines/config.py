@@ -20,6 +20,7 @@ from ..models.parameters import (
     Seed,
     Size,
     plain_value,
+    understand,
 )
 from ..models.registry import default_keywords, preset_keywords
 
@@ -162,7 +163,10 @@ class BenchmarkConfig(BaseModel):
                     f"{name} in model_kwargs: it is an argument of its own "
                     f"({_OWN_ARGUMENTS[name]}), give it there"
                 )
-        return {**preset, **given, **self.model_kwargs}
+        further = understand(self.model_kwargs, accepted)
+        if self.resize is not None and "resize" in further:
+            raise UsageError("image_size in model_kwargs is another name of resize; give it once")
+        return {**preset, **given, **further}
 
 
 def make_postprocess(keywords: Mapping[str, Any]) -> Callable[[Any], Any]:

@@ -1,51 +1,89 @@
-"""Heads by the distribution of each channel alone, over PyOD: the extra `pyimgano[classical]`."""
+"""Heads by the distribution of each channel alone: ECOD, COPOD and HBOS, from their papers.
+
+A score is the same whether an image is scored alone or among others.
+"""
 
 from __future__ import annotations
 
-import copy
-from typing import TYPE_CHECKING, Annotated, Any
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, Strict
 
-from ..built_in import PYOD
-from ..registry import register_model, registered_name
-from ..saved_state import SavedState
+from ..registry import register_model
 from .embedding import NEEDS_TRAINING, PRESETS, REFITTED, EmbeddingDetector, ScaledDetector
-
-if TYPE_CHECKING:
-    from ...backbones import Backbone
 
 _Rows = npt.NDArray[np.float64]
 _Bins = Annotated[int, Strict(), Field(ge=2, le=1000)]
 _Share = Annotated[float, Strict(), Field(gt=0, lt=1)]
 
 
-class _OverPyOD(EmbeddingDetector):
-    """An estimator of PyOD's, which has `decision_function`."""
+class _Own(EmbeddingDetector):
+    """A head that is written here. In earlier saved detectors it was PyOD's, with equal scores."""
 
-    library = "pyod"
+    library: ClassVar[str] = "pyimgano"
+    earlier_libraries: ClassVar[tuple[str, ...]] = ("pyod",)
 
-    def _require_library(self) -> None:
-        PYOD.require(registered_name(type(self)) or type(self).__name__)
 
-    def prepare(self) -> Backbone:
-        self._require_library()
-        return super().prepare()
+@dataclass(frozen=True)
+class _Columns:
+    """Training rows, and the moments of their columns."""
 
-    def _start(self, params: Any, n_images: int) -> None:
-        self._require_library()  # before any image is read
-        super()._start(params, n_images)
+    rows: _Rows  # (n, D)
+    mean: _Rows  # (D,)
+    second: _Rows  # (D,) sums of squared differences from the mean
+    third: _Rows  # (D,) sums of their cubes
 
-    def _restore(self, saved: SavedState) -> None:
-        self._require_library()
-        super()._restore(saved)
+    @classmethod
+    def of(cls, rows: _Rows) -> _Columns:
+        mean = rows.mean(axis=0)
+        centred = rows - mean
+        return cls(rows, mean, np.square(centred).sum(axis=0), (centred**3).sum(axis=0))
 
-    def _score_rows(self, estimator: Any, row: _Rows) -> _Rows:
-        # a copy: some note what they compute in themselves, and threads may share a detector
-        scores: _Rows = copy.copy(estimator).decision_function(row)
-        return scores
+    def tails(self, x: _Rows) -> tuple[_Rows, _Rows, _Rows]:
+        """Return how rare the values x (D,) are to the left, to the right and by skewness.
+
+        Each is (D,): the negative logarithm of the share of values that are not above (left) or
+        not below (right) x, among the training rows and x itself; the third takes the left tail
+        where the column is skewed to the left, the right one where it is skewed to the right,
+        and both where it is not skewed.
+        """
+        count = len(self.rows) + 1
+        left = -np.log((np.count_nonzero(self.rows <= x, axis=0) + 1) / count)
+        right = -np.log((np.count_nonzero(self.rows >= x, axis=0) + 1) / count)
+        skewness = self._sign_of_skewness(x)
+        by_skewness = np.where(skewness <= 0, left, 0.0) + np.where(skewness >= 0, right, 0.0)
+        return left, right, by_skewness
+
+    def _sign_of_skewness(self, x: _Rows) -> _Rows:
+        """Of each column with x as one more row; 0 where its values are equal but for rounding."""
+        n = len(self.rows)
+        step = x - self.mean
+        # the moments of n + 1 values from those of n: Pebay, "Formulas for Robust, One-Pass
+        # Parallel Computation of Covariances and Arbitrary-Order Statistical Moments", 2008
+        mean = self.mean + step / (n + 1)
+        second = self.second + step**2 * n / (n + 1)
+        third = self.third + step**3 * n * (n - 1) / (n + 1) ** 2 - 3 * step * self.second / (n + 1)
+        flat = second / (n + 1) <= np.square(np.finfo(np.float64).eps * mean)
+        signs: _Rows = np.where(flat, 0.0, np.sign(third))
+        return signs
+
+
+class _TailDetector(_Own):
+    """A head that adds up, over the channels, how rare a value is in the tails."""
+
+    def _fit_rows(self, rows: _Rows) -> _Columns:
+        return _Columns.of(rows)
+
+    def _score_rows(self, estimator: _Columns, row: _Rows) -> _Rows:
+        return np.array([self._rarity(*estimator.tails(row[0])).sum()])
+
+    @abstractmethod
+    def _rarity(self, left: _Rows, right: _Rows, by_skewness: _Rows) -> _Rows:
+        """Return one number for each channel, (D,), from what `_Columns.tails` gives."""
 
 
 @register_model(
@@ -61,11 +99,11 @@ class _OverPyOD(EmbeddingDetector):
     },
     presets=PRESETS,
 )
-class VisionECOD(_OverPyOD):
+class VisionECOD(_TailDetector):
     """How rare a value each channel has among good images, summed over the channels.
 
-    The largest of the sums of -log tail probabilities, left, right and by skewness, algorithm 1
-    of the paper; over PyOD's `ECOD`.
+    For each channel the largest of the -log tail probabilities to the left, to the right and on
+    the side of the skewness; section 3 of the paper.
 
     Parameters
     ----------
@@ -75,16 +113,17 @@ class VisionECOD(_OverPyOD):
 
     Notes
     -----
-    PyOD ranks new rows among the training rows and each other. Here each image is given alone,
-    so that its score does not depend on what else is scored; time to score one grows with the
-    number of training images, 15 to 50 ms at 200. A value beyond all of the training images'
-    counts alike however far it is.
+    Algorithm 1 of the paper takes the largest of the three sums over all channels. As in PyOD,
+    which is by the same authors, the largest is taken in each channel before they are summed.
+
+    An image is ranked among the training images and itself. PyOD ranks new rows among each
+    other too; here the score does not depend on what else is scored, and is that of PyOD for one
+    row alone. A value beyond those of all training images counts alike however far it is.
     """
 
-    def _fit_rows(self, rows: _Rows) -> Any:
-        from pyod.models.ecod import ECOD
-
-        return ECOD().fit(rows)
+    def _rarity(self, left: _Rows, right: _Rows, by_skewness: _Rows) -> _Rows:
+        largest: _Rows = np.maximum(np.maximum(left, right), by_skewness)
+        return largest
 
 
 @register_model(
@@ -99,10 +138,11 @@ class VisionECOD(_OverPyOD):
     },
     presets=PRESETS,
 )
-class VisionCOPOD(_OverPyOD):
+class VisionCOPOD(_TailDetector):
     """How rare a value each channel has under the empirical copula of good images.
 
-    Algorithm 1 of the paper, with the mean of both tails as PyOD has it; over PyOD's `COPOD`.
+    For each channel the larger of the mean of both -log tail probabilities and that on the side
+    of the skewness; algorithm 1 of the paper.
 
     Parameters
     ----------
@@ -112,13 +152,39 @@ class VisionCOPOD(_OverPyOD):
 
     Notes
     -----
-    As `vision_ecod`, which is the same authors' later account of nearly the same method.
+    As for `vision_ecod`, the same authors' later account of nearly the same method: as in PyOD
+    the larger is taken in each channel, and an image is ranked among the training images and
+    itself.
     """
 
-    def _fit_rows(self, rows: _Rows) -> Any:
-        from pyod.models.copod import COPOD
+    def _rarity(self, left: _Rows, right: _Rows, by_skewness: _Rows) -> _Rows:
+        larger: _Rows = np.maximum(by_skewness, (left + right) / 2)
+        return larger
 
-        return COPOD().fit(rows)
+
+@dataclass(frozen=True)
+class _Histograms:
+    """One histogram for each of D channels, with B bins of one width."""
+
+    edges: _Rows  # (B + 1, D), ascending
+    rarity: _Rows  # (B, D): -log2 (height + alpha)
+
+    def rarity_of(self, x: _Rows, tolerance: float) -> _Rows:
+        """Return the rarity (D,) of the values x (D,).
+
+        A bin holds its upper edge and not its lower one. What lies outside, by up to `tolerance`
+        widths of a bin, counts as the outermost bin, and beyond that as the rarest.
+        """
+        bins = len(self.rarity)
+        place = np.count_nonzero(self.edges < x, axis=0) - 1  # -1: below; `bins`: above
+        nearest = np.clip(place, 0, bins - 1)
+        inside = np.take_along_axis(self.rarity, nearest[None], axis=0)[0]
+        width = self.edges[1] - self.edges[0]
+        top = self.edges[-1] - self.edges[-2]
+        too_low = (place < 0) & (self.edges[0] - x > tolerance * width)
+        too_high = (place == bins) & (x - self.edges[-1] > tolerance * top)
+        found: _Rows = np.where(too_low | too_high, self.rarity.max(axis=0), inside)
+        return found
 
 
 @register_model(
@@ -134,11 +200,11 @@ class VisionCOPOD(_OverPyOD):
     },
     presets=PRESETS,
 )
-class VisionHBOS(_OverPyOD, ScaledDetector):
+class VisionHBOS(_Own, ScaledDetector):
     """How low the histograms of good images are where an image's channels lie, summed.
 
-    The sum over the channels of -log2 (height + alpha), with static bins, section 3 of the
-    paper; over PyOD's `HBOS`.
+    The sum over the channels of -log2 (height + alpha), with bins of one width, section 3 of the
+    paper; `alpha` and `tolerance` are PyOD's, and so are the scores.
 
     Parameters
     ----------
@@ -156,8 +222,7 @@ class VisionHBOS(_OverPyOD, ScaledDetector):
     -----
     Heights are densities, where the paper brings each histogram's largest to 1: channels are
     standardised, so that alpha means the same for all. A channel in which all training images
-    are equal scores the same whatever an image has there. PyOD compiles the scoring once a
-    process, which takes some seconds.
+    are equal scores the same whatever an image has there.
     """
 
     def __init__(
@@ -173,8 +238,12 @@ class VisionHBOS(_OverPyOD, ScaledDetector):
         self.alpha = alpha
         self.tolerance = tolerance
 
-    def _fit_rows(self, rows: _Rows) -> Any:
-        from pyod.models.hbos import HBOS
-
+    def _fit_rows(self, rows: _Rows) -> _Histograms:
         params = self.params_
-        return HBOS(n_bins=params.n_bins, alpha=params.alpha, tol=params.tolerance).fit(rows)
+        found = [np.histogram(column, bins=params.n_bins, density=True) for column in rows.T]
+        heights = np.stack([height for height, _ in found], axis=1)
+        rarity = -np.log2(heights + params.alpha)
+        return _Histograms(np.stack([edges for _, edges in found], axis=1), rarity)
+
+    def _score_rows(self, estimator: _Histograms, row: _Rows) -> _Rows:
+        return np.array([estimator.rarity_of(row[0], self.params_.tolerance).sum()])

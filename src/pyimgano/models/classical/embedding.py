@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from ... import __version__
 from ...errors import DataError, SavedModelError
 from ...images import NetworkInput
 from ..detector import Progress, TrainingScores
@@ -85,6 +86,8 @@ class EmbeddingDetector(BackboneDetector):
     has_maps: ClassVar[bool] = False
     #: The distribution that the head is taken from.
     library: ClassVar[str] = "scikit-learn"
+    #: Those that it was taken from in earlier versions, with the same scores.
+    earlier_libraries: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *, embedding: Pooling = "mean+max", **shared: Any) -> None:
         super().__init__(**shared)
@@ -216,7 +219,7 @@ class EmbeddingDetector(BackboneDetector):
         """The embeddings, from which loading fits the head again, and some of their scores."""
         return State(
             arrays={"embeddings": self._embeddings, "check_scores": self._check_scores()},
-            facts={"library": self.library, "library_version": version(self.library)},
+            facts={"library": self.library, "library_version": self._library_version()},
         )
 
     def _check_scores(self) -> _Rows:
@@ -230,7 +233,8 @@ class EmbeddingDetector(BackboneDetector):
         width = pooled_width(self._pooling(), channels)
         embeddings = saved.array("embeddings", "float32", (self.n_train_, width))
         wanted = saved.array("check_scores", "float64", (min(self.n_train_, _CHECKED),))
-        if saved.fact("library", str) != self.library:
+        library = saved.fact("library", str)
+        if library not in (self.library, *self.earlier_libraries):
             raise SavedModelError(f"state.library: the head is {self.library}'s")
         then = saved.fact("library_version", str)[:40]
         self._embeddings = embeddings
@@ -238,10 +242,13 @@ class EmbeddingDetector(BackboneDetector):
             self._head = self._fit(embeddings)
         if not np.allclose(self._check_scores(), wanted, rtol=_TOLERANCE, atol=_TOLERANCE):
             raise SavedModelError(
-                f"the head, fitted again by {self.library} {version(self.library)}, gives other "
-                f"scores than it did when it was saved, with {self.library} {then}; install that, "
+                f"the head, fitted again by {self.library} {self._library_version()}, gives other "
+                f"scores than it did when it was saved, with {library} {then}; install that, "
                 "or fit the detector anew"
             )
+
+    def _library_version(self) -> str:
+        return __version__ if self.library == "pyimgano" else version(self.library)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -250,7 +257,7 @@ class EmbeddingDetector(BackboneDetector):
                 "pooling": self._pooling(),
                 "dimension": int(self._embeddings.shape[1]),
             },
-            "library": f"{self.library} {version(self.library)}",
+            "library": f"{self.library} {self._library_version()}",
         }
 
 

@@ -108,9 +108,11 @@ _OPENVINO_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 def _write_openvino(graph: nn.Module, size: tuple[int, int], folder: Path) -> None:
-    import openvino
     import torch
 
+    from ...backbones.without_telemetry import import_openvino
+
+    openvino = import_openvino()
     one = torch.zeros((1, *size, 3), dtype=torch.uint8)
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -127,8 +129,9 @@ def _open_openvino(folder: Path) -> tuple[Program, str]:
 
 
 def _through_openvino(path: Path) -> tuple[Program, str]:
-    import openvino
+    from ...backbones.without_telemetry import import_openvino
 
+    openvino = import_openvino()
     core = openvino.Core()
     core.set_property({"ENABLE_MMAP": False})  # the folder is renamed while this is open
     compiled = core.compile_model(path, "CPU", _OPENVINO_SETTINGS)
@@ -172,8 +175,9 @@ def _open_onnx(folder: Path) -> tuple[Program, str]:
     path = folder / "model.onnx"
     if not _installed("onnxruntime"):
         return _through_openvino(path)
-    import onnxruntime
+    from ...backbones.without_telemetry import import_onnxruntime
 
+    onnxruntime = import_onnxruntime()
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:

@@ -5,13 +5,17 @@ Needs onnxruntime, numpy, opencv-python-headless and pillow; pyimgano is not nee
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
-import onnxruntime
 from PIL import Image, ImageOps
+
+# ONNX Runtime keeps an identifier in the home folder and reports its use unless this is set before.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime
 
 here = Path(__file__).resolve().parent
 if len(sys.argv) not in (2, 3):
@@ -33,6 +37,7 @@ shrunk = (min(width, image.shape[1]), min(height, image.shape[0]))
 image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
 image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
+onnxruntime.disable_telemetry_events()  # for builds that obey no variable
 model = onnxruntime.InferenceSession(here / "model.onnx", providers=["CPUExecutionProvider"])
 outputs = ["score", "anomaly_map", "label"]
 score, anomaly_map, label = model.run(outputs, {"image": image[None]})
