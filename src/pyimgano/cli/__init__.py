@@ -154,6 +154,7 @@ def _run(
 
     What went wrong is one line on stderr. A traceback is a bug of ours.
     """
+    streams = sys.stdout, sys.stderr
     # what stops services stops a run as Ctrl-C does: its reports say so
     with ended_cleanly_by_signals(f"{name}: error: interrupted"):
         try:
@@ -170,9 +171,10 @@ def _run(
         except (click.Abort, KeyboardInterrupt):
             complain(f"{name}: error: interrupted")
             return INTERRUPTED
-        except BrokenPipeError:  # the reader of our output went away
-            _let_go_of_stdout()
-            return 1
+        except SystemExit as left:  # by click, which has put its own streams in the way of ours
+            sys.stdout, sys.stderr = streams
+            _let_go_of_stdout()  # its reader went away
+            return left.code if isinstance(left.code, int) else 1
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
