@@ -172,7 +172,7 @@ def test_a_folder_that_was_meant_as_a_category_is_said(
         save(root / f"bolt/Train/Good/{i}.png", picture(300 + i))
     save(root / "overview.png", picture(302))
     save(root / "@eaDir/a.png", picture(303))
-    message = "3 images in 2 folders (., bolt) are not used: they lie in no category"
+    message = "3 images in 2 folders (., bolt) are not used: outside of all categories"
     checked = check_dataset("mvtec", root)
     assert [(one.kind, one.path, one.message) for one in checked.findings] == [
         ("images_in_no_category", str(root), message)
@@ -182,7 +182,7 @@ def test_a_folder_that_was_meant_as_a_category_is_said(
         datasets(["check", "--dataset", "mvtec", "--root", str(root)])
     assert f"remark: images_in_no_category: {root}: {message}" in capsys.readouterr().out
     keywords = {"dataset": "mvtec", "root": root, "resize": (64, 64), "save_run": False}
-    with pytest.warns(UserWarning, match="they lie in no category"):
+    with pytest.warns(UserWarning, match="outside of all categories"):
         run_benchmark(**keywords, category="all", pretrained=False)  # type: ignore[arg-type]
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..foreign import leads_out
 from ..images import IMAGE_SUFFIXES, is_passed_over
 from .layout import Category, Layout, Unused
-from .listing import is_folder
+from .listing import subfolders
 
 # So many names are given of the folders or suffixes that a sentence is about, each so long.
 _NAMED, _LONGEST = 3, 60
@@ -88,19 +88,19 @@ def outside_of_categories(layout: Layout, root: Path, names: Iterable[str]) -> s
     would be missing from a run over all categories without a word. Folders are looked into three
     levels deep, which is where the images of a category lie.
     """
-    categories = [root / name for name in names]
-    if not is_folder(root) or not all(map(is_folder, categories)):
+    categories = set(names)
+    if not categories <= {folder.name for folder in subfolders(root)}:
         return None  # a manifest, or a dataset without categories
     home = str(root)
     group = _Group()
-    skipped = {str(folder) for folder in categories}
+    skipped = {str(root / name) for name in categories}
     for folder, files, _ in _walk(home, skipped, layout.allow_outside, levels=3):
         number = sum(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for name in files)  # noqa: PTH122
         group.images += number
         if number:
             first = "." if folder == home else Path(folder).relative_to(home).parts[0]
             group.folders[first] = None
-    for _, _, sentence in group.sentences("they lie in no category"):
+    for _, _, sentence in group.sentences("outside of all categories"):
         return f"{root}: {sentence}"
     return None
 
