@@ -203,8 +203,8 @@ def _list_inputs(given: dict[str, Any], problems: list[str]) -> tuple[list[str],
         listing = list_input(one, leave_out=output_folders(given))
         paths += listing.paths
         roots += listing.roots
-        for problem in listing.problems:
-            complain(problem)
+        for line in (*listing.problems, *listing.notes):
+            complain(line)
         problems += listing.problems
     return paths, common_root(roots)
 
@@ -218,6 +218,8 @@ def _images_in(folder: Path, what: str) -> list[str]:
     listing = list_input(str(folder))
     if listing.problems:
         raise DataError(listing.problems[0])
+    for note in listing.notes:
+        complain(note)
     return listing.paths
 
 
