@@ -91,6 +91,24 @@ def test_lists_are_relative_to_their_own_folder(parts: Path) -> None:
     assert list_input(f"{parts}/good.txt").roots == [str(parts)]
 
 
+@pytest.mark.skipif(os.sep == "\\", reason="these are the separators there")
+def test_lists_that_were_written_on_windows(parts: Path) -> None:
+    text = "a.tif\r\nb\\2.png\r\nc\\d.png\r\nno\\such.png\r\n"
+    (parts / "c\\d.png").write_bytes(b"")  # a backslash in a name stays one
+    wanted = ["a.tif", "b/2.png", "c\\d.png", "no\\such.png"]
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-be"):
+        data = text.encode(encoding)
+        if encoding == "utf-16-be":
+            data = b"\xfe\xff" + data
+        (parts / "list.txt").write_bytes(data)
+        found = list_input(f"{parts}/list.txt")
+        assert found.problems == [] and found.paths == [f"{parts}/{one}" for one in wanted]
+    (parts / "list.txt").write_bytes(b"\xff\xfea")
+    assert "list.txt: begins as UTF-16 and is none" in list_input(f"{parts}/list.txt").problems[0]
+    given = io.BytesIO(f"{parts}\\b\\2.png\n".replace("/", "\\").encode())
+    assert list(lines_of(given)) == [f"{parts}/b/2.png"]
+
+
 def test_what_is_wrong_with_a_list_is_named_by_line(parts: Path) -> None:
     (parts / "bad.txt").write_bytes(b"a.tif\n\xffb.png\nb/2.png\nx\0.png\n")
     found = list_input(f"{parts}/bad.txt")

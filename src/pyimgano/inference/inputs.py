@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fnmatch
 import glob
 import os
@@ -47,7 +48,8 @@ def list_input(given: str, *, leave_out: Sequence[Path] = ()) -> Listing:
 
     ====================  ================================================================
     ``@list``, ``x.txt``  one path a line, relative to the list's folder; blank lines and
-                          lines that begin with # are skipped
+                          lines that begin with # are skipped; UTF-8, or UTF-16 as Windows'
+                          programs write it
     a folder              its files with common image suffixes, also in its subfolders
     a file                itself, whatever its suffix
     a pattern             ``*``, ``?``, ``[...]`` and ``**``: files with common image
@@ -107,7 +109,19 @@ def lines_of(stream: BinaryIO) -> Iterator[str]:
     for line in stream:
         path = os.fsdecode(line.rstrip(b"\r\n"))
         if path.strip() and not path.lstrip().startswith("#"):
-            yield path
+            yield _as_written_here(path)
+
+
+def _as_written_here(path: str) -> str:
+    """Return a path of a list that was written on Windows with this system's separators.
+
+    A backslash can be part of a name here: only what there is no file for as it is written, and
+    one with the other separators, is changed.
+    """
+    if os.sep == "\\" or "\\" not in path or "\0" in path or os.path.lexists(path):
+        return path
+    changed = path.replace("\\", "/")
+    return changed if os.path.isfile(changed) else path  # noqa: PTH113
 
 
 def walk_images(
@@ -234,6 +248,11 @@ def _of_list(name: str) -> Listing:
         return Listing(problems=[f"{name}: the list cannot be read ({reason})"])
     folder = os.path.dirname(name)  # noqa: PTH120
     found = Listing()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # of PowerShell, for one
+        try:
+            data = data.decode("utf-16").encode()
+        except UnicodeError as error:
+            return Listing(problems=[f"{name}: begins as UTF-16 and is none ({error})"])
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         try:
             path = line.decode("utf-8").strip()
@@ -246,7 +265,7 @@ def _of_list(name: str) -> Listing:
         if "\0" in path:
             found.problems.append(f"{name}: line {number}: holds a null byte; is this a text file?")
         elif path and not path.startswith("#"):
-            found.paths.append(os.path.join(folder, path))  # noqa: PTH118
+            found.paths.append(_as_written_here(os.path.join(folder, path)))  # noqa: PTH118
     if not found.paths and not found.problems:
         found.problems.append(f"{name}: the list names no image")
     own = os.path.abspath(folder or ".")  # noqa: PTH100
