@@ -363,7 +363,12 @@ def _score(
                 if streaming:
                     if sys.stdin is None:
                         raise click.UsageError("--input -: stdin is closed")
+                    before = session.total
                     session.score_stream(lines_of(sys.stdin.buffer), root)
+                    if session.total == before:
+                        said = "-: stdin named no image; paths of images are wanted, one a line"
+                        complain(said)
+                        problems = [*problems, said]
     finally:
         out.close()
     out.summary(session.total, session.defective, session.unreadable)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fnmatch
 import glob
 import os
@@ -53,7 +54,8 @@ def list_input(given: str, *, leave_out: Sequence[Path] = ()) -> Listing:
 
     ====================  ================================================================
     ``@list``, ``x.txt``  one path a line, relative to the list's folder; slashes may lean
-                          either way; blank lines and lines that begin with # are skipped
+                          either way; blank lines and lines that begin with # are skipped;
+                          UTF-8, or UTF-16 as Windows' programs write it
     a folder              its files with common image suffixes, also in its subfolders
     a file                itself, whatever its suffix
     a pattern             ``*``, ``?``, ``[...]`` and ``**``: files with common image
@@ -114,7 +116,19 @@ def lines_of(stream: BinaryIO) -> Iterator[str]:
     for line in stream:
         path = os.fsdecode(line.rstrip(b"\r\n"))
         if path.strip() and not path.lstrip().startswith("#"):
-            yield path
+            yield _as_written_here(path)
+
+
+def _as_written_here(path: str) -> str:
+    """Return a path of a list that was written on Windows with this system's separators.
+
+    A backslash can be part of a name here: only what there is no file for as it is written, and
+    one with the other separators, is changed.
+    """
+    if os.sep == "\\" or "\\" not in path or "\0" in path or os.path.lexists(path):
+        return path
+    changed = path.replace("\\", "/")
+    return changed if os.path.isfile(changed) else path  # noqa: PTH113
 
 
 def walk_images(
@@ -277,6 +291,11 @@ def _of_list(name: str) -> Listing:
         return Listing(problems=[f"{name}: the list cannot be read ({reason})"])
     folder = os.path.dirname(name)  # noqa: PTH120
     found = Listing()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # of PowerShell, for one
+        try:
+            data = data.decode("utf-16").encode()
+        except UnicodeError as error:
+            return Listing(problems=[f"{name}: begins as UTF-16 and is none ({error})"])
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         try:
             path = line.decode("utf-8").strip()
@@ -289,7 +308,7 @@ def _of_list(name: str) -> Listing:
         if "\0" in path:
             found.problems.append(f"{name}: line {number}: holds a null byte; is this a text file?")
         elif path and not path.startswith("#"):
-            found.paths.append(_below_list(folder, path))
+            found.paths.append(_as_written_here(os.path.join(folder, path)))  # noqa: PTH118
     if not found.paths and not found.problems:
         found.problems.append(f"{name}: the list names no image")
     own = os.path.abspath(folder or ".")  # noqa: PTH100
@@ -299,11 +318,3 @@ def _of_list(name: str) -> Listing:
     if found.paths and (below or shared is not None):
         found.roots.append(own if below or shared is None else shared)
     return found
-
-
-def _below_list(folder: str, name: str) -> str:
-    """The path that a line of a list names; one that was written on Windows is read elsewhere."""
-    path = os.path.join(folder, name)  # noqa: PTH118
-    if os.sep == "/" and "\\" in name and not os.path.lexists(path):
-        path = os.path.join(folder, name.replace("\\", "/"))  # noqa: PTH118
-    return path
