@@ -8,10 +8,10 @@ from dataclasses import replace
 from ..calibration import DEFAULT_QUANTILE
 from ..errors import UsageError
 from ..images import ImageSource, as_sources
-from ..models.detector import OnError, Progress
+from ..models.detector import OnError, Progress, require_fitted
 from ..models.held_out import score_held_out
 from ..models.tiled import TiledDetector
-from .scoring import Scorer, require_fitted
+from .scoring import Scorer
 
 
 def calibrate_threshold(

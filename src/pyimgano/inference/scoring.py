@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import NotFittedError, UsageError
+from ..errors import UsageError
 from ..images import ImageSource, RegionOfInterest, as_sources
 from ..models import Detector, ImageScore
 from ..models.tiled import TiledDetector
@@ -156,13 +156,14 @@ def iter_infer(
     Raises
     ------
     NotFittedError
-        The detector was not fitted.
+        The detector was not fitted, or is being fitted by another thread. One that is fitted
+        anew later changes nothing: all images are decided on as of this call.
     UsageError
         A value out of range, regions of a method without maps, or an input that is neither a
         path nor such an array. The latter, as any error of the iterator itself, is raised after
         the results of the inputs before it.
     """
-    require_fitted(detector)
+    detector = detector.as_fitted()
     if isinstance(inputs, (str, bytes, Path)):
         raise UsageError(f"inputs must be a sequence of paths or images, got one path: {inputs!r}")
     for name, value in (("batch_size", batch_size), ("min_area", min_area)):
@@ -199,12 +200,6 @@ def pixel_threshold_of(detector: Scorer, given: float | None) -> float:
     if detector.pixel_calibration_ is None:
         raise UsageError("the detector has no threshold for pixels; give pixel_threshold")
     return detector.pixel_calibration_.threshold
-
-
-def require_fitted(detector: Scorer) -> None:
-    """Raise `NotFittedError` if there is no threshold."""
-    if not hasattr(detector, "threshold_"):
-        raise NotFittedError(f"this {type(detector).__name__} is not fitted yet; call fit first")
 
 
 def require_maps(detector: Scorer) -> None:
