@@ -19,6 +19,25 @@ from pyimgano.models import registry
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Use as many processes as there are cores, where pytest-xdist is there and no number is given.
+
+    Not among the options of pyproject.toml, which would be errors without pytest-xdist.
+    """
+    options = config.option
+    if (
+        config.pluginmanager.hasplugin("xdist")
+        and "PYTEST_XDIST_WORKER" not in os.environ
+        and options.numprocesses is None
+        and options.dist == "no"
+        and not options.tx
+        and not options.usepdb
+        and not options.collectonly
+    ):
+        options.numprocesses, options.dist = "auto", "worksteal"
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nothing is read from or left in the user's own cache folder.
