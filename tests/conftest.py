@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before numpy and torch look. There are as many processes as cores: each has one thread's share.
@@ -36,6 +39,21 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         and not options.collectonly
     ):
         options.numprocesses, options.dist = "auto", "worksteal"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_of_a_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give back what the tests of a module kept for one another: detectors, compiled networks.
+
+    A process would otherwise keep those of all modules, gigabytes in the end.
+    """
+    yield
+    for kept in vars(request.module).values():
+        if hasattr(kept, "cache_clear"):
+            kept.cache_clear()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # not of glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(autouse=True)
