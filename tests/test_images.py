@@ -437,11 +437,12 @@ def test_stream_takes_an_endless_input_and_stops_when_left() -> None:
             yield np.zeros((4, 4, 3), np.uint8)
 
     before = threading.active_count()
-    stream = stream_images(endless(), None, threads=2)
-    for _ in range(50):
-        next(stream)
-    stream.close()
+    with stream_images(endless(), None, threads=2) as stream:
+        for _ in range(50):
+            next(stream)
     assert threading.active_count() <= before
+    with pytest.raises(StopIteration):
+        next(stream)
 
 
 @pytest.mark.parametrize(

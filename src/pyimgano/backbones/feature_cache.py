@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from ..foreign import parse_json, read_regular
 from ..images import KeyedImage, Recalled
+from ..threads import ForkSafeLock
 
 #: Bytes that a cache folder may hold unless another bound is given.
 MAX_BYTES = 20 * 2**30
@@ -62,7 +62,7 @@ class FeatureCache:
         self._max_bytes = max_bytes
         self._added: int | None = None  # bytes since the folder was looked over
         self._works = True
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def lookup(self, key: str) -> Recalled | None:
         """What is known of an image; None if nothing is, or it was damaged."""

@@ -245,7 +245,8 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
     """Loaded or fitted, tiled if that is wanted, calibrated; what is to be known is said."""
     from ..inference import calibrate_threshold
     from ..inference.detectors import make_detector, open_detector, tiled
-    from ..inference.scoring import require_fitted, require_maps
+    from ..inference.scoring import require_maps
+    from ..models.detector import require_fitted
     from ..models.saving import require_place, require_saveable
     from ..models.tiled import TiledDetector
 

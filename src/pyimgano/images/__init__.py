@@ -19,12 +19,14 @@ from .roi import FILL, RegionOfInterest, read_roi
 from .stream import (
     AlteredImage,
     ImageSource,
+    ImageStream,
     KeyedImage,
     LoadedImage,
     NetworkInput,
     Recall,
     Recalled,
     as_sources,
+    closed_after,
     stream_images,
 )
 
@@ -38,6 +40,7 @@ __all__ = [
     "Corruption",
     "ImageHeader",
     "ImageSource",
+    "ImageStream",
     "KeyedImage",
     "LoadedImage",
     "NetworkInput",
@@ -45,6 +48,7 @@ __all__ = [
     "Recalled",
     "RegionOfInterest",
     "as_sources",
+    "closed_after",
     "corrupt_image",
     "corrupt_mask",
     "get_corruption",

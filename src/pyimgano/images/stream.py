@@ -7,14 +7,15 @@ images however many are asked for.
 from __future__ import annotations
 
 import hashlib
-import threading
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,8 @@ from ..threads import thread_count
 from .limit import require_pixels
 from .read import read_bytes, read_image_and_remark, reason_of, resize_image
 from .roi import RegionOfInterest
+
+_Items = TypeVar("_Items", bound=Iterable[Any])
 
 _THREADS = "decode"
 # Decoded images that may wait for the consumer, at most.
@@ -175,6 +178,122 @@ def as_sources(X: Any, *, name: str = "X") -> Sequence[ImageSource]:
     return X  # type: ignore[no-any-return]
 
 
+class ImageStream(Iterator[LoadedImage]):
+    """An iterator over images that threads decode ahead; `stream_images` makes one.
+
+    Use it in a `with` statement, which stops the threads and waits for them when the block is
+    left, however that happens::
+
+        with stream_images(paths, (256, 256)) as stream:
+            for loaded in stream:
+                ...
+
+    A stream that is read to its end has stopped its threads as well. One that is dropped before
+    its end never makes anybody wait: whoever drops it, the garbage collector included, only
+    leaves a note that no more images are wanted, and each thread ends after the image that it is
+    decoding. So it is safe to collect a stream in any thread and at any moment.
+    """
+
+    def __init__(
+        self,
+        sources: Iterable[ImageSource | AlteredImage],
+        load: Callable[[int, ImageSource | AlteredImage], LoadedImage],
+        threads: int,
+        ahead: int,
+    ) -> None:
+        self._wanted = _Wanted()
+        self._sources = enumerate(sources)
+        self._load = partial(_load_if_wanted, self._wanted, load)
+        self._threads = threads
+        self._ahead = ahead
+        self._pending: deque[Future[LoadedImage]] = deque()
+        self._pool: ThreadPoolExecutor | None = None
+        self._process = os.getpid()
+        self._given_out = False
+
+    def __next__(self) -> LoadedImage:
+        if not self._wanted.more:
+            raise StopIteration
+        if self._process != os.getpid():
+            raise DataError(
+                "this stream of images was opened before the process was forked, and its threads "
+                "did not come along; open a stream in the process that reads it"
+            )
+        try:
+            return self._next()
+        except BaseException as error:
+            self._stop(wait=isinstance(error, Exception))
+            raise
+
+    def _next(self) -> LoadedImage:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix=_THREADS)
+        while not self._given_out and len(self._pending) < self._ahead:
+            try:
+                index, source = next(self._sources)
+            except StopIteration:
+                self._given_out = True
+            else:
+                self._pending.append(_begin(self._pool, partial(self._load, index, source)))
+        if not self._pending:
+            raise StopIteration
+        return _taken(self._pending.popleft())
+
+    def close(self) -> None:
+        """Stop decoding and forget what was decoded ahead; waits for no thread."""
+        # Not even where that seems safe: a generator that is suspended in `yield from stream`
+        # calls this when the garbage collector closes it.
+        self._stop(wait=False)
+
+    def __enter__(self) -> ImageStream:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        # GeneratorExit may come from the garbage collector: in any thread, which may hold any
+        # lock. Ctrl-C and an exit should not wait for a large image either.
+        self._stop(wait=kind is None or issubclass(kind, Exception))
+
+    def __del__(self) -> None:
+        # Takes no lock and joins no thread. What the pool itself does when it is dropped is to
+        # wake its threads through a queue that is made for that.
+        wanted = getattr(self, "_wanted", None)
+        if wanted is not None:
+            wanted.more = False
+
+    def _stop(self, wait: bool) -> None:
+        self._wanted.more = False
+        self._pending.clear()
+        self._sources = enumerate(())
+        pool, self._pool = self._pool, None
+        if pool is not None and wait and self._process == os.getpid():
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def closed_after(items: _Items) -> Iterator[_Items]:
+    """Close an iterator when the block is left, if it is one that can be closed.
+
+    For generators that score images: where the loop over one ends with an error, the traceback
+    would otherwise keep it, and what it has open, until the garbage is collected.
+    """
+    try:
+        yield items
+    finally:
+        close = getattr(items, "close", None)
+        if close is not None:
+            close()
+
+
+class _Wanted:
+    """Whether more images of a stream are wanted; shared by the stream and its threads.
+
+    The threads must not hold the stream itself, or it would never be collected.
+    """
+
+    def __init__(self) -> None:
+        self.more = True
+
+
 def stream_images(
     sources: Iterable[ImageSource | AlteredImage],
     size: tuple[int, int] | None,
@@ -183,8 +302,8 @@ def stream_images(
     ahead: int | None = None,
     recall: Recall | None = None,
     roi: RegionOfInterest | None = None,
-) -> Iterator[LoadedImage]:
-    """Yield every source, decoded and resized, in order.
+) -> ImageStream:
+    """Iterate over all sources, decoded and resized, in order.
 
     Parameters
     ----------
@@ -204,35 +323,41 @@ def stream_images(
         What counts of each image; the rest is filled with a constant after resizing. An image
         of which nothing counts cannot be used. Part of the keys of `recall`.
 
-    Yields
-    ------
-    LoadedImage
-        One for each source. An image that cannot be read, for whatever reason, is yielded with
-        its error: what becomes of it is the caller's decision.
+    Returns
+    -------
+    ImageStream
+        An iterator of `LoadedImage`, one for each source, and a context manager. An image that
+        cannot be read, for whatever reason, is given with its error: what becomes of it is the
+        caller's decision. A stream that may be left before its end is best used in a `with`
+        statement.
 
     Raises
     ------
     DataError
-        A decoding thread was ended from within, as by `sys.exit` in a decoder.
+        When the next image is asked for: a decoding thread was ended from within, as by
+        `sys.exit` in a decoder; or the stream was opened before the process was forked.
     """
     threads = threads or thread_count()
     if ahead is None:
         # features may be larger than pixels
         small = 0 if size is None or recall is not None else _AHEAD_BYTES // (3 * size[0] * size[1])
         ahead = max(4 * threads, min(_AHEAD_IMAGES, small))
-    pending: deque[Future[LoadedImage]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix=_THREADS)
-    try:
-        for index, source in enumerate(sources):
-            pending.append(_begin(pool, partial(_load, index, source, size, recall, roi)))
-            if len(pending) >= ahead:
-                yield _taken(pending.popleft())
-        while pending:
-            yield _taken(pending.popleft())
-    finally:
-        # a generator that is left is closed by whichever thread collects it
-        own = threading.current_thread().name.startswith(_THREADS)
-        pool.shutdown(wait=not own, cancel_futures=True)
+
+    def load(index: int, source: ImageSource | AlteredImage) -> LoadedImage:
+        return _load(index, source, size, recall, roi)
+
+    return ImageStream(sources, load, threads, ahead)
+
+
+def _load_if_wanted(
+    wanted: _Wanted,
+    load: Callable[[int, ImageSource | AlteredImage], LoadedImage],
+    index: int,
+    source: ImageSource | AlteredImage,
+) -> LoadedImage:
+    if not wanted.more:  # nobody looks at what is given here
+        return LoadedImage(index, "", None, None, None)
+    return load(index, source)
 
 
 def _begin(pool: ThreadPoolExecutor, load: Callable[[], LoadedImage]) -> Future[LoadedImage]:

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from ..images import closed_after
 from ..runs import InferenceRecord, WatchedFile
 from .inputs import place_of
 from .outputs import Recorder, Wanted
@@ -67,8 +68,9 @@ class Session:
 
     def score(self, paths: Sequence[str], root: str | None) -> None:
         """Images of a list, decoded ahead of the scoring."""
-        for path, result in zip(paths, self._results(paths, self._batch_size), strict=True):
-            self._finish(path, result, place_of(path, root))
+        with closed_after(self._results(paths, self._batch_size)) as results:
+            for path, result in zip(paths, results, strict=True):
+                self._finish(path, result, place_of(path, root))
 
     def score_stream(self, paths: Iterable[str], root: str | None) -> None:
         """Images as their paths come; one at a time unless a batch size was given."""
@@ -79,9 +81,10 @@ class Session:
                 taken.append(path)
                 yield path
 
-        for result in self._results(noted(), self._batch_size or 1):
-            path = taken.popleft()
-            self._finish(path, result, place_of(path, root))
+        with closed_after(self._results(noted(), self._batch_size or 1)) as results:
+            for result in results:
+                path = taken.popleft()
+                self._finish(path, result, place_of(path, root))
 
     def watch(
         self,
@@ -101,19 +104,19 @@ class Session:
             arrivals = watcher.look()
             pause = max(interval, _REST * (clock() - started))
             paths = [one.path for one in arrivals]
-            results = self._results(paths, self._batch_size)
-            for arrival, result in zip(arrivals, results, strict=True):
-                if not watcher.unchanged(arrival):
-                    continue  # while it was read: it is another file now
-                if result.error is not None and not watcher.unreadable(arrival):
-                    continue
-                file = WatchedFile(
-                    path=arrival.relative, size=arrival.size, mtime_ns=arrival.mtime_ns
-                )
-                # by names alone, so that it stays the same whatever the folder is called
-                place = place_of(f"/{arrival.relative}", "/")
-                self._finish(arrival.path, result, place, file)
-                watcher.done(arrival)
+            with closed_after(self._results(paths, self._batch_size)) as results:
+                for arrival, result in zip(arrivals, results, strict=True):
+                    if not watcher.unchanged(arrival):
+                        continue  # while it was read: it is another file now
+                    if result.error is not None and not watcher.unreadable(arrival):
+                        continue
+                    file = WatchedFile(
+                        path=arrival.relative, size=arrival.size, mtime_ns=arrival.mtime_ns
+                    )
+                    # by names alone, so that it stays the same whatever the folder is called
+                    place = place_of(f"/{arrival.relative}", "/")
+                    self._finish(arrival.path, result, place, file)
+                    watcher.done(arrival)
             resting = watcher.away or not watcher.waiting
             if stop_when_idle is not None and resting and not arrivals:
                 if clock() - watcher.active >= stop_when_idle:

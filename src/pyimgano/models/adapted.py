@@ -245,7 +245,7 @@ class AdaptedDetector(Detector):
             looked = [self._look(start + offset, one) for offset, one in enumerate(chunk)]
             readable = [one.source for one in looked if one.error is None]
             scores = iter(self._scores(readable) if readable else ())
-            found: Iterator[npt.NDArray[np.float32] | None] = repeat(None)
+            found: Iterator[Any] = repeat(None)
             if maps and self.has_maps and readable:
                 found = iter(self._maps(readable))
             for index, one in enumerate(looked, start):

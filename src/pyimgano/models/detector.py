@@ -41,6 +41,7 @@ from ..images import (
     Recall,
     RegionOfInterest,
     as_sources,
+    closed_after,
     read_roi,
     stream_images,
 )
@@ -470,9 +471,7 @@ class Detector(SklearnFace, ABC):
             if len(held_out) == 0:
                 raise UsageError("calibration_images is empty: at least one good image is wanted")
             require_apart(sources, held_out)
-        # what was learned before is gone, also if this fit fails on the way
-        for name in [name for name in vars(self) if name.endswith("_")]:
-            delattr(self, name)
+        forget_the_fit(self)
         reading = _Reading()
         self._settle(params, sources)
         if region is not None:
@@ -480,17 +479,11 @@ class Detector(SklearnFace, ABC):
         self.params_, self.roi_ = params, region
         self._calibrates_apart = held_out is not None
         self._start(params, len(sources))
-        self._learn(
-            _training_batches(
-                stream_images(sources, params.resize, recall=self._recall(), roi=region),
-                sources,
-                self.batch_size,
-                on_error,
-                reading,
+        with stream_images(sources, params.resize, recall=self._recall(), roi=region) as stream:
+            self._learn(
+                _training_batches(stream, sources, self.batch_size, on_error, reading, progress),
                 progress,
-            ),
-            progress,
-        )
+            )
         self._training_sizes = reading.sizes
         training = None
         with during("calibration"):
@@ -517,8 +510,24 @@ class Detector(SklearnFace, ABC):
         )
         pixels = training.maps.calibrate(training.method, unseen=training.unseen)
         self.pixel_calibration_ = self.above_outside(pixels)
-        self.threshold_ = self.calibration_.threshold
+        self.threshold_ = self.calibration_.threshold  # the last: now it is fitted
         return self
+
+    def as_fitted(self: _T) -> _T:
+        """Return the detector as it is now: a copy that shares what was learned.
+
+        Whatever is fitted or calibrated afterwards, the copy keeps scoring with the state and
+        the threshold of this moment. All scoring goes through such a copy, so that a thread
+        that scores while another one fits the same detector uses the earlier state as a whole.
+
+        Raises
+        ------
+        NotFittedError
+            Nothing was learned yet, or the detector is being fitted at this moment.
+        """
+        fitted = copy.copy(self)  # in one step; `fit` removes `threshold_` first, sets it last
+        fitted._check_fitted()
+        return fitted
 
     # ---- score
 
@@ -545,22 +554,32 @@ class Detector(SklearnFace, ABC):
         ------
         ImageScore
             One for each image, in order.
+
+        Raises
+        ------
+        NotFittedError
+            Nothing was learned yet, or the detector is being fitted by another thread.
+
+        Notes
+        -----
+        All images are scored with what was learned when the first one was asked for, also if
+        the detector is fitted anew meanwhile.
         """
-        self._check_fitted()
-        yield from self._score_stream(X, maps, on_error)
+        yield from self.as_fitted()._score_stream(X, maps, on_error)
 
     def _score_stream(
         self, X: Iterable[ImageSource], maps: bool, on_error: str
     ) -> Iterator[ImageScore]:
         waiting: list[LoadedImage] = []
-        for loaded in stream_images(X, self._size(), recall=self._recall(), roi=self.roi_):
-            if loaded.error is not None and on_error == "raise":
-                raise loaded.error
-            waiting.append(loaded)
-            if len(waiting) == self.batch_size:
-                yield from self._score_loaded(waiting, maps, on_error)
-                waiting = []
-        yield from self._score_loaded(waiting, maps, on_error)
+        with stream_images(X, self._size(), recall=self._recall(), roi=self.roi_) as stream:
+            for loaded in stream:
+                if loaded.error is not None and on_error == "raise":
+                    raise loaded.error
+                waiting.append(loaded)
+                if len(waiting) == self.batch_size:
+                    yield from self._score_loaded(waiting, maps, on_error)
+                    waiting = []
+            yield from self._score_loaded(waiting, maps, on_error)
 
     def _score_loaded(
         self, loaded: list[LoadedImage], maps: bool, on_error: str
@@ -625,23 +644,24 @@ class Detector(SklearnFace, ABC):
         scores: list[float] = []
         maps = MapStatistics()
         handling = "raise" if on_error == "raise" else "record"
-        for result in self._score_stream(sources, self.has_maps, handling):
-            if progress is not None:
-                progress("calibration images", result.index + 1, len(sources))
-            if result.error is not None:
-                reading.skip(result.index, result.error, "calibration")
-                continue
-            assert result.score is not None
-            source = sources[result.index]
-            reading.remark(result.index, source, result.remark, "calibration")
-            scores.append(result.score)
-            if result.anomaly_map is not None and result.original_size is not None:
-                counted = self.counted_pixels(result.original_size)
-                maps.add(
-                    result.anomaly_map[None]
-                    if counted is None
-                    else result.anomaly_map[None, counted]
-                )
+        with closed_after(self._score_stream(sources, self.has_maps, handling)) as results:
+            for result in results:
+                if progress is not None:
+                    progress("calibration images", result.index + 1, len(sources))
+                if result.error is not None:
+                    reading.skip(result.index, result.error, "calibration")
+                    continue
+                assert result.score is not None
+                source = sources[result.index]
+                reading.remark(result.index, source, result.remark, "calibration")
+                scores.append(result.score)
+                if result.anomaly_map is not None and result.original_size is not None:
+                    counted = self.counted_pixels(result.original_size)
+                    maps.add(
+                        result.anomaly_map[None]
+                        if counted is None
+                        else result.anomaly_map[None, counted]
+                    )
         if not scores:
             raise reading.nothing_used("calibration", len(sources))
         return TrainingScores(np.asarray(scores), "held-out-images", unseen=True, maps=maps)
@@ -653,7 +673,8 @@ class Detector(SklearnFace, ABC):
 
     def predict(self, X: Iterable[ImageSource]) -> npt.NDArray[np.int64]:
         """(N,) of 0 (good) and 1 (defective: score >= `threshold_`)."""
-        return (self.decision_function(X) >= self.threshold_).astype(np.int64)
+        fitted = self.as_fitted()
+        return (fitted.decision_function(X) >= fitted.threshold_).astype(np.int64)
 
     def fit_predict(self, X: Sequence[ImageSource], y: Any = None) -> npt.NDArray[np.int64]:
         """Fit, then the decision on each training image, (N,) of 0 and 1.
@@ -676,9 +697,10 @@ class Detector(SklearnFace, ABC):
         """
         if not self.has_maps:
             raise UsageError(f"{type(self).__name__} scores whole images and has no anomaly maps")
-        maps = [result.anomaly_map for result in self.score_images(as_sources(X))]
+        fitted = self.as_fitted()
+        maps = [result.anomaly_map for result in fitted.score_images(as_sources(X))]
         if not maps:
-            return np.zeros((0, *self.params_.resize), np.float32)
+            return np.zeros((0, *fitted.params_.resize), np.float32)
         return np.stack([m for m in maps if m is not None])
 
     def get_anomaly_map(self, item: ImageSource) -> npt.NDArray[np.float32]:
@@ -720,8 +742,7 @@ class Detector(SklearnFace, ABC):
         """
         from .saving import save_detector
 
-        self._check_fitted()
-        return save_detector(self, Path(folder), include_backbone, overwrite)
+        return save_detector(self.as_fitted(), Path(folder), include_backbone, overwrite)
 
     def __deepcopy__(self: _T, memo: dict[int, Any]) -> _T:
         twin = type(self).__new__(type(self))
@@ -738,8 +759,32 @@ class Detector(SklearnFace, ABC):
         return self, None
 
     def _check_fitted(self) -> None:
-        if not self.__sklearn_is_fitted__():
-            raise NotFittedError(f"this {type(self).__name__} is not fitted yet; call fit first")
+        require_fitted(self)
+
+
+def require_fitted(detector: Any) -> None:
+    """Raise `NotFittedError` where a detector, tiled or not, has no threshold."""
+    if hasattr(detector, "threshold_"):
+        return
+    name = type(detector).__name__
+    if vars(detector).get("_fit_begun"):
+        raise NotFittedError(
+            f"this {name} is not fitted yet: it is being fitted at this moment, or its last fit "
+            "failed"
+        )
+    raise NotFittedError(f"this {name} is not fitted yet; call fit first")
+
+
+def forget_the_fit(detector: Any) -> None:
+    """Remove what an earlier fit learned, so that it is gone also where the next one fails.
+
+    `threshold_` goes first: a thread that scores takes the state with it as a whole, or finds
+    the detector not fitted (`Detector.as_fitted`).
+    """
+    detector._fit_begun = True  # for the words of `require_fitted`
+    vars(detector).pop("threshold_", None)
+    for name in [name for name in vars(detector) if name.endswith("_")]:
+        delattr(detector, name)
 
 
 def _read_region(params: Any) -> RegionOfInterest | None:

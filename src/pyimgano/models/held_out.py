@@ -10,7 +10,7 @@ import numpy as np
 
 from ..calibration import MapStatistics, calibrate
 from ..errors import DataError, UsageError
-from ..images import ImageSource
+from ..images import ImageSource, closed_after
 from .detector import Detector, OnError, Progress, SkippedImage
 
 if TYPE_CHECKING:
@@ -43,12 +43,17 @@ class HeldOut:
         """Set `threshold_`, and what goes with it, on a detector."""
         calibration = calibrate(self.scores, quantile, method=_METHOD, notes=self.notes)
         pixels = self.maps.calibrate(_METHOD)
-        detector.decision_scores_ = np.asarray(self.scores, np.float64)
-        detector.calibration_ = calibration
         if isinstance(detector, Detector):
             pixels = detector.above_outside(pixels)
-        detector.pixel_calibration_ = pixels
-        detector.threshold_ = calibration.threshold
+        # in one step, for threads that score meanwhile
+        detector.__dict__ = {
+            **vars(detector),
+            "decision_scores_": np.asarray(self.scores, np.float64),
+            "calibration_": calibration,
+            "pixel_calibration_": pixels,
+            "threshold_": calibration.threshold,
+            **({} if isinstance(detector, Detector) else {"calibrated_on_tiles_": True}),
+        }
 
 
 def score_held_out(
@@ -73,28 +78,33 @@ def score_held_out(
     found = HeldOut([], MapStatistics())
     handling = "raise" if on_error == "raise" else "record"
     results = detector.score_images(sources, maps=detector.has_maps, on_error=handling)  # type: ignore[arg-type]
-    for result in results:
-        if progress is not None:
-            progress("calibration images", result.index + 1, len(sources))
-        if result.error is not None:
-            found.skipped.append(
-                SkippedImage(result.index, result.error.path, result.error.reason, "calibration")
-            )
-            continue
-        assert result.score is not None
-        if result.remark is not None:
-            name = str(sources[result.index])
-            found.remarked.append(SkippedImage(result.index, name, result.remark, "calibration"))
-        found.scores.append(result.score)
-        if result.anomaly_map is not None:
-            counted = None
-            if isinstance(detector, Detector) and result.original_size is not None:
-                counted = detector.counted_pixels(result.original_size)
-            if counted is None:
-                found.maps.add(result.anomaly_map[None])
-            else:
-                found.maps.add(result.anomaly_map[counted][None])
-        del result  # and its map, before the next is made
+    with closed_after(results):
+        for result in results:
+            if progress is not None:
+                progress("calibration images", result.index + 1, len(sources))
+            if result.error is not None:
+                found.skipped.append(
+                    SkippedImage(
+                        result.index, result.error.path, result.error.reason, "calibration"
+                    )
+                )
+                continue
+            assert result.score is not None
+            if result.remark is not None:
+                name = str(sources[result.index])
+                found.remarked.append(
+                    SkippedImage(result.index, name, result.remark, "calibration")
+                )
+            found.scores.append(result.score)
+            if result.anomaly_map is not None:
+                counted = None
+                if isinstance(detector, Detector) and result.original_size is not None:
+                    counted = detector.counted_pixels(result.original_size)
+                if counted is None:
+                    found.maps.add(result.anomaly_map[None])
+                else:
+                    found.maps.add(result.anomaly_map[counted][None])
+            del result  # and its map, before the next is made
     if not found.scores:
         first = found.skipped[0]
         raise DataError(

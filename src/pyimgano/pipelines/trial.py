@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ..calibration import BinomialInterval, clopper_pearson
 from ..datasets import Move, Sample
 from ..errors import during
+from ..images import closed_after
 from ..memory import memory_in_words
 from ..models import Detector, ImageScore
 from ..models.detector import Progress
@@ -336,7 +337,7 @@ def measure_detector(
         )
     else:
         found = scored(with_maps)
-    with during("scoring"):
+    with during("scoring"), closed_after(found):
         for result in found:
             sample = test[result.index]
             if on_score is not None:
