@@ -39,6 +39,14 @@ max_pixels_option = click.option(
     help="Refuse images and masks that declare more, height times width. Default 2^28.",
 )
 
+bit_depth_option = click.option(
+    "--bit-depth",
+    type=int,
+    metavar="BITS",
+    help="How many bits the camera has, 9 to 16, where images have 16 bits a sample. Default what "
+    "each file declares, and else all 16.",
+)
+
 #: Which dataset, and which part of it.
 dataset_options = _together(
     click.option("--dataset", help=f"{DATASETS}; the demo needs no --root."),
@@ -110,6 +118,7 @@ model_options = _together(
         metavar="FILE",
         help="Region of interest: a mask image, or a .json file of polygons. Only it counts.",
     ),
+    bit_depth_option,
     num_threads_option,
     max_pixels_option,
 )

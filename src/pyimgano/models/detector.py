@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,7 +41,9 @@ from ..images import (
     NetworkInput,
     Recall,
     RegionOfInterest,
+    SampleRange,
     as_sources,
+    dim_note,
     read_roi,
     stream_images,
 )
@@ -119,6 +122,7 @@ class _Reading:
     remarked: list[SkippedImage] = field(default_factory=list)
     used: int = 0
     sizes: set[tuple[int, int]] = field(default_factory=set)  # before resizing
+    samples: list[SampleRange | None] = field(default_factory=list)
 
     def skip(self, index: int, error: ImageReadError, role: _Role = "train") -> None:
         self.skipped.append(SkippedImage(index, error.path, error.reason, role))
@@ -166,7 +170,8 @@ class Detector(ABC):
     """Base class of all detectors.
 
     Every subclass takes at least `resize`, `contamination`, `calibration`,
-    `calibration_quantile`, `device`, `random_seed` and `roi`.
+    `calibration_quantile`, `device`, `random_seed` and `roi`; one with `bit_depth` says how many
+    bits count in images with 16 bits a sample.
 
     With a region of interest (`roi`, see `pyimgano.images.read_roi`) every image is filled with
     a constant outside it before the method sees it, maps are 0 there, and nothing there counts
@@ -194,6 +199,9 @@ class Detector(ABC):
         How many training images were learned from.
     roi_
         The region of interest (`pyimgano.images.RegionOfInterest`); None without one.
+    reading_notes_
+        What a reader of a report should know of how the training images were read, in
+        sentences; empty where that is as usual, and after loading a saved detector.
     """
 
     #: Whether the method gives anomaly maps.
@@ -215,6 +223,7 @@ class Detector(ABC):
     remarked_: list[SkippedImage]
     n_train_: int
     roi_: RegionOfInterest | None = None
+    reading_notes_: tuple[str, ...] = ()
     #: Whether other images than those to learn from are there to calibrate on; set by `fit`.
     _calibrates_apart: bool = False
 
@@ -353,6 +362,27 @@ class Detector(ABC):
         shown = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
         return f"{type(self).__name__}({shown})"
 
+    # ---- how images are read
+
+    def bits_read(self) -> int | None:
+        """Return how many bits count in images with 16 bits a sample; None for what files declare.
+
+        That of the fit, and before it the keyword `bit_depth`.
+        """
+        checked = getattr(self, "params_", self)
+        bits: int | None = getattr(checked, "bit_depth", None)
+        return bits
+
+    def note_dim_images(self, samples: Sequence[SampleRange | None]) -> None:
+        """Warn, and keep in `reading_notes_`, that training images use few of their 16 bits.
+
+        `samples` tells how each training image was read.
+        """
+        note = dim_note(samples)
+        if note is not None:
+            self.reading_notes_ = (note,)
+            warnings.warn(note, stacklevel=3)
+
     # ---- region of interest
 
     def region_of_interest(self) -> RegionOfInterest | None:
@@ -434,7 +464,8 @@ class Detector(ABC):
         Parameters
         ----------
         X
-            Good images: paths, or (H, W, 3) uint8 RGB arrays.
+            Good images: paths, (H, W, 3) uint8 RGB arrays, or uint16 arrays of shape (H, W), grey,
+            or (H, W, 3), RGB.
         y
             Ignored; there for scikit-learn's convention.
         calibration_images
@@ -481,7 +512,13 @@ class Detector(ABC):
         self._start(params, len(sources))
         self._learn(
             _training_batches(
-                stream_images(sources, params.resize, recall=self._recall(), roi=region),
+                stream_images(
+                    sources,
+                    params.resize,
+                    recall=self._recall(),
+                    roi=region,
+                    bit_depth=self.bits_read(),
+                ),
                 sources,
                 self.batch_size,
                 on_error,
@@ -491,6 +528,7 @@ class Detector(ABC):
             progress,
         )
         self._training_sizes = reading.sizes
+        self.note_dim_images(reading.samples)
         training = None
         with during("calibration"):
             try:
@@ -533,7 +571,7 @@ class Detector(ABC):
         Parameters
         ----------
         X
-            Paths or (H, W, 3) uint8 RGB arrays; consumed lazily.
+            Paths or arrays as `fit` takes them; consumed lazily.
         maps
             Whether anomaly maps are wanted.
         on_error
@@ -552,7 +590,10 @@ class Detector(ABC):
         self, X: Iterable[ImageSource], maps: bool, on_error: str
     ) -> Iterator[ImageScore]:
         waiting: list[LoadedImage] = []
-        for loaded in stream_images(X, self._size(), recall=self._recall(), roi=self.roi_):
+        stream = stream_images(
+            X, self._size(), recall=self._recall(), roi=self.roi_, bit_depth=self.bits_read()
+        )
+        for loaded in stream:
             if loaded.error is not None and on_error == "raise":
                 raise loaded.error
             waiting.append(loaded)
@@ -781,6 +822,7 @@ def _training_batches(
             reading.used += 1
             assert loaded.original_size is not None
             reading.sizes.add(loaded.original_size)
+            reading.samples.append(loaded.samples)
             reading.remark(loaded.index, sources[loaded.index], loaded.remark)
         if progress is not None:
             progress("training images", loaded.index + 1, len(sources))

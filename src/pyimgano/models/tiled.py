@@ -219,8 +219,10 @@ class TiledDetector:
             ]
             held = [sources[i] for i in held_index]
             chosen = sorted(set(chosen) - set(held_index))
-        tiles = TrainingTiles(sources, chosen, self.tile_size, on_error)
+        bits = getattr(params, "bit_depth", None)
+        tiles = TrainingTiles(sources, chosen, self.tile_size, on_error, bits)
         self.detector.fit(tiles, progress=progress)
+        self.detector.note_dim_images(tiles.samples)
         found = score_held_out(self, held, on_error, progress)
         if held_index is not None:
             note = (
@@ -267,7 +269,8 @@ class TiledDetector:
         """
         if not hasattr(self.detector, "threshold_"):
             self._check_fitted()
-        for loaded in stream_images(X, None, threads=1, ahead=1):
+        bits = self.detector.bits_read()
+        for loaded in stream_images(X, None, threads=1, ahead=1, bit_depth=bits):
             if loaded.pixels is None:
                 assert loaded.error is not None
                 if on_error == "raise":

@@ -140,6 +140,7 @@ class TimedScorer:
                     self._detector.params_.resize,
                     threads=self._threads,
                     roi=self._detector.roi_,
+                    bit_depth=self._detector.bits_read(),
                 )
             )
             yield from self._score_loaded(loaded, first, maps)

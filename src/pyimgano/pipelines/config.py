@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, fiel
 from ..errors import UsageError, invalid_value
 from ..images import CORRUPTIONS, SEVERITIES, get_corruption
 from ..models.parameters import (
+    BitDepth,
     Contamination,
     Flag,
     Quantile,
@@ -70,6 +71,7 @@ class BenchmarkConfig(BaseModel):
     max_pixels: _Limit | None
     save_model: Flag
     roi: str | None
+    bit_depth: BitDepth | None = None  # runs of earlier versions have none
 
     @classmethod
     def check(cls, **values: Any) -> Self:
@@ -136,6 +138,12 @@ class BenchmarkConfig(BaseModel):
             if "roi" in self.model_kwargs:
                 raise UsageError("roi stands in model_kwargs too; give it once")
             given["roi"] = self.roi
+        if self.bit_depth is not None:
+            if "bit_depth" not in accepted:
+                raise UsageError(f"bit_depth means nothing to model {self.model!r}")
+            if "bit_depth" in self.model_kwargs:
+                raise UsageError("bit_depth stands in model_kwargs too; give it once")
+            given["bit_depth"] = self.bit_depth
         for name in self.model_kwargs:
             if name in _OWN_ARGUMENTS:
                 raise UsageError(

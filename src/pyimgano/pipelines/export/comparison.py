@@ -109,7 +109,7 @@ def compare(
     score, anomaly_map = _Largest(), _Largest()
     differ = 0
     times: tuple[list[float], list[float]] = ([], [])
-    for loaded in stream_images(images, None):
+    for loaded in stream_images(images, None, bit_depth=detector.bits_read()):
         if loaded.error is not None:
             raise loaded.error
         assert isinstance(loaded.pixels, np.ndarray)
