@@ -113,10 +113,9 @@ def scale_wide(
         top = float(container if declared is None else declared)
         stated = declared is not None
         if peak > top and not cut:
+            remedy = "" if top == container else "; state the bits that count with bit_depth"
             raise ImageReadError(
-                str(name),
-                f"declares {top:g} as its largest value and holds {peak}; state the bits that "
-                "count with bit_depth",
+                str(name), f"declares {top:g} as its largest value and holds {peak}{remedy}"
             )
     else:
         top, stated = float(min(container, top_of(bit_depth))), True

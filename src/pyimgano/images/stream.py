@@ -202,7 +202,8 @@ def stream_images(
     Parameters
     ----------
     sources
-        Paths, arrays as `as_sources` takes them, or `AlteredImage`s; consumed lazily, so it may be endless.
+        Paths, arrays as `as_sources` takes them, or `AlteredImage`s; consumed lazily, so it may
+        be endless.
     size
         (height, width) to resize to, or None.
     threads
