@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -328,3 +329,51 @@ def test_a_tiff_may_not_declare_more_than_it_has(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(ImageReadError, match="tiles of 65520 x 16"):
         read_image(path)
+
+
+def retagged(data: bytes, changes: dict[int, int]) -> bytes:
+    """A little-endian TIFF whose tags, of one number each, state others."""
+    changed = bytearray(data)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        for tag in file.pages[0].tags.values():
+            if tag.code in changes:
+                kind = {3: "<H", 4: "<I", 16: "<Q"}[int(tag.dtype)]
+                struct.pack_into(kind, changed, tag.valueoffset, changes[tag.code])
+    return bytes(changed)
+
+
+def test_what_a_header_declares_takes_no_memory(tmp_path: Path) -> None:
+    """Neither pixels above the limit, nor tiles beyond number, nor strips that are not there."""
+    path = tmp_path / "a.tif"
+    values = np.zeros((3, HEIGHT, WIDTH), np.uint16)
+    tiled, stripped = io.BytesIO(), io.BytesIO()
+    tifffile.imwrite(tiled, values, photometric="rgb", tile=(16, 16), metadata=None)
+    tifffile.imwrite(stripped, values, photometric="rgb", metadata=None)
+    cases = [
+        (tiled, {256: 60000, 257: 60000}, "declares 60000 x 60000 pixels, more than the"),
+        (tiled, {256: 16000, 257: 16000, 322: 1, 323: 1}, "tiles|strips or tiles|truncated"),
+        (stripped, {256: 16000, 257: 16000}, "truncated|strips or tiles"),
+        (stripped, {257: 0}, "states no size|known format"),
+        (stripped, {258: 4}, "not read|channels|damaged|truncated|several"),
+    ]
+    for base, changes, said in cases:
+        path.write_bytes(retagged(base.getvalue(), changes))
+        tracemalloc.start()
+        for read in (read_image, read_header, read_mask):
+            with pytest.raises(ImageReadError, match=said):
+                read(path)
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+        tracemalloc.stop()
+
+
+def test_nothing_is_said_on_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.zeros((3, 8, 8), np.uint16), photometric="rgb")
+    whole = buffer.getvalue()
+    path = tmp_path / "a.tif"
+    for kept in range(1, len(whole), 37):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(ImageReadError):
+            read_image(path)
+    said = capfd.readouterr()
+    assert said.err == "" == said.out

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import logging
 import struct
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -293,6 +294,9 @@ def end_of_tiff(facts: TiffFacts) -> int:
     What a segment takes is counted if it is not compressed: the numbers that the file states for
     that are often wrong.
     """
+    down, across = facts.segments_down_and_across
+    if len(facts.offsets) < down * across:
+        return sys.maxsize  # some are missing: what a list of all would take is not its word
     if facts.compression == 1 and facts.bits and facts.photometric != 6:
         sizes: Sequence[int] = _stored_sizes(facts)
     else:
