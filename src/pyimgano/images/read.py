@@ -36,7 +36,7 @@ import io
 import re
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -214,8 +214,8 @@ def _decode(
         png = check_png(path, data)
         turn = orientation_in(png.exif)
         if png.bits == 16:
-            decoded = _decode_wide_png(path, data, png, header, bit_depth)
-            return decoded._replace(pixels=turned(decoded.pixels, turn))
+            deep = _decode_wide_png(path, data, png, header, bit_depth)
+            return deep._replace(pixels=turned(deep.pixels, turn))
     if header.format == "PPM":
         wide = find_wide_netpbm(data)
         if wide is not None:
@@ -311,7 +311,7 @@ def _wide_png_samples(
 
 
 def read_tiff_header(
-    path: str | Path, file: io.BufferedIOBase | Any
+    path: str | Path, file: BinaryIO
 ) -> tuple[TiffFacts | None, Image.Image | None]:
     """Open a TIFF: what its tags say, and Pillow's reader where Pillow opens it.
 
@@ -513,7 +513,7 @@ def _unscaled(
     found = _NETPBM_MAXVAL.match(data[:4096]) if header.format == "PPM" else None
     if found is None or int(found[1]) >= 255:
         return values
-    return np.rint(values * (int(found[1]) / 255.0)).astype(np.uint8)
+    return np.asarray(np.rint(values * (int(found[1]) / 255.0)), dtype=np.uint8)
 
 
 def _mask_values(mask: Image.Image) -> npt.NDArray[np.uint8]:
