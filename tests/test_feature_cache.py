@@ -28,17 +28,17 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     from pyimgano.images import stream
 
     counts = {"decoded": 0, "extracted": 0}
-    read, run = stream.read_image_and_remark, engines.OpenVinoEngine.run
+    read, run = stream.decode_image, engines.OpenVinoEngine.run
 
-    def reading(*arguments: Any) -> Any:
+    def reading(*arguments: Any, **keywords: Any) -> Any:
         counts["decoded"] += 1
-        return read(*arguments)
+        return read(*arguments, **keywords)
 
     def running(self: Any, pixels: Any) -> Any:
         counts["extracted"] += len(pixels)
         return run(self, pixels)
 
-    monkeypatch.setattr(stream, "read_image_and_remark", reading)
+    monkeypatch.setattr(stream, "decode_image", reading)
     monkeypatch.setattr(engines.OpenVinoEngine, "run", running)
     return counts
 

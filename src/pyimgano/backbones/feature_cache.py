@@ -1,8 +1,9 @@
 """Features of images kept on disk, so that a second run decodes and extracts nothing.
 
-An entry is named by a hash of the image file's bytes and the size it was resized to, in a
-folder named by a hash of all else that its features depend on: backbone, layers, weights,
-engine and its version, and the code of this package that decodes images and defines networks.
+An entry is named by a hash of the image file's bytes, the size it was resized to and the bit depth
+it was read with, in a folder named by a hash of all else that its features depend on: backbone,
+layers, weights, engine and its version, and the code of this package that decodes images and
+defines networks.
 So a changed byte in an image, or another version of anything, is another entry.
 
 Entries are written beside and renamed, so two processes may share a folder, and carry a hash
@@ -28,7 +29,7 @@ from safetensors.numpy import load, save
 from torch import Tensor
 
 from ..foreign import parse_json, read_regular
-from ..images import KeyedImage, Recalled
+from ..images import KeyedImage, Recalled, SampleRange
 from ..threads import ForkSafeLock
 
 #: Bytes that a cache folder may hold unless another bound is given.
@@ -71,8 +72,14 @@ class FeatureCache:
             entry = load(read_regular(path, self._max_bytes))
             facts = parse_json(entry.pop("facts").tobytes())
             layers = [entry[f"layer{i}"] for i in range(len(entry))]
-            found = Recalled(layers, tuple(facts["size"]), facts["remark"])
-            if facts["hash"] != _digest(layers, found.original_size, found.remark):
+            samples = facts.get("samples")
+            found = Recalled(
+                layers,
+                tuple(facts["size"]),
+                facts["remark"],
+                None if samples is None else SampleRange(*samples),
+            )
+            if facts["hash"] != _digest(layers, found):
                 return None
         except Exception:  # whatever it is, extracting anew mends it
             return None
@@ -89,9 +96,10 @@ class FeatureCache:
             return
         arrays = [np.ascontiguousarray(layer.cpu().numpy()) for layer in layers]
         facts = {
-            "hash": _digest(arrays, image.original_size, image.remark),
+            "hash": _digest(arrays, image),
             "size": image.original_size,
             "remark": image.remark,
+            "samples": image.samples,
         }
         entry = {f"layer{i}": array for i, array in enumerate(arrays)}
         entry["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
@@ -151,8 +159,10 @@ def recalled_features(image: KeyedImage) -> list[Tensor]:
     return [torch.from_numpy(array) for array in image.features]
 
 
-def _digest(arrays: Sequence[np.ndarray], size: tuple[int, int], remark: str | None) -> str:
-    digest = hashlib.blake2b(repr((size, remark)).encode(), digest_size=16)
+def _digest(arrays: Sequence[np.ndarray], image: KeyedImage | Recalled) -> str:
+    samples = None if image.samples is None else tuple(image.samples)
+    told = repr((image.original_size, image.remark, samples))
+    digest = hashlib.blake2b(told.encode(), digest_size=16)
     for array in arrays:
         digest.update(repr((array.shape, array.dtype.str)).encode())
         digest.update(array.tobytes())

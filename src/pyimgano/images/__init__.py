@@ -14,8 +14,18 @@ from .corrupt import (
 from .header import ImageHeader, image_size, read_header
 from .limit import DEFAULT_MAX_PIXELS, limited_pixels, max_pixels, set_max_pixels
 from .passed_over import is_passed_over
-from .read import IMAGE_SUFFIXES, pages_remark, read_image, read_mask, resize_image
+from .read import (
+    IMAGE_SUFFIXES,
+    DecodedImage,
+    decode_image,
+    join_remarks,
+    pages_remark,
+    read_image,
+    read_mask,
+    resize_image,
+)
 from .roi import FILL, RegionOfInterest, read_roi
+from .samples import MAX_BIT_DEPTH, MIN_BIT_DEPTH, SampleRange, check_bit_depth, dim_note
 from .stream import (
     AlteredImage,
     ImageSource,
@@ -33,11 +43,14 @@ from .stream import (
 __all__ = [
     "DEFAULT_MAX_PIXELS",
     "FILL",
+    "MAX_BIT_DEPTH",
+    "MIN_BIT_DEPTH",
     "IMAGE_SUFFIXES",
     "CORRUPTIONS",
     "SEVERITIES",
     "AlteredImage",
     "Corruption",
+    "DecodedImage",
     "ImageHeader",
     "ImageSource",
     "ImageStream",
@@ -47,13 +60,18 @@ __all__ = [
     "Recall",
     "Recalled",
     "RegionOfInterest",
+    "SampleRange",
     "as_sources",
     "closed_after",
+    "check_bit_depth",
     "corrupt_image",
     "corrupt_mask",
+    "decode_image",
+    "dim_note",
     "get_corruption",
     "image_size",
     "is_passed_over",
+    "join_remarks",
     "limited_pixels",
     "max_pixels",
     "pages_remark",

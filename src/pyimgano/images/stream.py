@@ -24,8 +24,9 @@ from ..errors import DataError, ImageReadError, UsageError
 from ..memory import is_out_of_memory
 from ..threads import thread_count
 from .limit import require_pixels
-from .read import read_bytes, read_image_and_remark, reason_of, resize_image
+from .read import decode_image, read_bytes, reason_of, resize_image
 from .roi import RegionOfInterest
+from .samples import SampleRange, narrow_array
 
 _Items = TypeVar("_Items", bound=Iterable[Any])
 
@@ -51,8 +52,9 @@ class AlteredImage:
     alter: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
 
 
-#: What a detector takes for an image: a path, or an (H, W, 3) uint8 RGB array.
-ImageSource: TypeAlias = "str | Path | npt.NDArray[np.uint8]"
+#: What a detector takes for an image: a path, an (H, W, 3) uint8 RGB array, or a uint16 array of
+#: shape (H, W), grey, or (H, W, 3), RGB.
+ImageSource: TypeAlias = "str | Path | npt.NDArray[np.uint8] | npt.NDArray[np.uint16]"
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,14 @@ class Recalled:
         What a network made of it, as the cache was given it.
     original_size
         (height, width) before resizing.
-    remark
-        As `LoadedImage.remark`.
+    remark, samples
+        As `LoadedImage` has them.
     """
 
     features: Any
     original_size: tuple[int, int]
     remark: str | None
+    samples: SampleRange | None = None
 
 
 class Recall(Protocol):
@@ -89,12 +92,13 @@ class KeyedImage:
     Attributes
     ----------
     key
-        Stands for the bytes of its file and the size it was resized to.
+        Stands for the bytes of its file, the size it was resized to, and the bit depth it was
+        read with.
     pixels
         (H, W, 3) uint8 RGB; None if `features` are there.
     features
         Of the cache; None if it has none.
-    original_size, remark
+    original_size, remark, samples
         As `LoadedImage`.
     """
 
@@ -103,6 +107,7 @@ class KeyedImage:
     features: Any
     original_size: tuple[int, int]
     remark: str | None
+    samples: SampleRange | None = None
 
 
 #: What a network takes: pixels, or what a stream with a cache yields.
@@ -127,7 +132,9 @@ class LoadedImage:
     error
         Why there are no pixels.
     remark
-        What was left out of the file, in words; None if nothing was.
+        What was left out of the file or is odd about it, in words; None if nothing is.
+    samples
+        Over which range it was read, of an image with 16 bits a sample; None for others.
     """
 
     index: int
@@ -136,12 +143,14 @@ class LoadedImage:
     original_size: tuple[int, int] | None
     error: ImageReadError | None
     remark: str | None = None
+    samples: SampleRange | None = None
 
 
 def as_sources(X: Any, *, name: str = "X") -> Sequence[ImageSource]:
-    """Check that `X` is a sequence of paths or of (H, W, 3) uint8 arrays.
+    """Check that `X` is a sequence of paths or of arrays that are images.
 
-    An (N, H, W, 3) array is such a sequence. Only the kinds are checked, no file is opened.
+    These are (H, W, 3) uint8 RGB, or uint16 of shape (H, W) or (H, W, 3). An (N, H, W, 3) array
+    is such a sequence. Only the kinds are checked, no file is opened.
 
     Raises
     ------
@@ -170,10 +179,13 @@ def as_sources(X: Any, *, name: str = "X") -> Sequence[ImageSource]:
                 f"{name}[{index}] must be a path or an (H, W, 3) uint8 array, "
                 f"got {type(item).__name__}"
             )
-        if item.dtype != np.uint8 or item.ndim != 3 or item.shape[2] != 3 or 0 in item.shape:
+        coloured = item.ndim == 3 and item.shape[2] == 3
+        fits = coloured and item.dtype == np.uint8
+        fits |= (coloured or item.ndim == 2) and item.dtype == np.uint16
+        if not fits or 0 in item.shape:
             raise UsageError(
-                f"{name}[{index}] must be an (H, W, 3) uint8 RGB array, "
-                f"got shape {item.shape} of {item.dtype}"
+                f"{name}[{index}] must be an (H, W, 3) uint8 RGB array, or a uint16 array of "
+                f"shape (H, W) or (H, W, 3); got shape {item.shape} of {item.dtype}"
             )
     return X  # type: ignore[no-any-return]
 
@@ -302,13 +314,15 @@ def stream_images(
     ahead: int | None = None,
     recall: Recall | None = None,
     roi: RegionOfInterest | None = None,
+    bit_depth: int | None = None,
 ) -> ImageStream:
     """Iterate over all sources, decoded and resized, in order.
 
     Parameters
     ----------
     sources
-        Paths, (H, W, 3) uint8 arrays or `AlteredImage`s; consumed lazily, so it may be endless.
+        Paths, arrays as `as_sources` takes them, or `AlteredImage`s; consumed lazily, so it may
+        be endless.
     size
         (height, width) to resize to, or None.
     threads
@@ -322,6 +336,9 @@ def stream_images(
     roi
         What counts of each image; the rest is filled with a constant after resizing. An image
         of which nothing counts cannot be used. Part of the keys of `recall`.
+    bit_depth
+        How many bits count in images with 16 bits a sample, as `read_image` has it. Part of the
+        keys of `recall`.
 
     Returns
     -------
@@ -344,7 +361,7 @@ def stream_images(
         ahead = max(4 * threads, min(_AHEAD_IMAGES, small))
 
     def load(index: int, source: ImageSource | AlteredImage) -> LoadedImage:
-        return _load(index, source, size, recall, roi)
+        return _load(index, source, size, recall, roi, bit_depth)
 
     return ImageStream(sources, load, threads, ahead)
 
@@ -386,35 +403,40 @@ def _load(
     size: tuple[int, int] | None,
     recall: Recall | None,
     roi: RegionOfInterest | None,
+    bit_depth: int | None,
 ) -> LoadedImage:
     if isinstance(source, AlteredImage):
-        return _load_altered(index, source, size, roi)
+        return _load_altered(index, source, size, roi, bit_depth)
     name, key = f"image {index}" if isinstance(source, np.ndarray) else str(source), ""
     try:
         if isinstance(source, np.ndarray):
             shape = (source.shape[0], source.shape[1])
-            resized = _resize(source, size, roi, name)
-            return LoadedImage(index, name, resized, shape, None)
+            narrow, samples, remark = narrow_array(name, source, bit_depth)
+            resized = _resize(narrow, size, roi, name)
+            return LoadedImage(index, name, resized, shape, None, remark, samples)
         data = read_bytes(source)
         if recall is not None:
             key = f"{hashlib.blake2b(data, digest_size=20).hexdigest()}-{size}".replace(" ", "")
             if roi is not None:
                 key += f"-{roi.sha256[:32]}"
+            if bit_depth is not None:
+                key += f"-{bit_depth}bit"
             known = recall.lookup(key)
             if known is not None:
                 # as if it were decoded: what is refused does not depend on what is kept
                 require_pixels(source, known.original_size[1], known.original_size[0])
-                keyed = KeyedImage(key, None, known.features, known.original_size, known.remark)
-                return LoadedImage(index, name, keyed, known.original_size, None, known.remark)
-        image, remark = read_image_and_remark(source, data)
+                told = (known.original_size, known.remark, known.samples)
+                keyed = KeyedImage(key, None, known.features, *told)
+                return LoadedImage(index, name, keyed, told[0], None, *told[1:])
+        image, remark, samples = decode_image(source, data, bit_depth=bit_depth)
         pixels: NetworkInput = _resize(image, size, roi, name)
     except ImageReadError as error:
         return LoadedImage(index, name, None, None, error)
     original = (image.shape[0], image.shape[1])
     if recall is not None:
         assert isinstance(pixels, np.ndarray)
-        pixels = KeyedImage(key, pixels, None, original, remark)
-    return LoadedImage(index, name, pixels, original, None, remark)
+        pixels = KeyedImage(key, pixels, None, original, remark, samples)
+    return LoadedImage(index, name, pixels, original, None, remark, samples)
 
 
 def _resize(
@@ -439,10 +461,11 @@ def _load_altered(
     source: AlteredImage,
     size: tuple[int, int] | None,
     roi: RegionOfInterest | None,
+    bit_depth: int | None,
 ) -> LoadedImage:
     """Never from a cache, which knows files as they are."""
     try:
-        image, remark = read_image_and_remark(source.path)
+        image, remark, samples = decode_image(source.path, bit_depth=bit_depth)
         pixels = _resize(source.alter(image), size, roi, source.path)
     except ImageReadError as error:
         return LoadedImage(index, source.path, None, None, error)
@@ -452,4 +475,4 @@ def _load_altered(
         refused = ImageReadError(source.path, reason_of(error))
         return LoadedImage(index, source.path, None, None, refused)
     original = (image.shape[0], image.shape[1])
-    return LoadedImage(index, source.path, pixels, original, None, remark)
+    return LoadedImage(index, source.path, pixels, original, None, remark, samples)

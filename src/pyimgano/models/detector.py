@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,8 +41,10 @@ from ..images import (
     NetworkInput,
     Recall,
     RegionOfInterest,
+    SampleRange,
     as_sources,
     closed_after,
+    dim_note,
     read_roi,
     stream_images,
 )
@@ -121,6 +124,7 @@ class _Reading:
     remarked: list[SkippedImage] = field(default_factory=list)
     used: int = 0
     sizes: set[tuple[int, int]] = field(default_factory=set)  # before resizing
+    samples: list[SampleRange | None] = field(default_factory=list)
 
     def skip(self, index: int, error: ImageReadError, role: _Role = "train") -> None:
         self.skipped.append(SkippedImage(index, error.path, error.reason, role))
@@ -168,7 +172,8 @@ class Detector(SklearnFace, ABC):
     """Base class of all detectors.
 
     Every subclass takes at least `resize`, `contamination`, `calibration`,
-    `calibration_quantile`, `device`, `random_seed` and `roi`.
+    `calibration_quantile`, `device`, `random_seed` and `roi`; one with `bit_depth` says how many
+    bits count in images with 16 bits a sample.
 
     With a region of interest (`roi`, see `pyimgano.images.read_roi`) every image is filled with
     a constant outside it before the method sees it, maps are 0 there, and nothing there counts
@@ -196,6 +201,9 @@ class Detector(SklearnFace, ABC):
         How many training images were learned from.
     roi_
         The region of interest (`pyimgano.images.RegionOfInterest`); None without one.
+    reading_notes_
+        What a reader of a report should know of how the training images were read, in
+        sentences; empty where that is as usual, and after loading a saved detector.
     """
 
     #: Whether the method gives anomaly maps.
@@ -217,6 +225,7 @@ class Detector(SklearnFace, ABC):
     remarked_: list[SkippedImage]
     n_train_: int
     roi_: RegionOfInterest | None = None
+    reading_notes_: tuple[str, ...] = ()
     #: Whether other images than those to learn from are there to calibrate on; set by `fit`.
     _calibrates_apart: bool = False
 
@@ -355,6 +364,27 @@ class Detector(SklearnFace, ABC):
         shown = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
         return f"{type(self).__name__}({shown})"
 
+    # ---- how images are read
+
+    def bits_read(self) -> int | None:
+        """Return how many bits count in images with 16 bits a sample; None for what files declare.
+
+        That of the fit, and before it the keyword `bit_depth`.
+        """
+        checked = getattr(self, "params_", self)
+        bits: int | None = getattr(checked, "bit_depth", None)
+        return bits
+
+    def note_dim_images(self, samples: Sequence[SampleRange | None]) -> None:
+        """Warn, and keep in `reading_notes_`, that training images use few of their 16 bits.
+
+        `samples` tells how each training image was read.
+        """
+        note = dim_note(samples)
+        if note is not None:
+            self.reading_notes_ = (note,)
+            warnings.warn(note, stacklevel=3)
+
     # ---- region of interest
 
     def region_of_interest(self) -> RegionOfInterest | None:
@@ -436,7 +466,8 @@ class Detector(SklearnFace, ABC):
         Parameters
         ----------
         X
-            Good images: paths, or (H, W, 3) uint8 RGB arrays.
+            Good images: paths, (H, W, 3) uint8 RGB arrays, or uint16 arrays of shape (H, W), grey,
+            or (H, W, 3), RGB.
         y
             Ignored; there for scikit-learn's convention.
         calibration_images
@@ -479,12 +510,19 @@ class Detector(SklearnFace, ABC):
         self.params_, self.roi_ = params, region
         self._calibrates_apart = held_out is not None
         self._start(params, len(sources))
-        with stream_images(sources, params.resize, recall=self._recall(), roi=region) as stream:
+        with stream_images(
+            sources,
+            params.resize,
+            recall=self._recall(),
+            roi=region,
+            bit_depth=self.bits_read(),
+        ) as stream:
             self._learn(
                 _training_batches(stream, sources, self.batch_size, on_error, reading, progress),
                 progress,
             )
         self._training_sizes = reading.sizes
+        self.note_dim_images(reading.samples)
         training = None
         with during("calibration"):
             try:
@@ -543,7 +581,7 @@ class Detector(SklearnFace, ABC):
         Parameters
         ----------
         X
-            Paths or (H, W, 3) uint8 RGB arrays; consumed lazily.
+            Paths or arrays as `fit` takes them; consumed lazily.
         maps
             Whether anomaly maps are wanted.
         on_error
@@ -571,7 +609,9 @@ class Detector(SklearnFace, ABC):
         self, X: Iterable[ImageSource], maps: bool, on_error: str
     ) -> Iterator[ImageScore]:
         waiting: list[LoadedImage] = []
-        with stream_images(X, self._size(), recall=self._recall(), roi=self.roi_) as stream:
+        with stream_images(
+            X, self._size(), recall=self._recall(), roi=self.roi_, bit_depth=self.bits_read()
+        ) as stream:
             for loaded in stream:
                 if loaded.error is not None and on_error == "raise":
                     raise loaded.error
@@ -819,6 +859,7 @@ def _training_batches(
             reading.used += 1
             assert loaded.original_size is not None
             reading.sizes.add(loaded.original_size)
+            reading.samples.append(loaded.samples)
             reading.remark(loaded.index, sources[loaded.index], loaded.remark)
         if progress is not None:
             progress("training images", loaded.index + 1, len(sources))

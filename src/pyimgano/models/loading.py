@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..calibration import Calibration, PixelCalibration
 from ..errors import PyimganoError, SavedModelError, UsageError, WeightsError
 from ..foreign import quoted
-from ..images import RegionOfInterest
+from ..images import MAX_BIT_DEPTH, RegionOfInterest
 from .detector import Detector, SkippedImage
 from .parameters import parameter_names
 from .registry import model_entry
@@ -180,6 +180,9 @@ def _make(
     keywords = dict(document.parameters)
     if "cache_dir" in keywords:
         keywords["cache_dir"] = None  # a folder of the machine it was fitted on
+    if "bit_depth" in known and "bit_depth" not in keywords:
+        # saved when images were read over all 16 bits, whatever they declare
+        keywords["bit_depth"] = MAX_BIT_DEPTH
     if region is not None:
         if "roi" not in known:
             raise SavedModelError(f"{folder}: model {document.model!r} has no roi here")

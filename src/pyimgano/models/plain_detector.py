@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..images import ImageSource, read_image, resize_image
+from ..images.samples import narrow_array
 
 
 def gives_maps(detector: Any) -> bool:
@@ -41,8 +42,11 @@ def read_batch(
         A file cannot be read.
     """
     found = []
-    for one in images:
-        pixels = one if isinstance(one, np.ndarray) else read_image(one)
+    for index, one in enumerate(images):
+        if isinstance(one, np.ndarray):
+            pixels, _, _ = narrow_array(f"image {index}", one, None)
+        else:
+            pixels = read_image(one)
         found.append(pixels if size is None else resize_image(pixels, size))
     batch: npt.NDArray[np.uint8] | list[npt.NDArray[np.uint8]] = as_batch(found)
     return batch

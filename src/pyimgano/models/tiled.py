@@ -272,8 +272,10 @@ class TiledDetector(SklearnFace):
             ]
             held = [sources[i] for i in held_index]
             chosen = sorted(set(chosen) - set(held_index))
-        tiles = TrainingTiles(sources, chosen, self.tile_size, on_error)
+        bits = getattr(params, "bit_depth", None)
+        tiles = TrainingTiles(sources, chosen, self.tile_size, on_error, bits)
         self.detector.fit(tiles, progress=progress)
+        self.detector.note_dim_images(tiles.samples)
         found = score_held_out(self, held, on_error, progress)
         if held_index is not None:
             note = (
@@ -333,7 +335,8 @@ class TiledDetector(SklearnFace):
             fitted.detector = self.detector.as_fitted()
         else:
             fitted = self.as_fitted()
-        with stream_images(X, None, threads=1, ahead=1) as stream:
+        bits = fitted.detector.bits_read()
+        with stream_images(X, None, threads=1, ahead=1, bit_depth=bits) as stream:
             for loaded in stream:
                 if loaded.pixels is None:
                     assert loaded.error is not None

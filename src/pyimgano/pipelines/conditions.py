@@ -139,6 +139,7 @@ class TimedScorer:
                 self._detector.params_.resize,
                 threads=self._threads,
                 roi=self._detector.roi_,
+                bit_depth=self._detector.bits_read(),
             ) as stream:
                 loaded = list(stream)
             yield from self._score_loaded(loaded, first, maps)

@@ -109,7 +109,7 @@ def compare(
     score, anomaly_map = _Largest(), _Largest()
     differ = 0
     times: tuple[list[float], list[float]] = ([], [])
-    with stream_images(images, None) as stream:
+    with stream_images(images, None, bit_depth=detector.bits_read()) as stream:
         for loaded in stream:
             if loaded.error is not None:
                 raise loaded.error
