@@ -79,20 +79,17 @@ ON_EMBEDDING = [
     for name in list_models()
     if type(create_model(name)).__module__.startswith("pyimgano.models.classical")
 ]
-CASES = {
-    "embedding": [(name, "openvino") for name in ON_EMBEDDING],
-    "patches": [
-        *((name, "torch") for name in list_models() if name not in ON_EMBEDDING),
-        ("vision_padim", "openvino"),
-        ("vision_patchcore", "openvino"),
-        ("vision_knn", "torch"),
-    ],
-}
+EMBEDDING = [(name, "openvino") for name in ON_EMBEDDING]
+PATCHES = [
+    *((name, "torch") for name in list_models() if name not in ON_EMBEDDING),
+    ("vision_padim", "openvino"),
+    ("vision_patchcore", "openvino"),
+    ("vision_knn", "torch"),
+]
 
 
-@pytest.mark.parametrize("kind", CASES)
-def test_every_model_scores_in_a_forked_process(kind: str) -> None:
-    cases = CASES[kind]
+@pytest.mark.parametrize("cases", [EMBEDDING, *(PATCHES[first::4] for first in range(4))])
+def test_every_model_scores_in_a_forked_process(cases: list[tuple[str, str]]) -> None:
     program = PROGRAM.format(cases=cases, long=LONG, folder=str(Path(__file__).parents[1]))
     done = subprocess.run(
         [sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=280
