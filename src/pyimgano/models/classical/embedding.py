@@ -9,13 +9,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ... import __version__
 from ...errors import DataError, SavedModelError
 from ...images import NetworkInput
 from ..detector import Progress, TrainingScores
@@ -248,7 +247,10 @@ class EmbeddingDetector(BackboneDetector):
             )
 
     def _library_version(self) -> str:
-        return __version__ if self.library == "pyimgano" else version(self.library)
+        try:
+            return version(self.library)
+        except PackageNotFoundError:  # pyimgano itself, run from its source
+            return "unknown"
 
     def describe(self) -> dict[str, Any]:
         return {
