@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -245,13 +245,12 @@ class AdaptedDetector(Detector):
             looked = [self._look(start + offset, one) for offset, one in enumerate(chunk)]
             readable = [one.source for one in looked if one.error is None]
             scores = iter(self._scores(readable) if readable else ())
-            found: Iterator[npt.NDArray[np.float32] | None] = repeat(None)
-            if maps and self.has_maps and readable:
-                found = iter(self._maps(readable))
+            found = iter(self._maps(readable) if maps and self.has_maps and readable else ())
             for index, one in enumerate(looked, start):
                 error = one.error
                 if error is None:
-                    score, anomaly_map = float(next(scores)), next(found)
+                    score = float(next(scores))
+                    anomaly_map: npt.NDArray[np.float32] | None = next(found, None)
                     finite = anomaly_map is None or np.isfinite(anomaly_map).all()
                     if finite and np.isfinite(score):
                         yield ImageScore(index, score, anomaly_map, one.size, remark=one.remark)
