@@ -306,6 +306,7 @@ def test_timm_models_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
             self.conv = torch.nn.Conv2d(3, 5, 1)
 
         def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+            torch._assert(x.shape[2] != 48, "Input height (48) doesn't\nmatch model (224).")
             y = self.conv(x)
             return [torch.nn.functional.avg_pool2d(y, n) for n in (4, 8, 16)]
 
@@ -320,6 +321,11 @@ def test_timm_models_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     backbone = create_backbone("timm:tiny", pretrained=False, engine="torch", device="cpu", seed=5)
     assert backbone.layers == ("b", "c")
     assert [tuple(m.shape) for m in backbone.features(IMAGES)] == [(3, 5, 8, 8), (3, 5, 4, 4)]
+    said = r"'timm:tiny' does not take images of 48 x 48 pixels \(Input height \(48\) doesn't match"
+    for engine in ("auto", "openvino", "torch"):
+        refusing = create_backbone("timm:tiny", pretrained=False, engine=engine, device="cpu")
+        with pytest.raises(UsageError, match=said):
+            refusing.features([np.zeros((48, 48, 3), np.uint8)])
     assert backbone.weights.source == "random"
     file = tmp_path / "tiny.safetensors"
     save_arrays(backbone.state(), file)

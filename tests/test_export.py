@@ -94,6 +94,18 @@ def test_every_format_does_as_the_detector(
     assert [p.name for p in target.parent.iterdir()] == ["export"]  # nothing temporary
 
 
+@pytest.mark.parametrize("form", EVERY)
+@pytest.mark.parametrize("recipe", ["whitened", "paper"])
+def test_a_batch_of_no_image(recipe: str, form: str, tmp_path: Path) -> None:
+    require(form)
+    detector = fitted(recipe=recipe)
+    export_detector(detector, tmp_path / "model", format=form, check_images=IMAGES[:1])
+    program, _ = formats.FORMATS[form].open(tmp_path / "model")
+    for count in (0, 2):
+        score, anomaly_map, label = program(np.zeros((count, *SIZE, 3), np.uint8))
+        assert score.shape == label.shape == (count,) and anomaly_map.shape == (count, *SIZE)
+
+
 def test_the_folder_says_what_it_is(detector: VisionPatchCore, tmp_path: Path) -> None:
     target = tmp_path / "export"
     returned = export_detector(detector, target, format="torch", check_images=IMAGES[:1])

@@ -506,6 +506,14 @@ def test_a_line_on_stdin_gives_a_record_at_once(start: Start, folder: Path) -> N
     assert len(list((folder / "out" / "%outside").rglob("*.mask.png"))) == 2
 
 
+@pytest.mark.parametrize("given", [b"", b"\n\n# nothing\n"])
+def test_an_empty_stdin_is_an_error(start: Start, given: bytes) -> None:
+    process = start("--input", "-")
+    out, err = process.communicate(given, timeout=30)
+    assert process.returncode == 1 and out == b""
+    assert b"-: stdin named no image; paths of images are wanted, one a line\n" in err
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_whole_lines(start: Start, folder: Path, number: int) -> None:
     jsonl = folder / "out.jsonl"

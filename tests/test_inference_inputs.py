@@ -91,6 +91,49 @@ def test_lists_are_relative_to_their_own_folder(parts: Path) -> None:
     assert list_input(f"{parts}/good.txt").roots == [str(parts)]
 
 
+def test_backslashes_of_a_list(parts: Path) -> None:
+    save(parts / "odd\\name.png", picture(0, 8))  # a name of POSIX may hold one
+    text = "b\\2.png\r\n.\\b\\c\\d.webp\r\nodd\\name.png\r\n"
+    (parts / "today.txt").write_bytes(text.encode())
+    found = list_input(f"{parts}/today.txt")
+    assert [os.path.normpath(path) for path in found.paths] == [
+        f"{parts}/b/2.png",
+        f"{parts}/b/c/d.webp",
+        f"{parts}/odd\\name.png",
+    ]
+
+
+def test_files_that_are_not_images_are_said(parts: Path) -> None:
+    found = list_input(str(parts))
+    assert found.notes == [
+        f"{parts}: 1 file is not used: the suffix is not that of an image (.md 1)"
+    ]
+    for name in ("b/x.HEIC", "b/y.heic", "b/c/z.gif", "t", "Thumbs.db"):
+        (parts / name).touch()
+    (note,) = list_input(str(parts)).notes
+    assert note.startswith(f"{parts}: 5 files are not used: the suffix") and "(.heic 2, " in note
+    assert note.endswith(", ...)")
+    assert list_input(f"{parts}/**/*").notes == []
+
+
+@pytest.mark.skipif(os.sep == "\\", reason="these are the separators there")
+def test_lists_that_were_written_on_windows(parts: Path) -> None:
+    text = "a.tif\r\nb\\2.png\r\nc\\d.png\r\nno\\such.png\r\n"
+    (parts / "c\\d.png").write_bytes(b"")  # a backslash in a name stays one
+    wanted = ["a.tif", "b/2.png", "c\\d.png", "no\\such.png"]
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-be"):
+        data = text.encode(encoding)
+        if encoding == "utf-16-be":
+            data = b"\xfe\xff" + data
+        (parts / "list.txt").write_bytes(data)
+        found = list_input(f"{parts}/list.txt")
+        assert found.problems == [] and found.paths == [f"{parts}/{one}" for one in wanted]
+    (parts / "list.txt").write_bytes(b"\xff\xfea")
+    assert "list.txt: begins as UTF-16 and is none" in list_input(f"{parts}/list.txt").problems[0]
+    given = io.BytesIO(f"{parts}\\b\\2.png\n".replace("/", "\\").encode())
+    assert list(lines_of(given)) == [f"{parts}/b/2.png"]
+
+
 def test_what_is_wrong_with_a_list_is_named_by_line(parts: Path) -> None:
     (parts / "bad.txt").write_bytes(b"a.tif\n\xffb.png\nb/2.png\nx\0.png\n")
     found = list_input(f"{parts}/bad.txt")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyimgano.cli import benchmark
+from pyimgano.cli import benchmark, datasets
 from pyimgano.datasets import Finding, check_dataset, load_dataset
 from pyimgano.errors import DataError
 from pyimgano.images import IMAGE_SUFFIXES
@@ -162,6 +162,55 @@ def test_a_run_directory_in_the_root_is_no_part_of_the_dataset(make_custom: Make
     for name in ("config.json", "report.json"):
         (run / name).write_text("{}")
     assert found(root, "custom") == []
+
+
+def test_a_folder_that_was_meant_as_a_category_is_said(
+    make_mvtec: MakeDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_mvtec()
+    for i in range(2):
+        save(root / f"bolt/Train/Good/{i}.png", picture(300 + i))
+    save(root / "overview.png", picture(302))
+    save(root / "@eaDir/a.png", picture(303))
+    message = "3 images in 2 folders (., bolt) are not used: outside of all categories"
+    checked = check_dataset("mvtec", root)
+    assert [(one.kind, one.path, one.message) for one in checked.findings] == [
+        ("images_in_no_category", str(root), message)
+    ]
+    assert checked.errors == 0 and check_dataset("mvtec", root, category="nut").findings == []
+    with pytest.raises(SystemExit):
+        datasets(["check", "--dataset", "mvtec", "--root", str(root)])
+    assert f"remark: images_in_no_category: {root}: {message}" in capsys.readouterr().out
+    keywords = {"dataset": "mvtec", "root": root, "resize": (64, 64), "save_run": False}
+    with pytest.warns(UserWarning, match="outside of all categories"):
+        run_benchmark(**keywords, category="all", pretrained=False)  # type: ignore[arg-type]
+
+
+def test_a_folder_is_known_by_the_name_under_which_it_is_read(make_mvtec: MakeDataset) -> None:
+    root = make_mvtec()
+    (root / "nut/train/good").rename(root / "nut/a pool")
+    (root / "nut/train/good").symlink_to(root / "nut/a pool")
+    assert found(root) == []
+    save(root / "nut/a pool/more/0.png", picture(300))
+    (one,) = found(root)
+    assert (Path(one.path), one.message.split(":")[0]) == (
+        root / "nut/train/good",
+        "1 image in more is not used",
+    )
+
+
+def test_images_that_the_table_of_visa_does_not_name(tmp_path: Path) -> None:
+    data = tmp_path / "candle/Data"
+    rows = ["object,split,label,image,mask"]
+    for i in range(3):
+        save(data / f"Images/Normal/{i}.JPG", picture(i))
+        rows.append(f"candle,{'test' if i else 'train'},normal,candle/Data/Images/Normal/{i}.JPG,")
+    (tmp_path / "split_csv").mkdir()
+    (tmp_path / "split_csv/1cls.csv").write_text("\n".join(rows[:3]))
+    (data / "image_anno.csv").touch()
+    (one,) = found(tmp_path, "visa")
+    assert one.path == str(data / "Images/Normal")
+    assert one.message == "1 image is not used: absent from the table of the split"
 
 
 def test_a_flat_folder_says_what_lies_below_it(tmp_path: Path) -> None:

@@ -293,13 +293,13 @@ def test_a_full_disk_is_an_error_of_one_line() -> None:
 
 @pytest.fixture
 def locked(line: Path, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """A folder `lost+found` in the watched one that cannot be listed while this holds True."""
-    (line / "lost+found").mkdir()
+    """A folder `restricted` in the watched one that cannot be listed while this holds True."""
+    (line / "restricted").mkdir()
     state = [True]
     plain_scandir = os.scandir
 
     def scandir(path: str) -> object:
-        if state[0] and str(path).endswith("lost+found"):
+        if state[0] and str(path).endswith("restricted"):
             raise PermissionError(13, "Permission denied")
         return plain_scandir(path)
 
@@ -310,7 +310,7 @@ def locked(line: Path, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def test_a_folder_that_cannot_be_listed_holds_up_no_other(
     line: Path, clock: Clock, locked: list[bool]
 ) -> None:
-    save(line / "lost+found" / "old.png", plain())
+    save(line / "restricted" / "old.png", plain())
     watched = watcher(line, clock, only_new=True)
     assert watched.look() == [] and not watched.away
     save(line / "new.png", plain())
@@ -321,7 +321,7 @@ def test_a_folder_that_cannot_be_listed_holds_up_no_other(
     watched.done(arrival)
     locked[0] = False  # what lay in it before is passed over, what comes now is not
     assert watched.look() == [] and watched.waiting == 0
-    save(line / "lost+found" / "late.png", plain())
+    save(line / "restricted" / "late.png", plain())
     assert watched.look() == [] and watched.waiting == 1
 
 

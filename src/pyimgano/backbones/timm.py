@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import UsageError, WeightsError
 from .network import TappedNetwork
 from .weights import WeightsOrigin
+from .without_telemetry import import_timm
 
 
 class TimmNetwork(TappedNetwork):
@@ -21,8 +22,9 @@ class TimmNetwork(TappedNetwork):
 
     def __init__(self, name: str, *, pretrained: bool, seed: int) -> None:
         super().__init__()
+        self._name = name
         try:
-            import timm
+            timm = import_timm()
         except Exception as error:  # a torchvision that does not match torch fails in many ways
             raise UsageError(
                 f"backbone 'timm:{name}' needs timm, which cannot be imported here "
@@ -48,7 +50,15 @@ class TimmNetwork(TappedNetwork):
         self.std = (red, green, blue)
 
     def tapped(self, x: Tensor, layers: Sequence[str]) -> list[Tensor]:
-        maps = dict(zip(self.layer_names, self.model(x)))
+        try:
+            found = self.model(x)
+        except AssertionError as error:  # how timm's models say that they take another size
+            reason = " ".join(str(error).split())[:200] or "it does not say why"
+            raise UsageError(
+                f"backbone 'timm:{self._name}' does not take images of {x.shape[2]} x {x.shape[3]} "
+                f"pixels ({reason}); give the resize that it was made for"
+            ) from error
+        maps = dict(zip(self.layer_names, found))
         return [maps[layer] for layer in layers]
 
     def layer_kinds(self) -> dict[str, tuple[int, int]]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import WeightsError
 from .network import TappedNetwork, initialise
+from .without_telemetry import import_timm
 
 
 @dataclass(frozen=True)
@@ -170,8 +171,7 @@ def _fill(network: TappedNetwork, state: dict[str, Tensor], origin: str) -> None
 
 def _timm_state(name: str) -> dict[str, Tensor]:
     try:
-        import timm
-
+        timm = import_timm()
         state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""The one place through which this package imports OpenVINO and ONNX Runtime: without telemetry.
+"""The one place through which this package imports what reports to its makers: without telemetry.
 
 When `openvino` is imported, and again at every conversion, it reports to an analytics host
 through the package `openvino-telemetry` unless the user has opted out: each message starts a
@@ -8,6 +8,9 @@ package is missing, so it is made to look missing here.
 ONNX Runtime's official builds, since they have their own uploader, keep an identifier and a
 database below `~/.cache/Microsoft` from the import on, and send events from machine code, unless
 a variable of the environment forbids it before.
+
+timm fetches weights through huggingface_hub, which tells its host what asks for them unless a
+variable forbids that.
 """
 
 from __future__ import annotations
@@ -83,3 +86,20 @@ def import_onnxruntime() -> Any:
     onnxruntime = import_module("onnxruntime")
     onnxruntime.disable_telemetry_events()  # for builds that obey no variable
     return onnxruntime
+
+
+def import_timm() -> Any:
+    """Import timm such that what it fetches is all that its host learns of.
+
+    Returns
+    -------
+    module
+        The module `timm`.
+
+    Raises
+    ------
+    ImportError
+        timm is not installed; where torchvision does not match torch, other errors too.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    return import_module("timm")

@@ -11,7 +11,7 @@ from .console import ALLOW_OUTSIDE, DATASETS, Bar, complain, plain, print_docume
 from .options import max_pixels_option
 
 if TYPE_CHECKING:
-    from ..datasets import CategoryCheck, DatasetCheck
+    from ..datasets import CategoryCheck, DatasetCheck, Finding
 
 #: Findings of one category that are listed; --json has all of them.
 _LISTED = 50
@@ -63,8 +63,8 @@ def check_command(
     """Count what a dataset holds, and list what is wrong with it, file by file.
 
     Reads the headers of images and the pixels of masks. Errors are files that are missing,
-    unreadable or empty, masks that do not go with their image, and images that are in train
-    and in test alike.
+    unreadable or empty, masks that do not go with their image, images that are in train and in
+    test alike, and images that lie where the dataset is not read from.
 
     Exit status: 0 no errors; 1 there are some; 2 usage.
     """
@@ -129,13 +129,15 @@ def _sizes(one: CategoryCheck) -> str:
 
 
 def _findings(checked: DatasetCheck) -> list[str]:
-    lines = []
+    lines = [plain(_finding(found)) for found in checked.findings]
     for one in checked.categories:
-        for found in one.findings[:_LISTED]:
-            level = "error" if found.error else "remark"
-            text = f"{one.name}: {level}: {found.kind}: {found.path}: {found.message}"
-            lines.append(plain(text))
+        lines += [plain(f"{one.name}: {_finding(found)}") for found in one.findings[:_LISTED]]
         if len(one.findings) > _LISTED:
             rest = len(one.findings) - _LISTED
             lines.append(plain(f"{one.name}: and {rest} more; --json has all of them"))
     return lines
+
+
+def _finding(found: Finding) -> str:
+    level = "error" if found.error else "remark"
+    return f"{level}: {found.kind}: {found.path}: {found.message}"

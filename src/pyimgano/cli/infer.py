@@ -203,8 +203,8 @@ def _list_inputs(given: dict[str, Any], problems: list[str]) -> tuple[list[str],
         listing = list_input(one, leave_out=output_folders(given))
         paths += listing.paths
         roots += listing.roots
-        for problem in listing.problems:
-            complain(problem)
+        for line in (*listing.problems, *listing.notes):
+            complain(line)
         problems += listing.problems
     return paths, common_root(roots)
 
@@ -218,6 +218,8 @@ def _images_in(folder: Path, what: str) -> list[str]:
     listing = list_input(str(folder))
     if listing.problems:
         raise DataError(listing.problems[0])
+    for note in listing.notes:
+        complain(note)
     return listing.paths
 
 
@@ -361,7 +363,12 @@ def _score(
                 if streaming:
                     if sys.stdin is None:
                         raise click.UsageError("--input -: stdin is closed")
+                    before = session.total
                     session.score_stream(lines_of(sys.stdin.buffer), root)
+                    if session.total == before:
+                        said = "-: stdin named no image; paths of images are wanted, one a line"
+                        complain(said)
+                        problems = [*problems, said]
     finally:
         out.close()
     out.summary(session.total, session.defective, session.unreadable)

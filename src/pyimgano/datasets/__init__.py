@@ -7,6 +7,7 @@ from .inside import load_category
 from .layout import Category, Layout, Sample, Saturation, Unused
 from .masks import NO_MASK, MaskError, Move, Region, load_mask, load_regions
 from .sampling import limit_category, limit_samples
+from .unused import outside_of_categories
 
 __all__ = [
     "NO_MASK",
@@ -33,4 +34,5 @@ __all__ = [
     "load_mask",
     "load_regions",
     "open_root",
+    "outside_of_categories",
 ]

@@ -30,6 +30,7 @@ from .catalog import get_layout, open_root
 from .inside import load_category
 from .layout import Category, Layout, Sample
 from .masks import NO_MASK, size_mismatch
+from .unused import outside_of_categories
 
 #: What can be found: errors, but for those in `_REMARKS`, which are only worth knowing.
 Kind = Literal[
@@ -46,11 +47,14 @@ Kind = Literal[
     "mask_without_image",
     "images_not_used",
     "files_not_used",
+    "images_in_no_category",
     "repeated_image",
     "several_pages",
     "note",
 ]
-_REMARKS = frozenset({"files_not_used", "repeated_image", "several_pages", "note"})
+_REMARKS = frozenset(
+    {"files_not_used", "images_in_no_category", "repeated_image", "several_pages", "note"}
+)
 _SPLITS = ("train", "validation", "test")
 
 #: Told how many files of a category have been looked at, and how many there are.
@@ -103,17 +107,23 @@ class CategoryCheck(_Model):
 
 
 class DatasetCheck(_Model):
-    """What a dataset holds, category by category."""
+    """What a dataset holds, category by category.
+
+    `findings` are about the dataset as a whole, and are there only where all categories are
+    looked over.
+    """
 
     dataset: str
     root: str
     split: str | None
     categories: list[CategoryCheck]
+    findings: list[Finding] = []
 
     @property
     def errors(self) -> int:
         """How many findings are errors."""
-        return sum(found.error for one in self.categories for found in one.findings)
+        apart = sum(found.error for found in self.findings)
+        return apart + sum(found.error for one in self.categories for found in one.findings)
 
 
 def check_dataset(
@@ -155,8 +165,15 @@ def check_dataset(
         names = [category]
     with ThreadPoolExecutor(thread_count(), thread_name_prefix="check") as pool:
         checked = [_check(layout, folder, one, deep, pool, progress) for one in names]
+    outside = outside_of_categories(layout, folder, names) if category == "all" else None
     return DatasetCheck(
-        dataset=layout.name, root=str(folder), split=layout.split, categories=checked
+        dataset=layout.name,
+        root=str(folder),
+        split=layout.split,
+        categories=checked,
+        findings=[]
+        if outside is None
+        else [_finding("images_in_no_category", folder, outside.removeprefix(f"{folder}: "))],
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from ..foreign import leads_out
 from ..images import IMAGE_SUFFIXES, is_passed_over
 from .layout import Category, Layout, Unused
+from .listing import subfolders
 
 # So many names are given of the folders or suffixes that a sentence is about, each so long.
 _NAMED, _LONGEST = 3, 60
@@ -51,7 +52,7 @@ def unused_files(layout: Layout, category: Category) -> tuple[Unused, ...]:
             where = os.path.dirname(where)  # noqa: PTH120
     found: dict[tuple[str, bool], _Group] = defaultdict(_Group)
     left_out = {str(path) for path in category.left_out}
-    for folder, files, failure in _walk(home, left_out, layout.allow_outside):
+    for folder, files, failure in _walk(home, left_out, layout.allow_outside, read):
         where = folder
         while where not in passed:
             where = os.path.dirname(where)  # noqa: PTH120
@@ -80,12 +81,36 @@ def unused_files(layout: Layout, category: Category) -> tuple[Unused, ...]:
     )
 
 
+def outside_of_categories(layout: Layout, root: Path, names: Iterable[str]) -> str | None:
+    """Return a sentence on the images below `root` that lie in no category; None without any.
+
+    A folder that was meant as a category may lack what tells one (`Train` is not `train`), and
+    would be missing from a run over all categories without a word. Folders are looked into three
+    levels deep, which is where the images of a category lie.
+    """
+    categories = set(names)
+    if not categories <= {folder.name for folder in subfolders(root)}:
+        return None  # a manifest, or a dataset without categories
+    home = str(root)
+    group = _Group()
+    skipped = {str(root / name) for name in categories}
+    for folder, files, _ in _walk(home, skipped, layout.allow_outside, levels=3):
+        number = sum(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for name in files)  # noqa: PTH122
+        group.images += number
+        if number:
+            first = "." if folder == home else Path(folder).relative_to(home).parts[0]
+            group.folders[first] = None
+    for _, _, sentence in group.sentences("outside of all categories"):
+        return f"{root}: {sentence}"
+    return None
+
+
 def _why(layout: Layout, where: str, inside: bool, read: set[str]) -> str:
     if where not in read:
         return f"dataset {layout.name} reads {layout.reads}"
     if inside:
         return "images are read from this folder itself and not from folders in it"
-    return "nothing names them"
+    return "absent from the table of the split"
 
 
 def _counted(number: int, noun: str, place: str) -> str:
@@ -124,15 +149,23 @@ class _Group:
 
 
 def _walk(
-    home: str, left_out: set[str], allow_outside: bool
+    home: str,
+    left_out: set[str],
+    allow_outside: bool,
+    read: Iterable[str] = (),
+    levels: int | None = None,
 ) -> Iterator[tuple[str, list[str], str | None]]:
-    """Each folder with the names of the files in it, and why it cannot be listed, if so."""
+    """Each folder with the names of the files in it, and why it cannot be listed, if so.
+
+    A folder that links lead to is entered once, by the name under which it is in `read`, if it is.
+    """
     entered: set[str] = set()
+    known_as = {os.path.realpath(folder): folder for folder in read}
     waiting = [home]
     while waiting:
         folder = waiting.pop()
         real = os.path.realpath(folder)
-        if real in entered or folder in left_out:
+        if real in entered or folder in left_out or known_as.get(real, folder) != folder:
             continue
         entered.add(real)
         files: list[str] = []
@@ -150,7 +183,8 @@ def _walk(
             yield folder, [], str(error.strerror)
             continue
         if not set(files) >= _RUN:
-            waiting += folders
+            if levels is None or folder[len(home) :].count(os.sep) < levels:
+                waiting += folders
             yield folder, files, None
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import fnmatch
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,8 @@ from ..runs import safe_name
 
 #: Between the name of a folder and the reason why its files are not known.
 UNLISTED = ": cannot be listed "
+# So many suffixes of files that are not used are named.
+_KINDS = 3
 #: Stands for paths on standard input.
 STDIN = "-"
 #: First part of the place of an image that does not lie below the common folder; no file name
@@ -35,19 +39,23 @@ class Listing:
         Folders (absolute) below which these lie, for the places of outputs.
     problems
         One line for each thing that is wrong.
+    notes
+        One line for each folder with files that were passed over because of their suffix.
     """
 
     paths: list[str] = field(default_factory=list)
     roots: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def list_input(given: str, *, leave_out: Sequence[Path] = ()) -> Listing:
     """The images that one `--input` names.
 
     ====================  ================================================================
-    ``@list``, ``x.txt``  one path a line, relative to the list's folder; blank lines and
-                          lines that begin with # are skipped
+    ``@list``, ``x.txt``  one path a line, relative to the list's folder; slashes may lean
+                          either way; blank lines and lines that begin with # are skipped;
+                          UTF-8, or UTF-16 as Windows' programs write it
     a folder              its files with common image suffixes, also in its subfolders
     a file                itself, whatever its suffix
     a pattern             ``*``, ``?``, ``[...]`` and ``**``: files with common image
@@ -108,16 +116,31 @@ def lines_of(stream: BinaryIO) -> Iterator[str]:
     for line in stream:
         path = os.fsdecode(line.rstrip(b"\r\n"))
         if path.strip() and not path.lstrip().startswith("#"):
-            yield path
+            yield _as_written_here(path)
+
+
+def _as_written_here(path: str) -> str:
+    """Return a path of a list that was written on Windows with this system's separators.
+
+    A backslash can be part of a name here: only what there is no file for as it is written, and
+    one with the other separators, is changed.
+    """
+    if os.sep == "\\" or "\\" not in path or "\0" in path or os.path.lexists(path):
+        return path
+    changed = path.replace("\\", "/")
+    return changed if os.path.isfile(changed) else path  # noqa: PTH113
 
 
 def walk_images(
-    folder: str, leave_out: Sequence[Path], problems: list[str]
+    folder: str,
+    leave_out: Sequence[Path],
+    problems: list[str],
+    other_suffixes: Counter[str] | None = None,
 ) -> Iterator[os.DirEntry[str]]:
     """Image files in a folder and its subfolders, in no order; links to folders are followed.
 
     What cannot be listed goes to `problems`, one line each; a folder that holds itself is
-    entered once.
+    entered once. The suffixes of files that are not images are counted in `other_suffixes`.
     """
     avoided = {os.path.realpath(one) for one in leave_out}
     entered: set[tuple[int, int]] = set()
@@ -137,8 +160,12 @@ def walk_images(
                         continue
                     if _is_folder(entry):
                         waiting.append(entry.path)
-                    elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
+                        continue
+                    suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
+                    if suffix in IMAGE_SUFFIXES:
                         yield entry
+                    elif other_suffixes is not None:
+                        other_suffixes[suffix or "none"] += 1
         except OSError as error:
             problems.append(f"{current}{UNLISTED}({error.strerror})")
 
@@ -152,11 +179,21 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _of_folder(folder: str, leave_out: Sequence[Path]) -> Listing:
     found = Listing(roots=[os.path.abspath(folder)])  # noqa: PTH100
-    entries = walk_images(folder, leave_out, found.problems)
+    others: Counter[str] = Counter()
+    entries = walk_images(folder, leave_out, found.problems, others)
     found.paths = sorted((entry.path for entry in entries), key=lambda path: Path(path).parts)
     if not found.paths and not found.problems:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         found.problems.append(f"{folder}: holds no images ({suffixes})")
+    if others:
+        kinds = [f"{suffix} {count}" for suffix, count in others.most_common(_KINDS + 1)]
+        if len(kinds) > _KINDS:
+            kinds[_KINDS:] = ["..."]
+        number = others.total()
+        what = "1 file is" if number == 1 else f"{number} files are"
+        found.notes.append(
+            f"{folder}: {what} not used: the suffix is not that of an image ({', '.join(kinds)})"
+        )
     return found
 
 
@@ -254,6 +291,11 @@ def _of_list(name: str) -> Listing:
         return Listing(problems=[f"{name}: the list cannot be read ({reason})"])
     folder = os.path.dirname(name)  # noqa: PTH120
     found = Listing()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # of PowerShell, for one
+        try:
+            data = data.decode("utf-16").encode()
+        except UnicodeError as error:
+            return Listing(problems=[f"{name}: begins as UTF-16 and is none ({error})"])
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         try:
             path = line.decode("utf-8").strip()
@@ -266,7 +308,7 @@ def _of_list(name: str) -> Listing:
         if "\0" in path:
             found.problems.append(f"{name}: line {number}: holds a null byte; is this a text file?")
         elif path and not path.startswith("#"):
-            found.paths.append(os.path.join(folder, path))  # noqa: PTH118
+            found.paths.append(_as_written_here(os.path.join(folder, path)))  # noqa: PTH118
     if not found.paths and not found.problems:
         found.problems.append(f"{name}: the list names no image")
     own = os.path.abspath(folder or ".")  # noqa: PTH100

@@ -46,6 +46,7 @@ from ..images import (
 )
 from ..memory import in_blocks, is_out_of_memory
 from .parameters import FullSignature, check_parameters, parameter_names, reject_unknown
+from .sklearn_face import SklearnFace
 
 if TYPE_CHECKING:
     from .saved_state import SavedState, State
@@ -162,7 +163,7 @@ def require_apart(train: Sequence[ImageSource], held_out: Sequence[ImageSource])
             )
 
 
-class Detector(ABC):
+class Detector(SklearnFace, ABC):
     """Base class of all detectors.
 
     Every subclass takes at least `resize`, `contamination`, `calibration`,
@@ -272,7 +273,7 @@ class Detector(ABC):
         """The `pyimgano.backbones.Backbone` in use, whose weights are not learned; or None."""
         return None
 
-    def _finish(self) -> None:  # noqa: B027 -- not every method keeps what it learned from
+    def _finish(self) -> None:
         """Let go of what only `_training_scores` needs."""
 
     def prepare(self) -> Any:
@@ -411,7 +412,7 @@ class Detector(ABC):
             )
         return np.asarray(counted, dtype=np.bool_)
 
-    def _settle(self, params: Any, sources: Sequence[ImageSource]) -> None:  # noqa: B027
+    def _settle(self, params: Any, sources: Sequence[ImageSource]) -> None:
         """Put what the training images decide for keywords that are None."""
 
     def _size(self) -> tuple[int, int]:
@@ -733,16 +734,8 @@ class Detector(ABC):
         twin.__dict__.update(self.__dict__)
         return twin
 
-    def __getstate__(self) -> dict[str, Any]:
-        if self.__sklearn_is_fitted__():
-            raise UsageError(
-                f"a fitted {type(self).__name__} cannot be pickled; use save(folder) and "
-                "pyimgano.load_model(folder)"
-            )
-        return self.get_params()
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "threshold_")
+    def _to_save(self) -> tuple[Detector, None]:
+        return self, None
 
     def _check_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():

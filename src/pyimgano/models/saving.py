@@ -104,19 +104,15 @@ def save_detector(
     tiles: TileFacts | None = None,
 ) -> Path:
     """What `Detector.save` says; `tiles` if it is the detector of a `TiledDetector`."""
-    name = require_saveable(detector)
+    require_saveable(detector)
     if "\0" in str(folder):
         raise UsageError(f"folder: {str(folder)!r} is no name of a folder")
     # a link stays a link, and so does the ~ of a user that is not there
     folder = Path(os.path.abspath(os.path.expanduser(folder)))  # noqa: PTH100, PTH111
     if folder == Path.cwd():
         raise UsageError(f"{folder}: is the working folder; give one in it")
-    include_backbone |= _weights_of_another(detector)
     require_place(folder, overwrite)
-    files: dict[str, bytes] = {}
-    document = _document(detector, name, include_backbone, tiles, files)
-    text = document.model_dump_json(indent=2) + "\n"
-    files[DOCUMENT] = text.encode()  # last, so that what is cut has none
+    files = saved_files(detector, include_backbone, tiles)
     beside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -132,6 +128,25 @@ def save_detector(
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from error
     return folder
+
+
+def saved_files(
+    detector: Detector, include_backbone: bool, tiles: TileFacts | None = None
+) -> dict[str, bytes]:
+    """Return the files of a saved detector by name, the document last.
+
+    Raises
+    ------
+    UsageError, DataError
+        As `save_detector`.
+    """
+    name = require_saveable(detector)
+    include_backbone |= _weights_of_another(detector)
+    files: dict[str, bytes] = {}
+    document = _document(detector, name, include_backbone, tiles, files)
+    text = document.model_dump_json(indent=2) + "\n"
+    files[DOCUMENT] = text.encode()  # last, so that what is cut has none
+    return files
 
 
 def _weights_of_another(detector: Detector) -> bool:

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -28,6 +28,7 @@ from ..images import ImageSource, as_sources, stream_images
 from .detector import Detector, ImageScore, OnError, Progress, SkippedImage, require_apart
 from .held_out import HeldOut, score_held_out
 from .parameters import reject_unknown
+from .sklearn_face import SklearnFace
 from .tiles import (
     MAP_RULES,
     SCORE_RULES,
@@ -40,11 +41,14 @@ from .tiles import (
     tile_starts,
 )
 
+if TYPE_CHECKING:
+    from .saved_document import TileFacts
+
 #: Of the images that `fit` is given, one in so many is set aside to calibrate on.
 HELD_OUT_ONE_IN = 4
 
 
-class TiledDetector:
+class TiledDetector(SklearnFace):
     """A detector that scores images tile by tile, with a detector's contract.
 
     Parameters
@@ -212,9 +216,6 @@ class TiledDetector:
             "score_topk": self.score_topk,
             "map_reduce": self.map_reduce,
         }
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "threshold_")
 
     # ---- fit
 
@@ -427,6 +428,22 @@ class TiledDetector:
         return save_detector(
             self.detector, Path(folder), include_backbone, overwrite, tile_facts(self)
         )
+
+    def _to_save(self) -> tuple[Detector, TileFacts]:
+        from .tiled_settings import tile_facts
+
+        return self.detector, tile_facts(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TiledDetector:
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
+
+    def __copy__(self) -> TiledDetector:
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
 
     def export_graph(self, original_size: tuple[int, int] | None = None) -> Any:
         """Raises `UsageError`: an exported program looks at one image of one size."""

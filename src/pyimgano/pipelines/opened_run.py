@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..datasets import Layout, get_layout, open_root
+from ..datasets import Layout, get_layout, open_root, outside_of_categories
 from ..errors import DataError, UsageError
 from ..foreign import quoted
 from ..models import Detector
@@ -94,7 +95,11 @@ def open_run(
 
 def _choose_categories(layout: Layout, root: Path, wanted: str | list[str]) -> list[str]:
     if wanted == "all":
-        return layout.list_categories(root)
+        names = layout.list_categories(root)
+        outside = outside_of_categories(layout, root, names)
+        if outside is not None:
+            warnings.warn(outside, stacklevel=4)
+        return names
     if isinstance(wanted, list):
         names = wanted
     elif wanted in layout.list_categories(root):  # also one with a comma in its name

@@ -157,7 +157,7 @@ class RunDirectory:
 
     def category(self, name: str) -> Path:
         """The folder of a category, made if need be; the same for the name as reports show it."""
-        folder = self.path / "categories" / safe_name(shown(name))
+        folder = self.path / "categories" / as_file_name(safe_name(shown(name)))
         self.require_inside(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -371,6 +371,19 @@ def safe_name(name: str) -> str:
         start = escaped.encode()[: _LONGEST_NAME - 26].decode("utf-8", "ignore")
         escaped = f"{start}%-{digest}"
     return escaped or "%"
+
+
+def as_file_name(text: str) -> str:
+    """Return text such that the system writes it as UTF-8, whatever the locale is.
+
+    Under `LC_ALL=C`, where Python's UTF-8 mode is off, names of files are ASCII, and other bytes
+    stand in them as surrogates.
+    """
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return os.fsdecode(text.encode())
+    return text
 
 
 def _is_strange(c: str) -> bool:

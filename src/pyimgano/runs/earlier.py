@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import DataError, UsageError
 from ..foreign import parse_json, read_regular
-from .directory import safe_name
+from .directory import as_file_name, safe_name
 from .environment_schema import EnvironmentDocument, FilesDocument
 from .schema import SCHEMA_VERSION, FittedReport, RunConfig, shown
 
@@ -88,7 +88,7 @@ class EarlierRun(Generic[_Config, _Report]):
         return _read(self._category(category) / "files.json", FilesDocument)
 
     def _category(self, name: str) -> Path:
-        return self.path / "categories" / safe_name(shown(name))
+        return self.path / "categories" / as_file_name(safe_name(shown(name)))
 
     def _require_kind(self, document: dict[str, Any], config: type[RunConfig]) -> None:
         is_robust, wanted = _ROBUSTNESS in document, _ROBUSTNESS in config.model_fields

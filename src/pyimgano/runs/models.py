@@ -7,7 +7,7 @@ from urllib.parse import unquote_to_bytes
 
 from ..errors import DataError, UsageError, unknown_name
 from ..foreign import leads_out
-from .directory import safe_name
+from .directory import as_file_name, safe_name
 from .schema import shown
 
 #: In the folder of a category, where `run_benchmark(save_model=True)` saves its detector.
@@ -61,7 +61,7 @@ def find_model(run_dir: str | Path, category: str | None = None) -> Path:
             names = ", ".join(sorted(saved))
             raise UsageError(f"{run}: category is missing; detectors are saved for {names}")
         return next(iter(saved.values()))
-    place = safe_name(shown(category))
+    place = as_file_name(safe_name(shown(category)))
     for folder in saved.values():
         if folder.parent.name == place:
             return folder

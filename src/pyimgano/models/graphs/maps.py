@@ -47,6 +47,16 @@ class NearestRow(nn.Module):
         return squared.sqrt(), proposed.gather(1, which), queries
 
 
+def rows_of(grids: Tensor) -> Tensor:
+    """Return (N, h w, D) of (N, h, w, D).
+
+    Only the number of images is left to be worked out: of no image, N = 0, an exported graph
+    could not tell any other length.
+    """
+    _, height, width, channels = grids.shape
+    return grids.reshape(-1, int(height) * int(width), int(channels))
+
+
 class MapGraph(nn.Module):
     """From pixels to patches that count, and from their scores to a map; the base of graphs.
 
@@ -118,7 +128,7 @@ class MapGraph(nn.Module):
 
     def counted(self, patches: Tensor) -> Tensor:
         """(N, k, D) of (N, h, w, D)."""
-        flat = patches.flatten(1, 2)
+        flat = rows_of(patches)
         return flat if self.cells is None else flat.index_select(1, self.cells)
 
     def map_of(self, distances: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from ...backbones import Backbone
 from ...backbones.network import FeatureGraph, PatchGraph
 from ..bank import PatchMemory
 from ..near_and_context import CONTEXT_WEIGHT, NearAndContext
-from .maps import MapGraph, NearestRow
+from .maps import MapGraph, NearestRow, rows_of
 from .region import Region
 
 
@@ -97,9 +97,9 @@ class WhitenedGraph(MapGraph):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         grids = self.patches(self.masked(pixels))
         anomaly_map = self.map_of(self.near(self.counted(grids[0])))
-        score = anomaly_map.flatten(1).amax(dim=1)
+        score = anomaly_map.amax(dim=(1, 2))
         if self.context is not None:
-            around = grids[1].flatten(1, 2)  # (N, hw, E)
+            around = rows_of(grids[1])  # (N, hw, E)
             if self.context_cells is not None:
                 around = around.index_select(1, self.context_cells)
             score = score + CONTEXT_WEIGHT * self.context(around).amax(dim=1)

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 # OpenVINO reports its use to an analytics host through this package unless the package is missing.
 # It is made to look missing, so that nothing is sent and no file is left in the home folder.
-sys.modules["openvino_telemetry"] = None
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 import openvino  # noqa: E402
 
 here = Path(__file__).resolve().parent
