@@ -219,8 +219,8 @@ def test_a_record_for_each_image(call: Call, folder: Path) -> None:
     assert [r["pred"] for r in records] == [0, 1, 0]
     assert records[0]["original_size"] == [96, 128] and records[0]["error"] is None
     assert set(records[0]) == {
-        "index", "input", "score", "threshold", "calibration", "pred", "error", "remark",
-        "original_size",
+        "index", "input", "score", "threshold", "calibration", "pred", "label", "error",
+        "remark", "original_size",
     }  # fmt: skip
     assert [json.loads(line) for line in jsonl.read_text().splitlines()] == records
     assert "threshold 55" in err and "3 images: 1 defective, 2 good, 0 unreadable" in err

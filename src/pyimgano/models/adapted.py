@@ -245,12 +245,12 @@ class AdaptedDetector(Detector):
             looked = [self._look(start + offset, one) for offset, one in enumerate(chunk)]
             readable = [one.source for one in looked if one.error is None]
             scores = iter(self._scores(readable) if readable else ())
-            wanted = maps and self.has_maps and bool(readable)
-            found = iter(self._maps(readable)) if wanted else None
+            found = iter(self._maps(readable) if maps and self.has_maps and readable else ())
             for index, one in enumerate(looked, start):
                 error = one.error
                 if error is None:
-                    score, anomaly_map = float(next(scores)), None if found is None else next(found)
+                    score = float(next(scores))
+                    anomaly_map: npt.NDArray[np.float32] | None = next(found, None)
                     finite = anomaly_map is None or np.isfinite(anomaly_map).all()
                     if finite and np.isfinite(score):
                         yield ImageScore(index, score, anomaly_map, one.size, remark=one.remark)
