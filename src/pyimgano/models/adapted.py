@@ -245,12 +245,15 @@ class AdaptedDetector(Detector):
             looked = [self._look(start + offset, one) for offset, one in enumerate(chunk)]
             readable = [one.source for one in looked if one.error is None]
             scores = iter(self._scores(readable) if readable else ())
-            found = iter(self._maps(readable) if maps and self.has_maps and readable else ())
+            maps_of: list[Any] = [None] * len(readable)
+            if maps and self.has_maps and readable:
+                maps_of = list(self._maps(readable))
+            found = iter(maps_of)
             for index, one in enumerate(looked, start):
                 error = one.error
                 if error is None:
                     score = float(next(scores))
-                    anomaly_map: npt.NDArray[np.float32] | None = next(found, None)
+                    anomaly_map = next(found)
                     finite = anomaly_map is None or np.isfinite(anomaly_map).all()
                     if finite and np.isfinite(score):
                         yield ImageScore(index, score, anomaly_map, one.size, remark=one.remark)
