@@ -244,16 +244,15 @@ class AdaptedDetector(Detector):
         while chunk := list(islice(remaining, size)):
             looked = [self._look(start + offset, one) for offset, one in enumerate(chunk)]
             readable = [one.source for one in looked if one.error is None]
-            scores = iter(self._scores(readable) if readable else ())
-            maps_of: list[Any] = [None] * len(readable)
-            if maps and self.has_maps and readable:
-                maps_of = list(self._maps(readable))
-            found = iter(maps_of)
+            scores = self._scores(readable) if readable else np.zeros(0)
+            found = self._maps(readable) if maps and self.has_maps and readable else []
+            position = -1  # among the readable ones
             for index, one in enumerate(looked, start):
                 error = one.error
                 if error is None:
-                    score = float(next(scores))
-                    anomaly_map = next(found)
+                    position += 1
+                    score = float(scores[position])
+                    anomaly_map = found[position] if found else None
                     finite = anomaly_map is None or np.isfinite(anomaly_map).all()
                     if finite and np.isfinite(score):
                         yield ImageScore(index, score, anomaly_map, one.size, remark=one.remark)
