@@ -29,7 +29,7 @@ from safetensors.numpy import load, save
 from torch import Tensor
 
 from ..foreign import parse_json, read_regular
-from ..images import KeyedImage, Recalled
+from ..images import KeyedImage, Recalled, Signature
 
 #: Bytes that a cache folder may hold unless another bound is given.
 MAX_BYTES = 20 * 2**30
@@ -70,9 +70,10 @@ class FeatureCache:
         try:
             entry = load(read_regular(path, self._max_bytes))
             facts = parse_json(entry.pop("facts").tobytes())
+            signature = Signature(entry.pop("signature"), facts["colour"])
             layers = [entry[f"layer{i}"] for i in range(len(entry))]
-            found = Recalled(layers, tuple(facts["size"]), facts["remark"])
-            if facts["hash"] != _digest(layers, found.original_size, found.remark):
+            found = Recalled(layers, tuple(facts["size"]), facts["remark"], signature)
+            if facts["hash"] != _digest(layers, found.original_size, found.remark, signature):
                 return None
         except Exception:  # whatever it is, extracting anew mends it
             return None
@@ -88,12 +89,15 @@ class FeatureCache:
         if not self._works:
             return
         arrays = [np.ascontiguousarray(layer.cpu().numpy()) for layer in layers]
+        assert image.signature is not None
         facts = {
-            "hash": _digest(arrays, image.original_size, image.remark),
+            "hash": _digest(arrays, image.original_size, image.remark, image.signature),
             "size": image.original_size,
             "remark": image.remark,
+            "colour": image.signature.colour,
         }
         entry = {f"layer{i}": array for i, array in enumerate(arrays)}
+        entry["signature"] = image.signature.points
         entry["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
         path = self._path(image.key)
         try:
@@ -151,9 +155,14 @@ def recalled_features(image: KeyedImage) -> list[Tensor]:
     return [torch.from_numpy(array) for array in image.features]
 
 
-def _digest(arrays: Sequence[np.ndarray], size: tuple[int, int], remark: str | None) -> str:
-    digest = hashlib.blake2b(repr((size, remark)).encode(), digest_size=16)
-    for array in arrays:
+def _digest(
+    arrays: Sequence[np.ndarray],
+    size: tuple[int, int],
+    remark: str | None,
+    signature: Signature,
+) -> str:
+    digest = hashlib.blake2b(repr((size, remark, signature.colour)).encode(), digest_size=16)
+    for array in (*arrays, signature.points):
         digest.update(repr((array.shape, array.dtype.str)).encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

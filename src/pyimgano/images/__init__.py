@@ -3,6 +3,7 @@
 `images` knows nothing of datasets, models or runs.
 """
 
+from .copies import CopyGroups, Signature, copies_among, signature_of
 from .corrupt import (
     CORRUPTIONS,
     SEVERITIES,
@@ -34,6 +35,7 @@ __all__ = [
     "CORRUPTIONS",
     "SEVERITIES",
     "AlteredImage",
+    "CopyGroups",
     "Corruption",
     "ImageHeader",
     "ImageSource",
@@ -43,7 +45,9 @@ __all__ = [
     "Recall",
     "Recalled",
     "RegionOfInterest",
+    "Signature",
     "as_sources",
+    "copies_among",
     "corrupt_image",
     "corrupt_mask",
     "get_corruption",
@@ -57,5 +61,6 @@ __all__ = [
     "read_roi",
     "resize_image",
     "set_max_pixels",
+    "signature_of",
     "stream_images",
 ]

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from ..errors import DataError, ImageReadError, UsageError
 from ..memory import is_out_of_memory
 from ..threads import thread_count
+from .copies import Signature, signature_of
 from .limit import require_pixels
 from .read import read_bytes, read_image_and_remark, reason_of, resize_image
 from .roi import RegionOfInterest
@@ -62,13 +63,14 @@ class Recalled:
         What a network made of it, as the cache was given it.
     original_size
         (height, width) before resizing.
-    remark
-        As `LoadedImage.remark`.
+    remark, signature
+        As `LoadedImage` has them.
     """
 
     features: Any
     original_size: tuple[int, int]
     remark: str | None
+    signature: Signature | None = None
 
 
 class Recall(Protocol):
@@ -91,7 +93,7 @@ class KeyedImage:
         (H, W, 3) uint8 RGB; None if `features` are there.
     features
         Of the cache; None if it has none.
-    original_size, remark
+    original_size, remark, signature
         As `LoadedImage`.
     """
 
@@ -100,6 +102,7 @@ class KeyedImage:
     features: Any
     original_size: tuple[int, int]
     remark: str | None
+    signature: Signature | None = None
 
 
 #: What a network takes: pixels, or what a stream with a cache yields.
@@ -125,6 +128,9 @@ class LoadedImage:
         Why there are no pixels.
     remark
         What was left out of the file, in words; None if nothing was.
+    signature
+        Of the pixels, to tell copies and other kinds of images by; None if `error` is set, and
+        of an `AlteredImage`.
     """
 
     index: int
@@ -133,6 +139,7 @@ class LoadedImage:
     original_size: tuple[int, int] | None
     error: ImageReadError | None
     remark: str | None = None
+    signature: Signature | None = None
 
 
 def as_sources(X: Any, *, name: str = "X") -> Sequence[ImageSource]:
@@ -269,7 +276,7 @@ def _load(
         if isinstance(source, np.ndarray):
             shape = (source.shape[0], source.shape[1])
             resized = _resize(source, size, roi, name)
-            return LoadedImage(index, name, resized, shape, None)
+            return LoadedImage(index, name, resized, shape, None, None, signature_of(resized))
         data = read_bytes(source)
         if recall is not None:
             key = f"{hashlib.blake2b(data, digest_size=20).hexdigest()}-{size}".replace(" ", "")
@@ -279,17 +286,19 @@ def _load(
             if known is not None:
                 # as if it were decoded: what is refused does not depend on what is kept
                 require_pixels(source, known.original_size[1], known.original_size[0])
-                keyed = KeyedImage(key, None, known.features, known.original_size, known.remark)
-                return LoadedImage(index, name, keyed, known.original_size, None, known.remark)
+                original, remark = known.original_size, known.remark
+                keyed = KeyedImage(key, None, known.features, original, remark, known.signature)
+                return LoadedImage(index, name, keyed, original, None, remark, known.signature)
         image, remark = read_image_and_remark(source, data)
         pixels: NetworkInput = _resize(image, size, roi, name)
     except ImageReadError as error:
         return LoadedImage(index, name, None, None, error)
     original = (image.shape[0], image.shape[1])
+    assert isinstance(pixels, np.ndarray)
+    signature = signature_of(pixels)
     if recall is not None:
-        assert isinstance(pixels, np.ndarray)
-        pixels = KeyedImage(key, pixels, None, original, remark)
-    return LoadedImage(index, name, pixels, original, None, remark)
+        pixels = KeyedImage(key, pixels, None, original, remark, signature)
+    return LoadedImage(index, name, pixels, original, None, remark, signature)
 
 
 def _resize(

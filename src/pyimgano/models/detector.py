@@ -35,17 +35,20 @@ from ..errors import (
     during,
 )
 from ..images import (
+    CopyGroups,
     ImageSource,
     LoadedImage,
     NetworkInput,
     Recall,
     RegionOfInterest,
+    Signature,
     as_sources,
     read_roi,
     stream_images,
 )
 from ..memory import in_blocks, is_out_of_memory
 from .parameters import FullSignature, check_parameters, parameter_names, reject_unknown
+from .seen_images import SeenImages, calibrate_apart, calibrate_on_distinct
 
 if TYPE_CHECKING:
     from .saved_state import SavedState, State
@@ -61,8 +64,9 @@ _T = TypeVar("_T", bound="Detector")
 class TrainingScores:
     """Scores of normal images, and how they were obtained.
 
-    `unseen` says that no image was scored by a model that had seen it; `maps` are the
-    statistics of the images' maps, if the method has maps.
+    `unseen` says that no image was scored by a model that had seen it, or a copy of it; `maps`
+    are the statistics of the images' maps, if the method has maps. `images` are the numbers of
+    the training images that the scores are of, among those learned from; None of all.
     """
 
     scores: npt.NDArray[np.float64]
@@ -70,6 +74,7 @@ class TrainingScores:
     unseen: bool
     notes: tuple[str, ...] = ()
     maps: MapStatistics = field(default_factory=MapStatistics)
+    images: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,11 @@ class ImageScore:
         Why the image could not be scored.
     remark
         What was left out of the image file, in words; None if nothing was.
+    signature
+        Of its pixels, to tell copies by (`pyimgano.images.Signature`); None if `error` is set.
+    unlike_training
+        How the image is of another kind than all training images, in words: in colour where
+        they are grey, or of another shape. None if it is not.
     """
 
     index: int
@@ -99,6 +109,8 @@ class ImageScore:
     original_size: tuple[int, int] | None
     error: ImageReadError | None = None
     remark: str | None = None
+    signature: Signature | None = None
+    unlike_training: str | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,19 @@ class _Reading:
     remarked: list[SkippedImage] = field(default_factory=list)
     used: int = 0
     sizes: set[tuple[int, int]] = field(default_factory=set)  # before resizing
+    indices: list[int] = field(default_factory=list)  # of those that were used
+    signatures: list[Signature] = field(default_factory=list)
+    look_for_copies: bool = True
+    _copies: CopyGroups | None = None
+
+    def copies(self) -> CopyGroups:
+        """Which of the images that were used are copies of each other, once all have come."""
+        if self._copies is None:
+            if self.look_for_copies and len(self.signatures) == self.used:
+                self._copies = CopyGroups.of(self.signatures)
+            else:  # or a cache knows no signatures
+                self._copies = CopyGroups(np.arange(self.used))
+        return self._copies
 
     def skip(self, index: int, error: ImageReadError, role: _Role = "train") -> None:
         self.skipped.append(SkippedImage(index, error.path, error.reason, role))
@@ -192,6 +217,12 @@ class Detector(ABC):
         Those of which a part was left out, such as the further pages of a file.
     n_train_
         How many training images were learned from.
+    seen_
+        What kind of images these were (`pyimgano.models.seen_images.SeenImages`), and how many
+        of them are distinct; None of a detector that was saved before this was kept.
+    copies_
+        Positions in `X` of training images that are copies of each other, a tuple for each
+        distinct image that has copies. Not saved.
     roi_
         The region of interest (`pyimgano.images.RegionOfInterest`); None without one.
     """
@@ -214,9 +245,16 @@ class Detector(ABC):
     skipped_: list[SkippedImage]
     remarked_: list[SkippedImage]
     n_train_: int
+    seen_: SeenImages | None = None
+    copies_: tuple[tuple[int, ...], ...] = ()
     roi_: RegionOfInterest | None = None
     #: Whether other images than those to learn from are there to calibrate on; set by `fit`.
     _calibrates_apart: bool = False
+    #: Whether copies among the training images are looked for; not among tiles of images.
+    _looks_for_copies: bool = True
+    #: Signatures of the training images; only after a fit.
+    _signatures: Sequence[Signature] = ()
+    _reading: _Reading | None = None
 
     #: All keywords, also those that `__init__` hands on: what help() shows.
     __signature__: ClassVar[Any] = FullSignature()
@@ -411,6 +449,16 @@ class Detector(ABC):
             )
         return np.asarray(counted, dtype=np.bool_)
 
+    def _copy_groups(self) -> npt.NDArray[np.int64]:
+        """(n,) for each image learned from, the number of the first that it is a copy of.
+
+        Its own number where it is a copy of none before it. For `_learn`, once all batches have
+        come, and `_training_scores`: an image is scored as unseen only where all its copies are
+        left out with it.
+        """
+        assert self._reading is not None
+        return self._reading.copies().group
+
     def _settle(self, params: Any, sources: Sequence[ImageSource]) -> None:  # noqa: B027
         """Put what the training images decide for keywords that are None."""
 
@@ -472,7 +520,8 @@ class Detector(ABC):
         # what was learned before is gone, also if this fit fails on the way
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
-        reading = _Reading()
+        self._reading = reading = _Reading(look_for_copies=self._looks_for_copies)
+        self._signatures = ()
         self._settle(params, sources)
         if region is not None:
             region.require_some(tuple(params.resize))
@@ -491,6 +540,10 @@ class Detector(ABC):
             progress,
         )
         self._training_sizes = reading.sizes
+        copies = reading.copies()
+        if reading.signatures:
+            shapes = sorted(reading.sizes)
+            self.seen_ = SeenImages.of(shapes, reading.signatures, copies.distinct)
         training = None
         with during("calibration"):
             try:
@@ -501,11 +554,19 @@ class Detector(ABC):
             if held_out is not None:
                 training = self._held_out_scores(held_out, on_error, reading, progress)
             assert training is not None
+            if held_out is None:
+                training = calibrate_on_distinct(training, copies)
             if not np.isfinite(training.scores).all():
                 raise DataError("the images to calibrate on gave scores that are not finite")
         self.n_train_ = reading.used
         self.skipped_ = reading.skipped
         self.remarked_ = reading.remarked
+        self.copies_ = tuple(
+            tuple(reading.indices[number] for number in some)
+            for some in copies.members()
+            if len(some) > 1
+        )
+        self._signatures, self._reading = reading.signatures, None
         self.decision_scores_ = training.scores
         self.calibration_ = calibrate(
             training.scores,
@@ -581,8 +642,17 @@ class Detector(ABC):
                     anomaly_map = np.where(counted, anomaly_map, np.float32(0.0))
             finite = np.isfinite(score) and (anomaly_map is None or np.isfinite(anomaly_map).all())
             if finite:
+                unlike = None
+                if self.seen_ is not None and item.original_size is not None:
+                    unlike = self.seen_.unlike(item.original_size, item.signature)
                 yield ImageScore(
-                    item.index, score, anomaly_map, item.original_size, remark=item.remark
+                    item.index,
+                    score,
+                    anomaly_map,
+                    item.original_size,
+                    remark=item.remark,
+                    signature=item.signature,
+                    unlike_training=unlike,
                 )
                 continue
             # comparing NaN with a threshold would call it good
@@ -622,6 +692,7 @@ class Detector(ABC):
     ) -> TrainingScores:
         """Scores of good images that were not learned from."""
         scores: list[float] = []
+        signatures: list[Signature | None] = []
         maps = MapStatistics()
         handling = "raise" if on_error == "raise" else "record"
         for result in self._score_stream(sources, self.has_maps, handling):
@@ -634,6 +705,7 @@ class Detector(ABC):
             source = sources[result.index]
             reading.remark(result.index, source, result.remark, "calibration")
             scores.append(result.score)
+            signatures.append(result.signature)
             if result.anomaly_map is not None and result.original_size is not None:
                 counted = self.counted_pixels(result.original_size)
                 maps.add(
@@ -643,7 +715,10 @@ class Detector(ABC):
                 )
         if not scores:
             raise reading.nothing_used("calibration", len(sources))
-        return TrainingScores(np.asarray(scores), "held-out-images", unseen=True, maps=maps)
+        distinct, unseen, notes = calibrate_apart(
+            np.asarray(scores), signatures, reading.signatures
+        )
+        return TrainingScores(distinct, "held-out-images", unseen, notes, maps)
 
     def decision_function(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float64]:
         """Scores (N,) of N images; higher is more anomalous."""
@@ -781,6 +856,9 @@ def _training_batches(
             reading.used += 1
             assert loaded.original_size is not None
             reading.sizes.add(loaded.original_size)
+            reading.indices.append(loaded.index)
+            if loaded.signature is not None:
+                reading.signatures.append(loaded.signature)
             reading.remark(loaded.index, sources[loaded.index], loaded.remark)
         if progress is not None:
             progress("training images", loaded.index + 1, len(sources))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, ImageReadError, UsageError
-from ..images import ImageSource
+from ..images import ImageSource, Signature, signature_of
 from ..images.read import read_image_and_remark
 from .detector import OnError, SkippedImage
 
@@ -97,6 +97,7 @@ class TrainingTiles(Sequence[ImageSource]):
         self._sources = sources
         self._tile = tile_size
         self.images: list[int] = []
+        self.signatures: list[Signature] = []
         self.skipped: list[SkippedImage] = []
         self.remarked: list[SkippedImage] = []
         self._places: list[tuple[int, int, int]] = []  # image, y, x
@@ -110,6 +111,7 @@ class TrainingTiles(Sequence[ImageSource]):
                 self.skipped.append(SkippedImage(index, error.path, error.reason))
                 continue
             self.images.append(index)
+            self.signatures.append(signature_of(image))
             if remark is not None:
                 self.remarked.append(SkippedImage(index, str(sources[index]), remark))
             self._places += [

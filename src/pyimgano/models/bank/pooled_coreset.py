@@ -45,6 +45,8 @@ class PooledCoreset(StreamedCoreset):
 
     whitening: Whitening
     plain: Tensor
+    #: (n,) int64 for each image the number of its group of copies, from 0: copies are in one part.
+    groups: Tensor
 
     def __init__(self, *, pool_size: int, cells: int, **facts: Any) -> None:
         super().__init__(**facts)
@@ -87,13 +89,14 @@ class PooledCoreset(StreamedCoreset):
     def fold_of(self, patches: Tensor) -> Tensor:
         """Which of `FOLDS` parts the patches with these numbers are in: images, or bands of one.
 
-        All patches of an image are in one part, unless there is no other image. Parts are
-        stretches, so that images that are evenly spread over all are over the parts too, and
+        All patches of an image and of its copies are in one part, unless there is no other. Parts
+        are stretches, so that images that are evenly spread over all are over the parts too, and
         pictures taken one after another do not vouch for each other.
         """
-        if self._before <= self._cells:
-            return patches * FOLDS // self._cells
-        return patches // self._cells * FOLDS // (self._before // self._cells)
+        count = int(self.groups.max()) + 1
+        if count == 1:
+            return patches % self._cells * FOLDS // self._cells
+        return self.groups.to(patches.device)[patches // self._cells] * FOLDS // count
 
     def whitening_without(self, fold: int) -> Whitening:
         """What is learned, after `finish`, from the pool's patches of other folds."""
