@@ -19,11 +19,14 @@ from pydantic import BaseModel, ConfigDict
 
 from ..errors import DataError, ImageReadError
 from ..images import (
+    CopyGroups,
     ImageHeader,
+    Signature,
     pages_remark,
     read_header,
     read_image,
     read_mask,
+    signature_of,
 )
 from ..threads import thread_count
 from .catalog import get_layout, open_root
@@ -45,10 +48,12 @@ Kind = Literal[
     "mask_shared",
     "mask_without_image",
     "repeated_image",
+    "similar_image",
+    "shared_image",
     "several_pages",
     "note",
 ]
-_REMARKS = frozenset({"repeated_image", "several_pages", "note"})
+_REMARKS = frozenset({"repeated_image", "similar_image", "shared_image", "several_pages", "note"})
 _SPLITS = ("train", "validation", "test")
 
 #: Told how many files of a category have been looked at, and how many there are.
@@ -133,7 +138,8 @@ def check_dataset(
     category
         A name, or `all`.
     deep
-        Decode every image, which finds damage inside a file too.
+        Decode every image, which finds damage inside a file too, and images that are copies
+        without being the same file: re-encoded, resized, or of a still scene.
     progress
         Called with (category, files done, files there are).
 
@@ -174,17 +180,23 @@ def _check(
     work = _Work(pool, progress, name, category)
     findings = [_finding("note", root / name, note) for note in category.notes]
     readable: list[tuple[str, Sample, ImageHeader]] = []
+    signatures: list[tuple[str, Path, Signature]] = []
     listed = [(split, sample) for split in _SPLITS for sample in getattr(category, split)]
     looked = work.map(lambda one: _look(one[1].path, deep), listed)
     for (split, sample), found in zip(listed, looked, strict=True):
         if isinstance(found, Finding):
             findings.append(found)
             continue
-        readable.append((split, sample, found))
-        remark = pages_remark(found.pages)
+        header, signature = found
+        readable.append((split, sample, header))
+        if signature is not None:
+            signatures.append((split, sample.path, signature))
+        remark = pages_remark(header.pages)
         if remark is not None:
             findings.append(_finding("several_pages", sample.path, remark))
-    findings += _duplicates(work, [(split, sample.path) for split, sample, _ in readable])
+    same = _duplicates(work, [(split, sample.path) for split, sample, _ in readable])
+    findings += same
+    findings += _near_copies(signatures, {one.path for one in same})
     sizes = {sample.path: header.size for _, sample, header in readable}
     defective = [sample for sample in category.test if sample.label]
     known = None if category.saturation is None else frozenset(category.saturation)
@@ -230,12 +242,10 @@ def _finding(kind: Kind, path: str | Path, message: str) -> Finding:
     return Finding(kind=kind, path=str(path), message=message, error=kind not in _REMARKS)
 
 
-def _look(path: Path, deep: bool) -> ImageHeader | Finding:
+def _look(path: Path, deep: bool) -> tuple[ImageHeader, Signature | None] | Finding:
     try:
         header = read_header(path)
-        if deep:
-            read_image(path)
-        return header
+        return header, signature_of(read_image(path)) if deep else None
     except ImageReadError as error:
         return _finding(
             "image_missing" if error.missing else "image_unreadable", path, error.reason
@@ -285,6 +295,28 @@ def _duplicates(work: _Work, files: list[tuple[str, Path]]) -> list[Finding]:
         for split, path in group[1:]:
             kind: Kind = "repeated_image" if split == first_split else "duplicate_image"
             message = f"({split}) is the same, byte by byte, as {first} ({first_split})"
+            findings.append(_finding(kind, path, message))
+    return findings
+
+
+def _near_copies(images: list[tuple[str, Path, Signature]], known: set[str]) -> list[Finding]:
+    """Images that are copies without being the same file; those of `known` paths were told of."""
+    copies = CopyGroups.of([signature for *_, signature in images])
+    if copies.one_scene:
+        path = images[0][1].parent
+        return [_finding("note", path, "all images are copies of one, or differ by noise alone")]
+    findings = []
+    for members in copies.members():
+        first_split, first, _ = images[members[0]]
+        for number in members[1:]:
+            split, path, _ = images[number]
+            if str(path) in known:
+                continue
+            kind: Kind = "similar_image" if split == first_split else "shared_image"
+            message = (
+                f"({split}) looks like a copy of {first} ({first_split}): re-encoded, resized, or "
+                "of the same scene"
+            )
             findings.append(_finding(kind, path, message))
     return findings
 

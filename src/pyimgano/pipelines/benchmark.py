@@ -242,7 +242,7 @@ def _measure(run: BenchmarkDocuments, name: str, *, listener: Listener | None) -
             progress=None if listener is None else listener.stage,
         )
         submission.flush()
-    notes = [*category.notes, *submission.notes()]
+    notes = [*category.notes, *submission.notes(), *trial.notes]
     if not category.test:
         notes.append("there are no test images: the threshold is calibrated, nothing is measured")
     return run.finished(category, detector, trial, notes, model_folder)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..calibration import BinomialInterval, clopper_pearson
 from ..datasets import Move, Sample
 from ..errors import during
+from ..images import Signature, copies_among
 from ..memory import memory_in_words
 from ..models import Detector, ImageScore
 from ..models.detector import Progress
@@ -44,6 +46,8 @@ class Measurement:
         Test images without a score.
     n_masks
         Defective test images with a usable mask.
+    notes
+        What a reader of the results should know of the test images.
     score_seconds
         Wall clock.
     """
@@ -53,6 +57,7 @@ class Measurement:
     problems: list[Problem]
     n_unreadable: int
     n_masks: int
+    notes: list[str]
     score_seconds: float
 
 
@@ -236,6 +241,7 @@ def measure_detector(
     scored_samples: list[Sample] = []
     unreadable: list[Sample] = []
     scores: list[float] = []
+    known = _TestImages(detector)
     with_maps = pixels.wanted or keep_maps
     if scored is None:
         paths = [str(sample.path) for sample in test]
@@ -252,6 +258,7 @@ def measure_detector(
                     on_score(sample, result)
             if progress is not None:
                 progress(stage, result.index + 1, len(test))
+            known.add(sample, result)
             if result.remark is not None:
                 pixels.note("several_pages", sample.path, result.remark)
             if result.error is not None:
@@ -262,6 +269,7 @@ def measure_detector(
                 scored_samples.append(sample)
                 scores.append(result.score)
                 pixels.add(sample, result, None if move is None else move(sample))
+    notes = known.notes()
     done = time.perf_counter()
 
     with during("metrics"):
@@ -282,8 +290,43 @@ def measure_detector(
         problems=pixels.problems,
         n_unreadable=len(unreadable),
         n_masks=pixels.usable,
+        notes=notes,
         score_seconds=done - began,
     )
+
+
+class _TestImages:
+    """Tells test images that are copies of training images, or of another kind than these."""
+
+    def __init__(self, detector: Detector) -> None:
+        self._learned = detector._signatures
+        self._paths: list[Path] = []
+        self._signatures: list[Signature] = []
+        self._unlike: list[tuple[Path, str]] = []
+
+    def add(self, sample: Sample, result: ImageScore) -> None:
+        if result.unlike_training is not None:
+            self._unlike.append((sample.path, result.unlike_training))
+        if result.signature is not None:
+            self._paths.append(sample.path)
+            self._signatures.append(result.signature)
+
+    def notes(self) -> list[str]:
+        found = []
+        if self._unlike:
+            path, how = self._unlike[0]
+            found.append(
+                f"{len(self._unlike)} test images are of another kind than the training images, "
+                f"and their scores say so whatever they show; the first is {path}: {how}"
+            )
+        shared = copies_among(self._learned, self._signatures) if self._learned else []
+        if shared:
+            found.append(
+                f"{len(shared)} of {len(self._paths)} test images are copies of training images "
+                "(the same, re-encoded, resized, or of the same scene), and what is measured on "
+                f"them says nothing of new images; the first is {self._paths[shared[0][0]]}"
+            )
+        return found
 
 
 def measured_rate(measured: Measurement) -> MeasuredRate:
