@@ -144,11 +144,12 @@ class PatchMemoryLearner:
         self._kept.add(patches)
         self._seen += len(patches)
 
-    def finish(self, groups: npt.NDArray[np.int64]) -> PatchMemory:
+    def finish(self, groups: npt.NDArray[np.int64] | None = None) -> PatchMemory:
         """The memory; `unseen` and `several` are set.
 
         `groups` (n,) are equal for images that are copies: they are left out together.
         """
+        groups = np.arange(self._seen) if groups is None else groups
         of_image = torch.from_numpy(np.unique(groups, return_inverse=True)[1])
         self._coreset.groups = of_image
         features, picked = self._coreset.finish()
