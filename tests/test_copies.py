@@ -12,11 +12,15 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from pyimgano.datasets import check_dataset, get_layout, load_category
 from pyimgano.images import CopyGroups, copies_among, signature_of
 from pyimgano.models import Detector, create_model, load_model
 from pyimgano.models.gaussian import group_left_out
 from pyimgano.models.seen_images import SeenImages, calibrate_apart, largest_of_each
 from pyimgano.models.training.images import divide
+from pyimgano.pipelines.trial import run_trial
+
+from .pixel_detector import Darkness
 
 _Image = npt.NDArray[np.uint8]
 
@@ -265,3 +269,70 @@ def test_a_saved_detector_remembers_its_images(tmp_path: Path) -> None:
     assert isinstance(old, Detector)
     assert old.seen_ is None
     assert [one.unlike_training for one in old.score_images([portrait])] == [None]
+
+
+# ---- runs and checks
+
+
+def written(folder: Path, images: list[_Image], suffix: str = ".png") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number:03d}{suffix}")
+
+
+def dataset(root: Path) -> Path:
+    """Six parts, one of them twice; one of the test images is a training image, one portrait."""
+    category = root / "nut"
+    written(category / "train/good", [*PARTS[:6], resized(PARTS[2], 0.5)])
+    written(category / "test/good", [jpeg(PARTS[4], 75), PARTS[7], PARTS[8][:, 64:192]])
+    written(category / "test/spot", [PARTS[9]])
+    written(category / "ground_truth/spot", [])
+    Image.fromarray(np.eye(256, dtype=np.uint8) * 255).save(
+        category / "ground_truth/spot/000_mask.png"
+    )
+    return root
+
+
+def test_the_check_finds_copies_where_it_decodes(tmp_path: Path) -> None:
+    root = dataset(tmp_path)
+    kinds = {"similar_image", "shared_image"}
+
+    def told(deep: bool) -> list[tuple[str, str, bool]]:
+        (one,) = check_dataset("mvtec", root, deep=deep).categories
+        return [
+            (found.kind, Path(found.path).parent.name + "/" + Path(found.path).name, found.error)
+            for found in one.findings
+            if found.kind in kinds
+        ]
+
+    assert told(deep=False) == []
+    assert told(deep=True) == [
+        ("similar_image", "good/006.png", False),
+        ("shared_image", "good/000.png", False),
+    ]
+
+
+def test_a_run_tells_of_shared_images_and_of_other_kinds(tmp_path: Path) -> None:
+    root = dataset(tmp_path)
+    detector = Darkness(resize=(64, 64))
+    category = load_category(get_layout("mvtec"), root, "nut")
+    trial = run_trial(detector, [str(one.path) for one in category.train], category.test)
+    assert detector.copies_ == ((2, 6),)
+    assert detector.calibration_.n_scores == 6
+    other, shared = trial.notes
+    assert other.startswith("1 of 4 test images is of another kind")
+    assert "002.png: 128 x 256 pixels" in other
+    assert shared.startswith("1 of 4 test images is a copy of training images")
+    assert shared.endswith("000.png")
+
+
+def test_the_cache_of_features_keeps_signatures(tmp_path: Path) -> None:
+    """Or a second run would know of no copies."""
+    written(tmp_path / "images", [PARTS[0], PARTS[1], PARTS[2], jpeg(PARTS[1], 90)])
+    paths = sorted(str(path) for path in (tmp_path / "images").iterdir())
+    keywords = {**SMALL, "resize": (64, 64), "cache_dir": str(tmp_path / "cache")}
+    first = create_model("vision_knn", **keywords).fit(paths)
+    again = create_model("vision_knn", **keywords).fit(paths)
+    assert first.copies_ == again.copies_ == ((1, 3),)
+    assert again.decision_scores_.tolist() == first.decision_scores_.tolist()
+    assert again.seen_ == first.seen_

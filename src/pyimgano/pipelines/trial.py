@@ -315,16 +315,20 @@ class _TestImages:
         found = []
         if self._unlike:
             path, how = self._unlike[0]
+            count = len(self._unlike)
             found.append(
-                f"{len(self._unlike)} test images are of another kind than the training images, "
-                f"and their scores say so whatever they show; the first is {path}: {how}"
+                f"{count} of {len(self._paths)} test images {'is' if count == 1 else 'are'} of "
+                "another kind than the training images, which scores show whatever else there is; "
+                f"the first is {path}: {how}"
             )
         shared = copies_among(self._learned, self._signatures) if self._learned else []
         if shared:
+            count = len(shared)
             found.append(
-                f"{len(shared)} of {len(self._paths)} test images are copies of training images "
-                "(the same, re-encoded, resized, or of the same scene), and what is measured on "
-                f"them says nothing of new images; the first is {self._paths[shared[0][0]]}"
+                f"{count} of {len(self._paths)} test images "
+                f"{'is a copy' if count == 1 else 'are copies'} of training images (the same, "
+                "re-encoded, resized, or of the same scene), and what is measured there says "
+                f"nothing of new images; the first is {self._paths[shared[0][0]]}"
             )
         return found
 
