@@ -110,6 +110,8 @@ def test_equal_images_are_one_and_blank_ones_are_told_apart_by_their_noise() -> 
     assert (equal.distinct, equal.one_scene) == (1, False)
     flat = groups([np.full((32, 32, 3), 7, np.uint8)] * 3)
     assert (flat.distinct, flat.copies) == (1, 2)
+    levels = groups([np.full((32, 32, 3), value, np.uint8) for value in (7, 8, 200)])
+    assert levels.distinct == 3
     rng = np.random.default_rng(0)
     blank = [np.clip(rng.normal(128, 3, (64, 64, 3)), 0, 255).astype(np.uint8) for _ in range(8)]
     assert groups(blank).distinct == 8
@@ -183,7 +185,7 @@ def test_calibration_images_that_are_copies_do_not_count() -> None:
     assert scores.tolist() == [1.0, 3.0]
     assert unseen
     assert "1 of the 4" in notes[0]
-    assert "2 distinct" in notes[1]
+    assert "2 are distinct" in notes[1]
     scores, unseen, _ = calibrate_apart(np.array([1.0, 2.0]), known[:2], known)
     assert scores.tolist() == [1.0, 2.0]
     assert not unseen

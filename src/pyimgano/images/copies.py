@@ -33,7 +33,7 @@ _OF_CONTRAST = 0.2
 # Deviation of the blur of a signature, in its points: so that a shift changes it smoothly.
 _BLUR = 1.0
 # Nearest signatures that are compared closely.
-_NEAREST = 8
+_NEAREST = 5
 # Rows of signatures whose distances to all others are held at once, and pairs that are compared.
 _ROWS = 512
 _PAIRS = 256
@@ -195,12 +195,11 @@ def _changes(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     around = right + left + below + above
     changes = [np.ones_like(image), image, right - left, below - above, around - 4.0 * image]
     found = np.stack([one.reshape(len(image), -1) for one in changes], axis=1)
-    for number in range(len(changes)):  # Gram and Schmidt, twice for the digits
+    for number in range(len(changes)):  # Gram and Schmidt
         own = found[:, number]
-        for _ in range(2):
-            for before in range(number):
-                other = found[:, before]
-                own -= np.einsum("ij,ij->i", own, other)[:, None] * other
+        for before in range(number):
+            other = found[:, before]
+            own -= np.einsum("ij,ij->i", own, other)[:, None] * other
         length = np.sqrt(np.einsum("ij,ij->i", own, own))[:, None]
         own /= np.where(length > 1e-6, length, np.inf)
     return found
@@ -225,7 +224,7 @@ def _near(points: _Points, same: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]
             pairs = points.nearest(leaders)
             rest = left(pairs)
             bound = np.minimum(limit, _OF_CONTRAST * points.contrast[pairs].min(axis=1))
-            joined = pairs[rest <= bound]
+            joined = pairs[rest < bound]  # of flat images, which differ in brightness, none
             if not len(joined):
                 break
             group = _merged(group, joined)

@@ -149,15 +149,11 @@ def calibrate_apart(
     copies = CopyGroups.of([held[n] for n in stay])
     if learned:
         notes[0] += " and do not count"
-    if copies.one_scene or (copies.copies and copies.distinct == 1):
-        notes.append(
-            "the images to calibrate on are copies of one, or differ by no more than noise"
-        )
-        return scores[stay], False, tuple(notes)
+    group = np.zeros_like(copies.group) if copies.one_scene else copies.group
     if not copies.copies:
         return scores[stay], True, tuple(notes)
     notes.append(
-        f"{copies.copies} of the images to calibrate on are copies of others: "
-        f"{copies.distinct} distinct images count, each by the largest score of its copies"
+        f"{copies.copies} of the images to calibrate on are copies of others, or differ by no more "
+        f"than noise: {copies.distinct} are distinct, and the largest score of each counts"
     )
-    return largest_of_each(scores[stay], copies.group), True, tuple(notes)
+    return largest_of_each(scores[stay], group), True, tuple(notes)
