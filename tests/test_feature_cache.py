@@ -14,7 +14,7 @@ import torch
 from pyimgano.backbones import backbone, create_backbone, feature_cache
 from pyimgano.backbones.feature_cache import FeatureCache
 from pyimgano.errors import UsageError
-from pyimgano.images import KeyedImage
+from pyimgano.images import KeyedImage, Signature
 from pyimgano.models import create_model
 from pyimgano.pipelines import run_benchmark
 
@@ -95,7 +95,8 @@ def test_unreadable_images_are_unreadable_still(tmp_path: Path) -> None:
 
 
 def keyed(key: str) -> KeyedImage:
-    return KeyedImage(key, None, None, (5, 7), "a remark")
+    signature = Signature(np.zeros((32, 32), np.float16), 0.0)
+    return KeyedImage(key, None, None, (5, 7), "a remark", signature)
 
 
 def entry(seed: int) -> list[torch.Tensor]:

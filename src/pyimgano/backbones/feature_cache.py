@@ -29,7 +29,7 @@ from safetensors.numpy import load, save
 from torch import Tensor
 
 from ..foreign import parse_json, read_regular
-from ..images import KeyedImage, Recalled, SampleRange
+from ..images import KeyedImage, Recalled, SampleRange, Signature
 from ..threads import ForkSafeLock
 
 #: Bytes that a cache folder may hold unless another bound is given.
@@ -71,6 +71,7 @@ class FeatureCache:
         try:
             entry = load(read_regular(path, self._max_bytes))
             facts = parse_json(entry.pop("facts").tobytes())
+            signature = Signature(entry.pop("signature"), facts["colour"])
             layers = [entry[f"layer{i}"] for i in range(len(entry))]
             samples = facts.get("samples")
             found = Recalled(
@@ -78,6 +79,7 @@ class FeatureCache:
                 tuple(facts["size"]),
                 facts["remark"],
                 None if samples is None else SampleRange(*samples),
+                signature,
             )
             if facts["hash"] != _digest(layers, found):
                 return None
@@ -95,13 +97,16 @@ class FeatureCache:
         if not self._works:
             return
         arrays = [np.ascontiguousarray(layer.cpu().numpy()) for layer in layers]
+        assert image.signature is not None
         facts = {
             "hash": _digest(arrays, image),
             "size": image.original_size,
             "remark": image.remark,
             "samples": image.samples,
+            "colour": image.signature.colour,
         }
         entry = {f"layer{i}": array for i, array in enumerate(arrays)}
+        entry["signature"] = image.signature.points
         entry["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
         path = self._path(image.key)
         try:
@@ -160,10 +165,11 @@ def recalled_features(image: KeyedImage) -> list[Tensor]:
 
 
 def _digest(arrays: Sequence[np.ndarray], image: KeyedImage | Recalled) -> str:
+    assert image.signature is not None
     samples = None if image.samples is None else tuple(image.samples)
-    told = repr((image.original_size, image.remark, samples))
+    told = repr((image.original_size, image.remark, samples, image.signature.colour))
     digest = hashlib.blake2b(told.encode(), digest_size=16)
-    for array in arrays:
+    for array in (*arrays, image.signature.points):
         digest.update(repr((array.shape, array.dtype.str)).encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

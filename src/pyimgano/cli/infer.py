@@ -345,6 +345,7 @@ def _score(
         out.emit,
         pixel_threshold=given["pixel_threshold"],
         batch_size=given["batch_size"],
+        warn=complain,
     )
     if kept is not None:
         out.file, session.first = kept, kept.count

@@ -19,14 +19,17 @@ from pydantic import BaseModel, ConfigDict
 
 from ..errors import DataError, ImageReadError
 from ..images import (
+    CopyGroups,
     ImageHeader,
     SampleRange,
+    Signature,
     check_bit_depth,
     decode_image,
     dim_note,
     pages_remark,
     read_header,
     read_mask,
+    signature_of,
 )
 from ..threads import thread_count
 from .catalog import get_layout, open_root
@@ -52,6 +55,8 @@ Kind = Literal[
     "files_not_used",
     "images_in_no_category",
     "repeated_image",
+    "similar_image",
+    "shared_image",
     "several_pages",
     "odd_image",
     "note",
@@ -61,6 +66,8 @@ _REMARKS = frozenset(
         "files_not_used",
         "images_in_no_category",
         "repeated_image",
+        "similar_image",
+        "shared_image",
         "several_pages",
         "odd_image",
         "note",
@@ -157,8 +164,9 @@ def check_dataset(
     category
         A name, or `all`.
     deep
-        Decode every image, which finds damage inside a file too, and training images that
-        make use of few of their 16 bits.
+        Decode every image, which finds damage inside a file too, training images that make
+        use of few of their 16 bits, and images that are copies without being the same file:
+        re-encoded, resized, or of a still scene.
     bit_depth
         What the images would be read with: how many bits count in images with 16 bits a sample.
     progress
@@ -206,6 +214,7 @@ class _Looked(NamedTuple):
     header: ImageHeader
     remark: str | None
     samples: SampleRange | None
+    signature: Signature | None
 
 
 def _check(
@@ -229,6 +238,7 @@ def _check(
     said = {one.message for one in category.unused}
     findings += [_finding("note", root / name, n) for n in category.notes if n not in said]
     readable: list[tuple[str, Sample, ImageHeader]] = []
+    signatures: list[tuple[str, Path, Signature]] = []
     listed = [(split, sample) for split in _SPLITS for sample in getattr(category, split)]
     looked = work.map(lambda one: _look(one[1].path, reading), listed)
     samples: list[SampleRange | None] = []
@@ -242,12 +252,16 @@ def _check(
         remark = pages_remark(found.header.pages)
         if remark is not None:
             findings.append(_finding("several_pages", sample.path, remark))
+        if found.signature is not None:
+            signatures.append((split, sample.path, found.signature))
         if found.remark is not None:
             findings.append(_finding("odd_image", sample.path, found.remark))
     dim = dim_note(samples)
     if dim is not None:
         findings.append(_finding("note", root / name, dim))
-    findings += _duplicates(work, [(split, sample.path) for split, sample, _ in readable])
+    same = _duplicates(work, [(split, sample.path) for split, sample, _ in readable])
+    findings += same
+    findings += _near_copies(signatures, {one.path for one in same})
     sizes = {sample.path: header.size for _, sample, header in readable}
     defective = [sample for sample in category.test if sample.label]
     known = None if category.saturation is None else frozenset(category.saturation)
@@ -297,13 +311,13 @@ def _look(path: Path, reading: _Reading) -> _Looked | Finding:
     try:
         header = read_header(path, bit_depth=reading.bit_depth)
         if not reading.deep:
-            return _Looked(header, header.remark, None)
+            return _Looked(header, header.remark, None, None)
         decoded = decode_image(path, bit_depth=reading.bit_depth)
         remark = decoded.remark
         pages = pages_remark(header.pages)
         if remark is not None and pages is not None:  # which are a finding of their own
             remark = remark.removesuffix(pages).removesuffix("; ") or None
-        return _Looked(header, remark, decoded.samples)
+        return _Looked(header, remark, decoded.samples, signature_of(decoded.pixels))
     except ImageReadError as error:
         return _finding(
             "image_missing" if error.missing else "image_unreadable", path, error.reason
@@ -353,6 +367,28 @@ def _duplicates(work: _Work, files: list[tuple[str, Path]]) -> list[Finding]:
         for split, path in group[1:]:
             kind: Kind = "repeated_image" if split == first_split else "duplicate_image"
             message = f"({split}) is the same, byte by byte, as {first} ({first_split})"
+            findings.append(_finding(kind, path, message))
+    return findings
+
+
+def _near_copies(images: list[tuple[str, Path, Signature]], known: set[str]) -> list[Finding]:
+    """Images that are copies without being the same file; those of `known` paths were told of."""
+    copies = CopyGroups.of([signature for *_, signature in images])
+    if copies.one_scene:
+        path = images[0][1].parent
+        return [_finding("note", path, "all images are copies of one, or differ by noise alone")]
+    findings = []
+    for members in copies.members():
+        first_split, first, _ = images[members[0]]
+        for number in members[1:]:
+            split, path, _ = images[number]
+            if str(path) in known:
+                continue
+            kind: Kind = "similar_image" if split == first_split else "shared_image"
+            message = (
+                f"({split}) looks like a copy of {first} ({first_split}): re-encoded, resized, or "
+                "of the same scene"
+            )
             findings.append(_finding(kind, path, message))
     return findings
 

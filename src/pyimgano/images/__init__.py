@@ -3,6 +3,7 @@
 `images` knows nothing of datasets, models or runs.
 """
 
+from .copies import CopyGroups, Signature, copies_among, signature_of
 from .corrupt import (
     CORRUPTIONS,
     SEVERITIES,
@@ -49,6 +50,7 @@ __all__ = [
     "CORRUPTIONS",
     "SEVERITIES",
     "AlteredImage",
+    "CopyGroups",
     "Corruption",
     "DecodedImage",
     "ImageHeader",
@@ -61,9 +63,11 @@ __all__ = [
     "Recalled",
     "RegionOfInterest",
     "SampleRange",
+    "Signature",
     "as_sources",
     "closed_after",
     "check_bit_depth",
+    "copies_among",
     "corrupt_image",
     "corrupt_mask",
     "decode_image",
@@ -81,5 +85,6 @@ __all__ = [
     "read_roi",
     "resize_image",
     "set_max_pixels",
+    "signature_of",
     "stream_images",
 ]

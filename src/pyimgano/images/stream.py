@@ -23,6 +23,7 @@ import numpy.typing as npt
 from ..errors import DataError, ImageReadError, UsageError
 from ..memory import is_out_of_memory
 from ..threads import thread_count
+from .copies import Signature, signature_of
 from .limit import require_pixels
 from .read import decode_image, read_bytes, reason_of, resize_image
 from .roi import RegionOfInterest
@@ -67,7 +68,7 @@ class Recalled:
         What a network made of it, as the cache was given it.
     original_size
         (height, width) before resizing.
-    remark, samples
+    remark, samples, signature
         As `LoadedImage` has them.
     """
 
@@ -75,6 +76,7 @@ class Recalled:
     original_size: tuple[int, int]
     remark: str | None
     samples: SampleRange | None = None
+    signature: Signature | None = None
 
 
 class Recall(Protocol):
@@ -98,7 +100,7 @@ class KeyedImage:
         (H, W, 3) uint8 RGB; None if `features` are there.
     features
         Of the cache; None if it has none.
-    original_size, remark, samples
+    original_size, remark, samples, signature
         As `LoadedImage`.
     """
 
@@ -108,6 +110,7 @@ class KeyedImage:
     original_size: tuple[int, int]
     remark: str | None
     samples: SampleRange | None = None
+    signature: Signature | None = None
 
 
 #: What a network takes: pixels, or what a stream with a cache yields.
@@ -135,6 +138,9 @@ class LoadedImage:
         What was left out of the file or is odd about it, in words; None if nothing is.
     samples
         Over which range it was read, of an image with 16 bits a sample; None for others.
+    signature
+        Of the pixels, to tell copies and other kinds of images by; None if `error` is set, and
+        of an `AlteredImage`.
     """
 
     index: int
@@ -144,6 +150,7 @@ class LoadedImage:
     error: ImageReadError | None
     remark: str | None = None
     samples: SampleRange | None = None
+    signature: Signature | None = None
 
 
 def as_sources(X: Any, *, name: str = "X") -> Sequence[ImageSource]:
@@ -413,7 +420,9 @@ def _load(
             shape = (source.shape[0], source.shape[1])
             narrow, samples, remark = narrow_array(name, source, bit_depth)
             resized = _resize(narrow, size, roi, name)
-            return LoadedImage(index, name, resized, shape, None, remark, samples)
+            return LoadedImage(
+                index, name, resized, shape, None, remark, samples, signature_of(resized)
+            )
         data = read_bytes(source)
         if recall is not None:
             key = f"{hashlib.blake2b(data, digest_size=20).hexdigest()}-{size}".replace(" ", "")
@@ -425,7 +434,7 @@ def _load(
             if known is not None:
                 # as if it were decoded: what is refused does not depend on what is kept
                 require_pixels(source, known.original_size[1], known.original_size[0])
-                told = (known.original_size, known.remark, known.samples)
+                told = (known.original_size, known.remark, known.samples, known.signature)
                 keyed = KeyedImage(key, None, known.features, *told)
                 return LoadedImage(index, name, keyed, told[0], None, *told[1:])
         image, remark, samples = decode_image(source, data, bit_depth=bit_depth)
@@ -433,10 +442,11 @@ def _load(
     except ImageReadError as error:
         return LoadedImage(index, name, None, None, error)
     original = (image.shape[0], image.shape[1])
+    assert isinstance(pixels, np.ndarray)
+    signature = signature_of(pixels)
     if recall is not None:
-        assert isinstance(pixels, np.ndarray)
-        pixels = KeyedImage(key, pixels, None, original, remark, samples)
-    return LoadedImage(index, name, pixels, original, None, remark, samples)
+        pixels = KeyedImage(key, pixels, None, original, remark, samples, signature)
+    return LoadedImage(index, name, pixels, original, None, remark, samples, signature)
 
 
 def _resize(

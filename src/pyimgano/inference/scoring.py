@@ -52,10 +52,14 @@ class InferenceResult:
     error
         Why there is no score.
     remark
-        What was left out of the image file, in words; None if nothing was.
+        What was left out of the image file, and how it is of another kind than the training
+        images, in words; None if neither.
     regions
         Regions of the map at the image's original size, highest peak first; None if they were
         not asked for or `error` is set.
+    unlike_training
+        How the image is of another kind than all training images, in words: in colour where they
+        are grey, or of another shape; part of `remark` too. None if it is not.
     """
 
     score: float | None
@@ -68,6 +72,7 @@ class InferenceResult:
     error: str | None = None
     remark: str | None = None
     regions: tuple[Region, ...] | None = None
+    unlike_training: str | None = None
 
 
 def infer(
@@ -347,7 +352,9 @@ def _decide(
             input=name,
             threshold=threshold,
             original_size=result.original_size,
-            remark=result.remark,
+            remark="; ".join(said for said in (result.remark, result.unlike_training) if said)
+            or None,
             regions=regions,
+            unlike_training=result.unlike_training,
         )
         del shown, result  # and its map, before the next is made

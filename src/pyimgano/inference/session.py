@@ -32,6 +32,8 @@ class Session:
         Of regions, masks and outlines, instead of the detector's.
     batch_size
         As `iter_infer`.
+    warn
+        Told once, of the first image that is of another kind than the training images.
 
     Attributes
     ----------
@@ -54,6 +56,7 @@ class Session:
         *,
         pixel_threshold: float | None = None,
         batch_size: int | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         if wanted.needs_maps:
             require_maps(detector)
@@ -65,6 +68,7 @@ class Session:
         self._batch_size = batch_size
         self.first = 0
         self.total = self.defective = self.unreadable = 0
+        self._warn: Callable[[str], None] | None = warn
 
     def score(self, paths: Sequence[str], root: str | None) -> None:
         """Images of a list, decoded ahead of the scoring."""
@@ -138,4 +142,10 @@ class Session:
         self.total += 1
         self.defective += record.pred == 1
         self.unreadable += record.error is not None
+        if result.unlike_training is not None and self._warn is not None:
+            self._warn(
+                f"{path}: {result.unlike_training}; its score says so whatever it shows. "
+                "The remarks of further such images say this too"
+            )
+            self._warn = None
         self._emit(record)

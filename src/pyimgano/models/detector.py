@@ -36,12 +36,14 @@ from ..errors import (
     during,
 )
 from ..images import (
+    CopyGroups,
     ImageSource,
     LoadedImage,
     NetworkInput,
     Recall,
     RegionOfInterest,
     SampleRange,
+    Signature,
     as_sources,
     closed_after,
     dim_note,
@@ -50,6 +52,7 @@ from ..images import (
 )
 from ..memory import in_blocks, is_out_of_memory
 from .parameters import FullSignature, check_parameters, parameter_names, reject_unknown
+from .seen_images import SeenImages, calibrate_apart, calibrate_on_distinct
 from .sklearn_face import SklearnFace
 
 if TYPE_CHECKING:
@@ -66,8 +69,9 @@ _T = TypeVar("_T", bound="Detector")
 class TrainingScores:
     """Scores of normal images, and how they were obtained.
 
-    `unseen` says that no image was scored by a model that had seen it; `maps` are the
-    statistics of the images' maps, if the method has maps.
+    `unseen` says that no image was scored by a model that had seen it, or a copy of it; `maps`
+    are the statistics of the images' maps, if the method has maps. `images` are the numbers of
+    the training images that the scores are of, among those learned from; None of all.
     """
 
     scores: npt.NDArray[np.float64]
@@ -75,6 +79,7 @@ class TrainingScores:
     unseen: bool
     notes: tuple[str, ...] = ()
     maps: MapStatistics = field(default_factory=MapStatistics)
+    images: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,11 @@ class ImageScore:
         Why the image could not be scored.
     remark
         What was left out of the image file, in words; None if nothing was.
+    signature
+        Of its pixels, to tell copies by (`pyimgano.images.Signature`); None if `error` is set.
+    unlike_training
+        How the image is of another kind than all training images, in words: in colour where
+        they are grey, or of another shape. None if it is not.
     """
 
     index: int
@@ -104,6 +114,8 @@ class ImageScore:
     original_size: tuple[int, int] | None
     error: ImageReadError | None = None
     remark: str | None = None
+    signature: Signature | None = None
+    unlike_training: str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +137,19 @@ class _Reading:
     used: int = 0
     sizes: set[tuple[int, int]] = field(default_factory=set)  # before resizing
     samples: list[SampleRange | None] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)  # of those that were used
+    signatures: list[Signature] = field(default_factory=list)
+    look_for_copies: bool = True
+    _copies: CopyGroups | None = None
+
+    def copies(self) -> CopyGroups:
+        """Which of the images that were used are copies of each other, once all have come."""
+        if self._copies is None:
+            if self.look_for_copies and len(self.signatures) == self.used:
+                self._copies = CopyGroups.of(self.signatures)
+            else:  # or a cache knows no signatures
+                self._copies = CopyGroups(np.arange(self.used))
+        return self._copies
 
     def skip(self, index: int, error: ImageReadError, role: _Role = "train") -> None:
         self.skipped.append(SkippedImage(index, error.path, error.reason, role))
@@ -199,6 +224,12 @@ class Detector(SklearnFace, ABC):
         Those of which a part was left out, such as the further pages of a file.
     n_train_
         How many training images were learned from.
+    seen_
+        What kind of images these were (`pyimgano.models.seen_images.SeenImages`), and how many
+        of them are distinct; None of a detector that was saved before this was kept.
+    copies_
+        Positions in `X` of training images that are copies of each other, a tuple for each
+        distinct image that has copies. Not saved.
     roi_
         The region of interest (`pyimgano.images.RegionOfInterest`); None without one.
     reading_notes_
@@ -224,10 +255,17 @@ class Detector(SklearnFace, ABC):
     skipped_: list[SkippedImage]
     remarked_: list[SkippedImage]
     n_train_: int
+    seen_: SeenImages | None = None
+    copies_: tuple[tuple[int, ...], ...] = ()
     roi_: RegionOfInterest | None = None
     reading_notes_: tuple[str, ...] = ()
     #: Whether other images than those to learn from are there to calibrate on; set by `fit`.
     _calibrates_apart: bool = False
+    #: Whether copies among the training images are looked for; not among tiles of images.
+    _looks_for_copies: bool = True
+    #: Signatures of the training images; only after a fit.
+    _signatures: Sequence[Signature] = ()
+    _reading: _Reading | None = None
 
     #: All keywords, also those that `__init__` hands on: what help() shows.
     __signature__: ClassVar[Any] = FullSignature()
@@ -443,6 +481,16 @@ class Detector(SklearnFace, ABC):
             )
         return np.asarray(counted, dtype=np.bool_)
 
+    def _copy_groups(self) -> npt.NDArray[np.int64]:
+        """(n,) for each image learned from, the number of the first that it is a copy of.
+
+        Its own number where it is a copy of none before it. For `_learn`, once all batches have
+        come, and `_training_scores`: an image is scored as unseen only where all its copies are
+        left out with it.
+        """
+        assert self._reading is not None
+        return self._reading.copies().group
+
     def _settle(self, params: Any, sources: Sequence[ImageSource]) -> None:
         """Put what the training images decide for keywords that are None."""
 
@@ -503,7 +551,8 @@ class Detector(SklearnFace, ABC):
                 raise UsageError("calibration_images is empty: at least one good image is wanted")
             require_apart(sources, held_out)
         forget_the_fit(self)
-        reading = _Reading()
+        self._reading = reading = _Reading(look_for_copies=self._looks_for_copies)
+        self._signatures = ()
         self._settle(params, sources)
         if region is not None:
             region.require_some(tuple(params.resize))
@@ -523,6 +572,10 @@ class Detector(SklearnFace, ABC):
             )
         self._training_sizes = reading.sizes
         self.note_dim_images(reading.samples)
+        copies = reading.copies()
+        if reading.signatures:
+            shapes = sorted(reading.sizes)
+            self.seen_ = SeenImages.of(shapes, reading.signatures, copies.distinct)
         training = None
         with during("calibration"):
             try:
@@ -533,11 +586,19 @@ class Detector(SklearnFace, ABC):
             if held_out is not None:
                 training = self._held_out_scores(held_out, on_error, reading, progress)
             assert training is not None
+            if held_out is None:
+                training = calibrate_on_distinct(training, copies)
             if not np.isfinite(training.scores).all():
                 raise DataError("the images to calibrate on gave scores that are not finite")
         self.n_train_ = reading.used
         self.skipped_ = reading.skipped
         self.remarked_ = reading.remarked
+        self.copies_ = tuple(
+            tuple(reading.indices[number] for number in some)
+            for some in copies.members()
+            if len(some) > 1
+        )
+        self._signatures, self._reading = reading.signatures, None
         self.decision_scores_ = training.scores
         self.calibration_ = calibrate(
             training.scores,
@@ -641,8 +702,17 @@ class Detector(SklearnFace, ABC):
                     anomaly_map = np.where(counted, anomaly_map, np.float32(0.0))
             finite = np.isfinite(score) and (anomaly_map is None or np.isfinite(anomaly_map).all())
             if finite:
+                unlike = None
+                if self.seen_ is not None and item.original_size is not None:
+                    unlike = self.seen_.unlike(item.original_size, item.signature)
                 yield ImageScore(
-                    item.index, score, anomaly_map, item.original_size, remark=item.remark
+                    item.index,
+                    score,
+                    anomaly_map,
+                    item.original_size,
+                    remark=item.remark,
+                    signature=item.signature,
+                    unlike_training=unlike,
                 )
                 continue
             # comparing NaN with a threshold would call it good
@@ -682,6 +752,7 @@ class Detector(SklearnFace, ABC):
     ) -> TrainingScores:
         """Scores of good images that were not learned from."""
         scores: list[float] = []
+        signatures: list[Signature | None] = []
         maps = MapStatistics()
         handling = "raise" if on_error == "raise" else "record"
         with closed_after(self._score_stream(sources, self.has_maps, handling)) as results:
@@ -695,6 +766,7 @@ class Detector(SklearnFace, ABC):
                 source = sources[result.index]
                 reading.remark(result.index, source, result.remark, "calibration")
                 scores.append(result.score)
+                signatures.append(result.signature)
                 if result.anomaly_map is not None and result.original_size is not None:
                     counted = self.counted_pixels(result.original_size)
                     maps.add(
@@ -704,7 +776,10 @@ class Detector(SklearnFace, ABC):
                     )
         if not scores:
             raise reading.nothing_used("calibration", len(sources))
-        return TrainingScores(np.asarray(scores), "held-out-images", unseen=True, maps=maps)
+        distinct, unseen, notes = calibrate_apart(
+            np.asarray(scores), signatures, reading.signatures
+        )
+        return TrainingScores(distinct, "held-out-images", unseen, notes, maps)
 
     def decision_function(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float64]:
         """Scores (N,) of N images; higher is more anomalous."""
@@ -860,6 +935,9 @@ def _training_batches(
             assert loaded.original_size is not None
             reading.sizes.add(loaded.original_size)
             reading.samples.append(loaded.samples)
+            reading.indices.append(loaded.index)
+            if loaded.signature is not None:
+                reading.signatures.append(loaded.signature)
             reading.remark(loaded.index, sources[loaded.index], loaded.remark)
         if progress is not None:
             progress("training images", loaded.index + 1, len(sources))

@@ -20,6 +20,7 @@ from .registry import model_entry
 from .saved_document import ARRAYS, BACKBONE, MAX_BYTES, SavedDocument, read_document, read_file
 from .saved_state import SavedState
 from .saving import STATE, can_be_saved, is_fetched
+from .seen_images import SeenImages
 from .tiled import TiledDetector
 from .tiled_settings import restore_tiled
 
@@ -97,6 +98,8 @@ def load_model(
         None if pixels is None else PixelCalibration(**pixels.model_dump())
     )
     detector.n_train_ = document.n_train
+    seen = document.training_images
+    detector.seen_ = None if seen is None else SeenImages(**seen.model_dump())
     detector.skipped_ = [SkippedImage(**one.model_dump()) for one in document.skipped]
     detector.remarked_ = [SkippedImage(**one.model_dump()) for one in document.remarked]
     own = {name.removeprefix(STATE): array for name, array in arrays.items()}

@@ -274,15 +274,19 @@ class TiledDetector(SklearnFace):
             chosen = sorted(set(chosen) - set(held_index))
         bits = getattr(params, "bit_depth", None)
         tiles = TrainingTiles(sources, chosen, self.tile_size, on_error, bits)
-        self.detector.fit(tiles, progress=progress)
+        self.detector._looks_for_copies = False  # many tiles are alike and no copies
+        try:
+            self.detector.fit(tiles, progress=progress)
+        finally:
+            del self.detector._looks_for_copies
         self.detector.note_dim_images(tiles.samples)
-        found = score_held_out(self, held, on_error, progress)
+        found = score_held_out(self, held, on_error, progress, tiles.signatures)
         if held_index is not None:
             note = (
                 f"of {len(sources)} images {len(tiles.images)} were learned from and "
-                f"{len(found.scores)} set aside to calibrate on"
+                f"{len(held) - len(found.skipped)} set aside to calibrate on"
             )
-            found = replace(found, notes=(note,))
+            found = replace(found, notes=(note, *found.notes))
             found = found.numbered(held_index)
         self.n_train_ = len(tiles.images)
         self.skipped_ = tiles.skipped + found.skipped
@@ -353,7 +357,12 @@ class TiledDetector(SklearnFace):
                     yield ImageScore(loaded.index, None, None, None, error)
                     continue
                 result = ImageScore(
-                    loaded.index, score, blended, loaded.original_size, remark=loaded.remark
+                    loaded.index,
+                    score,
+                    blended,
+                    loaded.original_size,
+                    remark=loaded.remark,
+                    signature=loaded.signature,
                 )
                 del loaded, blended  # a large image is let go of before the caller looks at its map
                 yield result

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, ImageReadError, UsageError
-from ..images import DecodedImage, ImageSource, SampleRange, decode_image
+from ..images import DecodedImage, ImageSource, SampleRange, Signature, decode_image, signature_of
 from ..images.samples import narrow_array
 from .detector import OnError, SkippedImage
 
@@ -141,6 +141,7 @@ class TrainingTiles(Sequence[ImageSource]):
         self._sources = sources
         self._tile = tile_size
         self.images: list[int] = []
+        self.signatures: list[Signature] = []
         self.skipped: list[SkippedImage] = []
         self.remarked: list[SkippedImage] = []
         self._places: list[tuple[int, int, int]] = []  # image, y, x
@@ -155,6 +156,7 @@ class TrainingTiles(Sequence[ImageSource]):
                 continue
             self.images.append(index)
             self.samples.append(samples)
+            self.signatures.append(signature_of(image))
             if remark is not None:
                 self.remarked.append(SkippedImage(index, str(sources[index]), remark))
             self._places += [

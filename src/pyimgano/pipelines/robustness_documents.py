@@ -69,6 +69,7 @@ class RobustnessDocuments(RunDocuments[RobustnessConfig, RobustnessCategoryRepor
             *category.notes,
             *region_notes(fitted["roi"]),
             *detector.reading_notes_,
+            *measured.notes,
         ]
         if not category.test:
             notes.append(
