@@ -171,6 +171,14 @@ def test_white_as_zero_and_text(tmp_path: Path) -> None:
         read_header(tmp_path / "c.pgm")
 
 
+def test_float_pixels_of_a_pfm_are_refused_alike(tmp_path: Path) -> None:
+    path = tmp_path / "a.pnm"
+    path.write_bytes(b"Pf\n2 2\n-1.0\n" + np.ones(4, "<f4").tobytes())
+    for read in (read_image, read_header):
+        with pytest.raises(ImageReadError, match="pnm: has 32-bit integer or float pixels of unk"):
+            read(path)
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     height=st.integers(1, 5),

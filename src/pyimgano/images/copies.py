@@ -165,21 +165,25 @@ class _Points:
         return chosen[np.unique(found, axis=0)]
 
     def left(self, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """(m,) grey levels that are left between the images of each pair, the larger way."""
+        """(m,) grey levels that are left between the images of each pair.
+
+        The larger way where the first is little enough for copies.
+        """
+        found = self._left_of(pairs)
+        near = found < _LIMITS[0]
+        found[near] = np.maximum(found[near], self._left_of(pairs[near][:, ::-1]))
+        return found
+
+    def _left_of(self, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """(m,) what is left of the second image of each pair when the first explains it."""
         found = np.empty(len(pairs))
         for start in range(0, len(pairs), _PAIRS):
             some = pairs[start : start + _PAIRS]
-            numbers, which = np.unique(some, return_inverse=True)
-            which = which.reshape(some.shape)
-            changes = _changes(self.plain[numbers])
-            largest = np.zeros(len(some))
-            for one, other in ((0, 1), (1, 0)):
-                image, basis = self.plain[some[:, other]], changes[which[:, one]]
-                length = np.einsum("ij,ij->i", image, image)
-                along = np.einsum("ikj,ij->ik", basis, image)
-                rest = length - np.square(along).sum(axis=1)
-                largest = np.maximum(largest, rest)
-            found[start : start + _PAIRS] = np.sqrt(largest / image.shape[1])
+            numbers, which = np.unique(some[:, 0], return_inverse=True)
+            image, basis = self.plain[some[:, 1]], _changes(self.plain[numbers])[which.ravel()]
+            along = np.einsum("ikj,ij->ik", basis, image)
+            rest = np.einsum("ij,ij->i", image, image) - np.square(along).sum(axis=1)
+            found[start : start + _PAIRS] = np.sqrt(np.maximum(rest, 0.0) / image.shape[1])
         return found
 
 

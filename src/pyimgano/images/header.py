@@ -21,6 +21,7 @@ from .limit import open_header
 from .netpbm import find_wide_netpbm
 from .png import MAX_CHUNKS, PNG_SIGNATURE
 from .read import (
+    UNKNOWN_RANGE,
     decode_image,
     orientation,
     orientation_in,
@@ -126,7 +127,7 @@ def _read(path: str | Path, bit_depth: int | None = None) -> tuple[ImageHeader, 
                     else:
                         complete = _reaches_its_end(file, header, length)
                 if header.mode == "F":
-                    complete = False  # refused when it is decoded, which says why
+                    raise ImageReadError(str(path), UNKNOWN_RANGE)
                 size = (width, height) if turn in (5, 6, 7, 8) else (height, width)
                 return ImageHeader(
                     size, header.mode, header.format or "", page_count(header), remark

@@ -80,7 +80,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 EXIF_ORIENTATION = 0x0112
 _BITS, _PHOTOMETRIC, _MAXIMUM = 258, 262, 281  # TIFF tags
-_UNKNOWN_RANGE = (
+UNKNOWN_RANGE = (
     "has 32-bit integer or float pixels of unknown range; convert the image to 8 or 16 bits"
 )
 # Formats whose further pages are pictures of their own; those of MPO are a JPEG's thumbnails.
@@ -623,7 +623,7 @@ def _decode_with_pillow(
                 found = found._replace(stated=True)
             return DecodedImage(in_three_channels(narrow), remark, found)
         if oriented.mode in ("I", "F"):
-            raise ImageReadError(str(path), _UNKNOWN_RANGE)
+            raise ImageReadError(str(path), UNKNOWN_RANGE)
         return DecodedImage(np.asarray(oriented.convert("RGB"), dtype=np.uint8))
     except ImageReadError:
         raise
