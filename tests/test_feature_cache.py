@@ -96,7 +96,7 @@ def test_unreadable_images_are_unreadable_still(tmp_path: Path) -> None:
 
 def keyed(key: str) -> KeyedImage:
     signature = Signature(np.zeros((32, 32), np.float16), 0.0)
-    return KeyedImage(key, None, None, (5, 7), "a remark", signature)
+    return KeyedImage(key, None, None, (5, 7), "a remark", signature=signature)
 
 
 def entry(seed: int) -> list[torch.Tensor]:
