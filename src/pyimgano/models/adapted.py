@@ -245,7 +245,10 @@ class AdaptedDetector(Detector):
             looked = [self._look(start + offset, one) for offset, one in enumerate(chunk)]
             readable = [one.source for one in looked if one.error is None]
             scores = iter(self._scores(readable) if readable else ())
-            found = iter(self._maps(readable) if maps and self.has_maps and readable else ())
+            maps_of: list[npt.NDArray[np.float32]] = []
+            if maps and self.has_maps and readable:
+                maps_of = self._maps(readable)
+            found = iter(maps_of)
             for index, one in enumerate(looked, start):
                 error = one.error
                 if error is None:
