@@ -244,7 +244,8 @@ class AdaptedDetector(Detector):
         while chunk := list(islice(remaining, size)):
             looked = [self._look(start + offset, one) for offset, one in enumerate(chunk)]
             readable = [one.source for one in looked if one.error is None]
-            scores = iter(self._scores(readable) if readable else ())
+            scores_of: list[float] = self._scores(readable).tolist() if readable else []
+            scores = iter(scores_of)
             maps_of: list[npt.NDArray[np.float32]] = []
             if maps and self.has_maps and readable:
                 maps_of = self._maps(readable)
@@ -252,7 +253,7 @@ class AdaptedDetector(Detector):
             for index, one in enumerate(looked, start):
                 error = one.error
                 if error is None:
-                    score = float(next(scores))
+                    score = next(scores)
                     anomaly_map: npt.NDArray[np.float32] | None = next(found, None)
                     finite = anomaly_map is None or np.isfinite(anomaly_map).all()
                     if finite and np.isfinite(score):
