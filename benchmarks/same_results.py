@@ -40,7 +40,7 @@ def run(
 ) -> None:
     """Leave the runs of one version, whose packages lie in `source`, below `out`."""
     environment = {**os.environ, "PYTHONPATH": str(source.resolve())}
-    jobs = [("demo", None, "all", model) for model in models]
+    jobs: list[tuple[str, Path | None, str, str]] = [("demo", None, "all", one) for one in models]
     if root is not None:
         jobs += [("mvtec", root, name, model) for name in categories for model in models]
     for number, (dataset, where, category, model) in enumerate(jobs):

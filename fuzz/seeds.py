@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -67,6 +68,28 @@ def write_images(folder: Path) -> None:
     for suffix in ("tiff", "gif", "webp", "png"):
         pages[0].save(folder / f"pages.{suffix}", save_all=True, append_images=pages[1:])
     kinds["rgb"].save(folder / "progressive.jpg", progressive=True)
+    whole = (folder / "grey.jpg").read_bytes()
+    place = whole.index(b"\xff\xdb")
+    (folder / "stray.jpg").write_bytes(
+        whole[:place] + b"\x2a" + whole[place:-2] + bytes(9) + whole[-2:]
+    )
+    wide = grey.astype(">u2") * 16
+    (folder / "wide.pgm").write_bytes(b"P5\n# 12 bits\n13 11\n4095\n" + wide.tobytes())
+    planes = rng.integers(0, 65535, (3, 11, 13)).astype(np.uint16)
+    for name, more in (
+        ("planar", {}),
+        ("planar_tiles", {"tile": (16, 16), "compression": "zlib", "predictor": True}),
+        ("planar_big", {"bigtiff": True, "byteorder": ">"}),
+    ):
+        options = {"photometric": "rgb", "metadata": None, **more}
+        try:
+            tifffile.imwrite(folder / f"{name}.tiff", planes, **options)
+        except KeyError:  # a predictor takes the package imagecodecs
+            options.pop("predictor")
+            tifffile.imwrite(folder / f"{name}.tiff", planes, **options)
+    stated = [(340, "d", 1, 0.0, True), (341, "d", 1, 1.0, True)]
+    halves = rng.random((11, 13)).astype(np.float16)
+    tifffile.imwrite(folder / "halves.tiff", halves, extratags=stated, metadata=None)
 
 
 def write_manifests(folder: Path) -> None:

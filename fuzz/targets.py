@@ -81,8 +81,10 @@ class ImageReader:
             assert size is None or header.size == size
 
     def _as_pillow_has_it(self, image: Any) -> None:
+        if not self._path.read_bytes().startswith(PNG_SIGNATURE):
+            return
         with Image.open(self._path) as other:
-            if other.format == "PNG" and other.mode in ("L", "RGB"):
+            if other.mode in ("L", "RGB"):
                 other.load()
                 if other.getexif().get(0x0112, 1) == 1:
                     assert np.array_equal(image, np.asarray(other.convert("RGB")))

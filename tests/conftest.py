@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before numpy and torch look. There are as many processes as cores: each has one thread's share.
@@ -22,6 +25,40 @@ from PIL import Image
 from pyimgano.models import registry
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Use as many processes as there are cores, where pytest-xdist is there and no number is given.
+
+    Not among the options of pyproject.toml, which would be errors without pytest-xdist.
+    """
+    options = config.option
+    if (
+        config.pluginmanager.hasplugin("xdist")
+        and "PYTEST_XDIST_WORKER" not in os.environ
+        and options.numprocesses is None
+        and options.dist == "no"
+        and not options.tx
+        and not options.usepdb
+        and not options.collectonly
+    ):
+        options.numprocesses, options.dist = "auto", "worksteal"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_of_a_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give back what the tests of a module kept for one another: detectors, compiled networks.
+
+    A process would otherwise keep those of all modules, gigabytes in the end.
+    """
+    yield
+    for kept in vars(request.module).values():
+        if hasattr(kept, "cache_clear"):
+            kept.cache_clear()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # not of glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(autouse=True)

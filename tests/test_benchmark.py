@@ -506,7 +506,7 @@ def test_a_category_without_training_images_is_not_dropped_in_silence(
     make_mvtec: MakeDataset, tmp_path: Path
 ) -> None:
     root = make_mvtec(("bolt", "nut"))
-    (root / "bolt/train/good").rename(root / "bolt/train/Good")
+    (root / "bolt/train/good").rename(root / "bolt/train/parts")
     report = run(root, tmp_path, category="all")
     assert report["failed_categories"] == ["bolt"]
     assert "bolt/train/good: no such folder" in report["per_category"]["bolt"]["failure"]["message"]

@@ -371,3 +371,26 @@ def test_bad_input_is_one_clear_line(call, said: str) -> None:  # type: ignore[n
 def test_all_public_names_are_there() -> None:
     for name in evaluation.__all__:
         assert hasattr(evaluation, name)
+
+
+def test_lists_of_several_sizes_are_named() -> None:
+    masks = [np.zeros((4, 5)), np.ones((4, 5)), np.zeros((6, 5))]
+    maps = [np.zeros((4, 5)), np.zeros((4, 5)), np.zeros((6, 5))]
+    said = r"masks are of several sizes: masks\[0\] has shape \(4, 5\) and masks\[2\] \(6, 5\);"
+    for metric in (
+        evaluation.compute_pixel_auroc,
+        evaluation.compute_pixel_average_precision,
+        evaluation.compute_aupro,
+        evaluation.compute_pro_score,
+    ):
+        with pytest.raises(UsageError, match=said):
+            metric(masks, maps)
+    with pytest.raises(UsageError, match=said):
+        evaluation.compute_pixel_segf1(masks, maps, threshold=0.5)
+    with pytest.raises(UsageError, match=said):
+        evaluation.evaluate_detector(
+            [0, 1, 1], [0.1, 0.2, 0.3], pixel_masks=masks, pixel_scores=maps
+        )
+    with pytest.raises(UsageError, match="maps are of several sizes"):
+        evaluation.compute_spro([[], [], []], maps)
+    assert evaluation.compute_pixel_auroc(masks[:2], maps[:2]) == 0.5

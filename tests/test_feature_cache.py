@@ -14,7 +14,7 @@ import torch
 from pyimgano.backbones import backbone, create_backbone, feature_cache
 from pyimgano.backbones.feature_cache import FeatureCache
 from pyimgano.errors import UsageError
-from pyimgano.images import KeyedImage
+from pyimgano.images import KeyedImage, Signature
 from pyimgano.models import create_model
 from pyimgano.pipelines import run_benchmark
 
@@ -28,17 +28,17 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     from pyimgano.images import stream
 
     counts = {"decoded": 0, "extracted": 0}
-    read, run = stream.read_image_and_remark, engines.OpenVinoEngine.run
+    read, run = stream.decode_image, engines.OpenVinoEngine.run
 
-    def reading(*arguments: Any) -> Any:
+    def reading(*arguments: Any, **keywords: Any) -> Any:
         counts["decoded"] += 1
-        return read(*arguments)
+        return read(*arguments, **keywords)
 
     def running(self: Any, pixels: Any) -> Any:
         counts["extracted"] += len(pixels)
         return run(self, pixels)
 
-    monkeypatch.setattr(stream, "read_image_and_remark", reading)
+    monkeypatch.setattr(stream, "decode_image", reading)
     monkeypatch.setattr(engines.OpenVinoEngine, "run", running)
     return counts
 
@@ -95,7 +95,8 @@ def test_unreadable_images_are_unreadable_still(tmp_path: Path) -> None:
 
 
 def keyed(key: str) -> KeyedImage:
-    return KeyedImage(key, None, None, (5, 7), "a remark")
+    signature = Signature(np.zeros((32, 32), np.float16), 0.0)
+    return KeyedImage(key, None, None, (5, 7), "a remark", signature)
 
 
 def entry(seed: int) -> list[torch.Tensor]:

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from pyimgano.datasets.listing import image_files
 from pyimgano.errors import ImageReadError, UsageError
 from pyimgano.images import (
+    IMAGE_SUFFIXES,
     as_sources,
     image_size,
     read_header,
@@ -390,6 +392,36 @@ def test_masks_of_other_kinds(tmp_path: Path) -> None:
         read_mask(save(tmp_path / "f.tiff", marked.astype(np.float32)))
 
 
+@pytest.mark.parametrize(("mode", "suffix"), [("RGBA", ".png"), ("LA", ".png"), ("RGBA", ".tif")])
+def test_masks_in_the_alpha_channel_alone(tmp_path: Path, mode: str, suffix: str) -> None:
+    alpha = np.zeros((20, 20), np.uint8)
+    alpha[3:6, 4:8] = 255
+    rgba = np.zeros((20, 20, 4), np.uint8)
+    rgba[..., 3] = alpha
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(rgba).convert(mode).save(path)
+    np.testing.assert_array_equal(read_mask(path), alpha)
+    # black and opaque everywhere, or equally transparent, is an empty mask
+    for everywhere in (255, 90):
+        rgba[..., 3] = everywhere
+        assert not read_mask(save(tmp_path / "b.png", rgba)).any()
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".pgm", ".ppm", ".pnm"])
+def test_suffixes_of_cameras_and_browsers(tmp_path: Path, suffix: str) -> None:
+    image = picture(4)
+    if suffix == ".pgm":
+        image = image[..., 0]
+    path = tmp_path / "a.x"
+    Image.fromarray(image).save(path, format="JPEG" if suffix == ".jfif" else "PPM")
+    path = path.rename(tmp_path / f"a{suffix.upper()}")
+    assert suffix in IMAGE_SUFFIXES and image_files(tmp_path) == [path]
+    seen = read_image(path)
+    assert read_header(path).size == seen.shape[:2]
+    if suffix != ".jfif":
+        np.testing.assert_array_equal(seen, image if image.ndim == 3 else np.dstack([image] * 3))
+
+
 def test_resize_averages_when_shrinking_and_keeps_thin_lines() -> None:
     image = np.zeros((400, 400, 3), np.uint8)
     image[:, 201] = 255  # one pixel wide
@@ -437,11 +469,12 @@ def test_stream_takes_an_endless_input_and_stops_when_left() -> None:
             yield np.zeros((4, 4, 3), np.uint8)
 
     before = threading.active_count()
-    stream = stream_images(endless(), None, threads=2)
-    for _ in range(50):
-        next(stream)
-    stream.close()
+    with stream_images(endless(), None, threads=2) as stream:
+        for _ in range(50):
+            next(stream)
     assert threading.active_count() <= before
+    with pytest.raises(StopIteration):
+        next(stream)
 
 
 @pytest.mark.parametrize(

@@ -322,7 +322,7 @@ def test_outputs_are_tried_before_anything_is_fitted(
 def test_an_overlay_of_an_image_that_changed_says_so(
     call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gone(path: str) -> None:
+    def gone(path: str, **keywords: Any) -> None:
         raise ImageReadError(path, "no such file")
 
     monkeypatch.setattr("pyimgano.inference.outputs.read_image", gone)

@@ -20,7 +20,7 @@ assert sys.getfilesystemencoding() != "utf-8"
 
 def call(command, *arguments):
     try:
-        command(list(arguments))
+        assert not command(list(arguments))
     except SystemExit as end:
         assert not end.code, end.code
 

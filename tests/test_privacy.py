@@ -24,7 +24,7 @@ from pyimgano import cli
 
 def call(command, *arguments):
     try:
-        command(list(arguments))
+        assert not command(list(arguments))
     except SystemExit as end:
         assert not end.code, end.code
 

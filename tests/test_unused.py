@@ -14,6 +14,7 @@ from pyimgano.errors import DataError
 from pyimgano.images import IMAGE_SUFFIXES
 from pyimgano.inference.inputs import list_input
 from pyimgano.inference.watch import Watcher
+from pyimgano.models.efficientad_penalty import penalty_files
 from pyimgano.pipelines import run_benchmark
 
 from .conftest import MakeDataset, picture, save, spot_mask
@@ -220,6 +221,15 @@ def test_a_flat_folder_says_what_lies_below_it(tmp_path: Path) -> None:
     assert one.message == f"1 image in more is not used: {DEEPER}"
 
 
+def test_training_images_that_all_lie_too_deep(make_mvtec: MakeDataset) -> None:
+    root = make_mvtec()
+    (root / "nut/train/good").rename(root / "nut/train/batch0")
+    (root / "nut/train/good").mkdir()
+    (root / "nut/train/batch0").rename(root / "nut/train/good/batch0")
+    with pytest.raises(DataError, match="train/good: holds no images itself, only 6 in folders in"):
+        load_dataset("mvtec", root)
+
+
 def test_other_splits_are_left_out_on_purpose(tmp_path: Path) -> None:
     can = tmp_path / "can"
     names = ("train/good", "test_public/good", "test_private", "test_private_mixed")
@@ -321,6 +331,7 @@ def test_folders_of_the_system_are_passed_over(make_mvtec: MakeDataset, name: st
     assert (info["n_train"], info["n_test"], info["notes"]) == (6, 6, []) and found(root) == []
     listed = list_input(str(root / "nut/train"))
     assert len(listed.paths) == 6 and listed.problems == []
+    assert len(penalty_files(root / "nut/train")) == 6
     assert len(list_input(f"{root}/nut/**/*.png").paths) == 15
     assert len(list_input(f"{root}/nut/train/*/*.png").paths) == 6
     assert len(list_input(f"{root}/nut/train/{name}/*.png").paths) == 1  # named outright

@@ -2,6 +2,11 @@
 
 Decoding, metrics, OpenVINO, torch and OpenCV each bring their own threads. All take their
 number from here, and it is never more than the cores that the process may use.
+
+Threads do not survive a fork, and the OpenMP library that torch brings waits for ever for those
+that it had before. So torch keeps to one thread in a process that was forked from one in which
+this package and torch had been imported, and our own locks are free there. docs/servers.md says
+what that means for servers.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakSet
 
 from .errors import UsageError
 
@@ -66,7 +72,8 @@ def thread_count_by_default() -> int:
 def set_num_threads(count: int | None) -> None:
     """Use at most `count` threads from now on; None goes back to the default.
 
-    The networks of detectors that are fitted already keep the number they were made with.
+    The networks of detectors that are fitted already keep the number they were made with. In a
+    forked process torch keeps to one thread whatever is set here (docs/servers.md).
 
     Parameters
     ----------
@@ -134,6 +141,71 @@ def apply_thread_count() -> None:
             told.set(count)
 
 
+class ForkSafeLock:
+    """A lock for `with`, which is free in a forked process whoever held it before the fork.
+
+    The thread that held it does not exist there, so it would never be given back. Only a lock
+    that the forking thread itself holds stays held.
+
+    Parameters
+    ----------
+    reentrant
+        Whether the thread that holds it may take it again.
+    """
+
+    def __init__(self, *, reentrant: bool = False) -> None:
+        self._make = threading.RLock if reentrant else threading.Lock
+        self._lock = self._make()
+        self._holder: int | None = None
+        self._depth = 0
+        _locks.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._holder = threading.get_ident()
+        self._depth += 1
+
+    def __exit__(self, *error: object) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._holder = None
+        self._lock.release()
+
+    def reset_after_fork(self) -> None:
+        """Make the lock free, unless this thread holds it."""
+        if self._holder != threading.get_ident():
+            self._lock, self._holder, self._depth = self._make(), None, 0
+
+
+_locks: WeakSet[ForkSafeLock] = WeakSet()
+_one_after_another = ForkSafeLock(reentrant=True)
+_forked_with_torch = False
+
+
+def forked_with_torch() -> bool:
+    """Return whether this process was forked from one in which torch had been imported."""
+    return _forked_with_torch
+
+
+def set_torch_threads(count: int) -> None:
+    """Give torch, which must be imported, `count` threads; one in a forked process (see above)."""
+    sys.modules["torch"].set_num_threads(1 if _forked_with_torch else count)
+
+
+def _after_fork_in_child() -> None:
+    global _forked_with_torch
+    for lock in list(_locks):
+        lock.reset_after_fork()
+    torch = sys.modules.get("torch")
+    if hasattr(torch, "set_num_threads"):  # another thread may have been importing it
+        _forked_with_torch = True
+        set_torch_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 @contextmanager
 def single_threaded(libraries: ThreadpoolController, user_api: str | None = None) -> Iterator[None]:
     """One thread for the `libraries`: for their `blas` or their `openmp`, or for both by default.
@@ -143,9 +215,6 @@ def single_threaded(libraries: ThreadpoolController, user_api: str | None = None
     """
     with _one_after_another, libraries.limit(limits=1, user_api=user_api):
         yield
-
-
-_one_after_another = threading.RLock()
 
 
 @contextmanager
@@ -171,7 +240,7 @@ class _OneTorchThread:
     """See `single_torch_thread`."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._inside = 0
         self._before = 1
 
@@ -193,7 +262,7 @@ class _OneTorchThread:
             with self._lock:
                 self._inside -= 1
             # of this thread, and of those that use torch for the first time from now on
-            torch.set_num_threads(before)
+            set_torch_threads(before)
 
 
 #: A context in which torch has one thread, if that is `wanted` (True by default): for steps so
@@ -213,7 +282,7 @@ def _told() -> dict[str, _Told]:
     found = {}
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
-        found["torch"] = _Told(torch.get_num_threads, torch.set_num_threads)
+        found["torch"] = _Told(torch.get_num_threads, set_torch_threads)
     if "cv2" in sys.modules:
         cv2 = sys.modules["cv2"]
         found["cv2"] = _Told(cv2.getNumThreads, cv2.setNumThreads)

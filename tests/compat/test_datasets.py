@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +111,17 @@ def test_the_names_are_those_of_the_datasets_package() -> None:
     for name in datasets.__all__:
         assert hasattr(datasets, name)
     assert issubclass(MVTecDataset, pyimgano.datasets.Dataset)
+
+
+def test_nothing_heavy_is_imported() -> None:
+    program = (
+        "import sys, pyimgano.utils.datasets, pyimgano.utils.splits; "
+        "print(sorted({'torch', 'sklearn', 'openvino'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
 
 
 def test_without_resize_images_keep_their_size(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ they sum in different orders, so they do not agree to the bit.
 from __future__ import annotations
 
 import importlib.util
-import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..precision import full_precision
-from ..threads import single_torch_thread
+from ..threads import ForkSafeLock, forked_with_torch, single_torch_thread
 from .programs import ProgramStore
 from .without_telemetry import import_openvino
 
@@ -54,6 +53,11 @@ class TorchEngine:
         self.precision = precision
 
     def run(self, pixels: npt.NDArray[np.uint8]) -> list[Tensor]:
+        if self._device.type == "cuda" and forked_with_torch():
+            raise UsageError(
+                f"device '{self._device}' cannot be used in a forked process; load the detector "
+                "in the process that scores, or start processes with spawn"
+            )
         with (
             torch.inference_mode(),
             full_precision(self._device),
@@ -100,7 +104,7 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": threads,
         }
         self._compiled: dict[tuple[int, int], Any] = {}
-        self._lock = threading.Lock()  # detectors share backbones, and may run in threads
+        self._lock = ForkSafeLock()  # detectors share backbones, and may run in threads
 
     def run(self, pixels: npt.NDArray[np.uint8]) -> list[Tensor]:
         with self._lock:

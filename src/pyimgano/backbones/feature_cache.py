@@ -1,8 +1,9 @@
 """Features of images kept on disk, so that a second run decodes and extracts nothing.
 
-An entry is named by a hash of the image file's bytes and the size it was resized to, in a
-folder named by a hash of all else that its features depend on: backbone, layers, weights,
-engine and its version, and the code of this package that decodes images and defines networks.
+An entry is named by a hash of the image file's bytes, the size it was resized to and the bit depth
+it was read with, in a folder named by a hash of all else that its features depend on: backbone,
+layers, weights, engine and its version, and the code of this package that decodes images and
+defines networks.
 So a changed byte in an image, or another version of anything, is another entry.
 
 Entries are written beside and renamed, so two processes may share a folder, and carry a hash
@@ -17,7 +18,6 @@ import hashlib
 import json
 import os
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -29,7 +29,8 @@ from safetensors.numpy import load, save
 from torch import Tensor
 
 from ..foreign import parse_json, read_regular
-from ..images import KeyedImage, Recalled
+from ..images import KeyedImage, Recalled, SampleRange, Signature
+from ..threads import ForkSafeLock
 
 #: Bytes that a cache folder may hold unless another bound is given.
 MAX_BYTES = 20 * 2**30
@@ -62,7 +63,7 @@ class FeatureCache:
         self._max_bytes = max_bytes
         self._added: int | None = None  # bytes since the folder was looked over
         self._works = True
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def lookup(self, key: str) -> Recalled | None:
         """What is known of an image; None if nothing is, or it was damaged."""
@@ -70,9 +71,17 @@ class FeatureCache:
         try:
             entry = load(read_regular(path, self._max_bytes))
             facts = parse_json(entry.pop("facts").tobytes())
+            signature = Signature(entry.pop("signature"), facts["colour"])
             layers = [entry[f"layer{i}"] for i in range(len(entry))]
-            found = Recalled(layers, tuple(facts["size"]), facts["remark"])
-            if facts["hash"] != _digest(layers, found.original_size, found.remark):
+            samples = facts.get("samples")
+            found = Recalled(
+                layers,
+                tuple(facts["size"]),
+                facts["remark"],
+                None if samples is None else SampleRange(*samples),
+                signature,
+            )
+            if facts["hash"] != _digest(layers, found):
                 return None
         except Exception:  # whatever it is, extracting anew mends it
             return None
@@ -88,12 +97,16 @@ class FeatureCache:
         if not self._works:
             return
         arrays = [np.ascontiguousarray(layer.cpu().numpy()) for layer in layers]
+        assert image.signature is not None
         facts = {
-            "hash": _digest(arrays, image.original_size, image.remark),
+            "hash": _digest(arrays, image),
             "size": image.original_size,
             "remark": image.remark,
+            "samples": image.samples,
+            "colour": image.signature.colour,
         }
         entry = {f"layer{i}": array for i, array in enumerate(arrays)}
+        entry["signature"] = image.signature.points
         entry["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
         path = self._path(image.key)
         try:
@@ -151,9 +164,12 @@ def recalled_features(image: KeyedImage) -> list[Tensor]:
     return [torch.from_numpy(array) for array in image.features]
 
 
-def _digest(arrays: Sequence[np.ndarray], size: tuple[int, int], remark: str | None) -> str:
-    digest = hashlib.blake2b(repr((size, remark)).encode(), digest_size=16)
-    for array in arrays:
+def _digest(arrays: Sequence[np.ndarray], image: KeyedImage | Recalled) -> str:
+    assert image.signature is not None
+    samples = None if image.samples is None else tuple(image.samples)
+    told = repr((image.original_size, image.remark, samples, image.signature.colour))
+    digest = hashlib.blake2b(told.encode(), digest_size=16)
+    for array in (*arrays, image.signature.points):
         digest.update(repr((array.shape, array.dtype.str)).encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

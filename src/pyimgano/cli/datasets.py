@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .console import ALLOW_OUTSIDE, DATASETS, Bar, complain, plain, print_document, print_text
-from .options import max_pixels_option
+from .options import bit_depth_option, max_pixels_option
 
 if TYPE_CHECKING:
     from ..datasets import CategoryCheck, DatasetCheck, Finding
@@ -47,6 +47,7 @@ def list_command(*, as_json: bool) -> int:
 @click.option("--split", help="As of pyimgano-benchmark.")
 @click.option("--allow-outside", is_flag=True, help=ALLOW_OUTSIDE)
 @click.option("--deep", is_flag=True, help="Decode every image: finds damage inside files too.")
+@bit_depth_option
 @max_pixels_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with all findings.")
 def check_command(
@@ -57,6 +58,7 @@ def check_command(
     split: str | None,
     allow_outside: bool,
     deep: bool,
+    bit_depth: int | None,
     max_pixels: int | None,
     as_json: bool,
 ) -> int:
@@ -79,6 +81,7 @@ def check_command(
             split=split,
             allow_outside=allow_outside,
             deep=deep,
+            bit_depth=bit_depth,
             progress=bar.show,
         )
     if as_json:

@@ -22,7 +22,12 @@ from .infer_usage import (
     wants_detector_of_caller,
 )
 from .interruption import stand_down
-from .options import checkpoint_option, max_pixels_option, num_threads_option
+from .options import (
+    bit_depth_option,
+    checkpoint_option,
+    max_pixels_option,
+    num_threads_option,
+)
 
 if TYPE_CHECKING:
     from ..inference.outputs import Wanted
@@ -153,6 +158,7 @@ _NAMED = 20
     help="Smallest region, in pixels of the image.",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images, or tiles, scored together.")
+@bit_depth_option
 @num_threads_option
 @max_pixels_option
 def command(**given: Any) -> int:
@@ -244,8 +250,14 @@ def _wanted(given: dict[str, Any]) -> Wanted:
 def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
     """Loaded or fitted, tiled if that is wanted, calibrated; what is to be known is said."""
     from ..inference import calibrate_threshold
-    from ..inference.detectors import make_detector, open_detector, tiled
-    from ..inference.scoring import require_fitted, require_maps
+    from ..inference.detectors import (
+        make_detector,
+        open_detector,
+        require_bit_depth,
+        tiled,
+    )
+    from ..inference.scoring import require_maps
+    from ..models.detector import require_fitted
     from ..models.saving import require_place, require_saveable
     from ..models.tiled import TiledDetector
 
@@ -261,6 +273,7 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
             resize=given["resize"],
             calibration_quantile=given["calibration_quantile"],
             roi=given["roi"],
+            bit_depth=given["bit_depth"],
             model_kwargs=parse_keywords(given["model_kwargs"]),
             tile_size=given["tile_size"],
             tile_stride=given["tile_stride"],
@@ -279,6 +292,7 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
             device=given["device"],
             allow_outside=given["allow_outside"],
         )
+        require_bit_depth(detector, given["bit_depth"])
         detector = tiled(detector, given["tile_size"], given["tile_stride"], rules)
     if _wanted(given).needs_maps:
         require_maps(detector)
@@ -331,6 +345,7 @@ def _score(
         out.emit,
         pixel_threshold=given["pixel_threshold"],
         batch_size=given["batch_size"],
+        warn=complain,
     )
     if kept is not None:
         out.file, session.first = kept, kept.count

@@ -40,6 +40,14 @@ max_pixels_option = click.option(
     help="Refuse images and masks that declare more, height times width. Default 2^28.",
 )
 
+bit_depth_option = click.option(
+    "--bit-depth",
+    type=int,
+    metavar="BITS",
+    help="How many bits the camera has, 9 to 16, where images have 16 bits a sample. Default what "
+    "each file declares, and else all 16.",
+)
+
 
 def checkpoint_option(also: str = "") -> Callable[[Decorated], Decorated]:
     """`--checkpoint-path`; `also` says what it may name besides a file of weights."""
@@ -138,6 +146,7 @@ model_options = _together(
         metavar="FILE",
         help="Region of interest: a mask image, or a .json file of polygons. Only it counts.",
     ),
+    bit_depth_option,
     num_threads_option,
     max_pixels_option,
 )

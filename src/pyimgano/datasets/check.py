@@ -12,18 +12,24 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ..errors import DataError, ImageReadError
 from ..images import (
+    CopyGroups,
     ImageHeader,
+    SampleRange,
+    Signature,
+    check_bit_depth,
+    decode_image,
+    dim_note,
     pages_remark,
     read_header,
-    read_image,
     read_mask,
+    signature_of,
 )
 from ..threads import thread_count
 from .catalog import get_layout, open_root
@@ -49,11 +55,23 @@ Kind = Literal[
     "files_not_used",
     "images_in_no_category",
     "repeated_image",
+    "similar_image",
+    "shared_image",
     "several_pages",
+    "odd_image",
     "note",
 ]
 _REMARKS = frozenset(
-    {"files_not_used", "images_in_no_category", "repeated_image", "several_pages", "note"}
+    {
+        "files_not_used",
+        "images_in_no_category",
+        "repeated_image",
+        "similar_image",
+        "shared_image",
+        "several_pages",
+        "odd_image",
+        "note",
+    }
 )
 _SPLITS = ("train", "validation", "test")
 
@@ -134,6 +152,7 @@ def check_dataset(
     split: str | None = None,
     allow_outside: bool = False,
     deep: bool = False,
+    bit_depth: int | None = None,
     progress: Progress | None = None,
 ) -> DatasetCheck:
     """Look over a dataset without fitting anything.
@@ -145,18 +164,23 @@ def check_dataset(
     category
         A name, or `all`.
     deep
-        Decode every image, which finds damage inside a file too.
+        Decode every image, which finds damage inside a file too, training images that make
+        use of few of their 16 bits, and images that are copies without being the same file:
+        re-encoded, resized, or of a still scene.
+    bit_depth
+        What the images would be read with: how many bits count in images with 16 bits a sample.
     progress
         Called with (category, files done, files there are).
 
     Raises
     ------
     UsageError
-        An unknown dataset or split.
+        An unknown dataset or split, or a bit depth out of range.
     DataError
         A missing root, an unknown category, or a table that cannot be read. What is wrong
         with one category of several is a finding.
     """
+    reading = _Reading(deep, check_bit_depth(bit_depth))
     layout = get_layout(name, split=split, allow_outside=allow_outside)
     folder = open_root(layout, root)
     names = layout.list_categories(folder)
@@ -164,7 +188,7 @@ def check_dataset(
         layout.require_category(folder, category)
         names = [category]
     with ThreadPoolExecutor(thread_count(), thread_name_prefix="check") as pool:
-        checked = [_check(layout, folder, one, deep, pool, progress) for one in names]
+        checked = [_check(layout, folder, one, reading, pool, progress) for one in names]
     outside = outside_of_categories(layout, folder, names) if category == "all" else None
     return DatasetCheck(
         dataset=layout.name,
@@ -177,11 +201,27 @@ def check_dataset(
     )
 
 
+class _Reading(NamedTuple):
+    """How images are looked at: whether they are decoded, and with which bit depth."""
+
+    deep: bool
+    bit_depth: int | None
+
+
+class _Looked(NamedTuple):
+    """An image that can be read; `remark` is about anything but its pages."""
+
+    header: ImageHeader
+    remark: str | None
+    samples: SampleRange | None
+    signature: Signature | None
+
+
 def _check(
     layout: Layout,
     root: Path,
     name: str,
-    deep: bool,
+    reading: _Reading,
     pool: ThreadPoolExecutor,
     progress: Progress | None,
 ) -> CategoryCheck:
@@ -198,17 +238,30 @@ def _check(
     said = {one.message for one in category.unused}
     findings += [_finding("note", root / name, n) for n in category.notes if n not in said]
     readable: list[tuple[str, Sample, ImageHeader]] = []
+    signatures: list[tuple[str, Path, Signature]] = []
     listed = [(split, sample) for split in _SPLITS for sample in getattr(category, split)]
-    looked = work.map(lambda one: _look(one[1].path, deep), listed)
+    looked = work.map(lambda one: _look(one[1].path, reading), listed)
+    samples: list[SampleRange | None] = []
     for (split, sample), found in zip(listed, looked, strict=True):
         if isinstance(found, Finding):
             findings.append(found)
             continue
-        readable.append((split, sample, found))
-        remark = pages_remark(found.pages)
+        readable.append((split, sample, found.header))
+        if split == "train":
+            samples.append(found.samples)
+        remark = pages_remark(found.header.pages)
         if remark is not None:
             findings.append(_finding("several_pages", sample.path, remark))
-    findings += _duplicates(work, [(split, sample.path) for split, sample, _ in readable])
+        if found.signature is not None:
+            signatures.append((split, sample.path, found.signature))
+        if found.remark is not None:
+            findings.append(_finding("odd_image", sample.path, found.remark))
+    dim = dim_note(samples)
+    if dim is not None:
+        findings.append(_finding("note", root / name, dim))
+    same = _duplicates(work, [(split, sample.path) for split, sample, _ in readable])
+    findings += same
+    findings += _near_copies(signatures, {one.path for one in same})
     sizes = {sample.path: header.size for _, sample, header in readable}
     defective = [sample for sample in category.test if sample.label]
     known = None if category.saturation is None else frozenset(category.saturation)
@@ -254,12 +307,17 @@ def _finding(kind: Kind, path: str | Path, message: str) -> Finding:
     return Finding(kind=kind, path=str(path), message=message, error=kind not in _REMARKS)
 
 
-def _look(path: Path, deep: bool) -> ImageHeader | Finding:
+def _look(path: Path, reading: _Reading) -> _Looked | Finding:
     try:
-        header = read_header(path)
-        if deep:
-            read_image(path)
-        return header
+        header = read_header(path, bit_depth=reading.bit_depth)
+        if not reading.deep:
+            return _Looked(header, header.remark, None, None)
+        decoded = decode_image(path, bit_depth=reading.bit_depth)
+        remark = decoded.remark
+        pages = pages_remark(header.pages)
+        if remark is not None and pages is not None:  # which are a finding of their own
+            remark = remark.removesuffix(pages).removesuffix("; ") or None
+        return _Looked(header, remark, decoded.samples, signature_of(decoded.pixels))
     except ImageReadError as error:
         return _finding(
             "image_missing" if error.missing else "image_unreadable", path, error.reason
@@ -309,6 +367,28 @@ def _duplicates(work: _Work, files: list[tuple[str, Path]]) -> list[Finding]:
         for split, path in group[1:]:
             kind: Kind = "repeated_image" if split == first_split else "duplicate_image"
             message = f"({split}) is the same, byte by byte, as {first} ({first_split})"
+            findings.append(_finding(kind, path, message))
+    return findings
+
+
+def _near_copies(images: list[tuple[str, Path, Signature]], known: set[str]) -> list[Finding]:
+    """Images that are copies without being the same file; those of `known` paths were told of."""
+    copies = CopyGroups.of([signature for *_, signature in images])
+    if copies.one_scene:
+        path = images[0][1].parent
+        return [_finding("note", path, "all images are copies of one, or differ by noise alone")]
+    findings = []
+    for members in copies.members():
+        first_split, first, _ = images[members[0]]
+        for number in members[1:]:
+            split, path, _ = images[number]
+            if str(path) in known:
+                continue
+            kind: Kind = "similar_image" if split == first_split else "shared_image"
+            message = (
+                f"({split}) looks like a copy of {first} ({first_split}): re-encoded, resized, or "
+                "of the same scene"
+            )
             findings.append(_finding(kind, path, message))
     return findings
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field, ValidationError
 
 from ..errors import DataError, ImageReadError, invalid_value
-from ..images import image_size, read_image, resize_image
+from ..images import check_bit_depth, image_size, read_image, resize_image
 from .catalog import get_layout, open_root
 from .inside import load_category
 from .layout import Sample
@@ -54,6 +54,7 @@ class Dataset:
         seed: int = 0,
         split: str | None = None,
         allow_outside: bool = False,
+        bit_depth: int | None = None,
     ) -> None:
         options = _Options.check(
             resize=resize, limit_train=limit_train, limit_test=limit_test, seed=seed
@@ -62,6 +63,7 @@ class Dataset:
         self.name = self._layout.name
         self.root = open_root(self._layout, root)
         self.resize = options.resize
+        self.bit_depth = check_bit_depth(bit_depth)
         self.load_masks = load_masks
         self.category = self.list_categories()[0] if category is None else category
         loaded = load_category(self._layout, self.root, self.category)
@@ -141,12 +143,15 @@ class Dataset:
 
     def _pixels(self, paths: list[str]) -> npt.NDArray[np.uint8]:
         if self.resize is None:
-            images = [read_image(path) for path in paths]
+            images = [read_image(path, bit_depth=self.bit_depth) for path in paths]
             for path, image in zip(paths, images, strict=True):
                 if image.shape != images[0].shape:
                     raise DataError(_unequal(paths[0], images[0].shape, path, image.shape))
         else:
-            images = [resize_image(read_image(path), self.resize) for path in paths]
+            images = [
+                resize_image(read_image(path, bit_depth=self.bit_depth), self.resize)
+                for path in paths
+            ]
         return np.stack(images) if images else np.zeros((0, *(self.resize or (0, 0)), 3), np.uint8)
 
     def _size_of_masks(self) -> tuple[int, int]:
@@ -238,7 +243,8 @@ def load_dataset(
         `split`, one that the dataset's authors defined; `allow_outside`, whether links
         and a table's paths may lead out of the dataset's folder;
         `resize` (height, width) of masks and pixels, by default (256, 256), None for the images'
-        own size; `load_masks`;
+        own size; `load_masks`; `bit_depth` of images with 16 bits a sample, as
+        `pyimgano.images.read_image` has it;
         `limit_train`, `limit_test` and `seed` for a smaller, evenly spread sample.
 
     Raises

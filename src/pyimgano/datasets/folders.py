@@ -34,6 +34,9 @@ def train_samples(parent: Path, usual: str, *, deeper: bool = False) -> tuple[Sa
     if not found:
         folder = next(iter(_folders_that_mean(0, parent)), parent / usual)
         what = "holds no images" if is_folder(folder) else "no such folder"
+        below = sum(len(image_files(one)) for one in subfolders(folder))
+        if below:
+            what = f"holds no images itself, only {below} in folders in it, which are not read"
         raise DataError(
             f"{folder}: {what}; good training images are wanted there ({image_suffixes()})"
         )

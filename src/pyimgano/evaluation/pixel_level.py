@@ -124,7 +124,7 @@ def compute_spro(
         Numbers or shapes differ, scores are not finite, or an s is out of range.
     """
     _check_limit(integration_limit)
-    scores = np.asarray(maps)
+    scores = _one_array(maps, "maps")
     if scores.ndim != 3:
         raise UsageError(f"maps must be (N, H, W), got shape {scores.shape}")
     _, scores = _check(np.zeros(scores.shape, np.bool_), scores)
@@ -266,7 +266,7 @@ def pixel_metrics(
     truth, checked = _check(masks, maps)
     within: npt.NDArray[np.bool_] | None = None
     if counted is not None:
-        within = np.asarray(counted, dtype=np.bool_).reshape(-1, *truth.shape[1:])
+        within = _one_array(counted, "pixel_counted").astype(np.bool_).reshape(-1, *truth.shape[1:])
         if within.shape != truth.shape:
             raise UsageError(f"pixel_counted has shape {within.shape}, wanted {truth.shape}")
         truth = truth & within
@@ -360,9 +360,23 @@ def _check_limit(limit: float) -> None:
         raise UsageError(f"the AUPRO integration limit must lie in (0, 1], got {limit!r}")
 
 
+def _one_array(values: Any, name: str) -> npt.NDArray[Any]:
+    """An array of what may be a list of arrays, which must be of one size."""
+    if isinstance(values, (list, tuple)):
+        shapes = [np.shape(one) if isinstance(one, np.ndarray) else None for one in values]
+        known = {shape: index for index, shape in reversed(list(enumerate(shapes)))}
+        if None not in known and len(known) > 1:
+            (first, i), (other, j) = sorted(known.items(), key=lambda item: item[1])[:2]
+            raise UsageError(
+                f"{name} are of several sizes: {name}[{i}] has shape {first} and {name}[{j}] "
+                f"{other}; pixel metrics take masks and maps of one size, so bring all to it"
+            )
+    return np.asarray(values)
+
+
 def _check(masks: Any, maps: Any) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.floating]]:
     """Masks as (N, H, W) bool and maps as (N, H, W) floating."""
-    truth, scores = np.asarray(masks), np.asarray(maps)
+    truth, scores = _one_array(masks, "masks"), _one_array(maps, "maps")
     if truth.shape != scores.shape or truth.ndim not in (2, 3):
         raise UsageError(
             "masks and maps must both be (N, H, W) or (H, W), "

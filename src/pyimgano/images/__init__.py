@@ -3,6 +3,7 @@
 `images` knows nothing of datasets, models or runs.
 """
 
+from .copies import CopyGroups, Signature, copies_among, signature_of
 from .corrupt import (
     CORRUPTIONS,
     SEVERITIES,
@@ -14,42 +15,67 @@ from .corrupt import (
 from .header import ImageHeader, image_size, read_header
 from .limit import DEFAULT_MAX_PIXELS, limited_pixels, max_pixels, set_max_pixels
 from .passed_over import is_passed_over
-from .read import IMAGE_SUFFIXES, pages_remark, read_image, read_mask, resize_image
+from .read import (
+    IMAGE_SUFFIXES,
+    DecodedImage,
+    decode_image,
+    join_remarks,
+    pages_remark,
+    read_image,
+    read_mask,
+    resize_image,
+)
 from .roi import FILL, RegionOfInterest, read_roi
+from .samples import MAX_BIT_DEPTH, MIN_BIT_DEPTH, SampleRange, check_bit_depth, dim_note
 from .stream import (
     AlteredImage,
     ImageSource,
+    ImageStream,
     KeyedImage,
     LoadedImage,
     NetworkInput,
     Recall,
     Recalled,
     as_sources,
+    closed_after,
     stream_images,
 )
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
     "FILL",
+    "MAX_BIT_DEPTH",
+    "MIN_BIT_DEPTH",
     "IMAGE_SUFFIXES",
     "CORRUPTIONS",
     "SEVERITIES",
     "AlteredImage",
+    "CopyGroups",
     "Corruption",
+    "DecodedImage",
     "ImageHeader",
     "ImageSource",
+    "ImageStream",
     "KeyedImage",
     "LoadedImage",
     "NetworkInput",
     "Recall",
     "Recalled",
     "RegionOfInterest",
+    "SampleRange",
+    "Signature",
     "as_sources",
+    "closed_after",
+    "check_bit_depth",
+    "copies_among",
     "corrupt_image",
     "corrupt_mask",
+    "decode_image",
+    "dim_note",
     "get_corruption",
     "image_size",
     "is_passed_over",
+    "join_remarks",
     "limited_pixels",
     "max_pixels",
     "pages_remark",
@@ -59,5 +85,6 @@ __all__ = [
     "read_roi",
     "resize_image",
     "set_max_pixels",
+    "signature_of",
     "stream_images",
 ]

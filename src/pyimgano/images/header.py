@@ -8,28 +8,32 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 from PIL import Image
 
 from ..errors import ImageReadError
 from ..foreign import require_regular_file
+from .jpeg import JPEG_END, JpegParts, find_jpeg_parts, stray_remark
 from .limit import open_header
+from .netpbm import find_wide_netpbm
 from .png import MAX_CHUNKS, PNG_SIGNATURE
 from .read import (
+    decode_image,
     orientation,
     orientation_in,
     page_count,
-    read_image,
+    read_tiff_header,
     reason_of,
+    require_known_range,
 )
+from .tiff import end_of_tiff, is_decoded_here, is_tiff
 
-_JPEG_END = b"\xff\xd9"
-# Segments before the pixels of a JPEG that are stepped over; files have some dozens.
-_JPEG_SEGMENTS = 10_000
+# Of a JPEG, what is looked through for its end marker first: other bytes may follow it.
+_JPEG_TAIL = 65_536
+_NETPBM_START = 2**14
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,15 @@ class ImageHeader:
         Pillow's name for the format, such as `PNG`.
     pages
         Pictures in the file.
+    remark
+        What reading it would remark on besides its pages, in words; None if nothing.
     """
 
     size: tuple[int, int]
     mode: str
     file_format: str
     pages: int
+    remark: str | None = None
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -65,50 +72,64 @@ def image_size(path: str | Path) -> tuple[int, int]:
     return _read(path)[0].size
 
 
-def read_header(path: str | Path) -> ImageHeader:
-    """The header of an image file that is as long as its structure says.
+def read_header(path: str | Path, *, bit_depth: int | None = None) -> ImageHeader:
+    """Read the header of an image file that is as long as its structure says.
+
+    `bit_depth` is what the image would be read with (`read_image`).
 
     Raises
     ------
     ImageReadError
-        The file cannot be opened, is empty or no image, declares more than `max_pixels`, or
-        ends too early (PNG, JPEG, BMP, TIFF, WebP). A file that seems too short is decoded
-        before it is refused.
+        The file cannot be opened, is empty or no image, declares more than `max_pixels`, is of a
+        kind that `read_image` refuses, or ends too early (PNG, JPEG, BMP, TIFF, WebP, binary
+        PGM and PPM of 16 bits). A file that seems too short is decoded before it is refused.
     """
-    header, complete = _read(path)
+    header, complete = _read(path, bit_depth)
     if not complete:
         # structures are written wrongly more often than files are cut: decoding decides
         try:
-            read_image(path)
+            decoded = decode_image(path, bit_depth=bit_depth)
         except ImageReadError as error:
-            reason = f"the {header.file_format} is truncated ({error.reason})"
+            reason = f"the {header.file_format} is truncated or damaged ({error.reason})"
             raise ImageReadError(str(path), reason) from error
+        if header.file_format == "JPEG":
+            header = replace(header, remark=decoded.remark)
     return header
 
 
-def _read(path: str | Path) -> tuple[ImageHeader, bool]:
-    """The header, and whether the file reaches its end."""
+def _read(path: str | Path, bit_depth: int | None = None) -> tuple[ImageHeader, bool]:
+    """The header, and whether the file reaches its end in the usual way."""
     try:
         require_regular_file(path)
         with Path(path).open("rb", buffering=0) as file:
             length = os.fstat(file.fileno()).st_size
             if not length:
                 raise ValueError("the file is empty")
+            start = file.read(4)
+            file.seek(0)
+            if is_tiff(start):
+                return _read_tiff(path, file, length, bit_depth)
             with open_header(path, file) as header:
                 width, height = header.size
-                turn, complete = 1, True
+                turn, complete, remark = 1, True, None
                 if header.format == "PNG":
                     # Pillow would decode the image to find metadata behind the pixels
                     complete, metadata = _walk_png(file, length)
                     turn = orientation_in(metadata)
                 else:
                     turn = orientation(header)
-                    complete = _reaches_its_end(file, header, length)
-                if header.format == "TIFF":  # some versions of Pillow have turned it already
-                    width, height = header.tag_v2[256], header.tag_v2[257]  # type: ignore[attr-defined]
+                    if header.format in ("JPEG", "MPO"):
+                        parts = find_jpeg_parts(file)
+                        complete = _jpeg_reaches_its_end(file, length, parts)
+                        if header.format == "JPEG" and header.mode in ("L", "RGB"):
+                            remark = stray_remark(parts.stray_bytes, 0)
+                    else:
+                        complete = _reaches_its_end(file, header, length)
+                if header.mode == "F":
+                    complete = False  # refused when it is decoded, which says why
                 size = (width, height) if turn in (5, 6, 7, 8) else (height, width)
                 return ImageHeader(
-                    size, header.mode, header.format or "", page_count(header)
+                    size, header.mode, header.format or "", page_count(header), remark
                 ), complete
     except ImageReadError:
         raise
@@ -116,39 +137,51 @@ def _read(path: str | Path) -> tuple[ImageHeader, bool]:
         raise ImageReadError(str(path), reason_of(error)) from error
 
 
+def _read_tiff(
+    path: str | Path, file: BinaryIO, length: int, bit_depth: int | None
+) -> tuple[ImageHeader, bool]:
+    facts, header = read_tiff_header(path, file)
+    if facts is None:
+        assert header is not None
+        turn = orientation(header)
+        # some versions of Pillow have turned it already
+        width, height = header.tag_v2[256], header.tag_v2[257]  # type: ignore[attr-defined]
+        size = (width, height) if turn in (5, 6, 7, 8) else (height, width)
+        return ImageHeader(size, header.mode, "TIFF", page_count(header)), True
+    if is_decoded_here(facts, header is not None):
+        require_known_range(path, facts, bit_depth)
+    turned = facts.orientation in (5, 6, 7, 8)
+    size = (facts.width, facts.height) if turned else (facts.height, facts.width)
+    mode = facts.mode if header is None else header.mode
+    return ImageHeader(size, mode, "TIFF", facts.pages), end_of_tiff(facts) <= length
+
+
 def _reaches_its_end(file: BinaryIO, header: Image.Image, length: int) -> bool:
     """Whether the file is as long as its structure says; True for other formats."""
-    if header.format in ("JPEG", "MPO"):
-        return _jpeg_reaches_its_end(file, length)
     if header.format == "BMP":
         return _bmp_bytes(file) <= length
     if header.format == "WEBP":
         file.seek(4)
         (declared,) = struct.unpack("<I", file.read(4))
         return int(declared) + 8 <= length
-    if header.format == "TIFF":
-        return _tiff_bytes(header) <= length
+    if header.format == "PPM":
+        file.seek(0)
+        wide = find_wide_netpbm(file.read(_NETPBM_START))
+        return wide is None or wide.end <= length
     return True
 
 
-def _jpeg_reaches_its_end(file: BinaryIO, length: int) -> bool:
-    """Whether the end marker follows the pixels, and not only a thumbnail in the metadata."""
-    position = 2
-    for _ in range(_JPEG_SEGMENTS):  # from segment to segment, up to the pixels
-        if position + 4 > length:
-            break
-        file.seek(position)
-        mark, kind, size = struct.unpack(">BBH", file.read(4))
-        if mark != 0xFF or kind == 0xDA:
-            break
-        if kind == 0xFF or 0xD0 <= kind <= 0xD8 or kind == 0x01:  # filling, and bare markers
-            position += 1 if kind == 0xFF else 2
-            continue
-        position += 2 + size
-    for start in (max(position, length - 65536), position):  # other bytes may follow the end
+def _jpeg_reaches_its_end(file: BinaryIO, length: int, parts: JpegParts) -> bool:
+    """Whether the end marker follows the pixels, and not only a thumbnail in the metadata.
+
+    False also where zeros are before it: whether they are stray or damage takes decoding.
+    """
+    for start in (max(parts.scan, length - _JPEG_TAIL), parts.scan):
         file.seek(start)
-        if _JPEG_END in file.read(length - start):
-            return True
+        tail = file.read(length - start)
+        end = tail.find(JPEG_END)
+        if end >= 0:
+            return not (end > 1 and tail[end - 1] == 0 and tail[end - 2] != 0xFF)
     return False
 
 
@@ -165,33 +198,6 @@ def _bmp_bytes(file: BinaryIO) -> int:
     if compression not in (0, 3):
         return 0
     return int(offset) + int((width * bits + 31) // 32 * 4 * abs(height))
-
-
-def _tiff_bytes(header: Image.Image) -> int:
-    """How long the file must be for its first page.
-
-    What a strip or tile takes is counted if it is not compressed: the numbers that the file
-    states for that are often wrong.
-    """
-    tags = getattr(header, "tag_v2", {})
-    width, height = int(tags[256]), int(tags[257])
-    bits = [int(one) for one in np.ravel(tags.get(258, 1))]
-    if len(bits) == 1:
-        bits = bits * int(tags.get(277, 1))
-    planes = len(bits) if tags.get(284, 1) == 2 else 1
-    sample_bits = sum(bits) if planes == 1 else bits[0]
-    uncompressed = int(tags.get(259, 1)) == 1 and int(tags.get(262, 1)) != 6
-    if 324 in tags:
-        offsets, counts = tags[324], tags.get(325, ())
-        sizes = [(int(tags[322]) * sample_bits + 7) // 8 * int(tags[323])] * len(offsets)
-    else:
-        offsets, counts = tags.get(273, ()), tags.get(279, ())
-        rows = min(int(tags.get(278, height)), height) or height
-        row = (width * sample_bits + 7) // 8
-        strips = max(1, len(offsets) // planes)
-        sizes = [row * min(rows, height - i % strips * rows) for i in range(len(offsets))]
-    taken = sizes if uncompressed else list(counts)
-    return max((int(o) + int(n) for o, n in zip(offsets, taken, strict=False)), default=0)
 
 
 def _walk_png(file: BinaryIO, length: int) -> tuple[bool, bytes | None]:

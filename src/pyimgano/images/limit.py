@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import re
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from ..errors import ImageReadError, UsageError
+from ..threads import ForkSafeLock
 
 #: Formats that are read, by Pillow's names. The others that Pillow knows are no camera's: it would
 #: hand EPS to Ghostscript, a program that runs what stands in the file.
@@ -29,7 +29,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 DEFAULT_MAX_PIXELS = 2**28
 
 _limit = DEFAULT_MAX_PIXELS
-_pillow = threading.Lock()
+_pillow = ForkSafeLock()
 
 
 def max_pixels() -> int:

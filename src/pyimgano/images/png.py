@@ -49,6 +49,8 @@ class PngParts:
         Content of the chunk IHDR.
     exif
         Content of the chunk eXIf; None without one.
+    significant_bits
+        Content of the chunk sBIT; None without one.
     pixels
         Start and end of the content of each chunk IDAT.
     plain
@@ -60,6 +62,19 @@ class PngParts:
     exif: bytes | None
     pixels: tuple[tuple[int, int], ...]
     plain: bool
+    significant_bits: bytes | None = None
+
+    @property
+    def bits(self) -> int:
+        """Bits of a sample, as the header chunk has them; 0 where it is cut."""
+        return self.header[8] if len(self.header) > 8 else 0
+
+    @property
+    def colours_declared(self) -> int | None:
+        """Most significant bits of the colours, without alpha, that the chunk sBIT declares."""
+        alpha = len(self.header) > 9 and self.header[9] in (4, 6)
+        declared = self.significant_bits or b""
+        return max(declared[: len(declared) - alpha], default=None)
 
 
 def check_png(path: str | Path, data: bytes) -> PngParts:
@@ -72,7 +87,7 @@ def check_png(path: str | Path, data: bytes) -> PngParts:
     """
     checksum = zlib.crc32 if isal_zlib is None else isal_zlib.crc32
     view = memoryview(data)
-    header, exif = b"", None
+    header, exif, significant = b"", None, None
     pixels: list[tuple[int, int]] = []
     plain = True
     position = len(PNG_SIGNATURE)
@@ -92,13 +107,15 @@ def check_png(path: str | Path, data: bytes) -> PngParts:
             header = data[position + 8 : end - 4]
         elif kind == b"eXIf":
             exif = data[position + 8 : end - 4]
+        elif kind == b"sBIT":
+            significant = data[position + 8 : end - 4]
         elif kind == b"IDAT":
             plain &= not pixels or pixels[-1][1] + 4 == position
             pixels.append((position + 8, end - 4))
         elif kind == b"acTL":
             plain = False
         elif kind == b"IEND":
-            return PngParts(header, exif, tuple(pixels), plain)
+            return PngParts(header, exif, tuple(pixels), plain, significant)
         position = end
     else:
         raise ImageReadError(str(path), f"the PNG has more than {MAX_CHUNKS} chunks")

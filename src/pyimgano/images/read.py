@@ -14,13 +14,17 @@ How each kind becomes 8-bit RGB:
 RGBA, grey with alpha     the alpha channel is dropped
 palette                   looked up
 CMYK, YCbCr, LAB          Pillow's conversion, without colour profiles
-16-bit grey               ``value / 257``: 0 stays 0, 65535 becomes 255; in a TIFF with b bits a
-                          sample ``255 value / (2^b - 1)``
+16-bit grey               ``255 value / top``, rounded: 0 stays 0 and top becomes 255. top is
+                          2^bit_depth - 1 where a bit depth is given; else what the file declares
+                          (PNG's sBIT, TIFF's SMaxSampleValue or MaxSampleValue, PGM's maxval);
+                          else all that b bits a sample hold, 2^b - 1. A value above top is an
+                          error
+16-bit colour             the same, rounded down; a PNG over all 16 bits: the upper eight bits
 grey where 0 is white     inverted (TIFF)
-16-bit colour             the upper eight bits
-32-bit or float           ``255 (value - low) / (high - low)``, cut at 0 and 255, where the TIFF
+signed, 32-bit or float   ``255 (value - low) / (high - low)``, cut at 0 and 255, where the TIFF
                           tags SMinSampleValue and SMaxSampleValue state the range from low to
-                          high; refused without them, since the range is then not known
+                          high; refused without them, since the range is then not known (but
+                          signed 16-bit with a bit depth is read as unsigned)
 several pages             the first page, with a remark in the report
 EXIF orientation          applied; in a PNG that of its eXIf chunk alone
 ========================  ==================================================================
@@ -28,23 +32,42 @@ EXIF orientation          applied; in a PNG that of its eXIf chunk alone
 
 from __future__ import annotations
 
+import io
+import re
 import warnings
 from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import ImageReadError
 from ..foreign import read_regular
 from ..memory import is_out_of_memory
-from .limit import opened
-from .png import check_png, quick_png
+from .jpeg import decode_jpeg
+from .limit import open_header, opened, require_pixels
+from .netpbm import find_wide_netpbm, read_wide_netpbm
+from .png import PngParts, check_png, quick_png
+from .samples import SampleRange, check_bit_depth, in_three_channels, scale_wide, top_of
+from .tiff import (
+    TiffFacts,
+    decode_tiff,
+    is_decoded_here,
+    is_tiff,
+    palette_of,
+    read_tiff_facts,
+    require_known_tiff,
+)
 
 #: Suffixes (lower case) of the files that dataset layouts take for images.
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {
+        *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp"),
+        *(".pgm", ".ppm", ".pnm"),
+    }
+)
 
 #: No image file is longer: as many pixels as may be declared, of six bytes, are less than half.
 MAX_FILE_BYTES = 2**32
@@ -56,8 +79,10 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 EXIF_ORIENTATION = 0x0112
-_SAMPLE_RANGE = (340, 341)  # the TIFF tags SMinSampleValue and SMaxSampleValue
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # further TIFF tags
+_BITS, _PHOTOMETRIC, _MAXIMUM = 258, 262, 281  # TIFF tags
+_UNKNOWN_RANGE = (
+    "has 32-bit integer or float pixels of unknown range; convert the image to 8 or 16 bits"
+)
 # Formats whose further pages are pictures of their own; those of MPO are a JPEG's thumbnails.
 _PAGED = frozenset({"TIFF", "WEBP", "GIF", "PNG"})
 # OpenCV complains on stderr of a PNG with a longer side, and does not read it.
@@ -75,13 +100,34 @@ _TURNS = {
 }
 
 
-def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
+class DecodedImage(NamedTuple):
+    """An image, and how it was read.
+
+    Attributes
+    ----------
+    pixels
+        (H, W, 3) uint8 RGB.
+    remark
+        What was left out of the file or is odd about it, in words; None if nothing is.
+    samples
+        Over which range it was read, of an image with 16 bits a sample; None for others.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    remark: str | None = None
+    samples: SampleRange | None = None
+
+
+def read_image(path: str | Path, *, bit_depth: int | None = None) -> npt.NDArray[np.uint8]:
     """Decode one image.
 
     Parameters
     ----------
     path
         An image file; what it is is told by its content, not by its suffix.
+    bit_depth
+        How many bits count in an image with 16 bits a sample, 9 to 16: a camera of 12 bits
+        leaves the upper four empty. None takes what the file declares, and else all 16.
 
     Returns
     -------
@@ -91,31 +137,53 @@ def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
     Raises
     ------
     ImageReadError
-        The file is missing, empty, truncated, damaged, no image, of more than `max_pixels`, or
-        of a kind without a rule in the table above; or a decoder failed, for whatever reason.
+        The file is missing, empty, truncated, damaged, no image, of more than `max_pixels`,
+        of a kind without a rule in the table above, or holds a value that `bit_depth` bits do
+        not; or a decoder failed, for whatever reason.
+    UsageError
+        `bit_depth` is something else.
     """
-    return read_image_and_remark(path)[0]
+    return decode_image(path, bit_depth=check_bit_depth(bit_depth)).pixels
 
 
 def read_image_and_remark(
-    path: str | Path, data: bytes | None = None
+    path: str | Path, data: bytes | None = None, *, bit_depth: int | None = None
 ) -> tuple[npt.NDArray[np.uint8], str | None]:
-    """As `read_image`, and what was left out of the file, in words; None if nothing was.
+    """Decode one image as `read_image` does, and say in words what was left out of the file.
+
+    `data` is the file's content if it is at hand; the remark is None if nothing was left out.
+    """
+    decoded = decode_image(path, data, bit_depth=bit_depth)
+    return decoded.pixels, decoded.remark
+
+
+def decode_image(
+    path: str | Path, data: bytes | None = None, *, bit_depth: int | None = None
+) -> DecodedImage:
+    """Decode one image as `read_image` does, and tell how it was read.
 
     `data` is the file's content if it is at hand.
     """
     data = read_bytes(path) if data is None else data
-    header = _open_header(path, data)
     try:
-        pixels = _decode(path, data, header)
+        if is_tiff(data):
+            return _decode_tiff_file(path, data, bit_depth)
+        header = _open_header(path, data)
+        decoded = _decode(path, data, header, bit_depth)
     except ImageReadError:
         raise
     except Exception as error:  # a decoder's own trouble, or memory: it costs this image
         raise ImageReadError(str(path), reason_of(error)) from error
     if header.format not in _PAGED:
-        return pixels, None
+        return decoded
     # counted on a reader of its own: one that has gone to a page that is damaged stays there
-    return pixels, pages_remark(page_count(_open_header(path, data)))
+    pages = pages_remark(page_count(_open_header(path, data)))
+    return decoded._replace(remark=join_remarks(decoded.remark, pages))
+
+
+def join_remarks(*remarks: str | None) -> str | None:
+    """Return those remarks that say something, as one text; None if none does."""
+    return "; ".join(one for one in remarks if one) or None
 
 
 def pages_remark(count: int) -> str | None:
@@ -136,12 +204,30 @@ def page_count(header: Image.Image) -> int:
         return 1
 
 
-def _decode(path: str | Path, data: bytes, header: Image.Image) -> npt.NDArray[np.uint8]:
+def _decode(
+    path: str | Path, data: bytes, header: Image.Image, bit_depth: int | None
+) -> DecodedImage:
+    """Any image but a TIFF."""
     png = turn = None
     if header.format == "PNG":
         # whatever its kind: Pillow passes over checksums of pixels
         png = check_png(path, data)
         turn = orientation_in(png.exif)
+        if png.bits == 16:
+            deep = _decode_wide_png(path, data, png, header, bit_depth)
+            return deep._replace(pixels=turned(deep.pixels, turn))
+    if header.format == "PPM":
+        wide = find_wide_netpbm(data)
+        if wide is not None:
+            samples = read_wide_netpbm(path, data, wide)
+            declared = None if wide.maxval == top_of(16) else float(wide.maxval)
+            narrow, found, remark = scale_wide(
+                path, samples, bit_depth=bit_depth, declared=declared, container=wide.maxval
+            )
+            return DecodedImage(in_three_channels(narrow), remark, found)
+        text = _NETPBM_MAXVAL.match(data[:4096])
+        if text is not None and int(text[1]) > 255:
+            return _decode_text_netpbm(path, header, int(text[1]), bit_depth)
     if header.mode in ("L", "RGB"):
         if png is not None and turn == 1 and max(header.size) <= _LONGEST_SIDE:
             quick = quick_png(data, png)
@@ -149,13 +235,203 @@ def _decode(path: str | Path, data: bytes, header: Image.Image) -> npt.NDArray[n
             if quick is not None:
                 decoded = cv2.imdecode(np.frombuffer(quick, np.uint8), _PLAINLY)
             if decoded is not None and decoded.shape[:2] == header.size[::-1]:
-                return np.asarray(decoded, dtype=np.uint8)  # (H, W, 3)
+                return DecodedImage(np.asarray(decoded, dtype=np.uint8))  # (H, W, 3)
             # Pillow has the last word: it reads the file or says what is wrong with it
         elif header.format == "JPEG":
-            image = _decode_jpeg(path, data, header.size)
-            if orientation(header) == 1:
-                return image
-    return _decode_with_pillow(path, header, turn)
+            image, remark = decode_jpeg(path, data, header.size)
+            return DecodedImage(turned(image, orientation(header)), remark)
+    return _decode_with_pillow(path, header, turn, bit_depth)
+
+
+def turned(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    """Return (H, W, ...) as EXIF `orientation` wants it shown; another number changes nothing."""
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def _decode_wide_png(
+    path: str | Path, data: bytes, png: PngParts, header: Image.Image, bit_depth: int | None
+) -> DecodedImage:
+    """A PNG of 16 bits a sample, not turned."""
+    wide = _wide_png_samples(path, data, png, header)
+    declared_bits = png.colours_declared
+    remark, declared, stated = None, None, False
+    if declared_bits is not None and 0 < declared_bits < 16:
+        stated = True
+        peak = int(wide.max())
+        if peak <= top_of(declared_bits):
+            declared = float(top_of(declared_bits))
+            # PNG wants samples scaled up to 16 bits, and most cameras write them as they are;
+            # what is dark enough could be either
+            step = 2 ** (16 - declared_bits)
+            if bit_depth is None and peak and not (wide % step).any():
+                remark = (
+                    f"declares {declared_bits} bits and holds only multiples of {step} up to "
+                    f"{peak}; it was read with {top_of(declared_bits)} as its largest value, and "
+                    "bit_depth=16 reads it as scaled up to 16 bits"
+                )
+        elif bit_depth == declared_bits:
+            bit_depth = None  # scaled up, as the specification wants it
+    narrow, found, contradiction = scale_wide(
+        path, wide, bit_depth=bit_depth, declared=declared, upper_byte=True
+    )
+    found = found._replace(stated=found.stated or stated)
+    return DecodedImage(in_three_channels(narrow), join_remarks(remark, contradiction), found)
+
+
+def _wide_png_samples(
+    path: str | Path, data: bytes, png: PngParts, header: Image.Image
+) -> npt.NDArray[np.uint16]:
+    """(H, W) or (H, W, 3), RGB, without alpha."""
+    grey = png.header[9] in (0, 4)
+    if max(header.size) > _LONGEST_SIDE:
+        raise ImageReadError(
+            str(path), f"a PNG of 16 bits with a side of more than {_LONGEST_SIDE} pixels"
+        )
+    # OpenCV must not see what is damaged
+    quick = quick_png(data, png)
+    if quick is None:
+        header.load()
+        if header.mode.startswith("I"):  # some versions of Pillow open it as 32-bit integers
+            return np.asarray(header).astype(np.uint16)
+        quick = data
+    samples = cv2.imdecode(np.frombuffer(quick, np.uint8), cv2.IMREAD_UNCHANGED)
+    if samples is None or samples.dtype != np.uint16 or samples.shape[:2] != header.size[::-1]:
+        raise ImageReadError(str(path), "the PNG of 16 bits could not be decoded")
+    if samples.ndim == 2:
+        return np.asarray(samples, np.uint16)
+    if samples.shape[2] < 3 or grey:
+        return np.ascontiguousarray(samples[..., 0])
+    return np.ascontiguousarray(samples[..., 2::-1])
+
+
+def read_tiff_header(
+    path: str | Path, file: BinaryIO
+) -> tuple[TiffFacts | None, Image.Image | None]:
+    """Open a TIFF: what its tags say, and Pillow's reader where Pillow opens it.
+
+    Raises
+    ------
+    ImageReadError
+        It is damaged, of more pixels than the limit, or of a kind without a rule.
+    """
+    header: Image.Image | None = None
+    failure: Exception | None = None
+    facts: TiffFacts | None = None
+    try:
+        facts = read_tiff_facts(file)
+    except Exception as error:  # Pillow may still read it
+        failure = error
+    if facts is not None:
+        require_pixels(path, facts.width, facts.height)
+    try:
+        file.seek(0)
+        header = open_header(path, file)
+    except ImageReadError:
+        raise
+    except Exception as error:  # Pillow's plugins raise many kinds on damaged headers
+        if facts is None:
+            raise ImageReadError(str(path), reason_of(failure or error)) from error
+    if facts is not None:
+        require_known_tiff(path, facts, header is not None)
+    return facts, header
+
+
+def _decode_tiff_file(path: str | Path, data: bytes, bit_depth: int | None) -> DecodedImage:
+    facts, header = read_tiff_header(path, io.BytesIO(data))
+    if facts is not None and is_decoded_here(facts, header is not None):
+        narrow, found, remark = _tiff_picture(path, data, facts, bit_depth)
+        pixels = turned(in_three_channels(narrow), facts.orientation)
+        return DecodedImage(pixels, join_remarks(remark, pages_remark(facts.pages)), found)
+    assert header is not None
+    decoded = _decode_with_pillow(path, header, None, bit_depth)
+    pages = pages_remark(page_count(_open_header(path, data)))
+    return decoded._replace(remark=join_remarks(decoded.remark, pages))
+
+
+def _tiff_picture(
+    path: str | Path, data: bytes, facts: TiffFacts, bit_depth: int | None
+) -> tuple[npt.NDArray[np.uint8], SampleRange | None, str | None]:
+    """(H, W) or (H, W, 3) uint8, not turned; its range and a remark."""
+    require_known_range(path, facts, bit_depth)
+    values = decode_tiff(path, data, facts)
+    found, remark = None, None
+    if facts.photometric == 3:
+        return palette_of(facts)[values], None, None
+    if values.dtype == np.int16 and bit_depth is not None:
+        if (values < 0).any():
+            raise ImageReadError(
+                str(path), f"holds negative values, and bit_depth={bit_depth} means none"
+            )
+        values = values.view(np.uint16)
+    if values.dtype == np.uint8:
+        narrow = values
+    elif values.dtype == np.uint16:
+        narrow, found, remark = scale_wide(path, values, bit_depth=bit_depth, **_declared(facts))
+    else:
+        narrow = _in_stated_range(path, values, facts.low, facts.high)
+    if facts.photometric == 0:
+        narrow = 255 - narrow
+    if narrow.ndim == 3 and narrow.shape[2] == 4:
+        size = (facts.width, facts.height)
+        narrow = np.asarray(Image.frombytes("CMYK", size, narrow.tobytes()).convert("RGB"))
+    return narrow, found, remark
+
+
+def _declared(facts: TiffFacts) -> dict[str, Any]:
+    """The range that the tags of unsigned 16-bit samples declare, for `scale_wide`."""
+    whole = top_of(16)
+    if facts.high is not None:
+        low = facts.low or 0.0
+        if (low, facts.high) == (0.0, whole):
+            return {}
+        return {"declared": facts.high, "low": low, "cut": True}
+    if facts.maximum is not None and 0 < facts.maximum < whole:
+        return {"declared": facts.maximum}
+    return {}
+
+
+def require_known_range(path: str | Path, facts: TiffFacts, bit_depth: int | None) -> None:
+    """Raise `ImageReadError` where the range of the samples is not known, or makes no sense."""
+    kind = f"{facts.bits}-bit {'signed' if facts.sample_format == 2 else 'unsigned'}"
+    dtype = facts.dtype
+    if dtype is None or facts.photometric == 3 or dtype.newbyteorder("=") == np.uint8:
+        return
+    wide = dtype.newbyteorder("=") == np.uint16
+    if wide and (facts.high is None or bit_depth is not None):
+        return
+    if dtype.newbyteorder("=") == np.int16 and bit_depth is not None:
+        return
+    low = 0.0 if wide and facts.low is None else facts.low
+    if low is None or facts.high is None:
+        pixels = "float pixels" if facts.sample_format == 3 else f"{kind} integer pixels"
+        remedy = ", or bit_depth," if facts.bits == 16 and facts.sample_format == 2 else ""
+        raise ImageReadError(
+            str(path),
+            f"has {pixels} of unknown range; state it in the TIFF tags SMinSampleValue and "
+            f"SMaxSampleValue{remedy or ','} or convert the image to 8 or 16 bits",
+        )
+    if not (np.isfinite(low) and np.isfinite(facts.high) and low < facts.high):
+        raise ImageReadError(
+            str(path), f"states the range {low:g} to {facts.high:g} for its pixels"
+        )
+
+
+def _in_stated_range(
+    path: str | Path, values: npt.NDArray[Any], low: float | None, high: float | None
+) -> npt.NDArray[np.uint8]:
+    """Numbers of any kind to 0 to 255, by a range that was checked."""
+    assert low is not None and high is not None
+    numbers = values.astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise ImageReadError(str(path), "has float pixels that are not finite")
+    share = np.clip((numbers - low) / (high - low), 0.0, 1.0)
+    return np.rint(255.0 * share).astype(np.uint8)
 
 
 def read_mask(path: str | Path) -> npt.NDArray[np.uint8]:
@@ -165,9 +441,10 @@ def read_mask(path: str | Path) -> npt.NDArray[np.uint8]:
     -------
     numpy.ndarray
         (H, W) uint8. Colour masks become grey by their largest channel, after what is
-        transparent became black. A palette of greys is looked up; one of colours only tells
-        kinds of defects apart, so the indices are taken. Values above 255 become 255. EXIF
-        orientation is not applied, since masks carry none.
+        transparent became black; where nothing is left of the colours then, and the alpha
+        channel is not the same everywhere, the mask is the alpha channel. A palette of greys is
+        looked up; one of colours only tells kinds of defects apart, so the indices are taken.
+        Values above 255 become 255. EXIF orientation is not applied, since masks carry none.
 
     Raises
     ------
@@ -175,15 +452,68 @@ def read_mask(path: str | Path) -> npt.NDArray[np.uint8]:
         As `read_image`; also for negative or float values.
     """
     data = read_bytes(path)
-    header = _open_header(path, data)
-    if header.format == "PNG":
-        check_png(path, data)
     try:
+        if is_tiff(data):
+            facts, header = read_tiff_header(path, io.BytesIO(data))
+            if facts is not None and is_decoded_here(facts, header is not None):
+                values = _tiff_mask_values(decode_tiff(path, data, facts), facts)
+                return np.ascontiguousarray(values, dtype=np.uint8)
+            assert header is not None
+        else:
+            header = _open_header(path, data)
+        if header.format == "PNG":
+            check_png(path, data)
+        if header.format == "PPM":
+            wide = find_wide_netpbm(data)
+            if wide is not None:
+                samples = read_wide_netpbm(path, data, wide)
+                return _one_channel(_at_most_255(samples))
         header.load()
-        values = _mask_values(header)
+        values = _unscaled(_mask_values(header), header, data)
+    except ImageReadError:
+        raise
     except Exception as error:
         raise ImageReadError(str(path), reason_of(error)) from error
     return np.ascontiguousarray(values, dtype=np.uint8)
+
+
+def _tiff_mask_values(values: npt.NDArray[Any], facts: TiffFacts) -> npt.NDArray[np.uint8]:
+    """(H, W) uint8 of a TIFF that Pillow does not read."""
+    if facts.photometric == 3:
+        colours = palette_of(facts)
+        grey = (colours.min(axis=1) == colours.max(axis=1)).all()
+        return colours[values, 0] if grey else np.asarray(values, np.uint8)
+    if facts.photometric == 5:
+        raise ValueError("a mask in CMYK, whose meaning is not known")
+    if values.dtype.kind == "f":
+        raise ValueError("a mask with float pixels, whose meaning is not known")
+    if values.dtype.kind == "i" and (values < 0).any():
+        raise ValueError("a mask with negative values")
+    if facts.photometric == 0:
+        values = np.iinfo(values.dtype).max - values
+    return _one_channel(_at_most_255(values))
+
+
+def _at_most_255(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """An index stays one, and what is larger plainly means defect."""
+    return np.where(values > 255, 255, values).astype(np.uint8)
+
+
+def _one_channel(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return values if values.ndim == 2 else np.asarray(values.max(axis=2), np.uint8)
+
+
+_NETPBM_MAXVAL = re.compile(rb"P[2356](?:(?:\s|#[^\r\n]*[\r\n])+(\d{1,9})){3}")
+
+
+def _unscaled(
+    values: npt.NDArray[np.uint8], header: Image.Image, data: bytes
+) -> npt.NDArray[np.uint8]:
+    """What stands in a PGM or PPM of fewer than 8 bits, which Pillow has scaled to 255."""
+    found = _NETPBM_MAXVAL.match(data[:4096]) if header.format == "PPM" else None
+    if found is None or int(found[1]) >= 255:
+        return values
+    return np.asarray(np.rint(values * (int(found[1]) / 255.0)), dtype=np.uint8)
 
 
 def _mask_values(mask: Image.Image) -> npt.NDArray[np.uint8]:
@@ -194,8 +524,7 @@ def _mask_values(mask: Image.Image) -> npt.NDArray[np.uint8]:
         wide = np.asarray(mask)
         if (wide < 0).any():
             raise ValueError("a mask with negative values")
-        # an index, or plainly "defect"
-        return np.asarray(np.where(wide > 255, 255, wide), dtype=np.uint8)
+        return _at_most_255(wide)
     if mask.mode == "L":
         return np.asarray(mask, dtype=np.uint8)
     if mask.mode == "P" and "transparency" not in mask.info:
@@ -204,7 +533,12 @@ def _mask_values(mask: Image.Image) -> npt.NDArray[np.uint8]:
             return np.asarray(mask, dtype=np.uint8)
         return np.asarray(colours[..., 0], dtype=np.uint8)
     rgba = np.asarray(mask.convert("RGBA"), dtype=np.uint16)  # (H, W, 4)
-    return np.asarray(rgba[..., :3].max(axis=2) * rgba[..., 3] // 255, dtype=np.uint8)
+    alpha = rgba[..., 3]
+    shown = rgba[..., :3].max(axis=2) * alpha // 255
+    if not shown.any() and alpha.min() != alpha.max():
+        # black on nothing: what is drawn is in the alpha channel alone
+        return np.asarray(alpha, dtype=np.uint8)
+    return np.asarray(shown, dtype=np.uint8)
 
 
 def resize_image(
@@ -261,20 +595,9 @@ def orientation(header: Image.Image) -> int:
     return found if isinstance(found, int) else 1
 
 
-def _decode_jpeg(path: str | Path, data: bytes, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """`size` (width, height) is what Pillow found, and held to its limit."""
-    try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=True)
-        if (width, height) != size:
-            raise ValueError(f"states {size[0]} x {size[1]} pixels and {width} x {height}")
-        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=True), dtype=np.uint8)
-    except ValueError as error:
-        raise ImageReadError(str(path), reason_of(error)) from error
-
-
 def _decode_with_pillow(
-    path: str | Path, image: Image.Image, turn: int | None
-) -> npt.NDArray[np.uint8]:
+    path: str | Path, image: Image.Image, turn: int | None, bit_depth: int | None
+) -> DecodedImage:
     """`turn` is the orientation; None takes it from the image's metadata."""
     try:
         image.load()
@@ -282,49 +605,49 @@ def _decode_with_pillow(
             oriented = ImageOps.exif_transpose(image)
         else:
             oriented = image.transpose(_TURNS[turn]) if turn in _TURNS else image
-        # some versions of Pillow open 16-bit PNG as 32-bit integers
-        if oriented.mode.startswith("I;16") or (oriented.mode == "I" and image.format == "PNG"):
+        if oriented.mode.startswith("I;16"):
             tags = getattr(image, "tag_v2", {})
-            top = 2.0 ** min(16, max(9, int(np.ravel(tags.get(_BITS, 16))[0]))) - 1.0
-            wide = np.minimum(np.asarray(oriented).astype(np.float64), top)  # (H, W), 0 to top
+            container = top_of(min(16, max(9, int(np.ravel(tags.get(_BITS, 16))[0]))))
+            wide = np.minimum(np.asarray(oriented).astype(np.uint16), container)  # (H, W)
+            declared = float(np.ravel(tags.get(_MAXIMUM, container))[0])
+            narrow, found, remark = scale_wide(
+                path,
+                wide,
+                bit_depth=bit_depth,
+                declared=declared if 0 < declared < container else None,
+                container=container,
+            )
             if tags.get(_PHOTOMETRIC) == 0:
-                wide = top - wide
-            grey = np.rint(wide * 255.0 / top).astype(np.uint8)
-            return np.repeat(grey[:, :, None], 3, axis=2)
+                narrow = 255 - narrow
+            if container != top_of(16):  # as few bits as there are
+                found = found._replace(stated=True)
+            return DecodedImage(in_three_channels(narrow), remark, found)
         if oriented.mode in ("I", "F"):
-            return _from_stated_range(path, image, oriented)
-        return np.asarray(oriented.convert("RGB"), dtype=np.uint8)
+            raise ImageReadError(str(path), _UNKNOWN_RANGE)
+        return DecodedImage(np.asarray(oriented.convert("RGB"), dtype=np.uint8))
     except ImageReadError:
         raise
     except Exception as error:  # damaged data: OSError, SyntaxError, struct.error, zlib.error
         raise ImageReadError(str(path), reason_of(error)) from error
 
 
-def _from_stated_range(
-    path: str | Path, image: Image.Image, oriented: Image.Image
-) -> npt.NDArray[np.uint8]:
-    """32-bit integers or floats to (H, W, 3), by the range that the file's tags state."""
-    tags = getattr(image, "tag_v2", {})
-    kind = "32-bit integer" if oriented.mode == "I" else "float"
-    try:
-        low, high = (float(np.ravel(tags[tag])[0]) for tag in _SAMPLE_RANGE)
-    except KeyError:
-        raise ImageReadError(
-            str(path),
-            f"has {kind} pixels of unknown range; state it in the TIFF tags SMinSampleValue and "
-            "SMaxSampleValue, or convert the image to 8 or 16 bits",
-        ) from None
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise ImageReadError(str(path), f"states the range {low:g} to {high:g} for its pixels")
-    pixels = np.asarray(oriented)  # (H, W)
-    unsigned = [int(np.ravel(tags.get(tag, 1))[0]) for tag in (_BITS, _SAMPLE_FORMAT)] == [32, 1]
-    if oriented.mode == "I" and unsigned:
-        pixels = pixels.view(np.uint32)  # for which Pillow has no kind of its own
-    values = pixels.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ImageReadError(str(path), "has float pixels that are not finite")
-    grey = np.rint(255.0 * np.clip((values - low) / (high - low), 0.0, 1.0)).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+def _decode_text_netpbm(
+    path: str | Path, image: Image.Image, maxval: int, bit_depth: int | None
+) -> DecodedImage:
+    """A PGM or PPM of 16 bits in text, which Pillow scales by its maxval: grey to 65535."""
+    image.load()
+    if image.mode != "I":
+        if bit_depth is not None and top_of(bit_depth) != maxval:
+            raise ImageReadError(
+                str(path), "is a PPM in text, to which bit_depth is not applied; save it as binary"
+            )
+        return DecodedImage(np.asarray(image.convert("RGB"), dtype=np.uint8))
+    wide = np.rint(np.clip(np.asarray(image), 0, top_of(16)) * (maxval / top_of(16)))
+    declared = None if maxval == top_of(16) else float(maxval)
+    narrow, found, remark = scale_wide(
+        path, wide.astype(np.uint16), bit_depth=bit_depth, declared=declared, container=maxval
+    )
+    return DecodedImage(in_three_channels(narrow), remark, found)
 
 
 def orientation_in(metadata: bytes | None) -> int:

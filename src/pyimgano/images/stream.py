@@ -7,14 +7,15 @@ images however many are asked for.
 from __future__ import annotations
 
 import hashlib
-import threading
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +23,13 @@ import numpy.typing as npt
 from ..errors import DataError, ImageReadError, UsageError
 from ..memory import is_out_of_memory
 from ..threads import thread_count
+from .copies import Signature, signature_of
 from .limit import require_pixels
-from .read import read_bytes, read_image_and_remark, reason_of, resize_image
+from .read import decode_image, read_bytes, reason_of, resize_image
 from .roi import RegionOfInterest
+from .samples import SampleRange, narrow_array
+
+_Items = TypeVar("_Items", bound=Iterable[Any])
 
 _THREADS = "decode"
 # Decoded images that may wait for the consumer, at most.
@@ -48,8 +53,9 @@ class AlteredImage:
     alter: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
 
 
-#: What a detector takes for an image: a path, or an (H, W, 3) uint8 RGB array.
-ImageSource: TypeAlias = "str | Path | npt.NDArray[np.uint8]"
+#: What a detector takes for an image: a path, an (H, W, 3) uint8 RGB array, or a uint16 array of
+#: shape (H, W), grey, or (H, W, 3), RGB.
+ImageSource: TypeAlias = "str | Path | npt.NDArray[np.uint8] | npt.NDArray[np.uint16]"
 
 
 @dataclass(frozen=True)
@@ -62,13 +68,15 @@ class Recalled:
         What a network made of it, as the cache was given it.
     original_size
         (height, width) before resizing.
-    remark
-        As `LoadedImage.remark`.
+    remark, samples, signature
+        As `LoadedImage` has them.
     """
 
     features: Any
     original_size: tuple[int, int]
     remark: str | None
+    samples: SampleRange | None = None
+    signature: Signature | None = None
 
 
 class Recall(Protocol):
@@ -86,12 +94,13 @@ class KeyedImage:
     Attributes
     ----------
     key
-        Stands for the bytes of its file and the size it was resized to.
+        Stands for the bytes of its file, the size it was resized to, and the bit depth it was
+        read with.
     pixels
         (H, W, 3) uint8 RGB; None if `features` are there.
     features
         Of the cache; None if it has none.
-    original_size, remark
+    original_size, remark, samples, signature
         As `LoadedImage`.
     """
 
@@ -100,6 +109,8 @@ class KeyedImage:
     features: Any
     original_size: tuple[int, int]
     remark: str | None
+    samples: SampleRange | None = None
+    signature: Signature | None = None
 
 
 #: What a network takes: pixels, or what a stream with a cache yields.
@@ -124,7 +135,12 @@ class LoadedImage:
     error
         Why there are no pixels.
     remark
-        What was left out of the file, in words; None if nothing was.
+        What was left out of the file or is odd about it, in words; None if nothing is.
+    samples
+        Over which range it was read, of an image with 16 bits a sample; None for others.
+    signature
+        Of the pixels, to tell copies and other kinds of images by; None if `error` is set, and
+        of an `AlteredImage`.
     """
 
     index: int
@@ -133,12 +149,15 @@ class LoadedImage:
     original_size: tuple[int, int] | None
     error: ImageReadError | None
     remark: str | None = None
+    samples: SampleRange | None = None
+    signature: Signature | None = None
 
 
 def as_sources(X: Any, *, name: str = "X") -> Sequence[ImageSource]:
-    """Check that `X` is a sequence of paths or of (H, W, 3) uint8 arrays.
+    """Check that `X` is a sequence of paths or of arrays that are images.
 
-    An (N, H, W, 3) array is such a sequence. Only the kinds are checked, no file is opened.
+    These are (H, W, 3) uint8 RGB, or uint16 of shape (H, W) or (H, W, 3). An (N, H, W, 3) array
+    is such a sequence. Only the kinds are checked, no file is opened.
 
     Raises
     ------
@@ -167,12 +186,131 @@ def as_sources(X: Any, *, name: str = "X") -> Sequence[ImageSource]:
                 f"{name}[{index}] must be a path or an (H, W, 3) uint8 array, "
                 f"got {type(item).__name__}"
             )
-        if item.dtype != np.uint8 or item.ndim != 3 or item.shape[2] != 3 or 0 in item.shape:
+        coloured = item.ndim == 3 and item.shape[2] == 3
+        fits = coloured and item.dtype == np.uint8
+        fits |= (coloured or item.ndim == 2) and item.dtype == np.uint16
+        if not fits or 0 in item.shape:
             raise UsageError(
-                f"{name}[{index}] must be an (H, W, 3) uint8 RGB array, "
-                f"got shape {item.shape} of {item.dtype}"
+                f"{name}[{index}] must be an (H, W, 3) uint8 RGB array, or a uint16 array of "
+                f"shape (H, W) or (H, W, 3); got shape {item.shape} of {item.dtype}"
             )
     return X  # type: ignore[no-any-return]
+
+
+class ImageStream(Iterator[LoadedImage]):
+    """An iterator over images that threads decode ahead; `stream_images` makes one.
+
+    Use it in a `with` statement, which stops the threads and waits for them when the block is
+    left, however that happens::
+
+        with stream_images(paths, (256, 256)) as stream:
+            for loaded in stream:
+                ...
+
+    A stream that is read to its end has stopped its threads as well. One that is dropped before
+    its end never makes anybody wait: whoever drops it, the garbage collector included, only
+    leaves a note that no more images are wanted, and each thread ends after the image that it is
+    decoding. So it is safe to collect a stream in any thread and at any moment.
+    """
+
+    def __init__(
+        self,
+        sources: Iterable[ImageSource | AlteredImage],
+        load: Callable[[int, ImageSource | AlteredImage], LoadedImage],
+        threads: int,
+        ahead: int,
+    ) -> None:
+        self._wanted = _Wanted()
+        self._sources = enumerate(sources)
+        self._load = partial(_load_if_wanted, self._wanted, load)
+        self._threads = threads
+        self._ahead = ahead
+        self._pending: deque[Future[LoadedImage]] = deque()
+        self._pool: ThreadPoolExecutor | None = None
+        self._process = os.getpid()
+        self._given_out = False
+
+    def __next__(self) -> LoadedImage:
+        if not self._wanted.more:
+            raise StopIteration
+        if self._process != os.getpid():
+            raise DataError(
+                "this stream of images was opened before the process was forked, and its threads "
+                "did not come along; open a stream in the process that reads it"
+            )
+        try:
+            return self._next()
+        except BaseException as error:
+            self._stop(wait=isinstance(error, Exception))
+            raise
+
+    def _next(self) -> LoadedImage:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix=_THREADS)
+        while not self._given_out and len(self._pending) < self._ahead:
+            try:
+                index, source = next(self._sources)
+            except StopIteration:
+                self._given_out = True
+            else:
+                self._pending.append(_begin(self._pool, partial(self._load, index, source)))
+        if not self._pending:
+            raise StopIteration
+        return _taken(self._pending.popleft())
+
+    def close(self) -> None:
+        """Stop decoding and forget what was decoded ahead; waits for no thread."""
+        # Not even where that seems safe: a generator that is suspended in `yield from stream`
+        # calls this when the garbage collector closes it.
+        self._stop(wait=False)
+
+    def __enter__(self) -> ImageStream:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        # GeneratorExit may come from the garbage collector: in any thread, which may hold any
+        # lock. Ctrl-C and an exit should not wait for a large image either.
+        self._stop(wait=kind is None or issubclass(kind, Exception))
+
+    def __del__(self) -> None:
+        # Takes no lock and joins no thread. What the pool itself does when it is dropped is to
+        # wake its threads through a queue that is made for that.
+        wanted = getattr(self, "_wanted", None)
+        if wanted is not None:
+            wanted.more = False
+
+    def _stop(self, wait: bool) -> None:
+        self._wanted.more = False
+        self._pending.clear()
+        self._sources = enumerate(())
+        pool, self._pool = self._pool, None
+        if pool is not None and wait and self._process == os.getpid():
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def closed_after(items: _Items) -> Iterator[_Items]:
+    """Close an iterator when the block is left, if it is one that can be closed.
+
+    For generators that score images: where the loop over one ends with an error, the traceback
+    would otherwise keep it, and what it has open, until the garbage is collected.
+    """
+    try:
+        yield items
+    finally:
+        close = getattr(items, "close", None)
+        if close is not None:
+            close()
+
+
+class _Wanted:
+    """Whether more images of a stream are wanted; shared by the stream and its threads.
+
+    The threads must not hold the stream itself, or it would never be collected.
+    """
+
+    def __init__(self) -> None:
+        self.more = True
 
 
 def stream_images(
@@ -183,13 +321,15 @@ def stream_images(
     ahead: int | None = None,
     recall: Recall | None = None,
     roi: RegionOfInterest | None = None,
-) -> Iterator[LoadedImage]:
-    """Yield every source, decoded and resized, in order.
+    bit_depth: int | None = None,
+) -> ImageStream:
+    """Iterate over all sources, decoded and resized, in order.
 
     Parameters
     ----------
     sources
-        Paths, (H, W, 3) uint8 arrays or `AlteredImage`s; consumed lazily, so it may be endless.
+        Paths, arrays as `as_sources` takes them, or `AlteredImage`s; consumed lazily, so it may
+        be endless.
     size
         (height, width) to resize to, or None.
     threads
@@ -203,36 +343,45 @@ def stream_images(
     roi
         What counts of each image; the rest is filled with a constant after resizing. An image
         of which nothing counts cannot be used. Part of the keys of `recall`.
+    bit_depth
+        How many bits count in images with 16 bits a sample, as `read_image` has it. Part of the
+        keys of `recall`.
 
-    Yields
-    ------
-    LoadedImage
-        One for each source. An image that cannot be read, for whatever reason, is yielded with
-        its error: what becomes of it is the caller's decision.
+    Returns
+    -------
+    ImageStream
+        An iterator of `LoadedImage`, one for each source, and a context manager. An image that
+        cannot be read, for whatever reason, is given with its error: what becomes of it is the
+        caller's decision. A stream that may be left before its end is best used in a `with`
+        statement.
 
     Raises
     ------
     DataError
-        A decoding thread was ended from within, as by `sys.exit` in a decoder.
+        When the next image is asked for: a decoding thread was ended from within, as by
+        `sys.exit` in a decoder; or the stream was opened before the process was forked.
     """
     threads = threads or thread_count()
     if ahead is None:
         # features may be larger than pixels
         small = 0 if size is None or recall is not None else _AHEAD_BYTES // (3 * size[0] * size[1])
         ahead = max(4 * threads, min(_AHEAD_IMAGES, small))
-    pending: deque[Future[LoadedImage]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix=_THREADS)
-    try:
-        for index, source in enumerate(sources):
-            pending.append(_begin(pool, partial(_load, index, source, size, recall, roi)))
-            if len(pending) >= ahead:
-                yield _taken(pending.popleft())
-        while pending:
-            yield _taken(pending.popleft())
-    finally:
-        # a generator that is left is closed by whichever thread collects it
-        own = threading.current_thread().name.startswith(_THREADS)
-        pool.shutdown(wait=not own, cancel_futures=True)
+
+    def load(index: int, source: ImageSource | AlteredImage) -> LoadedImage:
+        return _load(index, source, size, recall, roi, bit_depth)
+
+    return ImageStream(sources, load, threads, ahead)
+
+
+def _load_if_wanted(
+    wanted: _Wanted,
+    load: Callable[[int, ImageSource | AlteredImage], LoadedImage],
+    index: int,
+    source: ImageSource | AlteredImage,
+) -> LoadedImage:
+    if not wanted.more:  # nobody looks at what is given here
+        return LoadedImage(index, "", None, None, None)
+    return load(index, source)
 
 
 def _begin(pool: ThreadPoolExecutor, load: Callable[[], LoadedImage]) -> Future[LoadedImage]:
@@ -261,35 +410,43 @@ def _load(
     size: tuple[int, int] | None,
     recall: Recall | None,
     roi: RegionOfInterest | None,
+    bit_depth: int | None,
 ) -> LoadedImage:
     if isinstance(source, AlteredImage):
-        return _load_altered(index, source, size, roi)
+        return _load_altered(index, source, size, roi, bit_depth)
     name, key = f"image {index}" if isinstance(source, np.ndarray) else str(source), ""
     try:
         if isinstance(source, np.ndarray):
             shape = (source.shape[0], source.shape[1])
-            resized = _resize(source, size, roi, name)
-            return LoadedImage(index, name, resized, shape, None)
+            narrow, samples, remark = narrow_array(name, source, bit_depth)
+            resized = _resize(narrow, size, roi, name)
+            return LoadedImage(
+                index, name, resized, shape, None, remark, samples, signature_of(resized)
+            )
         data = read_bytes(source)
         if recall is not None:
             key = f"{hashlib.blake2b(data, digest_size=20).hexdigest()}-{size}".replace(" ", "")
             if roi is not None:
                 key += f"-{roi.sha256[:32]}"
+            if bit_depth is not None:
+                key += f"-{bit_depth}bit"
             known = recall.lookup(key)
             if known is not None:
                 # as if it were decoded: what is refused does not depend on what is kept
                 require_pixels(source, known.original_size[1], known.original_size[0])
-                keyed = KeyedImage(key, None, known.features, known.original_size, known.remark)
-                return LoadedImage(index, name, keyed, known.original_size, None, known.remark)
-        image, remark = read_image_and_remark(source, data)
+                told = (known.original_size, known.remark, known.samples, known.signature)
+                keyed = KeyedImage(key, None, known.features, *told)
+                return LoadedImage(index, name, keyed, told[0], None, *told[1:])
+        image, remark, samples = decode_image(source, data, bit_depth=bit_depth)
         pixels: NetworkInput = _resize(image, size, roi, name)
     except ImageReadError as error:
         return LoadedImage(index, name, None, None, error)
     original = (image.shape[0], image.shape[1])
+    assert isinstance(pixels, np.ndarray)
+    signature = signature_of(pixels)
     if recall is not None:
-        assert isinstance(pixels, np.ndarray)
-        pixels = KeyedImage(key, pixels, None, original, remark)
-    return LoadedImage(index, name, pixels, original, None, remark)
+        pixels = KeyedImage(key, pixels, None, original, remark, samples, signature)
+    return LoadedImage(index, name, pixels, original, None, remark, samples, signature)
 
 
 def _resize(
@@ -314,10 +471,11 @@ def _load_altered(
     source: AlteredImage,
     size: tuple[int, int] | None,
     roi: RegionOfInterest | None,
+    bit_depth: int | None,
 ) -> LoadedImage:
     """Never from a cache, which knows files as they are."""
     try:
-        image, remark = read_image_and_remark(source.path)
+        image, remark, samples = decode_image(source.path, bit_depth=bit_depth)
         pixels = _resize(source.alter(image), size, roi, source.path)
     except ImageReadError as error:
         return LoadedImage(index, source.path, None, None, error)
@@ -327,4 +485,4 @@ def _load_altered(
         refused = ImageReadError(source.path, reason_of(error))
         return LoadedImage(index, source.path, None, None, refused)
     original = (image.shape[0], image.shape[1])
-    return LoadedImage(index, source.path, pixels, original, None, remark)
+    return LoadedImage(index, source.path, pixels, original, None, remark, samples)

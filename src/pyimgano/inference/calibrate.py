@@ -6,16 +6,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from ..calibration import DEFAULT_QUANTILE, calibrate
+from ..calibration import DEFAULT_QUANTILE
 from ..errors import UsageError
 from ..images import ImageSource, as_sources
 from ..images.image_format import ImageFormat, to_rgb_u8
-from ..models import Detector
-from ..models.detector import OnError, Progress
+from ..models.adapted import adapt
+from ..models.detector import OnError, Progress, require_fitted
 from ..models.held_out import score_held_out
-from ..models.plain_detector import plain_scores
 from ..models.tiled import TiledDetector
-from .scoring import require_fitted
 
 
 def calibrate_threshold(
@@ -36,8 +34,8 @@ def calibrate_threshold(
     Parameters
     ----------
     detector
-        Fitted, or loaded; or any object with `decision_function`, of which `threshold_` alone
-        is set.
+        Fitted, or loaded; or any object with `fit` and `decision_function`, of which
+        `threshold_` alone is set.
     inputs
         Good images that were not learned from: paths or (H, W, 3) uint8 RGB arrays.
     quantile
@@ -67,11 +65,7 @@ def calibrate_threshold(
     """
     if input_format is not None:
         inputs = [to_rgb_u8(one, input_format, name=f"inputs[{i}]") for i, one in enumerate(inputs)]
-    if not isinstance(detector, (Detector, TiledDetector)):
-        scores = plain_scores(detector, list(inputs))
-        calibration = calibrate(scores, float(quantile), method="held-out-images")
-        detector.threshold_ = calibration.threshold
-        return calibration.threshold
+    given, detector = detector, adapt(detector, fitted=True, own_paths=True)
     require_fitted(detector)
     if on_error not in ("raise", "skip"):
         raise UsageError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
@@ -85,4 +79,7 @@ def calibrate_threshold(
         detector.set_calibration(found, float(quantile))
     else:
         found.calibrate(detector, float(quantile))
-    return detector.threshold_
+    if given is not detector:
+        given.threshold_ = detector.threshold_
+    threshold: float = detector.threshold_
+    return threshold

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..models import create_model
+from ..models import Detector, create_model
 from ..models.adapted import adapt
 from ..models.parameters import understand
 from ..models.registry import default_keywords, preset_keywords
@@ -83,6 +83,27 @@ def tiled(
     return detector
 
 
+def bits_of(detector: Scorer) -> int | None:
+    """Return the bit depth that a detector reads images with; None for what each file declares."""
+    inner = detector.detector if isinstance(detector, TiledDetector) else detector
+    return inner.bits_read() if isinstance(inner, Detector) else None
+
+
+def require_bit_depth(detector: Scorer, bit_depth: int | None) -> None:
+    """Raise `UsageError` where `bit_depth` is not what the fitted detector was fitted with.
+
+    None asks for nothing: the detector reads images as it did when it was fitted.
+    """
+    own = bits_of(detector)
+    if bit_depth is None or bit_depth == own:
+        return
+    how = "without a bit depth, by what each file declares" if own is None else f"with {own}"
+    raise UsageError(
+        f"bit_depth {bit_depth} contradicts the detector, which was fitted {how}; leave it out, or "
+        "fit anew"
+    )
+
+
 def make_detector(
     model: str,
     *,
@@ -91,6 +112,7 @@ def make_detector(
     resize: tuple[int, int] | None = None,
     calibration_quantile: float | None = None,
     roi: Path | None = None,
+    bit_depth: int | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     tile_size: Sides | None = None,
     tile_stride: Sides | None = None,
@@ -109,6 +131,7 @@ def make_detector(
         "resize": resize,
         "calibration_quantile": calibration_quantile,
         "roi": None if roi is None else str(roi),
+        "bit_depth": bit_depth,
     }
     if create is not create_model:  # it may know other names, and be fitted already
         asked = {name: value for name, value in own.items() if value is not None}
@@ -128,5 +151,7 @@ def make_detector(
     given = {k: v for k, v in own.items() if v is not None and k in accepted}
     if roi is not None and "roi" not in accepted:
         raise UsageError(f"roi means nothing to model {model!r}")
+    if bit_depth is not None and "bit_depth" not in accepted:
+        raise UsageError(f"bit_depth means nothing to model {model!r}")
     detector = create_model(model, **{**preset_keywords(model, preset), **given, **further})
     return tiled(detector, tile_size, tile_stride, tile_rules)

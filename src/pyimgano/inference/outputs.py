@@ -26,6 +26,7 @@ from ..runs import (
     write_map,
     write_mask,
 )
+from .detectors import bits_of
 from .regions import Region, at_size, find_regions, region_of
 from .scoring import InferenceResult, MapPostprocess, Scorer
 
@@ -108,6 +109,7 @@ class Recorder:
     def __init__(self, detector: Scorer, wanted: Wanted, pixel_threshold: float | None) -> None:
         self._method = detector.calibration_.method
         self._roi = region_of(detector)
+        self._bit_depth = bits_of(detector)
         self._wanted = wanted
         self._limit = pixel_threshold
         self._scale = None if pixel_threshold is None else heat_scale(detector, pixel_threshold)
@@ -168,7 +170,7 @@ class Recorder:
             given["mask"] = str(target)
         if wanted.overlays is not None:
             try:
-                image = read_image(path)
+                image = read_image(path, bit_depth=self._bit_depth)
                 if image.shape[:2] != full.shape:
                     raise ImageReadError(path, "is another image than the one that was scored")
             except ImageReadError as error:

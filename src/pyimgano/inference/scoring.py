@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import NotFittedError, UsageError
+from ..errors import UsageError
 from ..images import ImageSource, RegionOfInterest, as_sources
 from ..images.image_format import ImageFormat, parse_image_format, to_rgb_u8
 from ..models import Detector, ImageScore
-from ..models.plain_detector import plain_maps, plain_scores
+from ..models.adapted import adapt
 from ..models.tiled import TiledDetector
 from .regions import Region, at_size, find_regions, region_of
 
@@ -52,10 +52,14 @@ class InferenceResult:
     error
         Why there is no score.
     remark
-        What was left out of the image file, in words; None if nothing was.
+        What was left out of the image file, and how it is of another kind than the training
+        images, in words; None if neither.
     regions
         Regions of the map at the image's original size, highest peak first; None if they were
         not asked for or `error` is set.
+    unlike_training
+        How the image is of another kind than all training images, in words: in colour where they
+        are grey, or of another shape; part of `remark` too. None if it is not.
     """
 
     score: float | None
@@ -68,6 +72,7 @@ class InferenceResult:
     error: str | None = None
     remark: str | None = None
     regions: tuple[Region, ...] | None = None
+    unlike_training: str | None = None
 
 
 def infer(
@@ -90,9 +95,9 @@ def infer(
         Paths or (H, W, 3) uint8 RGB arrays, finitely many. An image that cannot be read has a
         result with its `error`.
     detector
-        As `iter_infer`; or any object with `decision_function`, and perhaps
-        `predict_anomaly_map` or `get_anomaly_map`. Such an object reads its own files, decides
-        by its attribute `threshold_` if it has one, and has no regions.
+        As `iter_infer`; or any object with `fit` and `decision_function`, and perhaps
+        `predict_anomaly_map` or `get_anomaly_map`. Such an object decides by its attribute
+        `threshold_` if it has one; else labels are None.
     include_maps, regions, pixel_threshold, min_area, batch_size, input_format, postprocess
         As `iter_infer`.
 
@@ -107,14 +112,10 @@ def infer(
     NotFittedError, UsageError
         As `iter_infer`.
     """
-    if not isinstance(detector, (Detector, TiledDetector)):
-        if regions or pixel_threshold is not None:
-            raise UsageError(f"{type(detector).__name__} gives no regions; leave out regions")
-        return _plain_results(detector, inputs, include_maps, batch_size, input_format, postprocess)
     converted = inputs if input_format is None else list(_in_rgb(inputs, input_format))
     return list(
         iter_infer(
-            detector,
+            adapt(detector, fitted=True, own_paths=True),
             as_sources(converted, name="inputs"),
             include_maps=include_maps,
             regions=regions,
@@ -124,40 +125,6 @@ def infer(
             postprocess=postprocess,
         )
     )
-
-
-def _plain_results(
-    detector: Any,
-    inputs: Iterable[ImageSource],
-    include_maps: bool,
-    batch_size: int | None,
-    input_format: ImageFormat | str | None,
-    postprocess: MapPostprocess | None,
-) -> list[InferenceResult]:
-    """Return the results of a detector of another program, `batch_size` images at a time."""
-    images = list(inputs if input_format is None else _in_rgb(inputs, input_format))
-    threshold = getattr(detector, "threshold_", None)
-    found: list[InferenceResult] = []
-    step = len(images) if batch_size is None else batch_size
-    for start in range(0, len(images), max(1, step)):
-        some = images[start : start + step]
-        scores = plain_scores(detector, some)
-        maps = plain_maps(detector, some) if include_maps else None
-        for k, score in enumerate(scores):
-            anomaly_map = None if maps is None else maps[k]
-            if anomaly_map is not None and postprocess is not None:
-                anomaly_map = postprocess(anomaly_map)
-            found.append(
-                InferenceResult(
-                    score=float(score),
-                    label=None if threshold is None else int(score >= threshold),
-                    anomaly_map=anomaly_map,
-                    index=start + k,
-                    input=_name(start + k, some[k]),
-                    threshold=None if threshold is None else float(threshold),
-                )
-            )
-    return found
 
 
 def _in_rgb(
@@ -224,13 +191,14 @@ def iter_infer(
     Raises
     ------
     NotFittedError
-        The detector was not fitted.
+        The detector was not fitted, or is being fitted by another thread. One that is fitted
+        anew later changes nothing: all images are decided on as of this call.
     UsageError
         A value out of range, regions of a method without maps, or an input that is neither a
         path nor such an array. The latter, as any error of the iterator itself, is raised after
         the results of the inputs before it.
     """
-    require_fitted(detector)
+    detector = detector.as_fitted()
     if isinstance(inputs, (str, bytes, Path)):
         raise UsageError(f"inputs must be a sequence of paths or images, got one path: {inputs!r}")
     for name, value in (("batch_size", batch_size), ("min_area", min_area)):
@@ -271,12 +239,6 @@ def pixel_threshold_of(detector: Scorer, given: float | None) -> float:
     if detector.pixel_calibration_ is None:
         raise UsageError("the detector has no threshold for pixels; give pixel_threshold")
     return detector.pixel_calibration_.threshold
-
-
-def require_fitted(detector: Scorer) -> None:
-    """Raise `NotFittedError` if there is no threshold."""
-    if not hasattr(detector, "threshold_"):
-        raise NotFittedError(f"this {type(detector).__name__} is not fitted yet; call fit first")
 
 
 def require_maps(detector: Scorer) -> None:
@@ -390,7 +352,9 @@ def _decide(
             input=name,
             threshold=threshold,
             original_size=result.original_size,
-            remark=result.remark,
+            remark="; ".join(said for said in (result.remark, result.unlike_training) if said)
+            or None,
             regions=regions,
+            unlike_training=result.unlike_training,
         )
         del shown, result  # and its map, before the next is made

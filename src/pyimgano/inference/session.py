@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from ..images import closed_after
 from ..runs import InferenceRecord, WatchedFile
 from .inputs import place_of
 from .outputs import Recorder, Wanted
@@ -31,6 +32,8 @@ class Session:
         Of regions, masks and outlines, instead of the detector's.
     batch_size
         As `iter_infer`.
+    warn
+        Told once, of the first image that is of another kind than the training images.
 
     Attributes
     ----------
@@ -53,6 +56,7 @@ class Session:
         *,
         pixel_threshold: float | None = None,
         batch_size: int | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         if wanted.needs_maps:
             require_maps(detector)
@@ -64,11 +68,13 @@ class Session:
         self._batch_size = batch_size
         self.first = 0
         self.total = self.defective = self.unreadable = 0
+        self._warn: Callable[[str], None] | None = warn
 
     def score(self, paths: Sequence[str], root: str | None) -> None:
         """Images of a list, decoded ahead of the scoring."""
-        for path, result in zip(paths, self._results(paths, self._batch_size), strict=True):
-            self._finish(path, result, place_of(path, root))
+        with closed_after(self._results(paths, self._batch_size)) as results:
+            for path, result in zip(paths, results, strict=True):
+                self._finish(path, result, place_of(path, root))
 
     def score_stream(self, paths: Iterable[str], root: str | None) -> None:
         """Images as their paths come; one at a time unless a batch size was given."""
@@ -79,9 +85,10 @@ class Session:
                 taken.append(path)
                 yield path
 
-        for result in self._results(noted(), self._batch_size or 1):
-            path = taken.popleft()
-            self._finish(path, result, place_of(path, root))
+        with closed_after(self._results(noted(), self._batch_size or 1)) as results:
+            for result in results:
+                path = taken.popleft()
+                self._finish(path, result, place_of(path, root))
 
     def watch(
         self,
@@ -101,19 +108,19 @@ class Session:
             arrivals = watcher.look()
             pause = max(interval, _REST * (clock() - started))
             paths = [one.path for one in arrivals]
-            results = self._results(paths, self._batch_size)
-            for arrival, result in zip(arrivals, results, strict=True):
-                if not watcher.unchanged(arrival):
-                    continue  # while it was read: it is another file now
-                if result.error is not None and not watcher.unreadable(arrival):
-                    continue
-                file = WatchedFile(
-                    path=arrival.relative, size=arrival.size, mtime_ns=arrival.mtime_ns
-                )
-                # by names alone, so that it stays the same whatever the folder is called
-                place = place_of(f"/{arrival.relative}", "/")
-                self._finish(arrival.path, result, place, file)
-                watcher.done(arrival)
+            with closed_after(self._results(paths, self._batch_size)) as results:
+                for arrival, result in zip(arrivals, results, strict=True):
+                    if not watcher.unchanged(arrival):
+                        continue  # while it was read: it is another file now
+                    if result.error is not None and not watcher.unreadable(arrival):
+                        continue
+                    file = WatchedFile(
+                        path=arrival.relative, size=arrival.size, mtime_ns=arrival.mtime_ns
+                    )
+                    # by names alone, so that it stays the same whatever the folder is called
+                    place = place_of(f"/{arrival.relative}", "/")
+                    self._finish(arrival.path, result, place, file)
+                    watcher.done(arrival)
             resting = watcher.away or not watcher.waiting
             if stop_when_idle is not None and resting and not arrivals:
                 if clock() - watcher.active >= stop_when_idle:
@@ -135,4 +142,10 @@ class Session:
         self.total += 1
         self.defective += record.pred == 1
         self.unreadable += record.error is not None
+        if result.unlike_training is not None and self._warn is not None:
+            self._warn(
+                f"{path}: {result.unlike_training}; its score says so whatever it shows. "
+                "The remarks of further such images say this too"
+            )
+            self._warn = None
         self._emit(record)

@@ -244,17 +244,15 @@ class AdaptedDetector(Detector):
         while chunk := list(islice(remaining, size)):
             looked = [self._look(start + offset, one) for offset, one in enumerate(chunk)]
             readable = [one.source for one in looked if one.error is None]
-            scores_of: list[float] = self._scores(readable).tolist() if readable else []
-            scores = iter(scores_of)
-            maps_of: list[npt.NDArray[np.float32]] = []
-            if maps and self.has_maps and readable:
-                maps_of = self._maps(readable)
-            found = iter(maps_of)
+            scores = self._scores(readable) if readable else np.zeros(0)
+            found = self._maps(readable) if maps and self.has_maps and readable else []
+            position = -1  # among the readable ones
             for index, one in enumerate(looked, start):
                 error = one.error
                 if error is None:
-                    score = next(scores)
-                    anomaly_map: npt.NDArray[np.float32] | None = next(found, None)
+                    position += 1
+                    score = float(scores[position])
+                    anomaly_map = found[position] if found else None
                     finite = anomaly_map is None or np.isfinite(anomaly_map).all()
                     if finite and np.isfinite(score):
                         yield ImageScore(index, score, anomaly_map, one.size, remark=one.remark)

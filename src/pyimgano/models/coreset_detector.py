@@ -157,7 +157,9 @@ class CoresetDetector(BackboneDetector):
         self._selections = coreset.selections
         self._n_seen = seen
         origin = picked // cells
-        self._bank: MemoryBank = MemoryBank(features, origin, prune=self._prunes())
+        # copies of an image are masked with it
+        groups = torch.from_numpy(self._copy_groups()).to(features.device)
+        self._bank: MemoryBank = MemoryBank(features, groups[origin], prune=self._prunes())
         self.coreset_indices_ = picked
         if self._cells is not None:
             whole = self.grid_[0] * self.grid_[1]
@@ -169,7 +171,8 @@ class CoresetDetector(BackboneDetector):
             self._train_features = coreset.whole
         else:
             self._train_features = coreset.whole.view(seen, cells, -1)[image].flatten(0, 1)
-        self._train_image = image.repeat_interleave(cells)  # (n hw,)
+        self._train_numbers = image
+        self._train_image = groups[image].repeat_interleave(cells)  # (n hw,)
 
     # ---- scores, section 3.3
 
@@ -200,8 +203,8 @@ class CoresetDetector(BackboneDetector):
         The coreset was selected with the image present and is not selected again without
         it. What is unusual about an image was therefore selected, is masked, and makes its
         score larger than a new image's would be: the threshold errs towards fewer false
-        alarms, at the price of fewer defects found. Copies of an image among the training
-        images make this worse, since the bank keeps the patches of one copy alone.
+        alarms, at the price of fewer defects found. The patches of all copies of an image are
+        masked with its own.
         """
         import torch
 
@@ -213,7 +216,8 @@ class CoresetDetector(BackboneDetector):
             return self._scores_without_others()
 
     def _finish(self) -> None:
-        del self._train_features, self._train_image  # a bank's size many times over
+        # a bank's size many times over
+        del self._train_features, self._train_image, self._train_numbers
 
     def _scores_against_bank(self, image: Tensor | None, method: str) -> TrainingScores:
         import torch
@@ -243,13 +247,15 @@ class CoresetDetector(BackboneDetector):
                 scores[numbers] = self._image_scores(one, farthest[:, None], row[:, None], own)
         grids = torch.cat(maps)
         found = scores.double().cpu().numpy()
-        trusted = self._trusted(found, self._train_image[::cells].cpu().numpy())
+        numbers_of = self._train_numbers.cpu().numpy()
+        trusted = self._trusted(found, numbers_of)
         return TrainingScores(
             found[trusted],
             method,
             image is not None,
             notes=spread_notes(len(patches), self._n_seen),
             maps=self._statistics(grids[torch.from_numpy(trusted[whole]).to(grids.device)]),
+            images=numbers_of[trusted],
         )
 
     def _scores_without_others(self) -> TrainingScores:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,17 +36,23 @@ from ..errors import (
     during,
 )
 from ..images import (
+    CopyGroups,
     ImageSource,
     LoadedImage,
     NetworkInput,
     Recall,
     RegionOfInterest,
+    SampleRange,
+    Signature,
     as_sources,
+    closed_after,
+    dim_note,
     read_roi,
     stream_images,
 )
 from ..memory import in_blocks, is_out_of_memory
 from .parameters import FullSignature, check_parameters, parameter_names, reject_unknown
+from .seen_images import SeenImages, calibrate_apart, calibrate_on_distinct
 from .sklearn_face import SklearnFace
 
 if TYPE_CHECKING:
@@ -62,8 +69,9 @@ _T = TypeVar("_T", bound="Detector")
 class TrainingScores:
     """Scores of normal images, and how they were obtained.
 
-    `unseen` says that no image was scored by a model that had seen it; `maps` are the
-    statistics of the images' maps, if the method has maps.
+    `unseen` says that no image was scored by a model that had seen it, or a copy of it; `maps`
+    are the statistics of the images' maps, if the method has maps. `images` are the numbers of
+    the training images that the scores are of, among those learned from; None of all.
     """
 
     scores: npt.NDArray[np.float64]
@@ -71,6 +79,7 @@ class TrainingScores:
     unseen: bool
     notes: tuple[str, ...] = ()
     maps: MapStatistics = field(default_factory=MapStatistics)
+    images: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,11 @@ class ImageScore:
         Why the image could not be scored.
     remark
         What was left out of the image file, in words; None if nothing was.
+    signature
+        Of its pixels, to tell copies by (`pyimgano.images.Signature`); None if `error` is set.
+    unlike_training
+        How the image is of another kind than all training images, in words: in colour where
+        they are grey, or of another shape. None if it is not.
     """
 
     index: int
@@ -100,6 +114,8 @@ class ImageScore:
     original_size: tuple[int, int] | None
     error: ImageReadError | None = None
     remark: str | None = None
+    signature: Signature | None = None
+    unlike_training: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +136,20 @@ class _Reading:
     remarked: list[SkippedImage] = field(default_factory=list)
     used: int = 0
     sizes: set[tuple[int, int]] = field(default_factory=set)  # before resizing
+    samples: list[SampleRange | None] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)  # of those that were used
+    signatures: list[Signature] = field(default_factory=list)
+    look_for_copies: bool = True
+    _copies: CopyGroups | None = None
+
+    def copies(self) -> CopyGroups:
+        """Which of the images that were used are copies of each other, once all have come."""
+        if self._copies is None:
+            if self.look_for_copies and len(self.signatures) == self.used:
+                self._copies = CopyGroups.of(self.signatures)
+            else:  # or a cache knows no signatures
+                self._copies = CopyGroups(np.arange(self.used))
+        return self._copies
 
     def skip(self, index: int, error: ImageReadError, role: _Role = "train") -> None:
         self.skipped.append(SkippedImage(index, error.path, error.reason, role))
@@ -167,7 +197,8 @@ class Detector(SklearnFace, ABC):
     """Base class of all detectors.
 
     Every subclass takes at least `resize`, `contamination`, `calibration`,
-    `calibration_quantile`, `device`, `random_seed` and `roi`.
+    `calibration_quantile`, `device`, `random_seed` and `roi`; one with `bit_depth` says how many
+    bits count in images with 16 bits a sample.
 
     With a region of interest (`roi`, see `pyimgano.images.read_roi`) every image is filled with
     a constant outside it before the method sees it, maps are 0 there, and nothing there counts
@@ -193,8 +224,17 @@ class Detector(SklearnFace, ABC):
         Those of which a part was left out, such as the further pages of a file.
     n_train_
         How many training images were learned from.
+    seen_
+        What kind of images these were (`pyimgano.models.seen_images.SeenImages`), and how many
+        of them are distinct; None of a detector that was saved before this was kept.
+    copies_
+        Positions in `X` of training images that are copies of each other, a tuple for each
+        distinct image that has copies. Not saved.
     roi_
         The region of interest (`pyimgano.images.RegionOfInterest`); None without one.
+    reading_notes_
+        What a reader of a report should know of how the training images were read, in
+        sentences; empty where that is as usual, and after loading a saved detector.
     """
 
     #: Whether the method gives anomaly maps.
@@ -215,9 +255,17 @@ class Detector(SklearnFace, ABC):
     skipped_: list[SkippedImage]
     remarked_: list[SkippedImage]
     n_train_: int
+    seen_: SeenImages | None = None
+    copies_: tuple[tuple[int, ...], ...] = ()
     roi_: RegionOfInterest | None = None
+    reading_notes_: tuple[str, ...] = ()
     #: Whether other images than those to learn from are there to calibrate on; set by `fit`.
     _calibrates_apart: bool = False
+    #: Whether copies among the training images are looked for; not among tiles of images.
+    _looks_for_copies: bool = True
+    #: Signatures of the training images; only after a fit.
+    _signatures: Sequence[Signature] = ()
+    _reading: _Reading | None = None
 
     #: All keywords, also those that `__init__` hands on: what help() shows.
     __signature__: ClassVar[Any] = FullSignature()
@@ -354,6 +402,27 @@ class Detector(SklearnFace, ABC):
         shown = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
         return f"{type(self).__name__}({shown})"
 
+    # ---- how images are read
+
+    def bits_read(self) -> int | None:
+        """Return how many bits count in images with 16 bits a sample; None for what files declare.
+
+        That of the fit, and before it the keyword `bit_depth`.
+        """
+        checked = getattr(self, "params_", self)
+        bits: int | None = getattr(checked, "bit_depth", None)
+        return bits
+
+    def note_dim_images(self, samples: Sequence[SampleRange | None]) -> None:
+        """Warn, and keep in `reading_notes_`, that training images use few of their 16 bits.
+
+        `samples` tells how each training image was read.
+        """
+        note = dim_note(samples)
+        if note is not None:
+            self.reading_notes_ = (note,)
+            warnings.warn(note, stacklevel=3)
+
     # ---- region of interest
 
     def region_of_interest(self) -> RegionOfInterest | None:
@@ -412,6 +481,16 @@ class Detector(SklearnFace, ABC):
             )
         return np.asarray(counted, dtype=np.bool_)
 
+    def _copy_groups(self) -> npt.NDArray[np.int64]:
+        """(n,) for each image learned from, the number of the first that it is a copy of.
+
+        Its own number where it is a copy of none before it. For `_learn`, once all batches have
+        come, and `_training_scores`: an image is scored as unseen only where all its copies are
+        left out with it.
+        """
+        assert self._reading is not None
+        return self._reading.copies().group
+
     def _settle(self, params: Any, sources: Sequence[ImageSource]) -> None:
         """Put what the training images decide for keywords that are None."""
 
@@ -435,7 +514,8 @@ class Detector(SklearnFace, ABC):
         Parameters
         ----------
         X
-            Good images: paths, or (H, W, 3) uint8 RGB arrays.
+            Good images: paths, (H, W, 3) uint8 RGB arrays, or uint16 arrays of shape (H, W), grey,
+            or (H, W, 3), RGB.
         y
             Ignored; there for scikit-learn's convention.
         calibration_images
@@ -470,28 +550,32 @@ class Detector(SklearnFace, ABC):
             if len(held_out) == 0:
                 raise UsageError("calibration_images is empty: at least one good image is wanted")
             require_apart(sources, held_out)
-        # what was learned before is gone, also if this fit fails on the way
-        for name in [name for name in vars(self) if name.endswith("_")]:
-            delattr(self, name)
-        reading = _Reading()
+        forget_the_fit(self)
+        self._reading = reading = _Reading(look_for_copies=self._looks_for_copies)
+        self._signatures = ()
         self._settle(params, sources)
         if region is not None:
             region.require_some(tuple(params.resize))
         self.params_, self.roi_ = params, region
         self._calibrates_apart = held_out is not None
         self._start(params, len(sources))
-        self._learn(
-            _training_batches(
-                stream_images(sources, params.resize, recall=self._recall(), roi=region),
-                sources,
-                self.batch_size,
-                on_error,
-                reading,
+        with stream_images(
+            sources,
+            params.resize,
+            recall=self._recall(),
+            roi=region,
+            bit_depth=self.bits_read(),
+        ) as stream:
+            self._learn(
+                _training_batches(stream, sources, self.batch_size, on_error, reading, progress),
                 progress,
-            ),
-            progress,
-        )
+            )
         self._training_sizes = reading.sizes
+        self.note_dim_images(reading.samples)
+        copies = reading.copies()
+        if reading.signatures:
+            shapes = sorted(reading.sizes)
+            self.seen_ = SeenImages.of(shapes, reading.signatures, copies.distinct)
         training = None
         with during("calibration"):
             try:
@@ -502,11 +586,19 @@ class Detector(SklearnFace, ABC):
             if held_out is not None:
                 training = self._held_out_scores(held_out, on_error, reading, progress)
             assert training is not None
+            if held_out is None:
+                training = calibrate_on_distinct(training, copies)
             if not np.isfinite(training.scores).all():
                 raise DataError("the images to calibrate on gave scores that are not finite")
         self.n_train_ = reading.used
         self.skipped_ = reading.skipped
         self.remarked_ = reading.remarked
+        self.copies_ = tuple(
+            tuple(reading.indices[number] for number in some)
+            for some in copies.members()
+            if len(some) > 1
+        )
+        self._signatures, self._reading = reading.signatures, None
         self.decision_scores_ = training.scores
         self.calibration_ = calibrate(
             training.scores,
@@ -517,8 +609,24 @@ class Detector(SklearnFace, ABC):
         )
         pixels = training.maps.calibrate(training.method, unseen=training.unseen)
         self.pixel_calibration_ = self.above_outside(pixels)
-        self.threshold_ = self.calibration_.threshold
+        self.threshold_ = self.calibration_.threshold  # the last: now it is fitted
         return self
+
+    def as_fitted(self: _T) -> _T:
+        """Return the detector as it is now: a copy that shares what was learned.
+
+        Whatever is fitted or calibrated afterwards, the copy keeps scoring with the state and
+        the threshold of this moment. All scoring goes through such a copy, so that a thread
+        that scores while another one fits the same detector uses the earlier state as a whole.
+
+        Raises
+        ------
+        NotFittedError
+            Nothing was learned yet, or the detector is being fitted at this moment.
+        """
+        fitted = copy.copy(self)  # in one step; `fit` removes `threshold_` first, sets it last
+        fitted._check_fitted()
+        return fitted
 
     # ---- score
 
@@ -534,7 +642,7 @@ class Detector(SklearnFace, ABC):
         Parameters
         ----------
         X
-            Paths or (H, W, 3) uint8 RGB arrays; consumed lazily.
+            Paths or arrays as `fit` takes them; consumed lazily.
         maps
             Whether anomaly maps are wanted.
         on_error
@@ -545,22 +653,34 @@ class Detector(SklearnFace, ABC):
         ------
         ImageScore
             One for each image, in order.
+
+        Raises
+        ------
+        NotFittedError
+            Nothing was learned yet, or the detector is being fitted by another thread.
+
+        Notes
+        -----
+        All images are scored with what was learned when the first one was asked for, also if
+        the detector is fitted anew meanwhile.
         """
-        self._check_fitted()
-        yield from self._score_stream(X, maps, on_error)
+        yield from self.as_fitted()._score_stream(X, maps, on_error)
 
     def _score_stream(
         self, X: Iterable[ImageSource], maps: bool, on_error: str
     ) -> Iterator[ImageScore]:
         waiting: list[LoadedImage] = []
-        for loaded in stream_images(X, self._size(), recall=self._recall(), roi=self.roi_):
-            if loaded.error is not None and on_error == "raise":
-                raise loaded.error
-            waiting.append(loaded)
-            if len(waiting) == self.batch_size:
-                yield from self._score_loaded(waiting, maps, on_error)
-                waiting = []
-        yield from self._score_loaded(waiting, maps, on_error)
+        with stream_images(
+            X, self._size(), recall=self._recall(), roi=self.roi_, bit_depth=self.bits_read()
+        ) as stream:
+            for loaded in stream:
+                if loaded.error is not None and on_error == "raise":
+                    raise loaded.error
+                waiting.append(loaded)
+                if len(waiting) == self.batch_size:
+                    yield from self._score_loaded(waiting, maps, on_error)
+                    waiting = []
+            yield from self._score_loaded(waiting, maps, on_error)
 
     def _score_loaded(
         self, loaded: list[LoadedImage], maps: bool, on_error: str
@@ -582,8 +702,17 @@ class Detector(SklearnFace, ABC):
                     anomaly_map = np.where(counted, anomaly_map, np.float32(0.0))
             finite = np.isfinite(score) and (anomaly_map is None or np.isfinite(anomaly_map).all())
             if finite:
+                unlike = None
+                if self.seen_ is not None and item.original_size is not None:
+                    unlike = self.seen_.unlike(item.original_size, item.signature)
                 yield ImageScore(
-                    item.index, score, anomaly_map, item.original_size, remark=item.remark
+                    item.index,
+                    score,
+                    anomaly_map,
+                    item.original_size,
+                    remark=item.remark,
+                    signature=item.signature,
+                    unlike_training=unlike,
                 )
                 continue
             # comparing NaN with a threshold would call it good
@@ -623,28 +752,34 @@ class Detector(SklearnFace, ABC):
     ) -> TrainingScores:
         """Scores of good images that were not learned from."""
         scores: list[float] = []
+        signatures: list[Signature | None] = []
         maps = MapStatistics()
         handling = "raise" if on_error == "raise" else "record"
-        for result in self._score_stream(sources, self.has_maps, handling):
-            if progress is not None:
-                progress("calibration images", result.index + 1, len(sources))
-            if result.error is not None:
-                reading.skip(result.index, result.error, "calibration")
-                continue
-            assert result.score is not None
-            source = sources[result.index]
-            reading.remark(result.index, source, result.remark, "calibration")
-            scores.append(result.score)
-            if result.anomaly_map is not None and result.original_size is not None:
-                counted = self.counted_pixels(result.original_size)
-                maps.add(
-                    result.anomaly_map[None]
-                    if counted is None
-                    else result.anomaly_map[None, counted]
-                )
+        with closed_after(self._score_stream(sources, self.has_maps, handling)) as results:
+            for result in results:
+                if progress is not None:
+                    progress("calibration images", result.index + 1, len(sources))
+                if result.error is not None:
+                    reading.skip(result.index, result.error, "calibration")
+                    continue
+                assert result.score is not None
+                source = sources[result.index]
+                reading.remark(result.index, source, result.remark, "calibration")
+                scores.append(result.score)
+                signatures.append(result.signature)
+                if result.anomaly_map is not None and result.original_size is not None:
+                    counted = self.counted_pixels(result.original_size)
+                    maps.add(
+                        result.anomaly_map[None]
+                        if counted is None
+                        else result.anomaly_map[None, counted]
+                    )
         if not scores:
             raise reading.nothing_used("calibration", len(sources))
-        return TrainingScores(np.asarray(scores), "held-out-images", unseen=True, maps=maps)
+        distinct, unseen, notes = calibrate_apart(
+            np.asarray(scores), signatures, reading.signatures
+        )
+        return TrainingScores(distinct, "held-out-images", unseen, notes, maps)
 
     def decision_function(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float64]:
         """Scores (N,) of N images; higher is more anomalous."""
@@ -653,7 +788,8 @@ class Detector(SklearnFace, ABC):
 
     def predict(self, X: Iterable[ImageSource]) -> npt.NDArray[np.int64]:
         """(N,) of 0 (good) and 1 (defective: score >= `threshold_`)."""
-        return (self.decision_function(X) >= self.threshold_).astype(np.int64)
+        fitted = self.as_fitted()
+        return (fitted.decision_function(X) >= fitted.threshold_).astype(np.int64)
 
     def fit_predict(self, X: Sequence[ImageSource], y: Any = None) -> npt.NDArray[np.int64]:
         """Fit, then the decision on each training image, (N,) of 0 and 1.
@@ -676,9 +812,10 @@ class Detector(SklearnFace, ABC):
         """
         if not self.has_maps:
             raise UsageError(f"{type(self).__name__} scores whole images and has no anomaly maps")
-        maps = [result.anomaly_map for result in self.score_images(as_sources(X))]
+        fitted = self.as_fitted()
+        maps = [result.anomaly_map for result in fitted.score_images(as_sources(X))]
         if not maps:
-            return np.zeros((0, *self.params_.resize), np.float32)
+            return np.zeros((0, *fitted.params_.resize), np.float32)
         return np.stack([m for m in maps if m is not None])
 
     def get_anomaly_map(self, item: ImageSource) -> npt.NDArray[np.float32]:
@@ -720,8 +857,7 @@ class Detector(SklearnFace, ABC):
         """
         from .saving import save_detector
 
-        self._check_fitted()
-        return save_detector(self, Path(folder), include_backbone, overwrite)
+        return save_detector(self.as_fitted(), Path(folder), include_backbone, overwrite)
 
     def __deepcopy__(self: _T, memo: dict[int, Any]) -> _T:
         twin = type(self).__new__(type(self))
@@ -738,8 +874,32 @@ class Detector(SklearnFace, ABC):
         return self, None
 
     def _check_fitted(self) -> None:
-        if not self.__sklearn_is_fitted__():
-            raise NotFittedError(f"this {type(self).__name__} is not fitted yet; call fit first")
+        require_fitted(self)
+
+
+def require_fitted(detector: Any) -> None:
+    """Raise `NotFittedError` where a detector, tiled or not, has no threshold."""
+    if hasattr(detector, "threshold_"):
+        return
+    name = type(detector).__name__
+    if vars(detector).get("_fit_begun"):
+        raise NotFittedError(
+            f"this {name} is not fitted yet: it is being fitted at this moment, or its last fit "
+            "failed"
+        )
+    raise NotFittedError(f"this {name} is not fitted yet; call fit first")
+
+
+def forget_the_fit(detector: Any) -> None:
+    """Remove what an earlier fit learned, so that it is gone also where the next one fails.
+
+    `threshold_` goes first: a thread that scores takes the state with it as a whole, or finds
+    the detector not fitted (`Detector.as_fitted`).
+    """
+    detector._fit_begun = True  # for the words of `require_fitted`
+    vars(detector).pop("threshold_", None)
+    for name in [name for name in vars(detector) if name.endswith("_")]:
+        delattr(detector, name)
 
 
 def _read_region(params: Any) -> RegionOfInterest | None:
@@ -774,6 +934,10 @@ def _training_batches(
             reading.used += 1
             assert loaded.original_size is not None
             reading.sizes.add(loaded.original_size)
+            reading.samples.append(loaded.samples)
+            reading.indices.append(loaded.index)
+            if loaded.signature is not None:
+                reading.signatures.append(loaded.signature)
             reading.remark(loaded.index, sources[loaded.index], loaded.remark)
         if progress is not None:
             progress("training images", loaded.index + 1, len(sources))

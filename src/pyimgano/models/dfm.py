@@ -168,6 +168,7 @@ class VisionDFM(BackboneDetector):
             assert kept is not None
             self._n_seen = seen
             self._train = kept.all()  # (n, P, C)
+            self._numbers = kept.numbers()
             self._n_learned = len(self._train)
             # around the first, so that equal images have a difference of 0 from their mean
             first = self._train[0].double()
@@ -235,23 +236,34 @@ class VisionDFM(BackboneDetector):
 
         n = len(self._train)
         notes = spread_notes(n, self._n_seen)
+        # images by the first of their copies, which are in one fold
+        first, group = np.unique(self._copy_groups()[self._numbers], return_inverse=True)
+        distinct = len(first)
         with torch.inference_mode():
             if not unseen:
                 method = "in-sample"
                 errors = torch.cat([self._errors(some) for some in self._train.split(64)])
-            elif n > 1:
-                method = "leave-one-image-out" if n <= _ONE_BY_ONE else "refitted-folds"
+            elif distinct > 1:
+                method = "leave-one-image-out" if distinct <= _ONE_BY_ONE else "refitted-folds"
+                folds = distinct if distinct <= _ONE_BY_ONE else _FOLDS
                 with limited_threads(1):
-                    errors = self._left_out(n if n <= _ONE_BY_ONE else _FOLDS)
+                    errors = self._left_out(torch.from_numpy(group % folds))
             else:
                 method, unseen, notes = "within-image", False, (*notes, ONE_IMAGE)
                 errors = self._errors(self._train[:, cells_beside(self.grid_, self._cells)])
             return TrainingScores(
-                _of_images(errors), method, unseen, notes=notes, maps=self._statistics(errors)
+                _of_images(errors),
+                method,
+                unseen,
+                notes=notes,
+                maps=self._statistics(errors),
+                images=self._numbers,
             )
 
-    def _left_out(self, folds: int) -> Tensor:
+    def _left_out(self, fold: Tensor) -> Tensor:
         """(n, P) float32: FRE of each cell by the PCA of the images of the other folds.
+
+        `fold` (n,) counts from 0.
 
         What is left of an image is a sum of the images with weights that need the products of
         images alone; so all PCAs are of those, and the features are read once.
@@ -260,9 +272,10 @@ class VisionDFM(BackboneDetector):
 
         n = len(self._gram)
         number = torch.arange(n, device=self._gram.device)
+        fold = fold.to(number.device)
         weights = torch.zeros_like(self._gram)  # (n, n): a row is what is left of an image
-        for fold in range(folds):
-            out, stay = number[number % folds == fold], number[number % folds != fold]
+        for one in range(int(fold.max()) + 1):
+            out, stay = number[fold == one], number[fold != one]
             among = self._gram[stay][:, stay]
             across = self._gram[out][:, stay]
             means = among.mean(dim=1)
@@ -282,7 +295,7 @@ class VisionDFM(BackboneDetector):
         return found
 
     def _finish(self) -> None:
-        del self._train, self._gram
+        del self._train, self._gram, self._numbers
 
     # ---- saving
 

@@ -148,13 +148,14 @@ def distill_teacher(
         patches="fine",
     )
     kept = KeptImages(len(sources), params.resize)
-    for loaded in stream_images(sources, params.resize):
-        if loaded.error is not None:
-            raise loaded.error
-        assert loaded.pixels is not None
-        kept.add([loaded.pixels])
-        if progress is not None:
-            progress("images", loaded.index + 1, len(sources))
+    with stream_images(sources, params.resize) as stream:
+        for loaded in stream:
+            if loaded.error is not None:
+                raise loaded.error
+            assert loaded.pixels is not None
+            kept.add([loaded.pixels])
+            if progress is not None:
+                progress("images", loaded.index + 1, len(sources))
     parts = divide(len(kept), calibrate=False)
     plan = Plan(steps=steps, batch_size=8, seed=params.random_seed, patience=patience)
     watched = _timed(progress, estimated)

@@ -52,12 +52,13 @@ class PenaltyImages:
     def __init__(self, folder: str | Path, size: tuple[int, int]) -> None:
         height, width = working_size(size)
         kept = []
-        for loaded in stream_images(penalty_files(folder), (2 * height, 2 * width)):
-            if loaded.pixels is None:
-                raise DataError(f"penalty_images: {loaded.error}")
-            top, left = height // 2, width // 2
-            middle = loaded.pixels[top : top + height, left : left + width]  # type: ignore[index]
-            kept.append(torch.from_numpy(middle.copy()))
+        with stream_images(penalty_files(folder), (2 * height, 2 * width)) as stream:
+            for loaded in stream:
+                if loaded.pixels is None:
+                    raise DataError(f"penalty_images: {loaded.error}")
+                top, left = height // 2, width // 2
+                middle = loaded.pixels[top : top + height, left : left + width]  # type: ignore[index]
+                kept.append(torch.from_numpy(middle.copy()))
         self._pixels = torch.stack(kept)
 
     def draw(self, count: int, side: int, batch: Minibatch) -> Tensor:

@@ -130,6 +130,47 @@ def left_out_squared(q: Tensor, n: int, weight: Tensor | float = 1.0) -> Tensor:
     return c * c * q / rest
 
 
+def group_left_out(z: Tensor, n: int, count: int, *, scattered: bool = True) -> Tensor:
+    """Squared Mahalanobis lengths of vectors under Gaussians fitted without them and their copies.
+
+    With D the differences of a group's vectors from the mean of all n, w how often each counts,
+    and m their sum, the mean without them is moved by D w / (n - m), and the scatter is
+    S - D M D^T with M = diag(w) + w w^T / (n - m). With A = S + r I and Q = D^T A^-1 D, Woodbury's
+    identity gives for a vector D u, u = e_i + w / (n - m),
+
+        u^T D^T (A - D M D^T)^-1 D u = u^T Q (I - M Q)^-1 u.
+
+    Parameters
+    ----------
+    z
+        (p, d, k): what a whitening of A makes of D, of the k vectors of a group that are known.
+    n
+        How many vectors there are.
+    count
+        m, how many of them are of the group; those that are not known are taken for copies of
+        those that are.
+    scattered
+        Whether A holds the scatter S; else it is r I alone, and nothing is taken from it.
+
+    Returns
+    -------
+    torch.Tensor
+        (k, p) of z's dtype.
+    """
+    import torch
+
+    k = z.shape[2]
+    identity = torch.eye(k, dtype=z.dtype, device=z.device)
+    weights = torch.full((k,), count / k, dtype=z.dtype, device=z.device)
+    u = identity + weights[:, None] / (n - count)  # a column for each vector
+    q = z.mT @ z  # (p, k, k)
+    if scattered:
+        m = torch.diag(weights) + weights[:, None] * weights / (n - count)
+        q = q @ torch.linalg.inv(identity - m @ q)
+    found: Tensor = (u * (q @ u)).sum(dim=1).clamp(min=0.0)
+    return found.T
+
+
 class Shrunk(NamedTuple):
     """A shrunk covariance: (1 - shrinkage) E + ridge I."""
 

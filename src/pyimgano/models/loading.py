@@ -13,13 +13,14 @@ import numpy.typing as npt
 from ..calibration import Calibration, PixelCalibration
 from ..errors import PyimganoError, SavedModelError, UsageError, WeightsError
 from ..foreign import quoted
-from ..images import RegionOfInterest
+from ..images import MAX_BIT_DEPTH, RegionOfInterest
 from .detector import Detector, SkippedImage
 from .parameters import parameter_names
 from .registry import model_entry
 from .saved_document import ARRAYS, BACKBONE, MAX_BYTES, SavedDocument, read_document, read_file
 from .saved_state import SavedState
 from .saving import STATE, can_be_saved, is_fetched
+from .seen_images import SeenImages
 from .tiled import TiledDetector
 from .tiled_settings import restore_tiled
 
@@ -97,6 +98,8 @@ def load_model(
         None if pixels is None else PixelCalibration(**pixels.model_dump())
     )
     detector.n_train_ = document.n_train
+    seen = document.training_images
+    detector.seen_ = None if seen is None else SeenImages(**seen.model_dump())
     detector.skipped_ = [SkippedImage(**one.model_dump()) for one in document.skipped]
     detector.remarked_ = [SkippedImage(**one.model_dump()) for one in document.remarked]
     own = {name.removeprefix(STATE): array for name, array in arrays.items()}
@@ -180,6 +183,9 @@ def _make(
     keywords = dict(document.parameters)
     if "cache_dir" in keywords:
         keywords["cache_dir"] = None  # a folder of the machine it was fitted on
+    if "bit_depth" in known and "bit_depth" not in keywords:
+        # saved when images were read over all 16 bits, whatever they declare
+        keywords["bit_depth"] = MAX_BIT_DEPTH
     if region is not None:
         if "roi" not in known:
             raise SavedModelError(f"{folder}: model {document.model!r} has no roi here")

@@ -214,13 +214,27 @@ class VisionMahalanobis(BackboneDetector):
             if not unseen:
                 scores = [self._score([x[number] for x in self._train]) for number in kept]
                 return TrainingScores(np.asarray(scores), "in-sample", False, notes=notes)
-            if n == 1:
+            group = self._copy_groups()
+            if (group == group[0]).all():
                 score = np.array([self._score(self._moved)])
                 return TrainingScores(score, "within-image", False, notes=(*notes, ONE_IMAGE))
             image = torch.tensor(kept)
             total = torch.stack([_left_out(features, image) for features in self._train]).sum(dim=0)
+            first, counts = np.unique(group, return_counts=True)
+            for one in first[counts > 1]:
+                # refitted without all copies; the formula above is that of a single image
+                stay = torch.from_numpy(group != one)
+                levels = [_fit(features[stay]) for features in self._train]
+                for place in np.flatnonzero(group[kept] == one):
+                    vectors = [features[kept[place]] for features in self._train]
+                    total[place] = sum(
+                        level.distance(x) for level, x in zip(levels, vectors, strict=True)
+                    )
             scores_out = total.float().double().numpy()
-            return TrainingScores(scores_out, "leave-one-image-out", True, notes=notes)
+            numbers = np.array(kept, np.int64)
+            return TrainingScores(
+                scores_out, "leave-one-image-out", True, notes=notes, images=numbers
+            )
 
     def _finish(self) -> None:
         del self._train, self._moved

@@ -9,7 +9,16 @@ from ..calibration import MapStatistics
 from ..images import NetworkInput, Recall
 from .anomaly_map import SIGMA, smooth_maps
 from .detector import Detector
-from .parameters import CalibrationSource, Contamination, Flag, Quantile, Roi, Seed, Size
+from .parameters import (
+    BitDepth,
+    CalibrationSource,
+    Contamination,
+    Flag,
+    Quantile,
+    Roi,
+    Seed,
+    Size,
+)
 from .saved_state import SavedState
 
 if TYPE_CHECKING:
@@ -59,6 +68,10 @@ class BackboneDetector(Detector):
     roi
         Region of interest: a mask image (any size, every value but 0 counts), a .json file of
         polygons, or polygons of [x, y] in fractions of width and height; None for the frame.
+    bit_depth
+        How many bits the camera has, 9 to 16, where images have 16 bits a sample: 2^bit_depth - 1
+        becomes white. None takes what each file declares, and else all 16. It is saved with the
+        detector, and images to score are read in the same way.
 
     Attributes
     ----------
@@ -89,6 +102,7 @@ class BackboneDetector(Detector):
         calibration_quantile: Quantile | None = None,
         cache_dir: str | None = None,
         roi: Roi | None = None,
+        bit_depth: BitDepth | None = None,
     ) -> None:
         self.backbone = backbone
         self.layers = layers
@@ -104,6 +118,7 @@ class BackboneDetector(Detector):
         self.calibration_quantile = calibration_quantile
         self.cache_dir = cache_dir
         self.roi = roi
+        self.bit_depth = bit_depth
 
     # ---- the backbone
 

@@ -18,7 +18,15 @@ from pydantic import Field, Strict
 from ..errors import SavedModelError, UsageError
 from ..images import NetworkInput
 from .detector import Progress, TrainingScores
-from .gaussian import ONE_IMAGE, Moments, by_eights, cells_beside, left_out_squared, whitening
+from .gaussian import (
+    ONE_IMAGE,
+    Moments,
+    by_eights,
+    cells_beside,
+    group_left_out,
+    left_out_squared,
+    whitening,
+)
 from .on_backbone import BackboneDetector, on_grid
 from .parameters import Count
 from .registry import register_model
@@ -185,6 +193,7 @@ class VisionPaDiM(BackboneDetector):
             kept.add(vectors)
         assert moments is not None
         self._moments, self._kept = moments, kept.all()  # (n, P, d)
+        self._numbers = kept.numbers()
         n = moments.count
         identity = torch.eye(vectors.shape[2], dtype=torch.float64, device=vectors.device)
         self._means = moments.mean().float()
@@ -240,10 +249,11 @@ class VisionPaDiM(BackboneDetector):
         n = self._moments.count
         notes = spread_notes(len(self._kept), n)
         method = "leave-one-image-out" if unseen else "in-sample"
+        several = len(np.unique(self._copy_groups())) > 1
         with torch.inference_mode():
             if not unseen:
                 distances = torch.cat([self._distances(some) for some in self._kept.split(64)])
-            elif n > 1:
+            elif several:
                 distances = self._left_out()
             else:
                 method, unseen, notes = "within-image", False, (*notes, ONE_IMAGE)
@@ -256,14 +266,16 @@ class VisionPaDiM(BackboneDetector):
                 unseen,
                 notes=notes,
                 maps=self._statistics(distances),
+                images=self._numbers,
             )
 
     def _left_out(self) -> Tensor:
-        """(n, P) float32: distances of the images kept, each without itself.
+        """(n, P) float32: distances of the images kept, each without itself and its copies.
 
         The covariance without an image is (S' + (N - 2) epsilon I) / (N - 2), with S' the
         scatter S less that image's part; so one factor of S + (N - 2) epsilon I at a position
-        serves for all images.
+        serves for all images that have no copies. Without an image and its copies, m in all, it
+        is (S' + (N - m - 1) epsilon I) / (N - m - 1): one more factor for each m that there is.
         """
         import torch
 
@@ -279,11 +291,33 @@ class VisionPaDiM(BackboneDetector):
                 factor = whitening(moments.scatter(block) + (n - 2) * epsilon * identity)
                 q = torch.bmm(factor, away.permute(1, 2, 0)).square().sum(dim=1).T  # (n, p)
                 squared = (n - 2) * left_out_squared(q, n)
+            for count, groups in self._copied().items():
+                # of the one image that may be left nothing is known of the variances
+                rest = max(n - count - 1, 1)
+                ridge = rest * epsilon * identity
+                scatter = moments.scatter(block) if n - count > 1 else moments.scatter(block) * 0.0
+                factor = whitening(scatter + ridge)
+                for members in groups:
+                    z = torch.bmm(factor, away[members].permute(1, 2, 0))  # (p, d, k)
+                    known = n - count > 1
+                    squared[members] = rest * group_left_out(z, n, count, scattered=known)
             found[:, block] = squared.sqrt().float()
         return found
 
+    def _copied(self) -> dict[int, list[npt.NDArray[np.int64]]]:
+        """Of images that have copies: by their number, the places among those kept."""
+        everywhere = self._copy_groups()
+        first, counts = np.unique(everywhere, return_counts=True)
+        own = everywhere[self._numbers]
+        found: dict[int, list[npt.NDArray[np.int64]]] = {}
+        for one, count in zip(first[counts > 1], counts[counts > 1], strict=True):
+            members = np.flatnonzero(own == one)
+            if len(members):
+                found.setdefault(int(count), []).append(members)
+        return found
+
     def _finish(self) -> None:
-        del self._moments, self._kept
+        del self._moments, self._kept, self._numbers
 
     # ---- saving
 

@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from ..errors import UsageError, invalid_value, unknown_name
-from ..images import RegionOfInterest
+from ..images import MAX_BIT_DEPTH, MIN_BIT_DEPTH, RegionOfInterest
 
 _Side = Annotated[int, Strict(), Field(ge=1, le=16384)]
 #: (height, width) in pixels.
@@ -45,6 +45,8 @@ Share = Annotated[float, Strict(), Field(ge=0, lt=1)]
 Flag = Annotated[bool, Strict()]
 Contamination = Annotated[float, Strict(), Field(ge=1e-9, le=0.5)]
 Quantile = Annotated[float, Strict(), Field(gt=0, lt=1)]
+#: Bits that count of the 16 that a sample of an image has.
+BitDepth = Annotated[int, Strict(), Field(ge=MIN_BIT_DEPTH, le=MAX_BIT_DEPTH)]
 CalibrationSource = Literal["out-of-sample", "in-sample"]
 
 

@@ -202,7 +202,7 @@ class VisionPatchCore(CoresetDetector):
             for learner, some in zip(self._learners, patches, strict=True):
                 learner.add(some)
             self._n_seen += len(images)
-        near, *others = (learner.finish() for learner in self._learners)
+        near, *others = (learner.finish(self._copy_groups()) for learner in self._learners)
         self._memories = NearAndContext(near, others[0] if others else None)
         peaks = self._peaks_of_each([learner.unseen for learner in self._learners])
         self._unseen_peaks = peaks
@@ -287,6 +287,7 @@ class VisionPatchCore(CoresetDetector):
                 unseen and several,
                 notes=tuple(notes),
                 maps=self._statistics(distances[0][whole] / memories[0][1]),
+                images=self._learners[0].numbers,
             )
 
     def _finish(self) -> None:

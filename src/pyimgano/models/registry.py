@@ -9,7 +9,6 @@ being a module that registers when it is imported.
 from __future__ import annotations
 
 import importlib
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import UsageError, unknown_name
+from ..threads import ForkSafeLock
 from .built_in import BUILT_IN
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ _DEEP = {"deep-features", "trained"}
 _entries: dict[str, ModelEntry] = {}
 _loaded = False
 _begun = False
-_loading = threading.RLock()  # a module that lists models on import comes back in
+_loading = ForkSafeLock(reentrant=True)  # a module that lists models on import comes back in
 
 
 def register_model(

@@ -118,6 +118,17 @@ def _text(text: str) -> str:
         return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+class SeenFacts(_Model):
+    """`pyimgano.models.seen_images.SeenImages`."""
+
+    images: _Count
+    distinct: _Count
+    narrowest: Annotated[Number, Field(gt=0)]
+    widest: Annotated[Number, Field(gt=0)]
+    least_colour: Annotated[Number, Field(ge=0)]
+    most_colour: Annotated[Number, Field(ge=0)]
+
+
 class TileFacts(_Model):
     """Of a `TiledDetector`: its tiles, and its calibration on whole images."""
 
@@ -163,6 +174,9 @@ class SavedDocument(_Model):
     state: dict[str, Any] = Field(description="what the method keeps besides arrays")
     arrays: FileFacts
     backbone: BackboneFacts | None
+    training_images: SeenFacts | None = Field(
+        None, description="of what kind the training images were; null of older detectors"
+    )
     tiles: TileFacts | None = Field(None, description="of a detector that works by tiles")
 
 

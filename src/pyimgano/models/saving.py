@@ -40,6 +40,7 @@ from .saved_document import (
     PixelCalibrationFacts,
     RegionFacts,
     SavedDocument,
+    SeenFacts,
     TileFacts,
     read_document,
 )
@@ -237,7 +238,7 @@ def _document(
             state_sha256=backbone.state_sha256,
             file=_serialize(BACKBONE, backbone.state(), files) if include_backbone else None,
         )
-    pixels = detector.pixel_calibration_
+    pixels, seen = detector.pixel_calibration_, detector.seen_
     calibration = asdict(detector.calibration_)
     calibration["notes"] = list(calibration["notes"])
     parameters = {key: value for key, value in vars(detector.params_).items() if key != "roi"}
@@ -260,6 +261,7 @@ def _document(
         state=_plain(dict(state.facts)),
         arrays=_serialize(ARRAYS, arrays, files),
         backbone=network,
+        training_images=None if seen is None else SeenFacts(**asdict(seen)),
         tiles=tiles,
     )
 

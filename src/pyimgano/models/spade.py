@@ -180,6 +180,7 @@ class VisionSpade(BackboneDetector):
         import torch
 
         seen = kept = 0
+        numbers: list[int] = []
         for images in batches:
             with torch.inference_mode():
                 positions, deep = self._described(images)
@@ -194,17 +195,19 @@ class VisionSpade(BackboneDetector):
                 if spread.takes(seen):
                     self._gallery[kept], self._pooled[kept] = position, one
                     kept += 1
+                    numbers.append(seen)
                 seen += 1
         self._gallery, self._pooled = self._gallery[:kept], self._pooled[:kept]
         self._n_seen = seen
+        self._numbers = np.array(numbers, np.int64)
 
     # ---- scores, sections 3.2 and 3.3
 
-    def _nearest_images(self, pooled: Tensor, own: int | None = None) -> tuple[Tensor, Tensor]:
+    def _nearest_images(self, pooled: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Distances to N_K(f_y), ascending, and which images these are, both (K,).
 
-        `pooled` (C,) float64; the gallery's image `own` does not count. Of images equally
-        far, the one with the lower number comes first.
+        `pooled` (C,) float64; the gallery's images `own`, (n,) bool, do not count. Of images
+        equally far, the one with the lower number comes first.
         """
         import torch
 
@@ -212,7 +215,7 @@ class VisionSpade(BackboneDetector):
         count = len(away)
         if own is not None:
             away[own] = torch.inf
-            count -= 1
+            count -= int(own.sum())
         found = away.sort(stable=True)
         k = min(self.params_.n_neighbors, count)
         return found.values[:k], found.indices[:k]
@@ -246,15 +249,21 @@ class VisionSpade(BackboneDetector):
     # ---- scores of the training images
 
     def _training_scores(self, unseen: bool) -> TrainingScores:
-        """Each image of the gallery against the others: exactly what it would get without it."""
+        """Each image of the gallery against the others, without its copies.
+
+        Exactly what it would get if neither it nor they were there.
+        """
         import torch
 
         count = len(self._gallery)
+        group = torch.from_numpy(self._copy_groups()[self._numbers]).to(self._pooled.device)
         with torch.inference_mode():
-            if unseen and bool((self._pooled == self._pooled[0]).all()):
+            alike = bool((group == group[0]).all() or (self._pooled == self._pooled[0]).all())
+            if unseen and alike:
                 return self._scores_within_image()
             found = [
-                self._nearest_images(self._pooled[i], i if unseen else None) for i in range(count)
+                self._nearest_images(self._pooled[i], group == group[i] if unseen else None)
+                for i in range(count)
             ]
             spread = Spread(count, min(count, _MAPS))
             cells = [
@@ -268,6 +277,7 @@ class VisionSpade(BackboneDetector):
                 unseen,
                 notes=spread_notes(count, self._n_seen),
                 maps=self._statistics(torch.stack(cells)),
+                images=self._numbers,
             )
 
     def _scores_within_image(self) -> TrainingScores:
@@ -309,7 +319,7 @@ class VisionSpade(BackboneDetector):
         )
 
     def _finish(self) -> None:
-        del self._first_deep
+        del self._first_deep, self._numbers
 
     # ---- saving
 

@@ -59,6 +59,7 @@ class KeptVectors:
         self._spread = spread
         self._room = like.new_empty((len(spread), *like.shape))
         self._seen = self._filled = 0
+        self._numbers: list[int] = []
 
     def add(self, vectors: Tensor) -> None:
         """The vectors (B, P, C) of the next images."""
@@ -66,11 +67,16 @@ class KeptVectors:
             if self._spread.takes(self._seen):
                 self._room[self._filled] = one
                 self._filled += 1
+                self._numbers.append(self._seen)
             self._seen += 1
 
     def all(self) -> Tensor:
         """(n, P, C), of those that came; not a copy."""
         return self._room[: self._filled]
+
+    def numbers(self) -> npt.NDArray[np.int64]:
+        """(n,) which of the images that came these are, counted from 0."""
+        return np.array(self._numbers, np.int64)
 
 
 def evenly(numbers: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:

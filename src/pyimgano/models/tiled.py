@@ -23,9 +23,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ..calibration import DEFAULT_QUANTILE, Calibration, PixelCalibration, choose_quantile
-from ..errors import ImageReadError, NotFittedError, UsageError, unknown_name
-from ..images import ImageSource, as_sources, stream_images
-from .detector import Detector, ImageScore, OnError, Progress, SkippedImage, require_apart
+from ..errors import ImageReadError, UsageError, unknown_name
+from ..images import ImageSource, as_sources, closed_after, stream_images
+from .detector import (
+    Detector,
+    ImageScore,
+    OnError,
+    Progress,
+    SkippedImage,
+    forget_the_fit,
+    require_apart,
+    require_fitted,
+)
 from .held_out import HeldOut, score_held_out
 from .parameters import reject_unknown
 from .sklearn_face import SklearnFace
@@ -244,8 +253,7 @@ class TiledDetector(SklearnFace):
         sources = as_sources(X)
         params = self.detector.validate_params()
         quantile = choose_quantile(params.calibration_quantile, params.contamination)
-        for name in [name for name in vars(self) if name.endswith("_")]:
-            delattr(self, name)
+        forget_the_fit(self)
         chosen = list(range(len(sources)))
         held: Sequence[ImageSource]
         if calibration_images is not None:
@@ -264,15 +272,21 @@ class TiledDetector(SklearnFace):
             ]
             held = [sources[i] for i in held_index]
             chosen = sorted(set(chosen) - set(held_index))
-        tiles = TrainingTiles(sources, chosen, self.tile_size, on_error)
-        self.detector.fit(tiles, progress=progress)
-        found = score_held_out(self, held, on_error, progress)
+        bits = getattr(params, "bit_depth", None)
+        tiles = TrainingTiles(sources, chosen, self.tile_size, on_error, bits)
+        self.detector._looks_for_copies = False  # many tiles are alike and no copies
+        try:
+            self.detector.fit(tiles, progress=progress)
+        finally:
+            del self.detector._looks_for_copies
+        self.detector.note_dim_images(tiles.samples)
+        found = score_held_out(self, held, on_error, progress, tiles.signatures)
         if held_index is not None:
             note = (
                 f"of {len(sources)} images {len(tiles.images)} were learned from and "
-                f"{len(found.scores)} set aside to calibrate on"
+                f"{len(held) - len(found.skipped)} set aside to calibrate on"
             )
-            found = replace(found, notes=(note,))
+            found = replace(found, notes=(note, *found.notes))
             found = found.numbered(held_index)
         self.n_train_ = len(tiles.images)
         self.skipped_ = tiles.skipped + found.skipped
@@ -295,7 +309,17 @@ class TiledDetector(SklearnFace):
     def set_calibration(self, found: HeldOut, quantile: float) -> None:
         """Take the threshold from scores of held-out whole images."""
         found.calibrate(self, quantile)
-        self.calibrated_on_tiles_ = True
+
+    def as_fitted(self) -> TiledDetector:
+        """Return the detector as it is now, as `Detector.as_fitted` does."""
+        while True:
+            fitted = copy.copy(self)
+            fitted._check_fitted()
+            inner = self.detector.as_fitted()
+            # `fit` removes the threshold, fits the detector of the tiles, and calibrates
+            if vars(self).get("calibration_") is fitted.calibration_:
+                fitted.detector = inner
+                return fitted
 
     # ---- score
 
@@ -310,29 +334,39 @@ class TiledDetector(SklearnFace):
 
         One image is held at a time, none is read ahead.
         """
-        if not hasattr(self.detector, "threshold_"):
-            self._check_fitted()
-        for loaded in stream_images(X, None, threads=1, ahead=1):
-            if loaded.pixels is None:
-                assert loaded.error is not None
-                if on_error == "raise":
-                    raise loaded.error
-                yield ImageScore(loaded.index, None, None, None, loaded.error)
-                continue
-            assert isinstance(loaded.pixels, np.ndarray)
-            try:
-                score, blended = self._score_tiles(loaded.name, loaded.pixels, maps)
-            except ImageReadError as error:
-                if on_error == "raise":
-                    raise
-                yield ImageScore(loaded.index, None, None, None, error)
-                continue
-            result = ImageScore(
-                loaded.index, score, blended, loaded.original_size, remark=loaded.remark
-            )
-            del loaded, blended  # a large image is let go of before the caller looks at its map
-            yield result
-            del result
+        if not self.__sklearn_is_fitted__() and hasattr(self.detector, "threshold_"):
+            fitted = copy.copy(self)  # calibration of `fit` itself, before there is a threshold
+            fitted.detector = self.detector.as_fitted()
+        else:
+            fitted = self.as_fitted()
+        bits = fitted.detector.bits_read()
+        with stream_images(X, None, threads=1, ahead=1, bit_depth=bits) as stream:
+            for loaded in stream:
+                if loaded.pixels is None:
+                    assert loaded.error is not None
+                    if on_error == "raise":
+                        raise loaded.error
+                    yield ImageScore(loaded.index, None, None, None, loaded.error)
+                    continue
+                assert isinstance(loaded.pixels, np.ndarray)
+                try:
+                    score, blended = fitted._score_tiles(loaded.name, loaded.pixels, maps)
+                except ImageReadError as error:
+                    if on_error == "raise":
+                        raise
+                    yield ImageScore(loaded.index, None, None, None, error)
+                    continue
+                result = ImageScore(
+                    loaded.index,
+                    score,
+                    blended,
+                    loaded.original_size,
+                    remark=loaded.remark,
+                    signature=loaded.signature,
+                )
+                del loaded, blended  # a large image is let go of before the caller looks at its map
+                yield result
+                del result
 
     def _score_tiles(
         self, name: str, image: npt.NDArray[np.uint8], maps: bool
@@ -362,24 +396,25 @@ class TiledDetector(SklearnFace):
             raise ImageReadError(name, "not enough memory for its map") from error
         scores: list[float] = []
         scored = self.detector.score_images(tiles, maps=maps, on_error="record")
-        for ((y, down), (x, across)), tile in zip(places, scored, strict=True):
-            if tile.error is not None:
-                raise ImageReadError(name, f"the tile at x {x}, y {y}: {tile.error.reason}")
-            assert tile.score is not None
-            scores.append(tile.score)
-            if blended is not None:
-                assert tile.anomaly_map is not None
-                part = tile.anomaly_map
-                if part.shape != (tile_h, tile_w):
-                    wanted = (tile_w, tile_h)
-                    part = np.asarray(
-                        cv2.resize(part, wanted, interpolation=cv2.INTER_LINEAR), np.float32
-                    )
-                place = blended[y : y + tile_h, x : x + tile_w]
-                if largest:
-                    np.maximum(place, part, out=place)
-                else:
-                    place += down[:, None] * part * across
+        with closed_after(scored):
+            for ((y, down), (x, across)), tile in zip(places, scored, strict=True):
+                if tile.error is not None:
+                    raise ImageReadError(name, f"the tile at x {x}, y {y}: {tile.error.reason}")
+                assert tile.score is not None
+                scores.append(tile.score)
+                if blended is not None:
+                    assert tile.anomaly_map is not None
+                    part = tile.anomaly_map
+                    if part.shape != (tile_h, tile_w):
+                        wanted = (tile_w, tile_h)
+                        part = np.asarray(
+                            cv2.resize(part, wanted, interpolation=cv2.INTER_LINEAR), np.float32
+                        )
+                    place = blended[y : y + tile_h, x : x + tile_w]
+                    if largest:
+                        np.maximum(place, part, out=place)
+                    else:
+                        place += down[:, None] * part * across
         return reduce_scores(scores, self.score_reduce, self.score_topk), blended
 
     def decision_function(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float64]:
@@ -389,8 +424,8 @@ class TiledDetector(SklearnFace):
 
     def predict(self, X: Iterable[ImageSource]) -> npt.NDArray[np.int64]:
         """(N,) of 0 (good) and 1 (defective: score >= `threshold_`)."""
-        self._check_fitted()
-        return (self.decision_function(X) >= self.threshold_).astype(np.int64)
+        fitted = self.as_fitted()
+        return (fitted.decision_function(X) >= fitted.threshold_).astype(np.int64)
 
     def predict_anomaly_map(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float32]:
         """Anomaly maps (N, H, W) float32 at the images' own size, which must be the same.
@@ -424,9 +459,9 @@ class TiledDetector(SklearnFace):
         from .saving import save_detector
         from .tiled_settings import tile_facts
 
-        self._check_fitted()
+        fitted = self.as_fitted()
         return save_detector(
-            self.detector, Path(folder), include_backbone, overwrite, tile_facts(self)
+            fitted.detector, Path(folder), include_backbone, overwrite, tile_facts(fitted)
         )
 
     def _to_save(self) -> tuple[Detector, TileFacts]:
@@ -450,5 +485,4 @@ class TiledDetector(SklearnFace):
         raise UsageError("a detector that works by tiles cannot be exported")
 
     def _check_fitted(self) -> None:
-        if not self.__sklearn_is_fitted__():
-            raise NotFittedError("this TiledDetector is not fitted yet; call fit first")
+        require_fitted(self)

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, ImageReadError, UsageError
-from ..images import ImageSource
-from ..images.read import read_image_and_remark
+from ..images import DecodedImage, ImageSource, SampleRange, Signature, decode_image, signature_of
+from ..images.samples import narrow_array
 from .detector import OnError, SkippedImage
 
 #: One number of pixels for both axes, or (height, width).
@@ -119,6 +119,8 @@ class TrainingTiles(Sequence[ImageSource]):
         Those left out under `on_error="skip"`.
     remarked
         Those of which a part was left out.
+    samples
+        How each image in it was read.
 
     Raises
     ------
@@ -132,23 +134,29 @@ class TrainingTiles(Sequence[ImageSource]):
         chosen: Sequence[int],
         tile_size: tuple[int, int],
         on_error: OnError,
+        bit_depth: int | None = None,
     ) -> None:
+        self._bit_depth = bit_depth
+        self.samples: list[SampleRange | None] = []
         self._sources = sources
         self._tile = tile_size
         self.images: list[int] = []
+        self.signatures: list[Signature] = []
         self.skipped: list[SkippedImage] = []
         self.remarked: list[SkippedImage] = []
         self._places: list[tuple[int, int, int]] = []  # image, y, x
         self._last: tuple[int, _Image] | None = None
         for index in chosen:
             try:
-                image, remark = _read(sources[index])
+                image, remark, samples = self._read(index)
             except ImageReadError as error:
                 if on_error == "raise":
                     raise
                 self.skipped.append(SkippedImage(index, error.path, error.reason))
                 continue
             self.images.append(index)
+            self.samples.append(samples)
+            self.signatures.append(signature_of(image))
             if remark is not None:
                 self.remarked.append(SkippedImage(index, str(sources[index]), remark))
             self._places += [
@@ -172,7 +180,7 @@ class TrainingTiles(Sequence[ImageSource]):
         for place in self._places:
             if held is None or held[0] != place[0]:
                 held = None  # let go before the next is decoded
-                held = (place[0], _read(self._sources[place[0]])[0])
+                held = (place[0], self._read(place[0]).pixels)
             yield self._cut(held[1], place)
 
     @overload
@@ -185,15 +193,16 @@ class TrainingTiles(Sequence[ImageSource]):
         place = self._places[index]
         if self._last is None or self._last[0] != place[0]:
             self._last = None
-            self._last = (place[0], _read(self._sources[place[0]])[0])
+            self._last = (place[0], self._read(place[0]).pixels)
         return self._cut(self._last[1], place)
 
     def _cut(self, image: _Image, place: tuple[int, int, int]) -> _Image:
         _, y, x = place
         return np.ascontiguousarray(image[y : y + self._tile[0], x : x + self._tile[1]])
 
-
-def _read(source: ImageSource) -> tuple[_Image, str | None]:
-    if isinstance(source, np.ndarray):
-        return source, None
-    return read_image_and_remark(source)
+    def _read(self, index: int) -> DecodedImage:
+        source = self._sources[index]
+        if isinstance(source, np.ndarray):
+            pixels, samples, remark = narrow_array(f"image {index}", source, self._bit_depth)
+            return DecodedImage(pixels, remark, samples)
+        return decode_image(source, bit_depth=self._bit_depth)

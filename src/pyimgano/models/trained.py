@@ -125,7 +125,8 @@ class TrainedDetector(BackboneDetector):
         for batch in batches:
             images.add(batch)
         apart = params.calibration != "in-sample" and not self._calibrates_apart
-        parts = divide(len(images), calibrate=apart)
+        groups = self._copy_groups()[images.numbers]
+        parts = divide(len(images), calibrate=apart, groups=groups)
         task = self._task(images, parts)
         self._checkpoint = self._checkpoint_of(images)
         plan = Plan(
@@ -217,7 +218,10 @@ class TrainedDetector(BackboneDetector):
             if maps is not None:
                 statistics.add(maps if counted is None else maps[:, counted])
         self._scored = True
-        return TrainingScores(np.concatenate(scores), method, unseen, tuple(notes), statistics)
+        kept = np.array(self._images.numbers, np.int64)[numbers]
+        return TrainingScores(
+            np.concatenate(scores), method, unseen, tuple(notes), statistics, images=kept
+        )
 
     def _is_done(self) -> bool:
         """Whether the fit needs no checkpoint any more."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import ImageReadError
 from ..images import ImageSource, image_size
@@ -43,8 +42,7 @@ def working_size(sources: Sequence[ImageSource]) -> tuple[int, int]:
 
 def _size(source: ImageSource) -> tuple[int, int] | None:
     if isinstance(source, np.ndarray):
-        pixels: npt.NDArray[np.uint8] = source
-        return pixels.shape[0], pixels.shape[1]
+        return source.shape[0], source.shape[1]
     try:
         return image_size(source)
     except ImageReadError:  # said by who decodes it

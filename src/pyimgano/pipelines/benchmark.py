@@ -56,6 +56,7 @@ def run_benchmark(
     max_pixels: int | None = None,
     save_model: bool = False,
     roi: str | Path | None = None,
+    bit_depth: int | None = None,
     resume: str | Path | None = None,
     force: bool = False,
     fail_fast: bool = False,
@@ -135,6 +136,9 @@ def run_benchmark(
         Region of interest: a mask image or a .json file of polygons (see
         `pyimgano.images.read_roi`). Polygons themselves can stand in `model_kwargs`. What is
         outside counts neither for scores nor in pixel metrics; an image's label stays.
+    bit_depth
+        How many bits the camera has, 9 to 16, where images have 16 bits a sample; by default what
+        each file declares, and else all 16.
     resume
         The directory of a run that stopped: it goes on with its own configuration. What is
         complete is kept as it is, the rest is done again. Beside it `num_threads`, `fail_fast`,
@@ -197,6 +201,7 @@ def run_benchmark(
         "max_pixels": max_pixels,
         "save_model": save_model,
         "roi": None if roi is None else str(roi),
+        "bit_depth": bit_depth,
     }
     if resume is not None:
         places = {"root": root, "output_dir": output_dir, "runs_dir": runs_dir}

@@ -47,7 +47,7 @@ class BenchmarkDocuments(RunDocuments[BenchmarkConfig, CategoryReport]):
             status="complete",
             results=Results.model_validate(trial.results),
             problems=trial.problems,
-            notes=[*notes, *region_notes(fitted["roi"])],
+            notes=[*notes, *region_notes(fitted["roi"]), *detector.reading_notes_],
             saved_model=saved,
             timings=Timings(
                 fit_seconds=trial.fit_seconds,

@@ -134,14 +134,14 @@ class TimedScorer:
         remaining = iter(sources)
         first = 0
         while chunk := list(islice(remaining, self._chunk)):
-            loaded = list(
-                stream_images(
-                    chunk,
-                    self._detector.params_.resize,
-                    threads=self._threads,
-                    roi=self._detector.roi_,
-                )
-            )
+            with stream_images(
+                chunk,
+                self._detector.params_.resize,
+                threads=self._threads,
+                roi=self._detector.roi_,
+                bit_depth=self._detector.bits_read(),
+            ) as stream:
+                loaded = list(stream)
             yield from self._score_loaded(loaded, first, maps)
             first += len(chunk)
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, fiel
 from ..errors import UsageError, invalid_value, unknown_name
 from ..images import CORRUPTIONS, SEVERITIES, get_corruption
 from ..models.parameters import (
+    BitDepth,
     Contamination,
     Flag,
     Quantile,
@@ -79,6 +80,7 @@ class BenchmarkConfig(BaseModel):
     pixel_calibration_fraction: Annotated[float, Strict(), Field(gt=0, lt=1)] = 0.2
     pixel_calibration_seed: Seed = 0
     pixel_postprocess: dict[str, Any] | None = None
+    bit_depth: BitDepth | None = None  # runs of earlier versions have none
 
     @classmethod
     def check(cls, **values: Any) -> Self:
@@ -157,6 +159,12 @@ class BenchmarkConfig(BaseModel):
             if "roi" in self.model_kwargs:
                 raise UsageError("roi stands in model_kwargs too; give it once")
             given["roi"] = self.roi
+        if self.bit_depth is not None:
+            if "bit_depth" not in accepted:
+                raise UsageError(f"bit_depth means nothing to model {self.model!r}")
+            if "bit_depth" in self.model_kwargs:
+                raise UsageError("bit_depth stands in model_kwargs too; give it once")
+            given["bit_depth"] = self.bit_depth
         for name in self.model_kwargs:
             if name in _OWN_ARGUMENTS:
                 raise UsageError(

@@ -60,6 +60,7 @@ def run_robust_benchmark(
     num_threads: int | None = None,
     max_pixels: int | None = None,
     roi: str | Path | None = None,
+    bit_depth: int | None = None,
     resume: str | Path | None = None,
     force: bool = False,
     fail_fast: bool = False,
@@ -94,6 +95,8 @@ def run_robust_benchmark(
         As `run_benchmark`; it stays where it is in the frame, whatever moves in it.
     create
         Makes a detector from the model's name and keywords, where it is not to be one of ours.
+    bit_depth
+        As `run_benchmark`.
 
     Returns
     -------
@@ -140,6 +143,7 @@ def run_robust_benchmark(
         "max_pixels": max_pixels,
         "save_model": False,
         "roi": None if roi is None else str(roi),
+        "bit_depth": bit_depth,
     }
     if resume is not None:
         ours = {name: value for name, value in asked.items() if name != "save_model"}

@@ -65,7 +65,12 @@ class RobustnessDocuments(RunDocuments[RobustnessConfig, RobustnessCategoryRepor
     ) -> RobustnessCategoryReport:
         """The report of a category that was measured on its clean images."""
         fitted = self.fitted(category, detector, measured)
-        notes = [*category.notes, *region_notes(fitted["roi"])]
+        notes = [
+            *category.notes,
+            *region_notes(fitted["roi"]),
+            *detector.reading_notes_,
+            *measured.notes,
+        ]
         if not category.test:
             notes.append(
                 "there are no test images: the threshold is calibrated, nothing is measured"

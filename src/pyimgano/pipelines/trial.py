@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from ..calibration import BinomialInterval, clopper_pearson
 from ..datasets import Move, Sample
 from ..errors import during
+from ..images import Signature, closed_after, copies_among
 from ..memory import memory_in_words
 from ..models import Detector, ImageScore
 from ..models.detector import Progress
@@ -55,6 +57,8 @@ class Measurement:
         Test images without a score.
     n_masks
         Defective test images with a usable mask.
+    notes
+        What a reader of the results should know of how they were measured.
     score_seconds
         Wall clock.
     """
@@ -64,6 +68,7 @@ class Measurement:
     problems: list[Problem]
     n_unreadable: int
     n_masks: int
+    notes: list[str]
     score_seconds: float
 
 
@@ -77,12 +82,9 @@ class Trial(Measurement):
         Also those of the training images.
     fit_seconds
         Wall clock.
-    notes
-        What a reader of the results should know.
     """
 
     fit_seconds: float
-    notes: list[str] = field(default_factory=list)
 
 
 def run_trial(
@@ -161,7 +163,8 @@ def run_trial(
         progress=progress,
     )
     measured.problems[:0] = problems
-    return Trial(**vars(measured), fit_seconds=fitted - began, notes=notes)
+    measured.notes[:0] = notes
+    return Trial(**vars(measured), fit_seconds=fitted - began)
 
 
 def _hold_out(
@@ -328,6 +331,7 @@ def measure_detector(
     scored_samples: list[Sample] = []
     unreadable: list[Sample] = []
     scores: list[float] = []
+    known = _TestImages(detector)
     with_maps = (pixels.wanted and given_maps is None) or keep_maps
     if scored is None:
         paths = [str(sample.path) for sample in test]
@@ -336,7 +340,7 @@ def measure_detector(
         )
     else:
         found = scored(with_maps)
-    with during("scoring"):
+    with during("scoring"), closed_after(found):
         for result in found:
             sample = test[result.index]
             if on_score is not None:
@@ -344,6 +348,7 @@ def measure_detector(
                     on_score(sample, result)
             if progress is not None:
                 progress(stage, result.index + 1, len(test))
+            known.add(sample, result)
             if result.remark is not None:
                 pixels.note("several_pages", sample.path, result.remark)
             if result.error is not None:
@@ -357,6 +362,7 @@ def measure_detector(
                 if given_maps is not None:
                     measured = replace(result, anomaly_map=given_maps[result.index])
                 pixels.add(sample, measured, None if move is None else move(sample))
+    notes = known.notes()
     done = time.perf_counter()
 
     with during("metrics"):
@@ -381,8 +387,47 @@ def measure_detector(
         problems=pixels.problems,
         n_unreadable=len(unreadable),
         n_masks=pixels.usable,
+        notes=notes,
         score_seconds=done - began,
     )
+
+
+class _TestImages:
+    """Tells test images that are copies of training images, or of another kind than these."""
+
+    def __init__(self, detector: Detector) -> None:
+        self._learned = detector._signatures
+        self._paths: list[Path] = []
+        self._signatures: list[Signature] = []
+        self._unlike: list[tuple[Path, str]] = []
+
+    def add(self, sample: Sample, result: ImageScore) -> None:
+        if result.unlike_training is not None:
+            self._unlike.append((sample.path, result.unlike_training))
+        if result.signature is not None:
+            self._paths.append(sample.path)
+            self._signatures.append(result.signature)
+
+    def notes(self) -> list[str]:
+        found = []
+        if self._unlike:
+            path, how = self._unlike[0]
+            count = len(self._unlike)
+            found.append(
+                f"{count} of {len(self._paths)} test images {'is' if count == 1 else 'are'} of "
+                "another kind than the training images, which scores show whatever else there is; "
+                f"the first is {path}: {how}"
+            )
+        shared = copies_among(self._learned, self._signatures) if self._learned else []
+        if shared:
+            count = len(shared)
+            found.append(
+                f"{count} of {len(self._paths)} test images "
+                f"{'is a copy' if count == 1 else 'are copies'} of training images (the same, "
+                "re-encoded, resized, or of the same scene), and what is measured there says "
+                f"nothing of new images; the first is {self._paths[shared[0][0]]}"
+            )
+        return found
 
 
 def measured_rate(measured: Measurement) -> MeasuredRate:

@@ -9,17 +9,21 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ..calibration import DEFAULT_QUANTILE, calibrate, calibrate_normal_pixel_quantile_threshold
 from ..errors import UsageError
 from ..evaluation import evaluate_detector
 from ..images import SEVERITIES, ImageSource, corrupt_image, corrupt_mask, get_corruption
-from ..models.plain_detector import gives_maps, plain_maps, plain_scores, read_batch
+from ..models import Detector
+from ..models.adapted import InputMode, adapt
+from ..models.plain_detector import read_batch
+from ..postprocess.anomaly_map import resize_map
 from ..utils.splits import split_train_calibration
 
 #: The corruptions that are run unless others are named.
 DEFAULT_CORRUPTIONS = ("lighting", "jpeg", "blur", "glare", "geo_jitter")
+# What the detector is given in each mode: with `paths`, arrays where an image is corrupted.
+_MODES: dict[str, InputMode] = {"numpy": "numpy", "paths": "given"}
 
 
 def run_robustness_benchmark(
@@ -105,73 +109,60 @@ def run_robustness_benchmark(
         if level not in SEVERITIES:
             raise UsageError(f"severities must lie in 1 to 5, got {level!r}")
 
+    own = isinstance(detector, Detector)
+    size: dict[str, Any] = {} if resize is None else {"resize": resize}
+    ours = adapt(detector, input_mode=_MODES[input_mode], calibrates=False, **size)
     as_arrays = input_mode == "numpy"
     train: Any = read_batch(train_images, resize) if as_arrays else list(train_images)
-    test = read_batch(test_images, resize)  # what is corrupted
-    maps_wanted = test_masks is not None and gives_maps(detector)
-    needs_held_out = (maps_wanted and pixel_segf1) or not _calibrates_itself(detector)
+    test: Any = read_batch(test_images, resize)  # what is corrupted
+    maps_wanted = test_masks is not None and ours.has_maps
     held_out: list[Any] = []
-    if needs_held_out and len(train) > 1:
+    if (not own or (maps_wanted and pixel_segf1)) and len(train) > 1:
         kept, apart = split_train_calibration(
-            list(range(len(train))), fraction=calibration_fraction, seed=calibration_seed
+            range(len(train)), calibration_fraction, calibration_seed
         )
         held_out = [train[i] for i in apart]
         train = [train[i] for i in kept]
-    detector.fit(np.stack(train) if as_arrays and _same_shapes(train) else train)
-    threshold = getattr(detector, "threshold_", None)
+    ours.fit(list(train))
+    threshold = ours.threshold_
     if threshold is None and held_out:
-        scores = plain_scores(detector, held_out)
+        scores = ours.decision_function(held_out)
         threshold = calibrate(scores, calibration_quantile, method="held-out-images").threshold
     pixel_threshold = None
     if maps_wanted and pixel_segf1 and held_out:
-        good = plain_maps(detector, held_out) or []
-        pixels = np.concatenate([one.ravel() for one in good])
+        pixels = np.concatenate([one.ravel() for one in ours.predict_anomaly_map(held_out)])
         pixel_threshold = calibrate_normal_pixel_quantile_threshold(pixels, q=pixel_normal_quantile)
 
     def measured(images: Sequence[Any], masks: Any) -> dict[str, Any]:
-        maps = plain_maps(detector, images) if maps_wanted else None
+        results = list(ours.score_images(images, maps=maps_wanted))
+        maps = None
+        if maps_wanted:
+            maps = np.stack([resize_map(one.anomaly_map, masks.shape[1:3]) for one in results])
         return evaluate_detector(
             test_labels,
-            plain_scores(detector, images),
+            [one.score for one in results],
             threshold=threshold,
             find_best_threshold=False,
             pixel_labels=None if maps is None else masks,
-            pixel_scores=None if maps is None else _at_size(maps, masks),
+            pixel_scores=maps,
             pixel_threshold=pixel_threshold,
         )
 
-    clean = measured(test if as_arrays else list(test_images), test_masks)
+    truth = None if test_masks is None else np.asarray(test_masks)
+    clean = measured(test if as_arrays else list(test_images), truth)
     found: dict[str, dict[str, Any]] = {}
     for kind in kinds:
         for level in levels:
-            draws = {"seed": seed}
             images = [
-                corrupt_image(one, kind, level, identity=str(i), **draws)
+                corrupt_image(one, kind, level, seed=seed, identity=str(i))
                 for i, one in enumerate(test)
             ]
-            masks = test_masks
-            if maps_wanted:
+            masks = truth
+            if maps_wanted and truth is not None:
                 moved = [
-                    corrupt_mask(np.asarray(one, np.uint8), kind, level, identity=str(i), **draws)
-                    for i, one in enumerate(test_masks)
+                    corrupt_mask(one.astype(np.uint8), kind, level, seed=seed, identity=str(i))
+                    for i, one in enumerate(truth)
                 ]
                 masks = np.stack(moved)
             found.setdefault(kind, {})[f"severity_{level}"] = measured(images, masks)
     return {"threshold": threshold, "clean": clean, "corruptions": found}
-
-
-def _calibrates_itself(detector: Any) -> bool:
-    from ..models import Detector
-
-    return isinstance(detector, Detector)
-
-
-def _same_shapes(images: Sequence[Any]) -> bool:
-    return len({np.shape(one) for one in images}) == 1
-
-
-def _at_size(maps: Sequence[npt.NDArray[np.float32]], masks: Any) -> npt.NDArray[np.float32]:
-    """Return the maps (N, H, W) at the size of the masks."""
-    from ..postprocess.anomaly_map import resize_map
-
-    return np.stack([resize_map(one, np.shape(masks)[1:3]) for one in maps])

@@ -102,12 +102,15 @@ class PatchMemoryLearner:
         (n, k) float32, after `finish`: the scaled distances of the images that were kept, each as
         if it were not among what was learned, but for the coreset's selection.
     several
-        Whether the bank has patches of more than one image; if not, `unseen` compares patches of
-        the one with others far away in it.
+        Whether the bank has patches of more than one image, copies not counted; if not, `unseen`
+        compares patches of the one with others far away in it.
+    numbers
+        (n,) which images were kept, counted from 0.
     """
 
     unseen: Tensor
     several: bool
+    numbers: npt.NDArray[np.int64]
 
     def __init__(
         self,
@@ -141,16 +144,25 @@ class PatchMemoryLearner:
         self._kept.add(patches)
         self._seen += len(patches)
 
-    def finish(self) -> PatchMemory:
-        """The memory; `unseen` and `several` are set."""
+    def finish(self, groups: npt.NDArray[np.int64] | None = None) -> PatchMemory:
+        """The memory; `unseen` and `several` are set.
+
+        `groups` (n,) are equal for images that are copies: they are left out together.
+        """
+        groups = np.arange(self._seen) if groups is None else groups
+        of_image = torch.from_numpy(np.unique(groups, return_inverse=True)[1])
+        self._coreset.groups = of_image
         features, picked = self._coreset.finish()
         k = len(self._where)
-        bank = MemoryBank(features, picked // k, prune=False)
+        of_image = of_image.to(features.device)
+        bank = MemoryBank(features, of_image[picked // k], prune=False)
         self.several = len(bank.image.unique()) > 1
         numbers = [n for n in range(self._seen) if self._spread.takes(n)]
+        self.numbers = np.array(numbers, np.int64)
         image = torch.tensor(numbers, device=features.device).repeat_interleave(k)  # (n k,)
         cell = torch.arange(k, device=features.device).repeat(len(numbers))
         fold = self._coreset.fold_of(image * k + cell)
+        image = of_image[image]  # from here on, copies count as one
         distances, rows = self._compare(bank, picked, image, cell, fold)
         if not self.several:
             self.unseen = distances.view(-1, k)

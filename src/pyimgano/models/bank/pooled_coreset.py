@@ -41,6 +41,9 @@ class PooledCoreset(StreamedCoreset):
         Learned from the pool by `finish`, which gives whitened features.
     plain
         (M, D) float32: the features of the coreset as they came.
+    groups
+        (n,) int64 for each image the number of its group of copies, counted from 0, to be set
+        before `finish` where there are copies.
     """
 
     whitening: Whitening
@@ -50,6 +53,7 @@ class PooledCoreset(StreamedCoreset):
         super().__init__(**facts)
         self._cells = cells
         self.single = False
+        self.groups: Tensor | None = None
         size = min(pool_size, self._expected)
         ends = np.arange(size + 1) * self._expected // size
         self._drawn = self._rng.integers(ends[:-1], ends[1:])  # (P,) ascending
@@ -67,6 +71,8 @@ class PooledCoreset(StreamedCoreset):
     def finish(self) -> tuple[Tensor, Tensor]:
         """Whitened features (M, D) float32 of the coreset and their numbers (M,) int64."""
         assert self._block is not None
+        if self.groups is None:
+            self.groups = torch.arange(max(1, self._before // self._cells))
         if self._filled == 0:  # far fewer came than were expected, and none was drawn
             self._block[:1], self._drawn[0], self._filled = self._first, 0, 1
         pool = self._block[: self._filled]
@@ -87,13 +93,15 @@ class PooledCoreset(StreamedCoreset):
     def fold_of(self, patches: Tensor) -> Tensor:
         """Which of `FOLDS` parts the patches with these numbers are in: images, or bands of one.
 
-        All patches of an image are in one part, unless there is no other image. Parts are
-        stretches, so that images that are evenly spread over all are over the parts too, and
+        All patches of an image and of its copies are in one part, unless there is no other. Parts
+        are stretches, so that images that are evenly spread over all are over the parts too, and
         pictures taken one after another do not vouch for each other.
         """
-        if self._before <= self._cells:
-            return patches * FOLDS // self._cells
-        return patches // self._cells * FOLDS // (self._before // self._cells)
+        assert self.groups is not None
+        count = int(self.groups.max()) + 1
+        if count == 1:
+            return patches % self._cells * FOLDS // self._cells
+        return self.groups.to(patches.device)[patches // self._cells] * FOLDS // count
 
     def whitening_without(self, fold: int) -> Whitening:
         """What is learned, after `finish`, from the pool's patches of other folds."""

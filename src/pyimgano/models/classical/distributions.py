@@ -30,9 +30,9 @@ class _Own(EmbeddingDetector):
 
 @dataclass(frozen=True)
 class _Columns:
-    """Training rows, and the moments of their columns."""
+    """The columns of training rows, sorted, and their moments."""
 
-    rows: _Rows  # (n, D)
+    rows: _Rows  # (n, D), each column ascending
     mean: _Rows  # (D,)
     second: _Rows  # (D,) sums of squared differences from the mean
     third: _Rows  # (D,) sums of their cubes
@@ -41,7 +41,9 @@ class _Columns:
     def of(cls, rows: _Rows) -> _Columns:
         mean = rows.mean(axis=0)
         centred = rows - mean
-        return cls(rows, mean, np.square(centred).sum(axis=0), (centred**3).sum(axis=0))
+        return cls(
+            np.sort(rows, axis=0), mean, np.square(centred).sum(axis=0), (centred**3).sum(axis=0)
+        )
 
     def tails(self, x: _Rows) -> tuple[_Rows, _Rows, _Rows]:
         """Return how rare the values x (D,) are to the left, to the right and by skewness.
@@ -52,11 +54,28 @@ class _Columns:
         and both where it is not skewed.
         """
         count = len(self.rows) + 1
-        left = -np.log((np.count_nonzero(self.rows <= x, axis=0) + 1) / count)
-        right = -np.log((np.count_nonzero(self.rows >= x, axis=0) + 1) / count)
+        left = -np.log((self._lower(x, or_equal=True) + 1) / count)
+        right = -np.log((count - self._lower(x, or_equal=False)) / count)
         skewness = self._sign_of_skewness(x)
         by_skewness = np.where(skewness <= 0, left, 0.0) + np.where(skewness >= 0, right, 0.0)
         return left, right, by_skewness
+
+    def _lower(self, x: _Rows, *, or_equal: bool) -> npt.NDArray[np.int64]:
+        """Return how many values of each column are lower than x (D,), or equal to it too.
+
+        A binary search in all columns at once.
+        """
+        columns = np.arange(len(x))
+        least = np.zeros(len(x), np.int64)
+        most = np.full(len(x), len(self.rows))
+        while (least < most).any():
+            middle = (least + most) // 2
+            found = self.rows[np.minimum(middle, len(self.rows) - 1), columns]
+            lower = (found <= x) if or_equal else (found < x)
+            lower &= least < most
+            least = np.where(lower, middle + 1, least)
+            most = np.where(lower, most, middle)
+        return least
 
     def _sign_of_skewness(self, x: _Rows) -> _Rows:
         """Of each column with x as one more row; 0 where its values are equal but for rounding."""

@@ -9,13 +9,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ... import __version__
 from ...errors import DataError, SavedModelError
 from ...images import NetworkInput
 from ..detector import Progress, TrainingScores
@@ -173,7 +172,7 @@ class EmbeddingDetector(BackboneDetector):
     # ---- scores of the training images
 
     def _training_scores(self, unseen: bool) -> TrainingScores:
-        """Each image by a head that was fitted without it.
+        """Each image by a head that was fitted without it, and without its copies.
 
         Exactly so where the head says what it would be (`_score_left_out`), else by refitting
         on folds drawn from `random_seed`: each image by a head that lacks its fold.
@@ -181,37 +180,48 @@ class EmbeddingDetector(BackboneDetector):
         rows, n = self._embeddings, len(self._embeddings)
         chosen = _spread(n, _CALIBRATED)
         notes = spread_notes(len(chosen), n)
+        group = self._copy_groups()
+        one = bool((group == group[0]).all())
         with quietly():
-            if not unseen or n == 1:
+            if not unseen or one:
                 if unseen:
                     note = (
-                        "1 training image: it is scored by the head that has learned it, for "
-                        "there is no other"
+                        f"1 {'distinct ' * (n > 1)}training image: it is scored by the head that "
+                        "has learned it, for there is no other"
                     )
                     notes = (*notes, note)
                 scores = self._scores(self._head, rows[chosen])
                 return TrainingScores(scores, "in-sample", unseen=False, notes=notes)
             if type(self)._score_left_out is not EmbeddingDetector._score_left_out:
-                scores = np.array([self._left_out(int(i)) for i in chosen])
-                return TrainingScores(scores, "leave-one-image-out", unseen=True, notes=notes)
-            return self._refitted(chosen, notes)
+                scores = np.array([self._left_out(int(i), group) for i in chosen])
+                return TrainingScores(
+                    scores, "leave-one-image-out", unseen=True, notes=notes, images=chosen
+                )
+            return self._refitted(chosen, group, notes)
 
-    def _left_out(self, number: int) -> float:
+    def _left_out(self, number: int, group: npt.NDArray[np.int64]) -> float:
         rows = self._embeddings.astype(np.float64)
-        others = np.delete(rows, number, axis=0)
+        others = rows[group != group[number]]
         scaling = self._scaling(others)
         return self._score_left_out(scaling(others), scaling(rows[number]))
 
-    def _refitted(self, chosen: npt.NDArray[np.int64], notes: tuple[str, ...]) -> TrainingScores:
-        folds = min(len(chosen), _FOLDS)
-        drawn = np.random.default_rng(self.params_.random_seed).permutation(len(chosen))
+    def _refitted(
+        self,
+        chosen: npt.NDArray[np.int64],
+        group: npt.NDArray[np.int64],
+        notes: tuple[str, ...],
+    ) -> TrainingScores:
+        first = np.unique(group[chosen])  # an image and its copies are in one fold
+        folds = min(len(first), _FOLDS)
+        drawn = np.random.default_rng(self.params_.random_seed).permutation(len(first))
         scores = np.empty(len(chosen))
         for fold in range(folds):
-            held = np.sort(drawn[fold::folds])
-            rest = np.delete(self._embeddings, chosen[held], axis=0)
+            out = np.isin(group, first[drawn[fold::folds]])
+            held = np.flatnonzero(out[chosen])
+            rest = self._embeddings[~out]
             scores[held] = self._scores(self._fit(rest), self._embeddings[chosen[held]])
-        method = "leave-one-image-out" if folds == len(self._embeddings) else "refitted-folds"
-        return TrainingScores(scores, method, unseen=True, notes=notes)
+        method = "leave-one-image-out" if folds == len(np.unique(group)) else "refitted-folds"
+        return TrainingScores(scores, method, unseen=True, notes=notes, images=chosen)
 
     # ---- saving
 
@@ -248,7 +258,10 @@ class EmbeddingDetector(BackboneDetector):
             )
 
     def _library_version(self) -> str:
-        return __version__ if self.library == "pyimgano" else version(self.library)
+        try:
+            return version(self.library)
+        except PackageNotFoundError:  # pyimgano itself, run from its source
+            return "unknown"
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -36,6 +36,8 @@ class KeptImages:
     ----------
     seen
         How many came.
+    numbers
+        Which of these are kept, counted from 0.
     """
 
     def __init__(self, expected: int, size: tuple[int, int]) -> None:
@@ -45,6 +47,7 @@ class KeptImages:
         self._pixels = np.empty((min(expected, room), *size, 3), np.uint8)
         self._count = 0
         self.seen = 0
+        self.numbers: list[int] = []
 
     def add(self, images: Sequence[NetworkInput]) -> None:
         """Take in the next images."""
@@ -54,6 +57,7 @@ class KeptImages:
                 assert pixels is not None
                 self._pixels[self._count] = pixels
                 self._count += 1
+                self.numbers.append(self.seen)
             self.seen += 1
 
     def __len__(self) -> int:
@@ -91,12 +95,21 @@ class Parts:
     calibrate: npt.NDArray[np.int64]
 
 
-def divide(count: int, *, calibrate: bool) -> Parts:
+def divide(count: int, *, calibrate: bool, groups: npt.NDArray[np.int64] | None = None) -> Parts:
     """Divide `count` images, each part evenly spread over them.
+
+    `groups` (count,) are equal for images that are copies of each other, which are all put into
+    the part of the first of them.
 
     To calibrate on (if `calibrate`, and there are two): a tenth, at least 10 or a third if
     that is less, at most 512. To watch: of 10 images or more a tenth, at most 32.
     """
+    if groups is not None:
+        first, group = np.unique(groups, return_inverse=True)
+        if len(first) < count:
+            parts = divide(len(first), calibrate=calibrate)
+            every = (parts.learn, parts.watch, parts.calibrate)
+            return Parts(*(np.flatnonzero(np.isin(group, some)) for some in every))
     held_out = 0
     if calibrate and count > 1:
         held_out = max(1, -(-count // 10), min(10, count // 3))

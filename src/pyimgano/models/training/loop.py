@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import DataError
-from ...threads import thread_count
+from ...threads import set_torch_threads, thread_count
 from ..detector import Progress
 from .checkpoint import Checkpoint
 from .history import History
@@ -359,4 +359,4 @@ def _one_thread() -> Iterator[None]:
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        set_torch_threads(before)

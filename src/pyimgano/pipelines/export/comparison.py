@@ -109,24 +109,25 @@ def compare(
     score, anomaly_map = _Largest(), _Largest()
     differ = 0
     times: tuple[list[float], list[float]] = ([], [])
-    for loaded in stream_images(images, None):
-        if loaded.error is not None:
-            raise loaded.error
-        assert isinstance(loaded.pixels, np.ndarray)
-        name = loaded.name
-        started = time.perf_counter()
-        (original,) = detector.score_images([loaded.pixels])
-        between = time.perf_counter()
-        outputs = program(resize_image(loaded.pixels, size)[None])
-        times[0].append(between - started)
-        times[1].append(time.perf_counter() - between)
-        assert original.score is not None and original.anomaly_map is not None
-        _check_outputs(outputs, size, name)
-        score.add(outputs[0][0], original.score, detector.threshold_, name)
-        anomaly_map.add(outputs[1][0], original.anomaly_map, pixel_scale, name)
-        differ += _other_label(int(outputs[2][0]), original.score, detector.threshold_, name)
-        if progress is not None:
-            progress("checking the export", loaded.index + 1, len(images))
+    with stream_images(images, None, bit_depth=detector.bits_read()) as stream:
+        for loaded in stream:
+            if loaded.error is not None:
+                raise loaded.error
+            assert isinstance(loaded.pixels, np.ndarray)
+            name = loaded.name
+            started = time.perf_counter()
+            (original,) = detector.score_images([loaded.pixels])
+            between = time.perf_counter()
+            outputs = program(resize_image(loaded.pixels, size)[None])
+            times[0].append(between - started)
+            times[1].append(time.perf_counter() - between)
+            assert original.score is not None and original.anomaly_map is not None
+            _check_outputs(outputs, size, name)
+            score.add(outputs[0][0], original.score, detector.threshold_, name)
+            anomaly_map.add(outputs[1][0], original.anomaly_map, pixel_scale, name)
+            differ += _other_label(int(outputs[2][0]), original.score, detector.threshold_, name)
+            if progress is not None:
+                progress("checking the export", loaded.index + 1, len(images))
     for what, largest in (("score", score), ("anomaly map", anomaly_map)):
         if not largest.relative <= TOLERANCE:
             raise DataError(

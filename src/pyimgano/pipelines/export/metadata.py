@@ -25,7 +25,8 @@ METADATA = "metadata.json"
 EXPORT_SCHEMA_VERSION = 1
 
 _RULE = (
-    "Decode to 8-bit RGB, turned as EXIF says. First resize to the lesser of old and wanted "
+    "Decode to 8-bit RGB, turned as EXIF says; of samples of 16 bits with a bit_depth, value v "
+    "becomes 255 v / (2^bit_depth - 1). First resize to the lesser of old and wanted "
     "height and width, with `shrink`; then to the wanted ones, with `enlarge`. Other resizing "
     "gives other scores."
 )
@@ -55,6 +56,11 @@ class Input(_Model):
     colour: str = "RGB"
     normalisation: str = "inside the model"
     resize: Resize
+    bit_depth: int | None = Field(
+        None,
+        description="bits that count in images with 16 bits a sample; null for what each file "
+        "declares, and else all 16",
+    )
     original_size: tuple[int, int] | None = Field(
         description="height and width before resizing, if the model is for images of that size "
         "alone: it has a region of interest"
@@ -128,6 +134,7 @@ def describe_export(
         input=Input(
             shape=("N", height, width, 3),
             resize=Resize(height=height, width=width),
+            bit_depth=detector.bits_read(),
             original_size=original_size,
         ),
         outputs=[

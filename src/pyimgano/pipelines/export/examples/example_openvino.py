@@ -27,8 +27,17 @@ try:
     picture = ImageOps.exif_transpose(Image.open(sys.argv[1]))
 except (OSError, ValueError) as error:
     sys.exit(f"{sys.argv[1]}: {error}")
+bits = facts["input"].get("bit_depth")
+if picture.mode.startswith("I;16") and bits is not None:
+    grey = np.asarray(picture) * (255.0 / (2**bits - 1))
+    if grey.max() > 255:
+        sys.exit(f"{sys.argv[1]}: holds values of more than {bits} bits")
+    picture = Image.fromarray(np.rint(grey).astype(np.uint8))
 if picture.mode[0] in "IF":
-    sys.exit(f"{sys.argv[1]}: has {picture.mode} pixels; this example reads 8-bit images")
+    sys.exit(
+        f"{sys.argv[1]}: has {picture.mode} pixels; this example reads 8-bit images, and 16-bit "
+        "grey ones with a bit depth"
+    )
 image = np.asarray(picture.convert("RGB"))
 wanted = facts["input"]["original_size"]
 if wanted is not None and list(image.shape[:2]) != wanted:  # there is a region of interest
