@@ -253,8 +253,8 @@ def test_a_flat_folder_of_good_images_calibrates_and_says_so(tmp_path: Path) -> 
         resize=(64, 64),
         runs_dir=tmp_path / "runs",
     )
-    assert report["status"] == "complete" and report["categories"] == ["custom"]
-    one = report["per_category"]["custom"]
+    assert report["status"] == "complete" and report["category"] == "custom"
+    one = report
     assert one["counts"]["train"] == 4 and one["counts"]["test"] == 0 and one["threshold"] > 0
     assert one["notes"] == [
         "there are no test images: the threshold is calibrated, nothing is measured"
@@ -270,4 +270,4 @@ def test_validation_folders(make_custom: MakeDataset) -> None:
     report = run_benchmark(
         dataset="custom", root=root, calibration="validation", resize=(64, 64), save_run=False
     )
-    assert report["per_category"]["custom"]["calibration"]["n_scores"] == 1
+    assert report["calibration"]["n_scores"] == 1
