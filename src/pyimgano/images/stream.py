@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -42,10 +42,13 @@ class AlteredImage:
         The image file.
     alter
         Takes and gives (H, W, 3) uint8 RGB; called by several threads.
+    key
+        Stands for `alter` in the keys of a cache of features; None keeps these out of it.
     """
 
     path: str
     alter: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
+    key: str | None = None
 
 
 #: What a detector takes for an image: a path, or an (H, W, 3) uint8 RGB array.
@@ -183,7 +186,7 @@ def stream_images(
     ahead: int | None = None,
     recall: Recall | None = None,
     roi: RegionOfInterest | None = None,
-) -> Iterator[LoadedImage]:
+) -> Generator[LoadedImage, None, None]:
     """Yield every source, decoded and resized, in order.
 
     Parameters
@@ -263,7 +266,7 @@ def _load(
     roi: RegionOfInterest | None,
 ) -> LoadedImage:
     if isinstance(source, AlteredImage):
-        return _load_altered(index, source, size, roi)
+        return _load_altered(index, source, size, recall, roi)
     name, key = f"image {index}" if isinstance(source, np.ndarray) else str(source), ""
     try:
         if isinstance(source, np.ndarray):
@@ -272,9 +275,7 @@ def _load(
             return LoadedImage(index, name, resized, shape, None)
         data = read_bytes(source)
         if recall is not None:
-            key = f"{hashlib.blake2b(data, digest_size=20).hexdigest()}-{size}".replace(" ", "")
-            if roi is not None:
-                key += f"-{roi.sha256[:32]}"
+            key = _key(data, size, roi)
             known = recall.lookup(key)
             if known is not None:
                 # as if it were decoded: what is refused does not depend on what is kept
@@ -309,16 +310,34 @@ def _resize(
         raise ImageReadError(name, reason_of(error)) from error
 
 
+def _key(data: bytes, size: tuple[int, int] | None, roi: RegionOfInterest | None) -> str:
+    """The key of an image file with these bytes in a cache of features."""
+    key = f"{hashlib.blake2b(data, digest_size=20).hexdigest()}-{size}".replace(" ", "")
+    return key if roi is None else f"{key}-{roi.sha256[:32]}"
+
+
 def _load_altered(
     index: int,
     source: AlteredImage,
     size: tuple[int, int] | None,
+    recall: Recall | None,
     roi: RegionOfInterest | None,
 ) -> LoadedImage:
-    """Never from a cache, which knows files as they are."""
+    """From a cache only if the source says what stands for the alteration there."""
+    key = ""
     try:
-        image, remark = read_image_and_remark(source.path)
-        pixels = _resize(source.alter(image), size, roi, source.path)
+        data = read_bytes(source.path)
+        if recall is not None and source.key is not None:
+            key = f"{_key(data, size, roi)}-{source.key}"
+            known = recall.lookup(key)
+            if known is not None:
+                require_pixels(source.path, known.original_size[1], known.original_size[0])
+                keyed = KeyedImage(key, None, known.features, known.original_size, known.remark)
+                return LoadedImage(
+                    index, source.path, keyed, known.original_size, None, known.remark
+                )
+        image, remark = read_image_and_remark(source.path, data)
+        pixels: NetworkInput = _resize(source.alter(image), size, roi, source.path)
     except ImageReadError as error:
         return LoadedImage(index, source.path, None, None, error)
     except Exception as error:
@@ -327,4 +346,7 @@ def _load_altered(
         refused = ImageReadError(source.path, reason_of(error))
         return LoadedImage(index, source.path, None, None, refused)
     original = (image.shape[0], image.shape[1])
+    if key:
+        assert isinstance(pixels, np.ndarray)
+        pixels = KeyedImage(key, pixels, None, original, remark)
     return LoadedImage(index, source.path, pixels, original, None, remark)

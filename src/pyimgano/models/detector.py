@@ -119,6 +119,7 @@ class _Reading:
     remarked: list[SkippedImage] = field(default_factory=list)
     used: int = 0
     sizes: set[tuple[int, int]] = field(default_factory=set)  # before resizing
+    indices: list[int] = field(default_factory=list)  # of those that were used
 
     def skip(self, index: int, error: ImageReadError, role: _Role = "train") -> None:
         self.skipped.append(SkippedImage(index, error.path, error.reason, role))
@@ -215,6 +216,8 @@ class Detector(ABC):
     remarked_: list[SkippedImage]
     n_train_: int
     roi_: RegionOfInterest | None = None
+    #: What is being learned from, and what became of it; only while `_learn` runs.
+    _read_from: tuple[Sequence[ImageSource], _Reading]
     #: Whether other images than those to learn from are there to calibrate on; set by `fit`.
     _calibrates_apart: bool = False
 
@@ -411,6 +414,14 @@ class Detector(ABC):
             )
         return np.asarray(counted, dtype=np.bool_)
 
+    def _source(self, number: int) -> ImageSource:
+        """The training image that was read as the one with this number, from 0; for `_learn`.
+
+        At the size that it has in its file, which batches no longer show.
+        """
+        sources, reading = self._read_from
+        return sources[reading.indices[number]]
+
     def _settle(self, params: Any, sources: Sequence[ImageSource]) -> None:  # noqa: B027
         """Put what the training images decide for keywords that are None."""
 
@@ -479,17 +490,21 @@ class Detector(ABC):
         self.params_, self.roi_ = params, region
         self._calibrates_apart = held_out is not None
         self._start(params, len(sources))
-        self._learn(
-            _training_batches(
-                stream_images(sources, params.resize, recall=self._recall(), roi=region),
-                sources,
-                self.batch_size,
-                on_error,
-                reading,
+        self._read_from = sources, reading
+        try:
+            self._learn(
+                _training_batches(
+                    stream_images(sources, params.resize, recall=self._recall(), roi=region),
+                    sources,
+                    self.batch_size,
+                    on_error,
+                    reading,
+                    progress,
+                ),
                 progress,
-            ),
-            progress,
-        )
+            )
+        finally:
+            del self._read_from  # which may be all the images
         self._training_sizes = reading.sizes
         training = None
         with during("calibration"):
@@ -781,6 +796,7 @@ def _training_batches(
             reading.used += 1
             assert loaded.original_size is not None
             reading.sizes.add(loaded.original_size)
+            reading.indices.append(loaded.index)
             reading.remark(loaded.index, sources[loaded.index], loaded.remark)
         if progress is not None:
             progress("training images", loaded.index + 1, len(sources))

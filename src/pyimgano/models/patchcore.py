@@ -9,18 +9,21 @@ number of neighbours in the re-weighting.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import SavedModelError, UsageError
-from ..images import ImageSource, NetworkInput
+from ..images import ImageSource, NetworkInput, stream_images
 from ..threads import single_torch_thread
 from .anomaly_map import SIGMA
 from .coreset_detector import CoresetDetector
 from .detector import Progress, TrainingScores
 from .near_and_context import CONTEXT_SHARE, CONTEXT_WEIGHT, NearAndContext
+from .nuisance import disturbed_copies
 from .parameters import Count, Size
 from .registry import register_model
 from .saved_state import SavedState, State
@@ -202,6 +205,7 @@ class VisionPatchCore(CoresetDetector):
             for learner, some in zip(self._learners, patches, strict=True):
                 learner.add(some)
             self._n_seen += len(images)
+        self._learn_disturbances(progress)
         near, *others = (learner.finish() for learner in self._learners)
         self._memories = NearAndContext(near, others[0] if others else None)
         peaks = self._peaks_of_each([learner.unseen for learner in self._learners])
@@ -215,6 +219,27 @@ class VisionPatchCore(CoresetDetector):
         if self._cells is not None:
             k, whole = len(self._cells), self.grid_[0] * self.grid_[1]
             self.coreset_indices_ = near.indices // k * whole + self._cells[near.indices % k]
+
+    def _learn_disturbances(self, progress: Progress | None) -> None:
+        """Show the learners how far features move under what is no defect."""
+        copies = disturbed_copies(self._learners[0].kept_numbers(), self.params_.random_seed)
+        sources = (copy.source(self._source(copy.image)) for copy in copies)
+        with closing(
+            stream_images(sources, self._size(), recall=self._recall(), roi=self.roi_)
+        ) as stream:
+            while loaded := list(islice(stream, self.batch_size)):
+                images = []
+                for one in loaded:
+                    if one.pixels is None:  # though it could be read a moment ago
+                        assert one.error is not None
+                        raise one.error
+                    images.append(one.pixels)
+                numbers = [copies[one.index].image for one in loaded]
+                patches = self._counted_each(self._features(images))
+                for learner, some in zip(self._learners, patches, strict=True):
+                    learner.disturbed(numbers, some)
+                if progress is not None:
+                    progress("disturbed copies", loaded[-1].index + 1, len(copies))
 
     def _new_learners(
         self, grids: list[Tensor], patches: list[Tensor], progress: Progress | None

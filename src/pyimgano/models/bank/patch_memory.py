@@ -9,6 +9,7 @@ training images have to the patches of the others, and divided out.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,13 +142,31 @@ class PatchMemoryLearner:
         self._kept.add(patches)
         self._seen += len(patches)
 
+    def kept_numbers(self) -> list[int]:
+        """Which of the images that were added are kept, ascending."""
+        return [n for n in range(self._seen) if self._spread.takes(n)]
+
+    def disturbed(self, numbers: Sequence[int], patches: Tensor) -> None:
+        """Learn how far patches move when images are disturbed, after all images were added.
+
+        `patches` (B, k, D) are those of disturbed copies of the images `numbers`, each of them
+        one of `kept_numbers`.
+        """
+        place = {number: i for i, number in enumerate(self.kept_numbers())}
+        differences = patches - self._kept.all()[[place[number] for number in numbers]]
+        image = torch.tensor(numbers, device=patches.device)[:, None]
+        cells = torch.arange(patches.shape[1], device=patches.device)
+        self._coreset.disturbed(
+            differences.flatten(0, 1), (image * patches.shape[1] + cells).flatten()
+        )
+
     def finish(self) -> PatchMemory:
         """The memory; `unseen` and `several` are set."""
         features, picked = self._coreset.finish()
         k = len(self._where)
         bank = MemoryBank(features, picked // k, prune=False)
         self.several = len(bank.image.unique()) > 1
-        numbers = [n for n in range(self._seen) if self._spread.takes(n)]
+        numbers = self.kept_numbers()
         image = torch.tensor(numbers, device=features.device).repeat_interleave(k)  # (n k,)
         cell = torch.arange(k, device=features.device).repeat(len(numbers))
         fold = self._coreset.fold_of(image * k + cell)

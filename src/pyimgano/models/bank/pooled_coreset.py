@@ -16,6 +16,8 @@ from .whitening import Moments, Whitening
 
 #: Parts of the training patches that are each scored by what the others say.
 FOLDS = 10
+#: What the covariance of how patches move when images are disturbed counts against their own.
+NUISANCE = 8.0
 
 
 class PooledCoreset(StreamedCoreset):
@@ -49,6 +51,7 @@ class PooledCoreset(StreamedCoreset):
     def __init__(self, *, pool_size: int, cells: int, **facts: Any) -> None:
         super().__init__(**facts)
         self._cells = cells
+        self._nuisance: list[Moments] = []
         self.single = False
         size = min(pool_size, self._expected)
         ends = np.arange(size + 1) * self._expected // size
@@ -75,7 +78,7 @@ class PooledCoreset(StreamedCoreset):
         fold = self.fold_of(torch.from_numpy(self._drawn[: self._filled]))
         origin = pool.double().mean(dim=0).cpu().numpy()
         self._moments = [Moments.of(pool[fold.to(pool.device) == k], origin) for k in range(FOLDS)]
-        self.whitening = self._whitening_of(self._moments)
+        self.whitening = self._whitening_of(range(FOLDS))
         white = pool.clone()
         self.whitening.blocks(white)
         count = max(1, round(self._before * self._ratio))
@@ -97,7 +100,25 @@ class PooledCoreset(StreamedCoreset):
 
     def whitening_without(self, fold: int) -> Whitening:
         """What is learned, after `finish`, from the pool's patches of other folds."""
-        return self._whitening_of([one for k, one in enumerate(self._moments) if k != fold])
+        return self._whitening_of([k for k in range(FOLDS) if k != fold])
 
-    def _whitening_of(self, moments: Sequence[Moments]) -> Whitening:
-        return Whitening.of(reduce(add, moments), self._like)
+    def disturbed(self, differences: Tensor, patches: Tensor) -> None:
+        """Take note of how far patches move when their images are disturbed, before `finish`.
+
+        `differences` (N, D) are those of the patches with the numbers `patches` (N,), all of which
+        were added.
+        """
+        origin = np.zeros(differences.shape[1])
+        fold = self.fold_of(patches)
+        found = [Moments.of(differences[fold == k], origin) for k in range(FOLDS)]
+        self._nuisance = [a + b for a, b in zip(self._nuisance, found)] if self._nuisance else found
+
+    def _whitening_of(self, folds: Sequence[int]) -> Whitening:
+        """What the patches of these folds say, and how those of them moved that were disturbed."""
+        nuisance = None
+        if self._nuisance:
+            moved = reduce(add, (self._nuisance[k] for k in folds))
+            nuisance = NUISANCE * moved.products / max(1, moved.count)
+        return Whitening.of(
+            reduce(add, (self._moments[k] for k in folds)), self._like, nuisance=nuisance
+        )

@@ -1,0 +1,122 @@
+"""Changes of an image that are no defect, and the training images that are seen under them.
+
+A whitening raises the directions in which clean training images hardly vary, and that is where
+compression, noise of the sensor and a lamp that ages show. How far features move under such changes
+is measured on disturbed copies of training images, and counts less from then on
+(`bank.PooledCoreset`). In speaker recognition this is within-class covariance normalisation
+(Hatch, Kajarekar, Stolcke, "Within-class covariance normalization for SVM-based speaker
+recognition", Interspeech 2006), with an image and its copies for a class.
+
+Copies are made at the images' own size, before they are resized, as the changes themselves happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from ..images import CORRUPTIONS, AlteredImage, ImageSource, distort
+
+_Image = npt.NDArray[np.uint8]
+# Copies of each kind, where there are images enough: more of them did not help.
+_OF_EACH = 2
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """One kind of change.
+
+    Attributes
+    ----------
+    name
+        Stands for the kind and its parameters in the draws and in the keys of a cache.
+    apply
+        Takes an (H, W, 3) uint8 RGB image and a generator, gives the changed image.
+    """
+
+    name: str
+    apply: Callable[[_Image, np.random.Generator], _Image]
+
+
+def _blur(image: _Image, rng: np.random.Generator, *, pixels: float) -> _Image:
+    return distort.blur(image, rng, sigma=pixels / distort.extent(*image.shape[:2]))
+
+
+#: What a line's images go through without anybody noticing: files that are compressed, a sensor
+#: that is warm, a lamp that ages, a lens that is not quite in focus; and the mildest form of each
+#: of the corruptions that robustness is measured with.
+DISTURBANCES: tuple[Disturbance, ...] = (
+    Disturbance("jpeg 75", partial(distort.jpeg, quality=75)),
+    Disturbance("jpeg 50", partial(distort.jpeg, quality=50)),
+    Disturbance("noise 3", partial(distort.white_noise, deviation=3.0)),
+    Disturbance("light 1.06", partial(distort.gain, factor=1.06)),
+    Disturbance("light 0.94", partial(distort.gain, factor=0.94)),
+    Disturbance("blur 0.8", partial(_blur, pixels=0.8)),
+    *(
+        Disturbance(f"{kind.name} 1", partial(kind.apply, **kind.at(1)))
+        for kind in CORRUPTIONS.values()
+    ),
+)
+
+
+@dataclass(frozen=True)
+class DisturbedCopy:
+    """A copy of one training image under one disturbance.
+
+    Attributes
+    ----------
+    image
+        Which training image, by its number among those that were read.
+    disturbance
+        What is done to it.
+    seed
+        Of the draws, which depend on nothing else than the image's number and the disturbance.
+    """
+
+    image: int
+    disturbance: Disturbance
+    seed: int
+
+    def alter(self, image: _Image) -> _Image:
+        """The copy of the image (H, W, 3) uint8 RGB, at its own size."""
+        name = list(self.disturbance.name.encode())
+        return self.disturbance.apply(image, np.random.default_rng([self.seed, self.image, *name]))
+
+    def source(self, original: ImageSource) -> ImageSource | AlteredImage:
+        """The copy as a stream of images takes it."""
+        if isinstance(original, np.ndarray):
+            return self.alter(original)
+        key = f"{self.disturbance.name}-{self.seed}-{self.image}".replace(" ", "")
+        return AlteredImage(str(original), self.alter, key)
+
+
+def disturbed_copies(images: Sequence[int], seed: int) -> list[DisturbedCopy]:
+    """Which copies are made, image by image in their order.
+
+    Parameters
+    ----------
+    images
+        Numbers of the training images that there may be copies of, ascending; at least one.
+    seed
+        Of the draws.
+
+    Returns
+    -------
+    list of DisturbedCopy
+        Two for each of `DISTURBANCES`, spread evenly over the images; of few images each has
+        several, and of two both have each kind.
+    """
+    count = _OF_EACH * len(DISTURBANCES)
+    if len(images) <= _OF_EACH:
+        chosen = [(number, kind) for number in images for kind in DISTURBANCES]
+    else:
+        # neighbours get different kinds, and the two of a kind lie half of the images apart
+        places = [j * len(images) // count for j in range(count)]
+        chosen = [
+            (images[place], DISTURBANCES[j % len(DISTURBANCES)]) for j, place in enumerate(places)
+        ]
+    return [DisturbedCopy(number, kind, seed) for number, kind in chosen]
