@@ -19,6 +19,8 @@ from pyimgano.errors import PyimganoError
 from pyimgano.images import resize_image
 from pyimgano.models import create_model, load_model
 from pyimgano.models.bank import Moments, PooledCoreset, Whitening
+from pyimgano.models.bank.nuisance import STRENGTHS, Nuisance
+from pyimgano.models.nuisance import DISTURBANCES, disturbed_copies
 from pyimgano.models.working_size import working_size
 
 from .conftest import picture, save
@@ -45,32 +47,52 @@ def plain_features(images: list[npt.NDArray[np.uint8]], size: tuple[int, int]) -
     return [np.asarray(one.permute(0, 2, 3, 1)) for one in (near, deep)]
 
 
-def plain_whitened(rows: npt.NDArray[np.float64], of: npt.NDArray[np.float64]) -> Any:
-    """`of` (..., D), whitened by what `rows` are like."""
-    rows = rows.reshape(-1, rows.shape[-1])
-    variances, directions = np.linalg.eigh(np.cov(rows.T, bias=True))
-    return (of - rows.mean(0)) @ directions / np.sqrt(variances + 0.01 * variances.mean())
+def plain_moved(images: list[npt.NDArray[np.uint8]], size: tuple[int, int]) -> Any:
+    """Which images there are disturbed copies of, and how far the features of each copy moved."""
+    copies = disturbed_copies(range(len(images)), 0)
+    clean = plain_features(images, size)
+    found = plain_features([copy.alter(images[copy.image]) for copy in copies], size)
+    owner = np.array([copy.image for copy in copies])
+    return owner, [copied - own[owner] for own, copied in zip(clean, found, strict=True)]
+
+
+def plain_whitened(
+    rows: npt.NDArray[np.float64], moved: npt.NDArray[np.float64], strength: float, of: Any
+) -> Any:
+    """`of` (..., D), whitened by what `rows` are like, and by how far features moved."""
+    rows, moved = (some.reshape(-1, some.shape[-1]) for some in (rows, moved))
+    covariance = np.cov(rows.T, bias=True)
+    floor = 0.01 * covariance.trace() / len(covariance)
+    covariance += strength * moved.T @ moved / len(moved)
+    variances, directions = np.linalg.eigh(covariance)
+    return (of - rows.mean(0)) @ directions / np.sqrt(variances + floor)
 
 
 class PlainMemory:
     """One grid's memory, in as few words as it can be said in."""
 
-    def __init__(self, train: Any, picked: Any, border: int) -> None:
+    def __init__(
+        self, train: Any, owner: Any, moved: Any, strength: float, picked: Any, border: int
+    ) -> None:
         self.train, self.picked, self.border = train, picked, border
+        self.moved, self.strength = moved, strength
         self.n, self.h, self.w, self.width = train.shape
         self.owner = picked // (self.h * self.w)
-        self.bank = plain_whitened(train, train).reshape(-1, self.width)[picked]
+        self.bank = self.whitened(train).reshape(-1, self.width)[picked]
         away = ((self.bank[:, None] - self.bank[None]) ** 2).sum(-1)
         self.around = away.argsort(1, kind="stable")[:, :10]
         # each of fewer than ten images is whitened, and the bank with it, by what the others say
         each = []
         for i in range(self.n):
-            others = np.delete(train, i, axis=0)
-            memory = plain_whitened(others, train).reshape(-1, self.width)[picked]
+            others = np.delete(train, i, axis=0), moved[owner != i], strength
+            memory = plain_whitened(*others, train).reshape(-1, self.width)[picked]
             memory[self.owner == i] = np.inf
-            each.append(self.nearest(plain_whitened(others, train[i : i + 1]), memory))
+            each.append(self.nearest(plain_whitened(*others, train[i : i + 1]), memory))
         self.left_out = np.concatenate([one for one, _ in each])  # (n, hw)
         self.rows = np.concatenate([rows for _, rows in each])
+
+    def whitened(self, of: Any) -> Any:
+        return plain_whitened(self.train, self.moved, self.strength, of)
 
     def nearest(self, patches: Any, memory: Any) -> Any:
         flat = patches.reshape(-1, self.width)
@@ -108,7 +130,7 @@ class PlainMemory:
 
     def distances(self, patches: Any) -> Any:
         scale, border = self.scales(list(range(self.n)))
-        away, rows = self.nearest(plain_whitened(self.train, patches), self.bank)
+        away, rows = self.nearest(self.whitened(patches), self.bank)
         return away / scale[rows] / border
 
 
@@ -124,8 +146,12 @@ def test_against_a_plain_version() -> None:
     assert detector.grid_ == (h, w) == (12, 10) and train[1].shape[1:3] == (6, 5)
     picked = detector.coreset_indices_.numpy()
     assert len(picked) == round(n * h * w * 0.1) and len(set(picked)) == len(picked)
-    near = PlainMemory(train[0], picked, 2)
-    context = PlainMemory(train[1], detector._memories.context.indices.numpy(), 1)
+    owner, moved = plain_moved(images, size)
+    strengths = [memory.strength for _, memory, _ in detector._memories.memories()]
+    assert set(strengths) <= set(STRENGTHS)
+    near = PlainMemory(train[0], owner, moved[0], strengths[0], picked, 2)
+    around = detector._memories.context.indices.numpy()
+    context = PlainMemory(train[1], owner, moved[1], strengths[1], around, 1)
 
     def plain_maps(distances: Any) -> Any:
         grid = torch.from_numpy(distances.reshape(-1, 1, h, w))

@@ -235,9 +235,10 @@ class VisionPatchCore(CoresetDetector):
                         raise one.error
                     images.append(one.pixels)
                 numbers = [copies[one.index].image for one in loaded]
+                kinds = [copies[one.index].disturbance.name for one in loaded]
                 patches = self._counted_each(self._features(images))
                 for learner, some in zip(self._learners, patches, strict=True):
-                    learner.disturbed(numbers, some)
+                    learner.disturbed(numbers, kinds, some)
                 if progress is not None:
                     progress("disturbed copies", loaded[-1].index + 1, len(copies))
 
@@ -447,6 +448,8 @@ class VisionPatchCore(CoresetDetector):
 
     def describe(self) -> dict[str, Any]:
         found = {**super().describe(), "recipe": self.params_.recipe}
+        if self._whitens:
+            found["nuisance_strength"] = [one.strength for _, one, _ in self._memories.memories()]
         if self._whitens and self._memories.context is not None:
             features = self._memories.context.bank.features
             size, dimension = (int(n) for n in features.shape)

@@ -60,6 +60,9 @@ class PatchMemory:
     indices
         (M,) int64: which training patches the bank holds, among those that count; None of a
         memory that was loaded.
+    strength
+        What the covariance of changes that are no defect counted in the whitening (`Nuisance`);
+        None of a memory that was saved before there was one.
     """
 
     bank: MemoryBank
@@ -67,6 +70,7 @@ class PatchMemory:
     scale: Tensor
     border: Tensor
     indices: Tensor | None
+    strength: float | None
 
     def distances(self, patches: Tensor) -> Tensor:
         """(B, k) float32, scaled, of patches (B, k, D) as a backbone gives them."""
@@ -146,19 +150,15 @@ class PatchMemoryLearner:
         """Which of the images that were added are kept, ascending."""
         return [n for n in range(self._seen) if self._spread.takes(n)]
 
-    def disturbed(self, numbers: Sequence[int], patches: Tensor) -> None:
+    def disturbed(self, numbers: Sequence[int], kinds: Sequence[str], patches: Tensor) -> None:
         """Learn how far patches move when images are disturbed, after all images were added.
 
-        `patches` (B, k, D) are those of disturbed copies of the images `numbers`, each of them
-        one of `kept_numbers`.
+        `patches` (B, k, D) are those of copies of the images `numbers`, each of them one of
+        `kept_numbers`, under the disturbances `kinds`.
         """
         place = {number: i for i, number in enumerate(self.kept_numbers())}
-        differences = patches - self._kept.all()[[place[number] for number in numbers]]
-        image = torch.tensor(numbers, device=patches.device)[:, None]
-        cells = torch.arange(patches.shape[1], device=patches.device)
-        self._coreset.disturbed(
-            differences.flatten(0, 1), (image * patches.shape[1] + cells).flatten()
-        )
+        clean = self._kept.all()[[place[number] for number in numbers]]
+        self._coreset.disturbed(clean, patches, numbers, kinds)
 
     def finish(self) -> PatchMemory:
         """The memory; `unseen` and `several` are set."""
@@ -175,7 +175,9 @@ class PatchMemoryLearner:
             self.unseen = distances.view(-1, k)
             ones = torch.ones_like
             scale, border = ones(features[:, 0]), ones(distances[:k])
-            return PatchMemory(bank, self._coreset.whitening, scale, border, picked)
+            return PatchMemory(
+                bank, self._coreset.whitening, scale, border, picked, self._coreset.strength
+            )
         around, _ = bank.neighbourhood(torch.arange(len(bank), device=image.device), _AROUND)
         scaling = _Scaling(
             distances.cpu().numpy(),
@@ -194,7 +196,9 @@ class PatchMemoryLearner:
                 unseen[chosen] = (flat.reshape(-1, k) / by_cell).ravel()
         self.unseen = torch.from_numpy(unseen.reshape(-1, k)).to(features)
         scale, border = (torch.from_numpy(one).to(features) for one in scaling.learned())
-        return PatchMemory(bank, self._coreset.whitening, scale, border, picked)
+        return PatchMemory(
+            bank, self._coreset.whitening, scale, border, picked, self._coreset.strength
+        )
 
     def in_sample(self, memory: PatchMemory) -> Tensor:
         """(n, k): distances of the images that were kept to all that was learned of them."""

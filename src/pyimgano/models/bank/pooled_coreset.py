@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .nuisance import Nuisance
 from .streamed_coreset import StreamedCoreset
 from .whitening import Moments, Whitening
 
 #: Parts of the training patches that are each scored by what the others say.
 FOLDS = 10
-#: What the covariance of how patches move when images are disturbed counts against their own.
-NUISANCE = 8.0
 
 
 class PooledCoreset(StreamedCoreset):
@@ -43,15 +42,18 @@ class PooledCoreset(StreamedCoreset):
         Learned from the pool by `finish`, which gives whitened features.
     plain
         (M, D) float32: the features of the coreset as they came.
+    strength
+        What the covariance of movements under disturbances counted in the whitening; 0 without any.
     """
 
     whitening: Whitening
     plain: Tensor
+    strength: float
 
     def __init__(self, *, pool_size: int, cells: int, **facts: Any) -> None:
         super().__init__(**facts)
         self._cells = cells
-        self._nuisance: list[Moments] = []
+        self._nuisance = Nuisance(FOLDS)
         self.single = False
         size = min(pool_size, self._expected)
         ends = np.arange(size + 1) * self._expected // size
@@ -78,7 +80,8 @@ class PooledCoreset(StreamedCoreset):
         fold = self.fold_of(torch.from_numpy(self._drawn[: self._filled]))
         origin = pool.double().mean(dim=0).cpu().numpy()
         self._moments = [Moments.of(pool[fold.to(pool.device) == k], origin) for k in range(FOLDS)]
-        self.whitening = self._whitening_of(range(FOLDS))
+        self.strength = self._choose_strength(pool)
+        self.whitening = self._whitening_of(range(FOLDS), self.strength)
         white = pool.clone()
         self.whitening.blocks(white)
         count = max(1, round(self._before * self._ratio))
@@ -100,25 +103,33 @@ class PooledCoreset(StreamedCoreset):
 
     def whitening_without(self, fold: int) -> Whitening:
         """What is learned, after `finish`, from the pool's patches of other folds."""
-        return self._whitening_of([k for k in range(FOLDS) if k != fold])
+        return self._whitening_of([k for k in range(FOLDS) if k != fold], self.strength)
 
-    def disturbed(self, differences: Tensor, patches: Tensor) -> None:
-        """Take note of how far patches move when their images are disturbed, before `finish`.
+    def disturbed(
+        self, clean: Tensor, disturbed: Tensor, images: Sequence[int], kinds: Sequence[str]
+    ) -> None:
+        """Learn how far patches move when their images are disturbed, after all were added.
 
-        `differences` (N, D) are those of the patches with the numbers `patches` (N,), all of which
-        were added.
+        `clean` and `disturbed` (B, k, D) are all patches of the images with the numbers `images`,
+        and of copies of them under the disturbances `kinds`.
         """
-        origin = np.zeros(differences.shape[1])
-        fold = self.fold_of(patches)
-        found = [Moments.of(differences[fold == k], origin) for k in range(FOLDS)]
-        self._nuisance = [a + b for a, b in zip(self._nuisance, found)] if self._nuisance else found
+        cells = torch.arange(self._cells)
+        numbers = torch.tensor(images)[:, None] * self._cells + cells
+        self._nuisance.add(clean, disturbed, self.fold_of(numbers), images, kinds)
 
-    def _whitening_of(self, folds: Sequence[int]) -> Whitening:
+    def _choose_strength(self, pool: Tensor) -> float:
+        """What the nuisance counts; `pool` (P, D) are the patches `_drawn`."""
+        if not self._nuisance:
+            return 0.0
+        images = torch.from_numpy(self._drawn[: len(pool)]) // self._cells
+
+        def whitening(strength: float) -> Whitening:
+            return self._whitening_of(range(FOLDS), strength)
+
+        return self._nuisance.strength(pool, images, whitening)
+
+    def _whitening_of(self, folds: Sequence[int], strength: float) -> Whitening:
         """What the patches of these folds say, and how those of them moved that were disturbed."""
-        nuisance = None
-        if self._nuisance:
-            moved = reduce(add, (self._nuisance[k] for k in folds))
-            nuisance = NUISANCE * moved.products / max(1, moved.count)
-        return Whitening.of(
-            reduce(add, (self._moments[k] for k in folds)), self._like, nuisance=nuisance
-        )
+        nuisance = strength * self._nuisance.covariance(folds) if strength else None
+        moments = reduce(add, (self._moments[k] for k in folds))
+        return Whitening.of(moments, self._like, nuisance=nuisance)
