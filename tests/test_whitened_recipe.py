@@ -20,7 +20,7 @@ from pyimgano.images import resize_image
 from pyimgano.models import create_model, load_model
 from pyimgano.models.bank import Moments, PooledCoreset, Whitening
 from pyimgano.models.bank.nuisance import STRENGTHS, Nuisance
-from pyimgano.models.nuisance import DISTURBANCES, disturbed_copies
+from pyimgano.models.nuisance import DRIFT, EVERYDAY, disturbed_copies
 from pyimgano.models.working_size import working_size
 
 from .conftest import picture, save
@@ -48,12 +48,14 @@ def plain_features(images: list[npt.NDArray[np.uint8]], size: tuple[int, int]) -
 
 
 def plain_moved(images: list[npt.NDArray[np.uint8]], size: tuple[int, int]) -> Any:
-    """Which images there are disturbed copies of, and how far the features of each copy moved."""
+    """Which images there are disturbed copies of, which of these by an everyday disturbance, and
+    how far the features of each moved."""
     copies = disturbed_copies(range(len(images)), 0)
     clean = plain_features(images, size)
     found = plain_features([copy.alter(images[copy.image]) for copy in copies], size)
     owner = np.array([copy.image for copy in copies])
-    return owner, [copied - own[owner] for own, copied in zip(clean, found, strict=True)]
+    everyday = np.array([copy.disturbance in EVERYDAY for copy in copies])
+    return owner, everyday, [copied - own[owner] for own, copied in zip(clean, found, strict=True)]
 
 
 def plain_whitened(
@@ -146,12 +148,21 @@ def test_against_a_plain_version() -> None:
     assert detector.grid_ == (h, w) == (12, 10) and train[1].shape[1:3] == (6, 5)
     picked = detector.coreset_indices_.numpy()
     assert len(picked) == round(n * h * w * 0.1) and len(set(picked)) == len(picked)
-    owner, moved = plain_moved(images, size)
-    strengths = [memory.strength for _, memory, _ in detector._memories.memories()]
+    owner, everyday, moved = plain_moved(images, size)
+    memories = [memory for _, memory, _ in detector._memories.memories()]
+    strengths = [memory.strength for memory in memories]
     assert set(strengths) <= set(STRENGTHS)
-    near = PlainMemory(train[0], owner, moved[0], strengths[0], picked, 2)
-    around = detector._memories.context.indices.numpy()
-    context = PlainMemory(train[1], owner, moved[1], strengths[1], around, 1)
+    near, context = (
+        PlainMemory(one, owner[counts], far[counts], strength, memory.indices.numpy(), border)
+        for one, far, strength, memory, border, counts in zip(
+            train,
+            moved,
+            strengths,
+            memories,
+            (2, 1),
+            (everyday if strength == STRENGTHS[0] else everyday | True for strength in strengths),
+        )
+    )
 
     def plain_maps(distances: Any) -> Any:
         grid = torch.from_numpy(distances.reshape(-1, 1, h, w))
@@ -423,13 +434,13 @@ def test_scales_out_of_range_are_refused(tmp_path: Path, name: str, value: float
 
 def test_disturbed_copies_are_of_all_kinds_and_images() -> None:
     """Whichever image is left out, every kind is still there, if there are two or more."""
-    kinds = {one.name for one in DISTURBANCES}
-    assert len(kinds) == len(DISTURBANCES)
+    kinds = {one.name for one in (*EVERYDAY, *DRIFT)}
+    assert len(kinds) == len(EVERYDAY) + len(DRIFT)
     for n in (1, 2, 3, 5, 10, 29, 200):
         copies = disturbed_copies(range(0, 3 * n, 3), 0)
         assert {copy.image for copy in copies} <= set(range(0, 3 * n, 3))
         assert [copy.image for copy in copies] == sorted(copy.image for copy in copies)
-        assert len(copies) == (1 if n == 1 else 2) * len(kinds)
+        assert len(copies) == {1: 15, 2: 30}.get(n, 36)
         for left_out in {copy.image for copy in copies} if n > 1 else ():
             rest = {copy.disturbance.name for copy in copies if copy.image != left_out}
             assert rest == kinds
@@ -498,12 +509,11 @@ def test_what_nuisance_counts_follows_the_images() -> None:
         scale = torch.exp(spread * torch.randn((8, 1, 1), generator=rng))
         away = moved * torch.randn(clean.shape, generator=rng)
         fold = torch.zeros(clean.shape[:2], dtype=torch.int64)
-        nuisance.add(clean * scale, clean * scale + away, fold, list(range(8)), ["a", "b"] * 4)
-        like = pool[:0]
-        covariance = nuisance.covariance(range(10))
+        kinds = ["a", "b"] * 4
+        nuisance.add(clean * scale, clean * scale + away, fold, range(8), kinds, [True] * 8)
 
-        def whitening(strength: float) -> Whitening:
-            return Whitening.of(Moments.of(pool), like, nuisance=0.0 * strength * covariance)
+        def whitening(strength: float) -> Whitening:  # that heeds none of it
+            return Whitening.of(Moments.of(pool), pool[:0])
 
         return nuisance.strength(pool, images, whitening)
 
@@ -522,7 +532,7 @@ def test_what_an_image_is_scored_by_does_not_know_its_disturbed_copies() -> None
     moved[3, :, 0] = 10.0  # the fourth image alone moves, and far
     moved[5:8, :, 1] = 0.1
     numbers = [3, 5, 6, 7]
-    coreset.disturbed(rows[numbers], (rows + moved)[numbers], numbers, ["a"] * 4)
+    coreset.disturbed(rows[numbers], (rows + moved)[numbers], numbers, ["a"] * 4, [True] * 4)
     coreset.finish()
 
     def length(whitening: Whitening) -> float:

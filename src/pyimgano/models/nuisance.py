@@ -22,8 +22,6 @@ import numpy.typing as npt
 from ..images import CORRUPTIONS, AlteredImage, ImageSource, distort
 
 _Image = npt.NDArray[np.uint8]
-# Copies of each kind, where there are images enough: more of them did not help.
-_OF_EACH = 2
 
 
 @dataclass(frozen=True)
@@ -46,21 +44,24 @@ def _blur(image: _Image, rng: np.random.Generator, *, pixels: float) -> _Image:
     return distort.blur(image, rng, sigma=pixels / distort.extent(*image.shape[:2]))
 
 
-#: What a line's images go through without anybody noticing: files that are compressed, a sensor
-#: that is warm, a lamp that ages, a lens that is not quite in focus; and the mildest form of each
-#: of the corruptions that robustness is measured with.
-DISTURBANCES: tuple[Disturbance, ...] = (
+#: What a line's images go through in a day's work: files that are compressed, a sensor that is
+#: warm, a lamp that ages, a lens that is not quite in focus.
+EVERYDAY: tuple[Disturbance, ...] = (
     Disturbance("jpeg 75", partial(distort.jpeg, quality=75)),
     Disturbance("jpeg 50", partial(distort.jpeg, quality=50)),
     Disturbance("noise 3", partial(distort.white_noise, deviation=3.0)),
     Disturbance("light 1.06", partial(distort.gain, factor=1.06)),
     Disturbance("light 0.94", partial(distort.gain, factor=0.94)),
     Disturbance("blur 0.8", partial(_blur, pixels=0.8)),
-    *(
-        Disturbance(f"{kind.name} 1", partial(kind.apply, **kind.at(1)))
-        for kind in CORRUPTIONS.values()
-    ),
 )
+#: The mildest form of each corruption that robustness is measured with. Some, such as glare, look
+#: like defects, so that they count only where the others are not enough.
+DRIFT: tuple[Disturbance, ...] = tuple(
+    Disturbance(f"{kind.name} 1", partial(kind.apply, **kind.at(1)))
+    for kind in CORRUPTIONS.values()
+)
+# In which order images are disturbed: neighbours differently, and each kind in several places.
+_ORDER = (*EVERYDAY, *DRIFT, *EVERYDAY, *DRIFT, *EVERYDAY)
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ class DisturbedCopy:
     image: int
     disturbance: Disturbance
     seed: int
+
+    @property
+    def everyday(self) -> bool:
+        """Whether its disturbance is one of `EVERYDAY`."""
+        return self.disturbance in EVERYDAY
 
     def alter(self, image: _Image) -> _Image:
         """The copy of the image (H, W, 3) uint8 RGB, at its own size."""
@@ -107,16 +113,11 @@ def disturbed_copies(images: Sequence[int], seed: int) -> list[DisturbedCopy]:
     Returns
     -------
     list of DisturbedCopy
-        Two for each of `DISTURBANCES`, spread evenly over the images; of few images each has
-        several, and of two both have each kind.
+        Three for each of `EVERYDAY` and two for each of `DRIFT`, spread evenly over the images. Of
+        few images each has several; of two or one each has every kind.
     """
-    count = _OF_EACH * len(DISTURBANCES)
-    if len(images) <= _OF_EACH:
-        chosen = [(number, kind) for number in images for kind in DISTURBANCES]
+    if len(images) <= 2:
+        chosen = [(number, kind) for number in images for kind in (*EVERYDAY, *DRIFT)]
     else:
-        # neighbours get different kinds, and the two of a kind lie half of the images apart
-        places = [j * len(images) // count for j in range(count)]
-        chosen = [
-            (images[place], DISTURBANCES[j % len(DISTURBANCES)]) for j, place in enumerate(places)
-        ]
+        chosen = [(images[j * len(images) // len(_ORDER)], kind) for j, kind in enumerate(_ORDER)]
     return [DisturbedCopy(number, kind, seed) for number, kind in chosen]

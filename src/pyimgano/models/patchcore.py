@@ -234,11 +234,13 @@ class VisionPatchCore(CoresetDetector):
                         assert one.error is not None
                         raise one.error
                     images.append(one.pixels)
-                numbers = [copies[one.index].image for one in loaded]
-                kinds = [copies[one.index].disturbance.name for one in loaded]
+                these = [copies[one.index] for one in loaded]
+                numbers, kinds, everyday = zip(
+                    *((copy.image, copy.disturbance.name, copy.everyday) for copy in these)
+                )
                 patches = self._counted_each(self._features(images))
                 for learner, some in zip(self._learners, patches, strict=True):
-                    learner.disturbed(numbers, kinds, some)
+                    learner.disturbed(numbers, kinds, everyday, some)
                 if progress is not None:
                     progress("disturbed copies", loaded[-1].index + 1, len(copies))
 

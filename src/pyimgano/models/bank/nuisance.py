@@ -15,7 +15,7 @@ from .memory_bank import MemoryBank
 from .whitening import Moments, Whitening
 
 #: What the covariance of the movements counts, against that of the patches themselves: the first
-#: that is enough, or the last.
+#: that is enough, or the last. At the first only everyday disturbances count, at the others all.
 STRENGTHS = (16.0, 64.0, 256.0, 1024.0)
 # Fewer images say nothing of how much they differ among themselves.
 _LEAST_IMAGES = 5
@@ -37,7 +37,7 @@ class Nuisance:
 
     def __init__(self, folds: int) -> None:
         self._folds = folds
-        self._moments: list[Moments] = []
+        self._moments: dict[bool, list[Moments]] = {}  # of everyday disturbances, and of others
         self._clean: list[Tensor] = []
         self._disturbed: list[Tensor] = []
         self._images: list[int] = []
@@ -53,31 +53,38 @@ class Nuisance:
         fold: Tensor,
         images: Sequence[int],
         kinds: Sequence[str],
+        everyday: Sequence[bool],
     ) -> None:
         """Add patches (B, k, D) of images and of disturbed copies of them.
 
-        `fold` (B, k) says which part each patch is in; `images` and `kinds`, B each, are the
-        images' numbers and what was done to the copies.
+        `fold` (B, k) says which part each patch is in. `images`, `kinds` and `everyday`, B each,
+        are the images' numbers, what was done to the copies, and whether that is one of the
+        disturbances that count at any strength.
         """
-        moved, fold = (disturbed - clean).flatten(0, 1), fold.flatten().to(clean.device)
         origin = np.zeros(clean.shape[2])  # a movement that all share is no less a nuisance
-        found = [Moments.of(moved[fold == k], origin) for k in range(self._folds)]
-        before = self._moments
-        self._moments = [a + b for a, b in zip(before, found)] if before else found
+        for group in (True, False):
+            chosen = torch.tensor(everyday, device=clean.device) == group
+            moved = (disturbed - clean)[chosen].flatten(0, 1)
+            part = fold.to(clean.device)[chosen].flatten()
+            found = [Moments.of(moved[part == k], origin) for k in range(self._folds)]
+            before = self._moments.get(group)
+            self._moments[group] = [a + b for a, b in zip(before, found)] if before else found
         some = min(_CELLS, clean.shape[1])
         cells = torch.arange(some, device=clean.device) * clean.shape[1] // some
-        self._clean.append(clean[:, cells])
-        self._disturbed.append(disturbed[:, cells])
-        self._images += images
-        self._kinds += kinds
+        mine = [i for i, one in enumerate(everyday) if one]
+        self._clean.append(clean[mine][:, cells])
+        self._disturbed.append(disturbed[mine][:, cells])
+        self._images += [images[i] for i in mine]
+        self._kinds += [kinds[i] for i in mine]
 
-    def covariance(self, folds: Sequence[int]) -> npt.NDArray[np.float64]:
-        """(D, D): the mean outer product of the movements of patches in these parts.
+    def covariance(self, folds: Sequence[int], strength: float) -> npt.NDArray[np.float64]:
+        """(D, D): `strength` times the mean outer product of the movements of patches in `folds`.
 
         Of none it is 0.
         """
-        moved = reduce(add, (self._moments[k] for k in folds))
-        return np.asarray(moved.products / max(1, moved.count))
+        groups = (True,) if strength <= STRENGTHS[0] else (True, False)
+        moved = reduce(add, (self._moments[group][k] for group in groups for k in folds))
+        return np.asarray(strength * moved.products / max(1, moved.count))
 
     def strength(
         self, pool: Tensor, images: Tensor, whitening: Callable[[float], Whitening]
@@ -85,7 +92,7 @@ class Nuisance:
         """The least of `STRENGTHS` at which the disturbances hardly show in scores.
 
         The largest distance of each copy to patches of other images is compared with that of the
-        image itself, under the whitening that each strength gives. For no kind of disturbance may
+        image itself, under the whitening that each strength gives. For no everyday disturbance may
         it rise by more than these distances differ between undisturbed images. Good images that
         differ much need little; of parts that are all the same even JPEG stands out. Where nothing
         is enough it is the largest, and of fewer than five images the least.

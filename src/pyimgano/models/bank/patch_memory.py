@@ -150,15 +150,21 @@ class PatchMemoryLearner:
         """Which of the images that were added are kept, ascending."""
         return [n for n in range(self._seen) if self._spread.takes(n)]
 
-    def disturbed(self, numbers: Sequence[int], kinds: Sequence[str], patches: Tensor) -> None:
+    def disturbed(
+        self,
+        numbers: Sequence[int],
+        kinds: Sequence[str],
+        everyday: Sequence[bool],
+        patches: Tensor,
+    ) -> None:
         """Learn how far patches move when images are disturbed, after all images were added.
 
         `patches` (B, k, D) are those of copies of the images `numbers`, each of them one of
-        `kept_numbers`, under the disturbances `kinds`.
+        `kept_numbers`, under the disturbances `kinds`, of which some are `everyday` (`Nuisance`).
         """
         place = {number: i for i, number in enumerate(self.kept_numbers())}
         clean = self._kept.all()[[place[number] for number in numbers]]
-        self._coreset.disturbed(clean, patches, numbers, kinds)
+        self._coreset.disturbed(clean, patches, numbers, kinds, everyday)
 
     def finish(self) -> PatchMemory:
         """The memory; `unseen` and `several` are set."""

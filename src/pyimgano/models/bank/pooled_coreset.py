@@ -106,16 +106,22 @@ class PooledCoreset(StreamedCoreset):
         return self._whitening_of([k for k in range(FOLDS) if k != fold], self.strength)
 
     def disturbed(
-        self, clean: Tensor, disturbed: Tensor, images: Sequence[int], kinds: Sequence[str]
+        self,
+        clean: Tensor,
+        disturbed: Tensor,
+        images: Sequence[int],
+        kinds: Sequence[str],
+        everyday: Sequence[bool],
     ) -> None:
         """Learn how far patches move when their images are disturbed, after all were added.
 
         `clean` and `disturbed` (B, k, D) are all patches of the images with the numbers `images`,
-        and of copies of them under the disturbances `kinds`.
+        and of copies of them under the disturbances `kinds`, of which some are `everyday`.
         """
         cells = torch.arange(self._cells)
         numbers = torch.tensor(images)[:, None] * self._cells + cells
-        self._nuisance.add(clean, disturbed, self.fold_of(numbers), images, kinds)
+        fold = self.fold_of(numbers)
+        self._nuisance.add(clean, disturbed, fold, images, kinds, everyday)
 
     def _choose_strength(self, pool: Tensor) -> float:
         """What the nuisance counts; `pool` (P, D) are the patches `_drawn`."""
@@ -130,6 +136,6 @@ class PooledCoreset(StreamedCoreset):
 
     def _whitening_of(self, folds: Sequence[int], strength: float) -> Whitening:
         """What the patches of these folds say, and how those of them moved that were disturbed."""
-        nuisance = strength * self._nuisance.covariance(folds) if strength else None
+        nuisance = self._nuisance.covariance(folds, strength) if strength else None
         moments = reduce(add, (self._moments[k] for k in folds))
         return Whitening.of(moments, self._like, nuisance=nuisance)
