@@ -60,8 +60,10 @@ DRIFT: tuple[Disturbance, ...] = tuple(
     Disturbance(f"{kind.name} 1", partial(kind.apply, **kind.at(1)))
     for kind in CORRUPTIONS.values()
 )
-# In which order images are disturbed: neighbours differently, and each kind in several places.
-_ORDER = (*EVERYDAY, *DRIFT, *EVERYDAY, *DRIFT, *EVERYDAY)
+# Of each everyday disturbance there is a copy for so many images, within these bounds: what the
+# network then does more is a fifth at most, unless there are few images.
+_IMAGES_A_COPY = 30
+_FEWEST, _MOST = 3, 12
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,19 @@ def disturbed_copies(images: Sequence[int], seed: int) -> list[DisturbedCopy]:
     Returns
     -------
     list of DisturbedCopy
-        Three for each of `EVERYDAY` and two for each of `DRIFT`, spread evenly over the images. Of
-        few images each has several; of two or one each has every kind.
+        Three to twelve for each of `EVERYDAY`, a thirtieth of the images, and two for each of
+        `DRIFT`, spread evenly over the images. Of few images each has several; of two or one each
+        has every kind.
     """
     if len(images) <= 2:
         chosen = [(number, kind) for number in images for kind in (*EVERYDAY, *DRIFT)]
     else:
-        chosen = [(images[j * len(images) // len(_ORDER)], kind) for j, kind in enumerate(_ORDER)]
+        rounds = min(max(len(images) // _IMAGES_A_COPY, _FEWEST), _MOST)
+        # neighbours are disturbed differently, and each kind in several places
+        order: list[Disturbance] = []
+        for done in range(rounds):
+            order += EVERYDAY
+            if done in ((rounds - 1) // 3, (2 * rounds - 1) // 3):
+                order += DRIFT
+        chosen = [(images[j * len(images) // len(order)], kind) for j, kind in enumerate(order)]
     return [DisturbedCopy(number, kind, seed) for number, kind in chosen]

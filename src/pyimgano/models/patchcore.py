@@ -71,8 +71,9 @@ class VisionPatchCore(CoresetDetector):
         b of the paper's re-weighting; 1 turns it off. The whitened recipe has none.
     resize
         (height, width) that images are resized to and maps are given at. None is 256 x 256 for
-        the paper's recipe; for the whitened one a square of 256 to 512 pixels a side, by how many
-        the training images have, which `params_.resize` holds after `fit`.
+        the paper's recipe; for the whitened one as many pixels as a square of 256 to 512 pixels a
+        side, by how many the training images have, and in their shape (`working_size`), which
+        `params_.resize` holds after `fit`.
     patch_grid
         `fine`: patches on the grid of the finest layer, by default stride 8, as in the paper;
         `coarse`: on one of twice its stride, a quarter as many. None is the recipe's: `coarse` if
@@ -100,13 +101,16 @@ class VisionPatchCore(CoresetDetector):
 
     Recipe `whitened`, found by measuring (docs/embedded-backbone.md). Patch features are whitened
     before distances are taken (`pyimgano.models.bank.Whitening`), so that an image is compared in
-    what good ones hardly vary in too. Distances are divided by how large they are among good images
-    where the nearest patch lies, and at the border of the frame (`bank.patch_memory`). What deeper
-    layers see around a patch has a memory of its own (`near_and_context`): a score is the peak of
-    the map, which comes from the near layers alone, and half of the largest distance of the
-    context, both in units of what they are in a good image, 1 in the middle. The working size
-    follows the images; the grid is that of stride 16; a bank is selected from six times as many
-    patches, spread over all; and a map's smoothing is 4 pixels in 256, at any size.
+    what good ones hardly vary in too. How features move in disturbed copies of training images
+    (`pyimgano.models.nuisance`: compression, noise, light, a slight blur) is discounted in it, and
+    more so where good images hardly differ from each other. Distances are divided by how large they
+    are among good images where the nearest patch lies, and at the border of the frame
+    (`bank.patch_memory`). What deeper layers see around a patch has a memory of its own
+    (`near_and_context`): a score is the peak of the map, which comes from the near layers alone,
+    and half of the largest distance of the context, both in units of what they are in a good image,
+    1 in the middle. The working size follows the images; the grid is that of stride 16; a bank is
+    selected from six times as many patches, spread over all; and a map's smoothing is 4 pixels in
+    256, at any size.
 
     With a region of interest the bank holds, and the score comes from, the patches whose cell of
     the grid has a pixel that counts.
