@@ -19,6 +19,8 @@ from pyimgano.errors import PyimganoError
 from pyimgano.images import resize_image
 from pyimgano.models import create_model, load_model
 from pyimgano.models.bank import Moments, PooledCoreset, Whitening
+from pyimgano.models.bank.nuisance import STRENGTHS, Nuisance
+from pyimgano.models.nuisance import DRIFT, EVERYDAY, disturbed_copies
 from pyimgano.models.working_size import working_size
 
 from .conftest import picture, save
@@ -45,32 +47,54 @@ def plain_features(images: list[npt.NDArray[np.uint8]], size: tuple[int, int]) -
     return [np.asarray(one.permute(0, 2, 3, 1)) for one in (near, deep)]
 
 
-def plain_whitened(rows: npt.NDArray[np.float64], of: npt.NDArray[np.float64]) -> Any:
-    """`of` (..., D), whitened by what `rows` are like."""
-    rows = rows.reshape(-1, rows.shape[-1])
-    variances, directions = np.linalg.eigh(np.cov(rows.T, bias=True))
-    return (of - rows.mean(0)) @ directions / np.sqrt(variances + 0.01 * variances.mean())
+def plain_moved(images: list[npt.NDArray[np.uint8]], size: tuple[int, int]) -> Any:
+    """Which images there are disturbed copies of, which of these by an everyday disturbance, and
+    how far the features of each moved."""
+    copies = disturbed_copies(range(len(images)), 0)
+    clean = plain_features(images, size)
+    found = plain_features([copy.alter(images[copy.image]) for copy in copies], size)
+    owner = np.array([copy.image for copy in copies])
+    everyday = np.array([copy.disturbance in EVERYDAY for copy in copies])
+    return owner, everyday, [copied - own[owner] for own, copied in zip(clean, found, strict=True)]
+
+
+def plain_whitened(
+    rows: npt.NDArray[np.float64], moved: npt.NDArray[np.float64], strength: float, of: Any
+) -> Any:
+    """`of` (..., D), whitened by what `rows` are like, and by how far features moved."""
+    rows, moved = (some.reshape(-1, some.shape[-1]) for some in (rows, moved))
+    covariance = np.cov(rows.T, bias=True)
+    floor = 0.01 * covariance.trace() / len(covariance)
+    covariance += strength * moved.T @ moved / len(moved)
+    variances, directions = np.linalg.eigh(covariance)
+    return (of - rows.mean(0)) @ directions / np.sqrt(variances + floor)
 
 
 class PlainMemory:
     """One grid's memory, in as few words as it can be said in."""
 
-    def __init__(self, train: Any, picked: Any, border: int) -> None:
+    def __init__(
+        self, train: Any, owner: Any, moved: Any, strength: float, picked: Any, border: int
+    ) -> None:
         self.train, self.picked, self.border = train, picked, border
+        self.moved, self.strength = moved, strength
         self.n, self.h, self.w, self.width = train.shape
         self.owner = picked // (self.h * self.w)
-        self.bank = plain_whitened(train, train).reshape(-1, self.width)[picked]
+        self.bank = self.whitened(train).reshape(-1, self.width)[picked]
         away = ((self.bank[:, None] - self.bank[None]) ** 2).sum(-1)
         self.around = away.argsort(1, kind="stable")[:, :10]
         # each of fewer than ten images is whitened, and the bank with it, by what the others say
         each = []
         for i in range(self.n):
-            others = np.delete(train, i, axis=0)
-            memory = plain_whitened(others, train).reshape(-1, self.width)[picked]
+            others = np.delete(train, i, axis=0), moved[owner != i], strength
+            memory = plain_whitened(*others, train).reshape(-1, self.width)[picked]
             memory[self.owner == i] = np.inf
-            each.append(self.nearest(plain_whitened(others, train[i : i + 1]), memory))
+            each.append(self.nearest(plain_whitened(*others, train[i : i + 1]), memory))
         self.left_out = np.concatenate([one for one, _ in each])  # (n, hw)
         self.rows = np.concatenate([rows for _, rows in each])
+
+    def whitened(self, of: Any) -> Any:
+        return plain_whitened(self.train, self.moved, self.strength, of)
 
     def nearest(self, patches: Any, memory: Any) -> Any:
         flat = patches.reshape(-1, self.width)
@@ -108,7 +132,7 @@ class PlainMemory:
 
     def distances(self, patches: Any) -> Any:
         scale, border = self.scales(list(range(self.n)))
-        away, rows = self.nearest(plain_whitened(self.train, patches), self.bank)
+        away, rows = self.nearest(self.whitened(patches), self.bank)
         return away / scale[rows] / border
 
 
@@ -124,8 +148,21 @@ def test_against_a_plain_version() -> None:
     assert detector.grid_ == (h, w) == (12, 10) and train[1].shape[1:3] == (6, 5)
     picked = detector.coreset_indices_.numpy()
     assert len(picked) == round(n * h * w * 0.1) and len(set(picked)) == len(picked)
-    near = PlainMemory(train[0], picked, 2)
-    context = PlainMemory(train[1], detector._memories.context.indices.numpy(), 1)
+    owner, everyday, moved = plain_moved(images, size)
+    memories = [memory for _, memory, _ in detector._memories.memories()]
+    strengths = [memory.strength for memory in memories]
+    assert set(strengths) <= set(STRENGTHS)
+    near, context = (
+        PlainMemory(one, owner[counts], far[counts], strength, memory.indices.numpy(), border)
+        for one, far, strength, memory, border, counts in zip(
+            train,
+            moved,
+            strengths,
+            memories,
+            (2, 1),
+            (everyday if strength == STRENGTHS[0] else everyday | True for strength in strengths),
+        )
+    )
 
     def plain_maps(distances: Any) -> Any:
         grid = torch.from_numpy(distances.reshape(-1, 1, h, w))
@@ -250,9 +287,14 @@ def test_the_working_size_follows_the_images(tmp_path: Path) -> None:
         return working_size([np.zeros((*size, 3), np.uint8) for size in sizes])
 
     assert of((64, 64)) == of((320, 320)) == (256, 256)
-    assert of((900, 900)) == of((4000, 3000)) == (512, 512)
+    assert of((900, 900)) == of((4000, 3500)) == (512, 512)
     assert of((512, 512)) == (384, 384)
-    assert of((300, 900)) == (384, 384)  # by area
+    assert of((500, 1250)) == (320, 800)  # as many pixels as a square of 512, in their shape
+    assert of((900, 300)) == (672, 224)
+    assert of((40, 4000)) == (160, 640)  # never longer than four times its width
+    assert of(*[(500, 1250)] * 3, (1250, 500)) == (320, 800)  # as most of them are
+    assert of(*[(300, 900)] * 2, *[(900, 300)] * 2) == (384, 384)  # of no one shape
+    assert of(*[(300, 900), (400, 800), (450, 700), (500, 640), (500, 500)]) == (448, 448)
     assert of(*[(500, 500)] * 3, (64, 64)) == (384, 384)
     save(tmp_path / "a.png", picture(1, 500))
     (tmp_path / "b.png").write_bytes(b"no image")
@@ -388,3 +430,152 @@ def test_scales_out_of_range_are_refused(tmp_path: Path, name: str, value: float
     cells = [len(detector._memories.near.border), len(detector._memories.context.border)]
     with pytest.raises(SavedModelError, match=name):
         NearAndContext.restored(SavedState(arrays, facts, None), detector._bank, cells, 192)
+
+
+def test_disturbed_copies_are_of_all_kinds_and_images() -> None:
+    """Whichever image is left out, every kind is still there, if there are two or more."""
+    kinds = {one.name for one in (*EVERYDAY, *DRIFT)}
+    assert len(kinds) == len(EVERYDAY) + len(DRIFT)
+    for n, count in ((1, 15), (2, 30), (3, 36), (5, 36), (29, 36), (200, 54), (999, 90)):
+        copies = disturbed_copies(range(0, 3 * n, 3), 0)
+        assert {copy.image for copy in copies} <= set(range(0, 3 * n, 3))
+        assert [copy.image for copy in copies] == sorted(copy.image for copy in copies)
+        assert len(copies) == count
+        for left_out in {copy.image for copy in copies} if n > 1 else ():
+            rest = {copy.disturbance.name for copy in copies if copy.image != left_out}
+            assert rest == kinds
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_disturbances_are_drawn_from_the_seed_alone(grey: bool) -> None:
+    """And change an image a little: a grey one stays grey."""
+    image = picture(3, 400)  # of fewer pixels the mildest blur is none
+    if grey:
+        image = np.repeat(image[:, :, :1], 3, axis=2)
+    before = image.copy()
+    for copy in disturbed_copies([7], 5):
+        found = copy.alter(image)
+        assert found.dtype == np.uint8 and found.shape == image.shape
+        np.testing.assert_array_equal(found, copy.alter(image))
+        assert not np.array_equal(found, image)
+        assert np.abs(found.astype(int) - image).mean() < 25
+        if grey:
+            assert (found == found[:, :, :1]).all()
+    np.testing.assert_array_equal(image, before)
+    first, second = (disturbed_copies([7], seed)[2].alter(image) for seed in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+def flat_parts(n: int) -> list[npt.NDArray[np.uint8]]:
+    """Parts that differ by a spot's place and shade, without any noise of a sensor."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[0:96, 0:96]
+    parts = []
+    for _ in range(n):
+        at = rng.uniform(40, 56, 2)
+        grey = 90 + rng.uniform(60, 100) * np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / 400)
+        parts.append(np.repeat(grey[:, :, None], 3, axis=2).astype(np.uint8))
+    return parts
+
+
+def test_good_images_stay_good_when_they_are_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the nuisance their scores are far larger: what the test is worth."""
+    from pyimgano.images import distort
+    from pyimgano.models import patchcore
+
+    images = flat_parts(24)
+    new, rng = flat_parts(30)[24:], np.random.default_rng(1)
+    changed = [distort.jpeg(image, rng, quality=80) for image in new]
+
+    def ratio() -> float:
+        detector = make(resize=(96, 96)).fit(images)
+        clean, found = detector.decision_function(new), detector.decision_function(changed)
+        return float(np.median(found) / np.median(clean))
+
+    mended = ratio()
+    monkeypatch.setattr(patchcore, "disturbed_copies", lambda images, seed: [])
+    assert mended < 1.0 + 0.5 * (ratio() - 1.0)
+
+
+def test_what_nuisance_counts_follows_the_images() -> None:
+    """Little where good images differ more than disturbed ones do from themselves, much if not."""
+    rng = torch.Generator().manual_seed(0)
+    pool = torch.randn((400, 6), generator=rng)
+    images = torch.arange(400) // 20
+    clean = pool.view(20, 20, 6)[:8]
+
+    def chosen(moved: float, spread: float) -> float:
+        nuisance = Nuisance(10)
+        scale = torch.exp(spread * torch.randn((8, 1, 1), generator=rng))
+        away = moved * torch.randn(clean.shape, generator=rng)
+        fold = torch.zeros(clean.shape[:2], dtype=torch.int64)
+        kinds = ["a", "b"] * 4
+        nuisance.add(clean * scale, clean * scale + away, fold, range(8), kinds, [True] * 8)
+
+        def whitening(strength: float) -> Whitening:  # that heeds none of it
+            return Whitening.of(Moments.of(pool), pool[:0])
+
+        return nuisance.strength(pool, images, whitening)
+
+    assert chosen(moved=0.01, spread=0.5) == STRENGTHS[0]
+    assert chosen(moved=3.0, spread=0.0) == STRENGTHS[-1]
+
+
+def test_what_an_image_is_scored_by_does_not_know_its_disturbed_copies() -> None:
+    """Of a fold no movement is learned for its own whitening."""
+    rows = torch.randn((10, 16, 5), generator=torch.Generator().manual_seed(0))
+    coreset = PooledCoreset(
+        pool_size=160, cells=16, expected=160, ratio=0.5, max_rows=80, projection_dim=None, seed=0
+    )
+    coreset.add(rows.flatten(0, 1))
+    moved = torch.zeros_like(rows)
+    moved[3, :, 0] = 10.0  # the fourth image alone moves, and far
+    moved[5:8, :, 1] = 0.1
+    numbers = [3, 5, 6, 7]
+    coreset.disturbed(rows[numbers], (rows + moved)[numbers], numbers, ["a"] * 4, [True] * 4)
+    coreset.finish()
+
+    def length(whitening: Whitening) -> float:
+        return float(whitening.matrix[0].norm())
+
+    assert length(coreset.whitening_without(3)) > 5 * length(coreset.whitening)
+    assert length(coreset.whitening_without(5)) < 1.2 * length(coreset.whitening)
+
+
+def test_arrays_files_and_grey_files_of_16_bits_are_disturbed_alike(tmp_path: Path) -> None:
+    import cv2
+
+    grey = [picture(i)[:, :, 0] for i in range(5)]
+    arrays = [np.repeat(one[:, :, None], 3, axis=2) for one in grey]
+    files, deep = [], []
+    for i, one in enumerate(grey):
+        files.append(save(tmp_path / f"{i}.png", arrays[i]))
+        deep.append(tmp_path / f"{i}-16.png")
+        cv2.imwrite(str(deep[-1]), one.astype(np.uint16) * 257)
+    first, *others = (make().fit(some).decision_scores_ for some in (arrays, files, deep))
+    for other in others:
+        np.testing.assert_array_equal(first, other)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_few_images_are_disturbed_too(count: int) -> None:
+    detector = make().fit(IMAGES[:count])
+    scores = detector.decision_function(TEST)
+    assert np.isfinite(scores).all() and np.isfinite(detector.decision_scores_).all()
+    strengths = [memory.strength for _, memory, _ in detector._memories.memories()]
+    assert count == 5 or set(strengths) == {STRENGTHS[0]}
+
+
+def test_detectors_saved_before_there_was_a_nuisance_still_load() -> None:
+    from pyimgano.models.near_and_context import NearAndContext
+    from pyimgano.models.saved_state import SavedState
+
+    detector = make().fit(IMAGES)
+    state = detector._state()
+    facts = {name: one for name, one in state.facts.items() if "nuisance" not in name}
+    assert len(facts) == len(state.facts) - 2
+    cells = [len(detector._memories.near.border), len(detector._memories.context.border)]
+    loaded = NearAndContext.restored(
+        SavedState(state.arrays, facts, None), detector._bank, cells, 192
+    )
+    assert loaded.near.strength is loaded.context.strength is None

@@ -165,6 +165,22 @@ def glare(image: Image, rng: np.random.Generator, *, strength: float, radius: fl
     return _stored(image.astype(np.float32) / np.float32(255.0) + added[:, :, None])
 
 
+def gain(image: Image, rng: np.random.Generator, *, factor: float) -> Image:
+    """y = factor x: the lamp brighter or darker, and nothing else."""
+    return _stored(np.arange(256) / 255.0 * factor)[image]
+
+
+def white_noise(image: Image, rng: np.random.Generator, *, deviation: float) -> Image:
+    """y = x + deviation n / 255, n standard normal at each pixel; a grey image stays grey."""
+    grey = is_grey(image)
+    height, width = image.shape[:2]
+    n = rng.standard_normal((height, width, 1 if grey else 3), dtype=np.float32)
+    n *= np.float32(deviation)
+    n += image[:, :, :1] if grey else image
+    noisy = _stored(n / np.float32(255.0))
+    return np.repeat(noisy, 3, axis=2) if grey else noisy
+
+
 def geo_jitter(
     image: npt.NDArray[np.uint8],
     rng: np.random.Generator,

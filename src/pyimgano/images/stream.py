@@ -47,10 +47,13 @@ class AlteredImage:
         The image file.
     alter
         Takes and gives (H, W, 3) uint8 RGB; called by several threads.
+    key
+        Stands for `alter` in the keys of a cache of features; None keeps these out of it.
     """
 
     path: str
     alter: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
+    key: str | None = None
 
 
 #: What a detector takes for an image: a path, an (H, W, 3) uint8 RGB array, or a uint16 array of
@@ -413,7 +416,7 @@ def _load(
     bit_depth: int | None,
 ) -> LoadedImage:
     if isinstance(source, AlteredImage):
-        return _load_altered(index, source, size, roi, bit_depth)
+        return _load_altered(index, source, size, recall, roi, bit_depth)
     name, key = f"image {index}" if isinstance(source, np.ndarray) else str(source), ""
     try:
         if isinstance(source, np.ndarray):
@@ -425,11 +428,7 @@ def _load(
             )
         data = read_bytes(source)
         if recall is not None:
-            key = f"{hashlib.blake2b(data, digest_size=20).hexdigest()}-{size}".replace(" ", "")
-            if roi is not None:
-                key += f"-{roi.sha256[:32]}"
-            if bit_depth is not None:
-                key += f"-{bit_depth}bit"
+            key = _key(data, size, roi, bit_depth)
             known = recall.lookup(key)
             if known is not None:
                 # as if it were decoded: what is refused does not depend on what is kept
@@ -466,17 +465,40 @@ def _resize(
         raise ImageReadError(name, reason_of(error)) from error
 
 
+def _key(
+    data: bytes, size: tuple[int, int] | None, roi: RegionOfInterest | None, bit_depth: int | None
+) -> str:
+    """Return what stands in a cache for an image's bytes and how they are read."""
+    key = f"{hashlib.blake2b(data, digest_size=20).hexdigest()}-{size}".replace(" ", "")
+    if roi is not None:
+        key += f"-{roi.sha256[:32]}"
+    if bit_depth is not None:
+        key += f"-{bit_depth}bit"
+    return key
+
+
 def _load_altered(
     index: int,
     source: AlteredImage,
     size: tuple[int, int] | None,
+    recall: Recall | None,
     roi: RegionOfInterest | None,
     bit_depth: int | None,
 ) -> LoadedImage:
-    """Never from a cache, which knows files as they are."""
+    """From a cache only if the source says what stands for the alteration there."""
+    key = ""
     try:
-        image, remark, samples = decode_image(source.path, bit_depth=bit_depth)
-        pixels = _resize(source.alter(image), size, roi, source.path)
+        data = read_bytes(source.path)
+        if recall is not None and source.key is not None:
+            key = f"{_key(data, size, roi, bit_depth)}-{source.key}"
+            known = recall.lookup(key)
+            if known is not None:
+                require_pixels(source.path, known.original_size[1], known.original_size[0])
+                told = (known.original_size, known.remark, known.samples)
+                keyed = KeyedImage(key, None, known.features, *told, known.signature)
+                return LoadedImage(index, source.path, keyed, told[0], None, *told[1:])
+        image, remark, samples = decode_image(source.path, data, bit_depth=bit_depth)
+        pixels: NetworkInput = _resize(source.alter(image), size, roi, source.path)
     except ImageReadError as error:
         return LoadedImage(index, source.path, None, None, error)
     except Exception as error:
@@ -485,4 +507,8 @@ def _load_altered(
         refused = ImageReadError(source.path, reason_of(error))
         return LoadedImage(index, source.path, None, None, refused)
     original = (image.shape[0], image.shape[1])
+    if key:
+        assert isinstance(pixels, np.ndarray)
+        signature = signature_of(pixels)
+        pixels = KeyedImage(key, pixels, None, original, remark, samples, signature)
     return LoadedImage(index, source.path, pixels, original, None, remark, samples)

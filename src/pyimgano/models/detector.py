@@ -259,6 +259,8 @@ class Detector(SklearnFace, ABC):
     copies_: tuple[tuple[int, ...], ...] = ()
     roi_: RegionOfInterest | None = None
     reading_notes_: tuple[str, ...] = ()
+    #: What is being learned from, and what became of it; only while `_learn` runs.
+    _read_from: tuple[Sequence[ImageSource], _Reading]
     #: Whether other images than those to learn from are there to calibrate on; set by `fit`.
     _calibrates_apart: bool = False
     #: Whether copies among the training images are looked for; not among tiles of images.
@@ -491,6 +493,14 @@ class Detector(SklearnFace, ABC):
         assert self._reading is not None
         return self._reading.copies().group
 
+    def _source(self, number: int) -> ImageSource:
+        """The training image that was read as the one with this number, from 0; for `_learn`.
+
+        At the size that it has in its file, which batches no longer show.
+        """
+        sources, reading = self._read_from
+        return sources[reading.indices[number]]
+
     def _settle(self, params: Any, sources: Sequence[ImageSource]) -> None:
         """Put what the training images decide for keywords that are None."""
 
@@ -559,17 +569,23 @@ class Detector(SklearnFace, ABC):
         self.params_, self.roi_ = params, region
         self._calibrates_apart = held_out is not None
         self._start(params, len(sources))
-        with stream_images(
-            sources,
-            params.resize,
-            recall=self._recall(),
-            roi=region,
-            bit_depth=self.bits_read(),
-        ) as stream:
-            self._learn(
-                _training_batches(stream, sources, self.batch_size, on_error, reading, progress),
-                progress,
-            )
+        self._read_from = sources, reading
+        try:
+            with stream_images(
+                sources,
+                params.resize,
+                recall=self._recall(),
+                roi=region,
+                bit_depth=self.bits_read(),
+            ) as stream:
+                self._learn(
+                    _training_batches(
+                        stream, sources, self.batch_size, on_error, reading, progress
+                    ),
+                    progress,
+                )
+        finally:
+            del self._read_from  # which may be all the images
         self._training_sizes = reading.sizes
         self.note_dim_images(reading.samples)
         copies = reading.copies()

@@ -57,7 +57,7 @@ class PenaltyImages:
                 if loaded.pixels is None:
                     raise DataError(f"penalty_images: {loaded.error}")
                 top, left = height // 2, width // 2
-                middle = loaded.pixels[top : top + height, left : left + width]  # type: ignore[index]
+                middle = loaded.pixels[top : top + height, left : left + width]
                 kept.append(torch.from_numpy(middle.copy()))
         self._pixels = torch.stack(kept)
 

@@ -76,7 +76,12 @@ class NearAndContext:
         return found
 
     def facts(self) -> dict[str, float]:
-        return {prefix + "unit": unit for prefix, _, unit in self.memories()}
+        found = {}
+        for prefix, memory, unit in self.memories():
+            found[prefix + "unit"] = unit
+            if memory.strength is not None:
+                found[prefix + "nuisance_strength"] = memory.strength
+        return found
 
     @classmethod
     def restored(
@@ -120,7 +125,7 @@ def _memory(saved: SavedState, prefix: str, bank: MemoryBank, cells: int) -> Pat
             raise SavedModelError(
                 f"the array {prefix + name!r} has numbers outside {least:g} to {LARGEST_SCALE:g}"
             )
-    return PatchMemory(bank, whitening, scale, border, None)
+    return PatchMemory(bank, whitening, scale, border, None, _strength(saved, prefix))
 
 
 def _unit(saved: SavedState, prefix: str) -> float:
@@ -128,3 +133,14 @@ def _unit(saved: SavedState, prefix: str) -> float:
     if not (np.isfinite(unit) and unit > 0):
         raise SavedModelError(f"state.{prefix}unit: a number above 0 is wanted")
     return unit
+
+
+def _strength(saved: SavedState, prefix: str) -> float | None:
+    """What nuisance counted; None of a detector from before it did."""
+    name = prefix + "nuisance_strength"
+    if not saved.has_fact(name):
+        return None
+    strength = float(saved.fact(name, float))
+    if not (np.isfinite(strength) and strength >= 0):
+        raise SavedModelError(f"state.{name}: a number of at least 0 is wanted")
+    return strength

@@ -9,18 +9,20 @@ number of neighbours in the re-weighting.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import SavedModelError, UsageError
-from ..images import ImageSource, NetworkInput
+from ..images import ImageSource, NetworkInput, stream_images
 from ..threads import single_torch_thread
 from .anomaly_map import SIGMA
 from .coreset_detector import CoresetDetector
 from .detector import Progress, TrainingScores
 from .near_and_context import CONTEXT_SHARE, CONTEXT_WEIGHT, NearAndContext
+from .nuisance import disturbed_copies
 from .parameters import Count, Size
 from .registry import register_model
 from .saved_state import SavedState, State
@@ -68,8 +70,9 @@ class VisionPatchCore(CoresetDetector):
         b of the paper's re-weighting; 1 turns it off. The whitened recipe has none.
     resize
         (height, width) that images are resized to and maps are given at. None is 256 x 256 for
-        the paper's recipe; for the whitened one a square of 256 to 512 pixels a side, by how many
-        the training images have, which `params_.resize` holds after `fit`.
+        the paper's recipe; for the whitened one as many pixels as a square of 256 to 512 pixels a
+        side, by how many the training images have, and in their shape (`working_size`), which
+        `params_.resize` holds after `fit`.
     patch_grid
         `fine`: patches on the grid of the finest layer, by default stride 8, as in the paper;
         `coarse`: on one of twice its stride, a quarter as many. None is the recipe's: `coarse` if
@@ -97,13 +100,16 @@ class VisionPatchCore(CoresetDetector):
 
     Recipe `whitened`, found by measuring (docs/embedded-backbone.md). Patch features are whitened
     before distances are taken (`pyimgano.models.bank.Whitening`), so that an image is compared in
-    what good ones hardly vary in too. Distances are divided by how large they are among good images
-    where the nearest patch lies, and at the border of the frame (`bank.patch_memory`). What deeper
-    layers see around a patch has a memory of its own (`near_and_context`): a score is the peak of
-    the map, which comes from the near layers alone, and half of the largest distance of the
-    context, both in units of what they are in a good image, 1 in the middle. The working size
-    follows the images; the grid is that of stride 16; a bank is selected from six times as many
-    patches, spread over all; and a map's smoothing is 4 pixels in 256, at any size.
+    what good ones hardly vary in too. How features move in disturbed copies of training images
+    (`pyimgano.models.nuisance`: compression, noise, light, a slight blur) is discounted in it, and
+    more so where good images hardly differ from each other. Distances are divided by how large they
+    are among good images where the nearest patch lies, and at the border of the frame
+    (`bank.patch_memory`). What deeper layers see around a patch has a memory of its own
+    (`near_and_context`): a score is the peak of the map, which comes from the near layers alone,
+    and half of the largest distance of the context, both in units of what they are in a good image,
+    1 in the middle. The working size follows the images; the grid is that of stride 16; a bank is
+    selected from six times as many patches, spread over all; and a map's smoothing is 4 pixels in
+    256, at any size.
 
     With a region of interest the bank holds, and the score comes from, the patches whose cell of
     the grid has a pixel that counts.
@@ -202,7 +208,10 @@ class VisionPatchCore(CoresetDetector):
             for learner, some in zip(self._learners, patches, strict=True):
                 learner.add(some)
             self._n_seen += len(images)
-        near, *others = (learner.finish(self._copy_groups()) for learner in self._learners)
+        for learner in self._learners:
+            learner.group_copies(self._copy_groups())
+        self._learn_disturbances(progress)
+        near, *others = (learner.finish() for learner in self._learners)
         self._memories = NearAndContext(near, others[0] if others else None)
         peaks = self._peaks_of_each([learner.unseen for learner in self._learners])
         self._unseen_peaks = peaks
@@ -215,6 +224,34 @@ class VisionPatchCore(CoresetDetector):
         if self._cells is not None:
             k, whole = len(self._cells), self.grid_[0] * self.grid_[1]
             self.coreset_indices_ = near.indices // k * whole + self._cells[near.indices % k]
+
+    def _learn_disturbances(self, progress: Progress | None) -> None:
+        """Show the learners how far features move under what is no defect."""
+        copies = disturbed_copies(self._learners[0].kept_numbers(), self.params_.random_seed)
+        sources = (copy.source(self._source(copy.image), self.bits_read()) for copy in copies)
+        with stream_images(
+            sources,
+            self._size(),
+            recall=self._recall(),
+            roi=self.roi_,
+            bit_depth=self.bits_read(),
+        ) as stream:
+            while loaded := list(islice(stream, self.batch_size)):
+                images = []
+                for one in loaded:
+                    if one.pixels is None:  # though it could be read a moment ago
+                        assert one.error is not None
+                        raise one.error
+                    images.append(one.pixels)
+                these = [copies[one.index] for one in loaded]
+                numbers, kinds, everyday = zip(
+                    *((copy.image, copy.disturbance.name, copy.everyday) for copy in these)
+                )
+                patches = self._counted_each(self._features(images))
+                for learner, some in zip(self._learners, patches, strict=True):
+                    learner.disturbed(numbers, kinds, everyday, some)
+                if progress is not None:
+                    progress("disturbed copies", loaded[-1].index + 1, len(copies))
 
     def _new_learners(
         self, grids: list[Tensor], patches: list[Tensor], progress: Progress | None
@@ -423,6 +460,8 @@ class VisionPatchCore(CoresetDetector):
 
     def describe(self) -> dict[str, Any]:
         found = {**super().describe(), "recipe": self.params_.recipe}
+        if self._whitens:
+            found["nuisance_strength"] = [one.strength for _, one, _ in self._memories.memories()]
         if self._whitens and self._memories.context is not None:
             features = self._memories.context.bank.features
             size, dimension = (int(n) for n in features.shape)

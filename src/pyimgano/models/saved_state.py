@@ -82,6 +82,10 @@ class SavedState:
                 f"wanted {dtype} of shape ({wanted})"
             )
 
+    def has_fact(self, name: str) -> bool:
+        """Whether there is a fact of this name, which earlier versions may not have written."""
+        return name in self._facts
+
     def fact(self, name: str, annotation: Any) -> Any:
         """A fact as `annotation` wants it (any type that pydantic understands, strictly).
 

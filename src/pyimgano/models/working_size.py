@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import ImageReadError
 from ..images import ImageSource, image_size
@@ -20,24 +21,51 @@ _STEP = 32
 _DETAIL = 0.8
 # Images that are asked for their size.
 _ASKED = 64
+# Shapes that are squares, by how often the longer side has the shorter: what a network trained on
+# photographs cropped at random does not mind. And how far from their median the shapes of more than
+# half of the images may be, if that is to be the shape of all.
+_SQUARE = 1.25
+_ALIKE = 1.2
+# The longer side has the shorter no more often: beyond, a network sees nothing of a line.
+_LONGEST = 4.0
 
 
 def working_size(sources: Sequence[ImageSource]) -> tuple[int, int]:
-    """(height, width), both the same, for images of these sizes.
+    """(height, width) for images of these sizes: their shape, and as many pixels as pay.
 
     Four fifths of the side of a square of as many pixels as the images have, the median of up to
-    64 of them; a multiple of 32, from 256 to 512. Of files the headers are read alone; those
-    that cannot be read say nothing here.
+    64 of them; from 256 to 512. Images that are clearly no squares, most of them of about one
+    shape, get a rectangle of that shape with as many pixels as that square; others the square.
+    Sides are multiples of 32. Of files the headers are read alone; those that cannot be read say
+    nothing here.
     """
-    sides = []
+    sizes = []
     for index in evenly(np.arange(len(sources)), _ASKED):
         size = _size(sources[index])
         if size is not None:
-            sides.append(np.sqrt(float(size[0]) * size[1]))
-    if not sides:
+            sizes.append(size)
+    if not sizes:
         return LEAST, LEAST
-    side = int(np.clip(_DETAIL * np.median(sides) // _STEP * _STEP, LEAST, LARGEST))
-    return side, side
+    height, width = np.array(sizes, np.float64).T
+    side = int(
+        np.clip(_DETAIL * np.median(np.sqrt(height * width)) // _STEP * _STEP, LEAST, LARGEST)
+    )
+    shape = _shape(height / width)
+    return _rounded(side * np.sqrt(shape)), _rounded(side / np.sqrt(shape))
+
+
+def _shape(shapes: npt.NDArray[np.float64]) -> float:
+    """Height by width that stands for those of the images; 1 for a square."""
+    logarithms = np.log(shapes)
+    median = float(np.median(logarithms))
+    alike = np.abs(logarithms - median) <= np.log(_ALIKE)
+    if abs(median) < np.log(_SQUARE) or alike.mean() <= 0.5:
+        return 1.0
+    return float(np.exp(np.clip(median, -np.log(_LONGEST), np.log(_LONGEST))))
+
+
+def _rounded(side: float) -> int:
+    return max(1, round(side / _STEP)) * _STEP
 
 
 def _size(source: ImageSource) -> tuple[int, int] | None:

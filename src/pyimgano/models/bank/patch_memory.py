@@ -9,6 +9,7 @@ training images have to the patches of the others, and divided out.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,9 @@ class PatchMemory:
     indices
         (M,) int64: which training patches the bank holds, among those that count; None of a
         memory that was loaded.
+    strength
+        What the covariance of changes that are no defect counted in the whitening (`Nuisance`);
+        None of a memory that was saved before there was one.
     """
 
     bank: MemoryBank
@@ -66,6 +70,7 @@ class PatchMemory:
     scale: Tensor
     border: Tensor
     indices: Tensor | None
+    strength: float | None
 
     def distances(self, patches: Tensor) -> Tensor:
         """(B, k) float32, scaled, of patches (B, k, D) as a backbone gives them."""
@@ -144,20 +149,45 @@ class PatchMemoryLearner:
         self._kept.add(patches)
         self._seen += len(patches)
 
-    def finish(self, groups: npt.NDArray[np.int64] | None = None) -> PatchMemory:
-        """The memory; `unseen` and `several` are set.
+    def group_copies(self, groups: npt.NDArray[np.int64]) -> None:
+        """Note which images are copies of each other, after all were added.
 
         `groups` (n,) are equal for images that are copies: they are left out together.
         """
-        groups = np.arange(self._seen) if groups is None else groups
-        of_image = torch.from_numpy(np.unique(groups, return_inverse=True)[1])
-        self._coreset.groups = of_image
+        self._coreset.groups = torch.from_numpy(np.unique(groups, return_inverse=True)[1])
+
+    def kept_numbers(self) -> list[int]:
+        """Which of the images that were added are kept, ascending."""
+        return [n for n in range(self._seen) if self._spread.takes(n)]
+
+    def disturbed(
+        self,
+        numbers: Sequence[int],
+        kinds: Sequence[str],
+        everyday: Sequence[bool],
+        patches: Tensor,
+    ) -> None:
+        """Learn how far patches move when images are disturbed, after all images were added.
+
+        `patches` (B, k, D) are those of copies of the images `numbers`, each of them one of
+        `kept_numbers`, under the disturbances `kinds`, of which some are `everyday` (`Nuisance`).
+        """
+        place = {number: i for i, number in enumerate(self.kept_numbers())}
+        clean = self._kept.all()[[place[number] for number in numbers]]
+        self._coreset.disturbed(clean, patches, numbers, kinds, everyday)
+
+    def finish(self) -> PatchMemory:
+        """The memory; `unseen` and `several` are set."""
+        if self._coreset.groups is None:
+            self.group_copies(np.arange(self._seen))
+        of_image = self._coreset.groups
+        assert of_image is not None
         features, picked = self._coreset.finish()
         k = len(self._where)
         of_image = of_image.to(features.device)
         bank = MemoryBank(features, of_image[picked // k], prune=False)
         self.several = len(bank.image.unique()) > 1
-        numbers = [n for n in range(self._seen) if self._spread.takes(n)]
+        numbers = self.kept_numbers()
         self.numbers = np.array(numbers, np.int64)
         image = torch.tensor(numbers, device=features.device).repeat_interleave(k)  # (n k,)
         cell = torch.arange(k, device=features.device).repeat(len(numbers))
@@ -168,7 +198,9 @@ class PatchMemoryLearner:
             self.unseen = distances.view(-1, k)
             ones = torch.ones_like
             scale, border = ones(features[:, 0]), ones(distances[:k])
-            return PatchMemory(bank, self._coreset.whitening, scale, border, picked)
+            return PatchMemory(
+                bank, self._coreset.whitening, scale, border, picked, self._coreset.strength
+            )
         around, _ = bank.neighbourhood(torch.arange(len(bank), device=image.device), _AROUND)
         scaling = _Scaling(
             distances.cpu().numpy(),
@@ -187,7 +219,9 @@ class PatchMemoryLearner:
                 unseen[chosen] = (flat.reshape(-1, k) / by_cell).ravel()
         self.unseen = torch.from_numpy(unseen.reshape(-1, k)).to(features)
         scale, border = (torch.from_numpy(one).to(features) for one in scaling.learned())
-        return PatchMemory(bank, self._coreset.whitening, scale, border, picked)
+        return PatchMemory(
+            bank, self._coreset.whitening, scale, border, picked, self._coreset.strength
+        )
 
     def in_sample(self, memory: PatchMemory) -> Tensor:
         """(n, k): distances of the images that were kept to all that was learned of them."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .nuisance import Nuisance
 from .streamed_coreset import StreamedCoreset
 from .whitening import Moments, Whitening
 
@@ -44,14 +45,18 @@ class PooledCoreset(StreamedCoreset):
     groups
         (n,) int64 for each image the number of its group of copies, counted from 0, to be set
         before `finish` where there are copies.
+    strength
+        What the covariance of movements under disturbances counted in the whitening; 0 without any.
     """
 
     whitening: Whitening
     plain: Tensor
+    strength: float
 
     def __init__(self, *, pool_size: int, cells: int, **facts: Any) -> None:
         super().__init__(**facts)
         self._cells = cells
+        self._nuisance = Nuisance(FOLDS)
         self.single = False
         self.groups: Tensor | None = None
         size = min(pool_size, self._expected)
@@ -81,7 +86,8 @@ class PooledCoreset(StreamedCoreset):
         fold = self.fold_of(torch.from_numpy(self._drawn[: self._filled]))
         origin = pool.double().mean(dim=0).cpu().numpy()
         self._moments = [Moments.of(pool[fold.to(pool.device) == k], origin) for k in range(FOLDS)]
-        self.whitening = self._whitening_of(self._moments)
+        self.strength = self._choose_strength(pool)
+        self.whitening = self._whitening_of(range(FOLDS), self.strength)
         white = pool.clone()
         self.whitening.blocks(white)
         count = max(1, round(self._before * self._ratio))
@@ -105,7 +111,42 @@ class PooledCoreset(StreamedCoreset):
 
     def whitening_without(self, fold: int) -> Whitening:
         """What is learned, after `finish`, from the pool's patches of other folds."""
-        return self._whitening_of([one for k, one in enumerate(self._moments) if k != fold])
+        return self._whitening_of([k for k in range(FOLDS) if k != fold], self.strength)
 
-    def _whitening_of(self, moments: Sequence[Moments]) -> Whitening:
-        return Whitening.of(reduce(add, moments), self._like)
+    def disturbed(
+        self,
+        clean: Tensor,
+        disturbed: Tensor,
+        images: Sequence[int],
+        kinds: Sequence[str],
+        everyday: Sequence[bool],
+    ) -> None:
+        """Learn how far patches move when their images are disturbed, after all were added.
+
+        `clean` and `disturbed` (B, k, D) are all patches of the images with the numbers `images`,
+        and of copies of them under the disturbances `kinds`, of which some are `everyday`.
+        """
+        cells = torch.arange(self._cells)
+        numbers = torch.tensor(images)[:, None] * self._cells + cells
+        fold = self.fold_of(numbers)
+        assert self.groups is not None
+        groups = self.groups[torch.tensor(images)].tolist()  # copies are left out together
+        self._nuisance.add(clean, disturbed, fold, groups, kinds, everyday)
+
+    def _choose_strength(self, pool: Tensor) -> float:
+        """What the nuisance counts; `pool` (P, D) are the patches `_drawn`."""
+        if not self._nuisance:
+            return 0.0
+        assert self.groups is not None
+        images = self.groups[torch.from_numpy(self._drawn[: len(pool)]) // self._cells]
+
+        def whitening(strength: float) -> Whitening:
+            return self._whitening_of(range(FOLDS), strength)
+
+        return self._nuisance.strength(pool, images, whitening)
+
+    def _whitening_of(self, folds: Sequence[int], strength: float) -> Whitening:
+        """What the patches of these folds say, and how those of them moved that were disturbed."""
+        nuisance = self._nuisance.covariance(folds, strength) if strength else None
+        moments = reduce(add, (self._moments[k] for k in folds))
+        return Whitening.of(moments, self._like, nuisance=nuisance)

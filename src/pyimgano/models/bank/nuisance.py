@@ -1,0 +1,137 @@
+"""How far patches move when their images are disturbed in ways that are no defect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import add
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .memory_bank import MemoryBank
+from .whitening import Moments, Whitening
+
+#: What the covariance of the movements counts, against that of the patches themselves: the first
+#: that is enough, or the last. At the first only everyday disturbances count, at the others all.
+STRENGTHS = (8.0, 64.0, 256.0, 1024.0)
+# Fewer images say nothing of how much they differ among themselves.
+_LEAST_IMAGES = 5
+# Cells of a copy, and patches of other images that they are compared with, to choose among them.
+_CELLS, _COMPARED = 256, 2048
+# Disturbing an image may raise its score by so many standard deviations of the scores of
+# undisturbed ones, or by so much on a logarithmic scale.
+_DEVIATIONS, _RISE = 1.0, 0.05
+
+
+class Nuisance:
+    """Gathers disturbed copies of training images, and says what a whitening is to discount.
+
+    Parameters
+    ----------
+    folds
+        Number of parts that training patches are divided into.
+    """
+
+    def __init__(self, folds: int) -> None:
+        self._folds = folds
+        self._moments: dict[bool, list[Moments]] = {}  # of everyday disturbances, and of others
+        self._clean: list[Tensor] = []
+        self._disturbed: list[Tensor] = []
+        self._images: list[int] = []
+        self._kinds: list[str] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._moments)
+
+    def add(
+        self,
+        clean: Tensor,
+        disturbed: Tensor,
+        fold: Tensor,
+        images: Sequence[int],
+        kinds: Sequence[str],
+        everyday: Sequence[bool],
+    ) -> None:
+        """Add patches (B, k, D) of images and of disturbed copies of them.
+
+        `fold` (B, k) says which part each patch is in. `images`, `kinds` and `everyday`, B each,
+        are the images' numbers, what was done to the copies, and whether that is one of the
+        disturbances that count at any strength.
+        """
+        origin = np.zeros(clean.shape[2])  # a movement that all share is no less a nuisance
+        for group in (True, False):
+            chosen = torch.tensor(everyday, device=clean.device) == group
+            moved = (disturbed - clean)[chosen].flatten(0, 1)
+            part = fold.to(clean.device)[chosen].flatten()
+            found = [Moments.of(moved[part == k], origin) for k in range(self._folds)]
+            before = self._moments.get(group)
+            self._moments[group] = [a + b for a, b in zip(before, found)] if before else found
+        some = min(_CELLS, clean.shape[1])
+        cells = torch.arange(some, device=clean.device) * clean.shape[1] // some
+        mine = [i for i, one in enumerate(everyday) if one]
+        self._clean.append(clean[mine][:, cells])
+        self._disturbed.append(disturbed[mine][:, cells])
+        self._images += [images[i] for i in mine]
+        self._kinds += [kinds[i] for i in mine]
+
+    def covariance(self, folds: Sequence[int], strength: float) -> npt.NDArray[np.float64]:
+        """(D, D): `strength` times the mean outer product of the movements of patches in `folds`.
+
+        Of none it is 0.
+        """
+        groups = (True,) if strength <= STRENGTHS[0] else (True, False)
+        moved = reduce(add, (self._moments[group][k] for group in groups for k in folds))
+        return np.asarray(strength * moved.products / max(1, moved.count))
+
+    def strength(
+        self, pool: Tensor, images: Tensor, whitening: Callable[[float], Whitening]
+    ) -> float:
+        """The least of `STRENGTHS` at which the disturbances hardly show in scores.
+
+        The largest distance of each copy to patches of other images is compared with that of the
+        image itself, under the whitening that each strength gives. For no everyday disturbance may
+        it rise by more than these distances differ between undisturbed images. Good images that
+        differ much need little; of parts that are all the same even JPEG stands out. Where nothing
+        is enough it is the largest, and of fewer than five images the least.
+
+        `pool` (P, D) are training patches, and `images` (P,) the numbers of their images.
+        """
+        own = np.array(self._images)
+        distinct, first = np.unique(own, return_index=True)
+        if len(distinct) < _LEAST_IMAGES:
+            return STRENGTHS[0]
+        chosen = torch.arange(min(_COMPARED, len(pool)), device=pool.device)
+        chosen = chosen * len(pool) // len(chosen)
+        compared, images = pool[chosen], images.to(pool.device)[chosen]
+        if len(images.unique()) < 2:
+            return STRENGTHS[0]
+        kinds = np.unique(self._kinds, return_inverse=True)[1].ravel()
+        for strength in STRENGTHS[:-1]:
+            found = whitening(strength)
+            features = compared.clone()
+            found.blocks(features)
+            memory = MemoryBank(features, images, prune=False)
+            clean, disturbed = (
+                self._largest(torch.cat(some), found, memory)
+                for some in (self._clean, self._disturbed)
+            )
+            if not (clean > 0).all():
+                return strength
+            rise = np.log(np.maximum(disturbed, clean * 1e-6) / clean)
+            worst = max(rise[kinds == kind].mean() for kind in range(kinds.max() + 1))
+            if worst <= max(_RISE, _DEVIATIONS * float(np.log(clean[first]).std())):
+                return strength
+        return STRENGTHS[-1]
+
+    def _largest(
+        self, patches: Tensor, whitening: Whitening, memory: MemoryBank
+    ) -> npt.NDArray[np.float64]:
+        """(c,): the largest distance of each copy's patches (c, k, D) to those of other images."""
+        image = torch.tensor(self._images, device=patches.device).repeat_interleave(
+            patches.shape[1]
+        )
+        distances, _ = memory.search(whitening(patches).flatten(0, 1), image)
+        return distances.view(len(patches), -1).amax(dim=1).double().cpu().numpy()

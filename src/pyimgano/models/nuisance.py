@@ -1,0 +1,137 @@
+"""Changes of an image that are no defect, and the training images that are seen under them.
+
+A whitening raises the directions in which clean training images hardly vary, and that is where
+compression, noise of the sensor and a lamp that ages show. How far features move under such changes
+is measured on disturbed copies of training images, and counts less from then on
+(`bank.PooledCoreset`). In speaker recognition this is within-class covariance normalisation
+(Hatch, Kajarekar, Stolcke, "Within-class covariance normalization for SVM-based speaker
+recognition", Interspeech 2006), with an image and its copies for a class.
+
+Copies are made at the images' own size, before they are resized, as the changes themselves happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from ..images import CORRUPTIONS, AlteredImage, ImageSource, distort
+from ..images.samples import narrow_array
+
+_Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """One kind of change.
+
+    Attributes
+    ----------
+    name
+        Stands for the kind and its parameters in the draws and in the keys of a cache.
+    apply
+        Takes an (H, W, 3) uint8 RGB image and a generator, gives the changed image.
+    """
+
+    name: str
+    apply: Callable[[_Image, np.random.Generator], _Image]
+
+
+def _blur(image: _Image, rng: np.random.Generator, *, pixels: float) -> _Image:
+    return distort.blur(image, rng, sigma=pixels / distort.extent(*image.shape[:2]))
+
+
+#: What a line's images go through in a day's work: files that are compressed, a sensor that is
+#: warm, a lamp that ages, a lens that is not quite in focus.
+EVERYDAY: tuple[Disturbance, ...] = (
+    Disturbance("jpeg 75", partial(distort.jpeg, quality=75)),
+    Disturbance("jpeg 50", partial(distort.jpeg, quality=50)),
+    Disturbance("noise 3", partial(distort.white_noise, deviation=3.0)),
+    Disturbance("light 1.06", partial(distort.gain, factor=1.06)),
+    Disturbance("light 0.94", partial(distort.gain, factor=0.94)),
+    Disturbance("blur 0.8", partial(_blur, pixels=0.8)),
+)
+#: The mildest form of each corruption that robustness is measured with. Some, such as glare, look
+#: like defects, so that they count only where the others are not enough.
+DRIFT: tuple[Disturbance, ...] = tuple(
+    Disturbance(f"{kind.name} 1", partial(kind.apply, **kind.at(1)))
+    for kind in CORRUPTIONS.values()
+)
+# Of each everyday disturbance there is a copy for so many images, within these bounds: what the
+# network then does more is a fifth at most, unless there are few images.
+_IMAGES_A_COPY = 30
+_FEWEST, _MOST = 3, 12
+
+
+@dataclass(frozen=True)
+class DisturbedCopy:
+    """A copy of one training image under one disturbance.
+
+    Attributes
+    ----------
+    image
+        Which training image, by its number among those that were read.
+    disturbance
+        What is done to it.
+    seed
+        Of the draws, which depend on nothing else than the image's number and the disturbance.
+    """
+
+    image: int
+    disturbance: Disturbance
+    seed: int
+
+    @property
+    def everyday(self) -> bool:
+        """Whether its disturbance is one of `EVERYDAY`."""
+        return self.disturbance in EVERYDAY
+
+    def alter(self, image: _Image) -> _Image:
+        """The copy of the image (H, W, 3) uint8 RGB, at its own size."""
+        name = list(self.disturbance.name.encode())
+        return self.disturbance.apply(image, np.random.default_rng([self.seed, self.image, *name]))
+
+    def source(
+        self, original: ImageSource, bit_depth: int | None = None
+    ) -> ImageSource | AlteredImage:
+        """Return the copy as a stream of images takes it; `bit_depth` as `read_image` has it."""
+        if isinstance(original, np.ndarray):
+            pixels, _, _ = narrow_array(f"image {self.image}", original, bit_depth)
+            return self.alter(pixels)
+        key = f"{self.disturbance.name}-{self.seed}-{self.image}".replace(" ", "")
+        return AlteredImage(str(original), self.alter, key)
+
+
+def disturbed_copies(images: Sequence[int], seed: int) -> list[DisturbedCopy]:
+    """Which copies are made, image by image in their order.
+
+    Parameters
+    ----------
+    images
+        Numbers of the training images that there may be copies of, ascending; at least one.
+    seed
+        Of the draws.
+
+    Returns
+    -------
+    list of DisturbedCopy
+        Three to twelve for each of `EVERYDAY`, a thirtieth of the images, and two for each of
+        `DRIFT`, spread evenly over the images. Of few images each has several; of two or one each
+        has every kind.
+    """
+    if len(images) <= 2:
+        chosen = [(number, kind) for number in images for kind in (*EVERYDAY, *DRIFT)]
+    else:
+        rounds = min(max(len(images) // _IMAGES_A_COPY, _FEWEST), _MOST)
+        # neighbours are disturbed differently, and each kind in several places
+        order: list[Disturbance] = []
+        for done in range(rounds):
+            order += EVERYDAY
+            if done in ((rounds - 1) // 3, (2 * rounds - 1) // 3):
+                order += DRIFT
+        chosen = [(images[j * len(images) // len(order)], kind) for j, kind in enumerate(order)]
+    return [DisturbedCopy(number, kind, seed) for number, kind in chosen]
