@@ -1,24 +1,45 @@
 """Thresholds from the scores and maps of normal images, and how far they can be trusted."""
 
+from .explained import ScoreScale, score_ratio
 from .pixel_threshold import MapStatistics, PixelCalibration
+from .tail import (
+    CALIBRATION_TAILS,
+    DEFAULT_TAIL,
+    CalibrationTail,
+    ExponentialTail,
+    fit_exponential_tail,
+)
 from .threshold import (
+    CONFIDENCE,
     DEFAULT_QUANTILE,
     BinomialInterval,
     Calibration,
     calibrate,
+    calibration_at,
     choose_quantile,
     clopper_pearson,
     float32_threshold,
+    rank_bound,
 )
 
 __all__ = [
+    "CALIBRATION_TAILS",
+    "CONFIDENCE",
     "DEFAULT_QUANTILE",
+    "DEFAULT_TAIL",
     "BinomialInterval",
     "Calibration",
+    "CalibrationTail",
+    "ExponentialTail",
     "MapStatistics",
     "PixelCalibration",
+    "ScoreScale",
     "calibrate",
+    "calibration_at",
     "choose_quantile",
     "clopper_pearson",
+    "fit_exponential_tail",
     "float32_threshold",
+    "rank_bound",
+    "score_ratio",
 ]

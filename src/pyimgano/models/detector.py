@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..calibration import (
+    DEFAULT_TAIL,
     Calibration,
     MapStatistics,
     PixelCalibration,
@@ -45,7 +46,9 @@ from ..images import (
     stream_images,
 )
 from ..memory import in_blocks, is_out_of_memory
+from .operating_point import WithOperatingPoint
 from .parameters import FullSignature, check_parameters, parameter_names, reject_unknown
+from .suspects import ExcludedImage, TrainingSuspect, name_suspects, refit_without_suspects
 
 if TYPE_CHECKING:
     from .saved_state import SavedState, State
@@ -62,7 +65,9 @@ class TrainingScores:
     """Scores of normal images, and how they were obtained.
 
     `unseen` says that no image was scored by a model that had seen it; `maps` are the
-    statistics of the images' maps, if the method has maps.
+    statistics of the images' maps, if the method has maps. `images` (n,) are the positions, among
+    the images learned from in their order, of those that the scores belong to; None where every
+    image has a score.
     """
 
     scores: npt.NDArray[np.float64]
@@ -70,6 +75,7 @@ class TrainingScores:
     unseen: bool
     notes: tuple[str, ...] = ()
     maps: MapStatistics = field(default_factory=MapStatistics)
+    images: npt.NDArray[np.integer] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,8 @@ class _Reading:
     skipped: list[SkippedImage] = field(default_factory=list)
     remarked: list[SkippedImage] = field(default_factory=list)
     used: int = 0
+    positions: list[int] = field(default_factory=list)  # of those used, in their list
+    held_positions: list[int] = field(default_factory=list)  # of the calibration images
     sizes: set[tuple[int, int]] = field(default_factory=set)  # before resizing
 
     def skip(self, index: int, error: ImageReadError, role: _Role = "train") -> None:
@@ -162,7 +170,7 @@ def require_apart(train: Sequence[ImageSource], held_out: Sequence[ImageSource])
             )
 
 
-class Detector(ABC):
+class Detector(WithOperatingPoint, ABC):
     """Base class of all detectors.
 
     Every subclass takes at least `resize`, `contamination`, `calibration`,
@@ -179,7 +187,8 @@ class Detector(ABC):
         training images that were used, out-of-sample unless `calibration="in-sample"`; or
         the `calibration_images` of `fit`.
     threshold_
-        `predict` calls an image defective if its score is greater than or equal to this.
+        `predict` calls an image defective if its score is greater than or equal to this. It may
+        be set; `calibration_` then says so.
     params_
         The checked keywords of the fit; setting others has no effect until the next one.
     calibration_
@@ -190,6 +199,11 @@ class Detector(ABC):
         Training and calibration images left out under `on_error="skip"` (`SkippedImage`).
     remarked_
         Those of which a part was left out, such as the further pages of a file.
+    training_suspects_
+        Images whose scores decide the threshold or stand apart (`TrainingSuspect`), highest
+        first; see `pyimgano.calibration.suspects`.
+    excluded_
+        Those that `fit(exclude_suspects=True)` left out (`ExcludedImage`).
     n_train_
         How many training images were learned from.
     roi_
@@ -208,11 +222,12 @@ class Detector(ABC):
 
     decision_scores_: npt.NDArray[np.float64]
     params_: Any
-    threshold_: float
     calibration_: Calibration
     pixel_calibration_: PixelCalibration | None
     skipped_: list[SkippedImage]
     remarked_: list[SkippedImage]
+    training_suspects_: list[TrainingSuspect]
+    excluded_: list[ExcludedImage]
     n_train_: int
     roi_: RegionOfInterest | None = None
     #: Whether other images than those to learn from are there to calibrate on; set by `fit`.
@@ -272,7 +287,7 @@ class Detector(ABC):
         """The `pyimgano.backbones.Backbone` in use, whose weights are not learned; or None."""
         return None
 
-    def _finish(self) -> None:  # noqa: B027 -- not every method keeps what it learned from
+    def _finish(self) -> None:
         """Let go of what only `_training_scores` needs."""
 
     def prepare(self) -> Any:
@@ -411,7 +426,7 @@ class Detector(ABC):
             )
         return np.asarray(counted, dtype=np.bool_)
 
-    def _settle(self, params: Any, sources: Sequence[ImageSource]) -> None:  # noqa: B027
+    def _settle(self, params: Any, sources: Sequence[ImageSource]) -> None:
         """Put what the training images decide for keywords that are None."""
 
     def _size(self) -> tuple[int, int]:
@@ -427,6 +442,7 @@ class Detector(ABC):
         *,
         calibration_images: Iterable[ImageSource] | None = None,
         on_error: OnError = "raise",
+        exclude_suspects: bool = False,
         progress: Progress | None = None,
     ) -> _T:
         """Learn what good images look like, and calibrate the threshold on them.
@@ -443,6 +459,10 @@ class Detector(ABC):
         on_error
             `raise`: an unreadable image is an error that names it. `skip`: it is left out,
             from the model and from the calibration, and listed in `skipped_`.
+        exclude_suspects
+            Whether to fit a second time without the images that became `training_suspects_`
+            in the first. They are then listed in `excluded_`, and `calibration_.notes` says what
+            this does to the promise.
         progress
             Called with (stage, done, total).
 
@@ -513,11 +533,36 @@ class Detector(ABC):
             method=training.method,
             unseen=training.unseen,
             notes=training.notes,
+            tail=getattr(params, "calibration_tail", DEFAULT_TAIL),
         )
         pixels = training.maps.calibrate(training.method, unseen=training.unseen)
         self.pixel_calibration_ = self.above_outside(pixels)
         self.threshold_ = self.calibration_.threshold
+        self.training_suspects_ = self._suspects(sources, held_out, training, reading)
+        self.excluded_ = []
+        if exclude_suspects and self.training_suspects_:
+            refit_without_suspects(self, sources, held_out, on_error=on_error, progress=progress)
         return self
+
+    def _suspects(
+        self,
+        sources: Sequence[ImageSource],
+        held_out: Sequence[ImageSource] | None,
+        training: TrainingScores,
+        reading: _Reading,
+    ) -> list[TrainingSuspect]:
+        if held_out is not None:
+            return name_suspects(self, held_out, reading.held_positions, "calibration")
+        positions = np.asarray(reading.positions)
+        if training.images is not None:
+            positions = positions[training.images]
+        if len(positions) != len(training.scores):
+            # the method calibrates on a part of the images, and does not say which
+            note = "only a part of the training images has scores: no suspects are named"
+            now = self.calibration_
+            self.calibration_ = replace(now, notes=(*now.notes, note))
+            return []
+        return name_suspects(self, sources, positions, "train")
 
     # ---- score
 
@@ -634,6 +679,7 @@ class Detector(ABC):
             source = sources[result.index]
             reading.remark(result.index, source, result.remark, "calibration")
             scores.append(result.score)
+            reading.held_positions.append(result.index)
             if result.anomaly_map is not None and result.original_size is not None:
                 counted = self.counted_pixels(result.original_size)
                 maps.add(
@@ -779,6 +825,7 @@ def _training_batches(
         else:
             batch.append(loaded.pixels)
             reading.used += 1
+            reading.positions.append(loaded.index)
             assert loaded.original_size is not None
             reading.sizes.add(loaded.original_size)
             reading.remark(loaded.index, sources[loaded.index], loaded.remark)

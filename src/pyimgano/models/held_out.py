@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from ..calibration import MapStatistics, calibrate
+from ..calibration import DEFAULT_TAIL, MapStatistics, calibrate
 from ..errors import DataError, UsageError
 from ..images import ImageSource
 from .detector import Detector, OnError, Progress, SkippedImage
@@ -39,9 +39,17 @@ class HeldOut:
         )
         return replace(self, skipped=skipped, remarked=remarked)
 
-    def calibrate(self, detector: Detector | TiledDetector, quantile: float) -> None:
+    def calibrate(
+        self,
+        detector: Detector | TiledDetector,
+        quantile: float,
+        tail: str = DEFAULT_TAIL,
+        origin: str = "fit",
+    ) -> None:
         """Set `threshold_`, and what goes with it, on a detector."""
-        calibration = calibrate(self.scores, quantile, method=_METHOD, notes=self.notes)
+        calibration = calibrate(
+            self.scores, quantile, method=_METHOD, notes=self.notes, tail=tail, origin=origin
+        )
         pixels = self.maps.calibrate(_METHOD)
         detector.decision_scores_ = np.asarray(self.scores, np.float64)
         detector.calibration_ = calibration

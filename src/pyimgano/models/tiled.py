@@ -22,11 +22,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ..calibration import DEFAULT_QUANTILE, Calibration, PixelCalibration, choose_quantile
+from ..calibration import (
+    DEFAULT_QUANTILE,
+    DEFAULT_TAIL,
+    Calibration,
+    PixelCalibration,
+    choose_quantile,
+)
 from ..errors import ImageReadError, NotFittedError, UsageError
 from ..images import ImageSource, as_sources, stream_images
 from .detector import Detector, ImageScore, OnError, Progress, SkippedImage, require_apart
 from .held_out import HeldOut, score_held_out
+from .operating_point import WithOperatingPoint
 from .parameters import reject_unknown
 from .tiles import Sides, TrainingTiles, blend_weights, default_stride, sides, tile_starts
 
@@ -34,7 +41,7 @@ from .tiles import Sides, TrainingTiles, blend_weights, default_stride, sides, t
 HELD_OUT_ONE_IN = 4
 
 
-class TiledDetector:
+class TiledDetector(WithOperatingPoint):
     """A detector that scores images tile by tile, with a detector's contract.
 
     Parameters
@@ -68,7 +75,6 @@ class TiledDetector:
     """
 
     decision_scores_: npt.NDArray[np.float64]
-    threshold_: float
     calibration_: Calibration
     pixel_calibration_: PixelCalibration | None
     skipped_: list[SkippedImage]
@@ -104,14 +110,18 @@ class TiledDetector:
             "exceeds it more often, and no false-alarm rate is promised; calibrate on good "
             "full-size images"
         )
-        self.threshold_ = inner.threshold_
         self.decision_scores_ = inner.decision_scores_
         self.calibration_ = replace(
             inner.calibration_,
             method=f"{inner.calibration_.method}, untiled",
             promised_false_alarm_rate=None,
+            false_alarm_rate_bound=None,
+            estimate_interval=None,
+            unseen=False,
             notes=(*inner.calibration_.notes, note),
+            score_notes=(*inner.calibration_.score_notes, note),
         )
+        self.threshold_ = inner.threshold_
         self.pixel_calibration_ = inner.pixel_calibration_
         self.skipped_, self.remarked_ = inner.skipped_, inner.remarked_
         self.n_train_ = inner.n_train_
@@ -232,7 +242,7 @@ class TiledDetector:
         self.n_train_ = len(tiles.images)
         self.skipped_ = tiles.skipped + found.skipped
         self.remarked_ = tiles.remarked + found.remarked
-        self.set_calibration(found, quantile)
+        self.set_calibration(found, quantile, getattr(params, "calibration_tail", DEFAULT_TAIL))
         return self
 
     def calibrate(self, X: Iterable[ImageSource], *, quantile: float = DEFAULT_QUANTILE) -> float:
@@ -247,9 +257,15 @@ class TiledDetector:
         self.set_calibration(score_held_out(self, as_sources(X), "raise", None), quantile)
         return self.threshold_
 
-    def set_calibration(self, found: HeldOut, quantile: float) -> None:
+    def set_calibration(
+        self,
+        found: HeldOut,
+        quantile: float,
+        tail: str = DEFAULT_TAIL,
+        origin: str = "fit",
+    ) -> None:
         """Take the threshold from scores of held-out whole images."""
-        found.calibrate(self, quantile)
+        found.calibrate(self, quantile, tail, origin)
         self.calibrated_on_tiles_ = True
 
     # ---- score

@@ -156,7 +156,13 @@ class TrainedDetector(BackboneDetector):
         from ..backbones.programs import code_hash
         from .training import Checkpoint
 
-        silent = ("checkpoint_dir", "cache_dir", "contamination", "calibration_quantile")
+        silent = (
+            "checkpoint_dir",
+            "cache_dir",
+            "contamination",
+            "calibration_quantile",
+            "calibration_tail",
+        )
         keywords = {k: v for k, v in vars(self._params).items() if k not in (*silent, "roi")}
         identity = {name: repr(value) for name, value in keywords.items()}
         identity |= {
@@ -217,7 +223,10 @@ class TrainedDetector(BackboneDetector):
             if maps is not None:
                 statistics.add(maps if counted is None else maps[:, counted])
         self._scored = True
-        return TrainingScores(np.concatenate(scores), method, unseen, tuple(notes), statistics)
+        images = np.asarray(self._images.positions)[numbers]
+        return TrainingScores(
+            np.concatenate(scores), method, unseen, tuple(notes), statistics, images
+        )
 
     def _is_done(self) -> bool:
         """Whether the fit needs no checkpoint any more."""

@@ -36,6 +36,8 @@ class KeptImages:
     ----------
     seen
         How many came.
+    positions
+        Which of them were kept, ascending.
     """
 
     def __init__(self, expected: int, size: tuple[int, int]) -> None:
@@ -45,6 +47,7 @@ class KeptImages:
         self._pixels = np.empty((min(expected, room), *size, 3), np.uint8)
         self._count = 0
         self.seen = 0
+        self.positions: list[int] = []
 
     def add(self, images: Sequence[NetworkInput]) -> None:
         """Take in the next images."""
@@ -54,6 +57,7 @@ class KeptImages:
                 assert pixels is not None
                 self._pixels[self._count] = pixels
                 self._count += 1
+                self.positions.append(self.seen)
             self.seen += 1
 
     def __len__(self) -> int:
