@@ -49,7 +49,7 @@ LEFT_OUT_AT_LEAST = 1
 #: Fewer excesses than these describe no tail: the conformal rank decides.
 FEWEST_EXCESSES = 10
 #: The tail is not believed where its test of fit has a smaller p-value.
-SIGNIFICANCE = 0.1
+SIGNIFICANCE = 0.05
 # The tail decides among so many of the largest scores, and at most this share of its excesses.
 # Where more lie above the conformal rank, that is known well, and better than by any model.
 _DECIDES_AMONG = 10

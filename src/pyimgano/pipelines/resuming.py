@@ -154,7 +154,9 @@ def _checked(
     """The run's arguments, with `other` in place of its own where they are not None."""
     arguments = earlier.arguments
     place = earlier.path / "config.json"
-    wrong = set(arguments) ^ set(config.model_fields)
+    fields = config.model_fields
+    missing = {name for name, one in fields.items() if one.is_required()} - set(arguments)
+    wrong = missing | (set(arguments) - set(fields))
     if wrong:
         raise DataError(f"{place}: arguments: {min(wrong)!r} is unknown or missing")
     arguments.update({name: value for name, value in other.items() if value is not None})

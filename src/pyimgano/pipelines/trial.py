@@ -18,6 +18,7 @@ from ..memory import memory_in_words
 from ..models import Detector, ImageScore
 from ..models.detector import Progress
 from ..runs import MeasuredRate, Problem, ProblemKind
+from .operating_points import Likeness, OperatingPoint, likeness, operating_points
 from .pixels import Mask, Pixels
 from .results import USUAL_PROTOCOL, EvaluationProtocol, add_kinds, explain, measure_all
 
@@ -46,6 +47,10 @@ class Measurement:
         Defective test images with a usable mask.
     score_seconds
         Wall clock.
+    operating_points
+        What each promise would lead to on these images.
+    likeness
+        Whether the good ones are like those of the calibration; None if there are none.
     """
 
     results: dict[str, Any]
@@ -54,6 +59,8 @@ class Measurement:
     n_unreadable: int
     n_masks: int
     score_seconds: float
+    operating_points: list[OperatingPoint]
+    likeness: Likeness | None
 
 
 @dataclass
@@ -81,6 +88,7 @@ def run_trial(
     protocol: EvaluationProtocol = USUAL_PROTOCOL,
     no_pixel_reason: str | None = None,
     on_error: str = "error",
+    exclude_suspects: bool = False,
     keep_maps: bool = False,
     on_fitted: Callable[[], None] | None = None,
     on_score: Callable[[Sample, ImageScore], None] | None = None,
@@ -92,7 +100,7 @@ def run_trial(
     ----------
     detector
         Not fitted yet, or to be fitted anew.
-    train, calibration_images, on_error
+    train, calibration_images, on_error, exclude_suspects
         As `fit_detector`.
     test, masks, protocol, no_pixel_reason, keep_maps, on_score
         As `measure_detector`.
@@ -112,6 +120,7 @@ def run_trial(
         train,
         calibration_images=calibration_images,
         on_error=on_error,
+        exclude_suspects=exclude_suspects,
         progress=progress,
     )
     fitted = time.perf_counter()
@@ -138,6 +147,7 @@ def fit_detector(
     *,
     calibration_images: Sequence[str] | None = None,
     on_error: str = "error",
+    exclude_suspects: bool = False,
     progress: Progress | None = None,
 ) -> list[Problem]:
     """Fit on `train`; gives what was wrong with its files.
@@ -152,6 +162,8 @@ def fit_detector(
         Paths of further good images to calibrate the threshold on, instead of `train`.
     on_error
         `skip` leaves unreadable training images out; otherwise one is an error.
+    exclude_suspects
+        Whether to fit a second time without the suspects of the first.
     progress
         Called with (stage, done, total).
 
@@ -168,6 +180,7 @@ def fit_detector(
             train,
             calibration_images=calibration_images,
             on_error="skip" if on_error == "skip" else "raise",
+            **({"exclude_suspects": True} if exclude_suspects else {}),
             progress=progress,
         )
     problems = [
@@ -275,6 +288,11 @@ def measure_detector(
         )
         add_kinds(results, protocol, test)
         explain(results, test, labelled, unreadable)
+        by_label: dict[bool, list[float]] = {False: [], True: []}
+        for one, score in zip(scored_samples, scores, strict=True):
+            by_label[bool(one.label)].append(score)
+        points = operating_points(detector, by_label[False], by_label[True])
+        like = likeness(detector, by_label[False])
     good = results["metrics"]["tn"] + results["metrics"]["fp"]
     return Measurement(
         results=results,
@@ -283,6 +301,8 @@ def measure_detector(
         n_unreadable=len(unreadable),
         n_masks=pixels.usable,
         score_seconds=done - began,
+        operating_points=points,
+        likeness=like,
     )
 
 
