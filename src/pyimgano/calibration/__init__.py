@@ -1,5 +1,6 @@
 """Thresholds from the scores and maps of normal images, and how far they can be trusted."""
 
+from .choices import ChosenThreshold, threshold_for_costs, threshold_for_misses
 from .explained import ScoreScale, score_ratio
 from .pixel_threshold import MapStatistics, PixelCalibration
 from .tail import (
@@ -30,6 +31,7 @@ __all__ = [
     "BinomialInterval",
     "Calibration",
     "CalibrationTail",
+    "ChosenThreshold",
     "ExponentialTail",
     "MapStatistics",
     "PixelCalibration",
@@ -42,4 +44,6 @@ __all__ = [
     "float32_threshold",
     "rank_bound",
     "score_ratio",
+    "threshold_for_costs",
+    "threshold_for_misses",
 ]

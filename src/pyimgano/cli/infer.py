@@ -14,7 +14,7 @@ from ..threads import limited_threads
 from .console import ALLOW_WEIGHTS, Bar, complain, parse_keywords, print_text
 from .infer_usage import SidesCommand, check_usage, output_folders, sides
 from .interruption import stand_down
-from .options import max_pixels_option, num_threads_option
+from .options import calibration_tail_option, max_pixels_option, num_threads_option
 
 if TYPE_CHECKING:
     from ..inference.outputs import Wanted
@@ -48,7 +48,11 @@ _NAMED = 20
     metavar="FILE",
     help="Region of interest of the model to fit: a mask image, or a .json file of polygons.",
 )
-@click.option("--save-model", type=_FOLDER, help="Keep the model that was fitted there.")
+@click.option(
+    "--save-model",
+    type=_FOLDER,
+    help="Keep there the model that was fitted, or calibrated with --calibrate-on.",
+)
 @click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--allow-outside", is_flag=True, help=ALLOW_WEIGHTS)
 @click.option(
@@ -58,6 +62,12 @@ _NAMED = 20
 )
 @click.option(
     "--calibration-quantile", type=float, help="Of the threshold, in (0, 1). Default 0.995."
+)
+@calibration_tail_option
+@click.option(
+    "--threshold",
+    type=float,
+    help="Decide by this instead of the model's threshold, for this call.",
 )
 @click.option(
     "--tile-size", callback=sides, metavar="N|H W", help="Score large images by such tiles."
@@ -207,6 +217,7 @@ def _wanted(given: dict[str, Any]) -> Wanted:
 
 def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
     """Loaded or fitted, tiled if that is wanted, calibrated; what is to be known is said."""
+    from ..calibration import DEFAULT_QUANTILE, DEFAULT_TAIL
     from ..inference import calibrate_threshold
     from ..inference.detectors import make_detector, open_detector, tiled
     from ..inference.scoring import require_maps
@@ -222,15 +233,12 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
             device=given["device"],
             resize=given["resize"],
             calibration_quantile=given["calibration_quantile"],
+            calibration_tail=given["calibration_tail"],
             roi=given["roi"],
             model_kwargs=parse_keywords(given["model_kwargs"]),
             tile_size=given["tile_size"],
             tile_stride=given["tile_stride"],
         )
-        inner = detector.detector if isinstance(detector, TiledDetector) else detector
-        if given["save_model"] is not None:
-            require_saveable(inner)
-            require_place(given["save_model"])
     else:
         detector = open_detector(
             model_dir=given["model_dir"],
@@ -240,6 +248,9 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
             allow_outside=given["allow_outside"],
         )
         detector = tiled(detector, given["tile_size"], given["tile_stride"])
+    if given["save_model"] is not None:
+        require_saveable(detector.detector if isinstance(detector, TiledDetector) else detector)
+        require_place(given["save_model"])
     if _wanted(given).needs_maps:
         require_maps(detector)
     good = None
@@ -248,12 +259,19 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
     if fitting:
         images = _images_in(given["train_dir"], "good training images")
         detector.fit(images, calibration_images=good, progress=bar.show)
-        if given["save_model"] is not None:
-            detector.save(given["save_model"])
     elif good is not None:
         quantile = given["calibration_quantile"]
-        more = {} if quantile is None else {"quantile": quantile}
-        calibrate_threshold(detector, good, progress=bar.show, **more)
+        calibrate_threshold(
+            detector,
+            good,
+            quantile=DEFAULT_QUANTILE if quantile is None else quantile,
+            tail=given["calibration_tail"] or DEFAULT_TAIL,
+            progress=bar.show,
+        )
+    if given["save_model"] is not None:
+        detector.save(given["save_model"])
+    if given["threshold"] is not None:
+        detector.set_threshold(given["threshold"], origin="--threshold")
     calibration = detector.calibration_
     if fitting or good is not None:
         complain(

@@ -72,6 +72,7 @@ def make_detector(
     device: str = "cpu",
     resize: tuple[int, int] | None = None,
     calibration_quantile: float | None = None,
+    calibration_tail: str | None = None,
     roi: Path | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     tile_size: Sides | None = None,
@@ -88,6 +89,7 @@ def make_detector(
         "device": device,
         "resize": resize,
         "calibration_quantile": calibration_quantile,
+        "calibration_tail": calibration_tail,
         "roi": None if roi is None else str(roi),
     }
     further = dict(model_kwargs or {})

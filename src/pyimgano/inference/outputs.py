@@ -129,6 +129,8 @@ class Recorder:
             "threshold": result.threshold,
             "calibration": self._method,
             "pred": result.label,
+            "score_ratio": result.score_ratio,
+            "p_value": result.p_value,
             "error": result.error,
             "remark": result.remark,
             "original_size": result.original_size,

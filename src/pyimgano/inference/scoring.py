@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ..calibration import ScoreScale
 from ..errors import NotFittedError, UsageError
 from ..images import ImageSource, RegionOfInterest, as_sources
 from ..models import Detector, ImageScore
@@ -52,6 +53,12 @@ class InferenceResult:
     regions
         Regions of the map at the image's original size, highest peak first; None if they were
         not asked for or `error` is set.
+    score_ratio
+        score / threshold, from 1.0 on defective (`pyimgano.calibration.score_ratio`); None if
+        `error` is set, or for a threshold of 0.
+    p_value
+        (1 + k) / (n + 1), where k of the n normal scores of the calibration are at least as
+        large; None if `error` is set, or where the detector had seen the images behind them.
     """
 
     index: int
@@ -64,6 +71,8 @@ class InferenceResult:
     error: str | None = None
     remark: str | None = None
     regions: tuple[Region, ...] | None = None
+    score_ratio: float | None = None
+    p_value: float | None = None
 
 
 def infer(
@@ -180,7 +189,9 @@ def iter_infer(
         else _batch_by_batch(view, inputs, maps)
     )
     roi = region_of(detector)
-    return _decide(detector.threshold_, scored, include_maps, limit, int(min_area), roi)
+    return _decide(
+        detector.threshold_, detector.score_scale(), scored, include_maps, limit, int(min_area), roi
+    )
 
 
 def pixel_threshold_of(detector: Scorer, given: float | None) -> float:
@@ -283,6 +294,7 @@ def _checked(index: int, item: ImageSource) -> ImageSource:
 
 def _decide(
     threshold: float,
+    scale: ScoreScale,
     scored: Iterator[_Named],
     include_maps: bool,
     limit: float | None,
@@ -313,5 +325,7 @@ def _decide(
             None,
             result.remark,
             regions,
+            scale.ratio(result.score),
+            scale.p_value(result.score),
         )
         del result  # and its map, before the next is made

@@ -20,7 +20,7 @@ from .environment_schema import (
     UsedFile,
 )
 from .inference_schema import InferenceRecord, MapRecord, RegionRecord, WatchedFile
-from .lines import append_line, as_line
+from .lines import append_line, as_line, read_scores
 from .maps import write_map, write_mask
 from .models import MODEL_FOLDER, find_model
 from .robustness_schema import (
@@ -130,6 +130,7 @@ __all__ = [
     "shown",
     "append_line",
     "as_line",
+    "read_scores",
     "write_bytes",
     "write_document",
     "write_map",
