@@ -16,7 +16,9 @@ EXPECTED_IN_A_SET = 0.1
 DEVIATIONS = 6.0
 #: A score decides the threshold if that falls by this share of its distance from the median
 #: once the score is left out.
-INFLUENCE = 0.1
+INFLUENCE = 0.5
+#: Among fewer scores none is named: of few, one always decides.
+FEWEST_SCORES = 10
 # Only so many of the largest scores are asked what they decide.
 _LOOKED_AT = 10
 
@@ -46,7 +48,7 @@ def find_suspects(
 ) -> list[Suspect]:
     """Name the scores that decide the threshold, or stand apart, highest first.
 
-    A score decides it where leaving out this one image lowers the threshold by more than a tenth
+    A score decides it where leaving out this one image lowers the threshold by more than half
     of its distance from the median score. A score stands apart where the exponential tail,
     fitted without the largest scores, expects fewer than 0.1 as high in a whole set of this
     size; where no tail can be fitted or believed, where it lies more than 6 robust standard
@@ -55,13 +57,13 @@ def find_suspects(
     Parameters
     ----------
     scores
-        (n,) finite scores of normal images.
+        (n,) finite scores of normal images. Of fewer than ten none is named.
     threshold_of
         Gives the threshold that scores lead to.
     """
     values = np.asarray(scores, dtype=np.float64)
     n = len(values)
-    if n < 3:
+    if n < FEWEST_SCORES:
         return []
     order = np.argsort(-values, kind="stable")
     median = float(np.median(values))

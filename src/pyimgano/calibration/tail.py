@@ -6,7 +6,7 @@ largest scores are described by an exponential distribution above a high quantil
 peaks-over-threshold method: Pickands, "Statistical inference using extreme order statistics",
 1975; Davison & Smith, 1990), fitted without the very largest of them.
 
-Let u be the score above which k of the n scores lie, and e_1 <= ... <= e_k their excesses over
+Let u be the score with k of the n scores above it, and e_1 <= ... <= e_k their excesses over
 u. The largest m = k - r of them are left out: only that they are no smaller than e_r is used,
 which for exponential excesses is the censored likelihood (Epstein & Sobel, "Life testing",
 1953). Their total time on test
@@ -14,9 +14,9 @@ which for exponential excesses is the censored likelihood (Epstein & Sobel, "Lif
     S = e_1 + ... + e_r + m e_r
 
 is then Gamma distributed with r degrees of freedom, and a new score lies above u with
-probability k / (n + 1) on average. So at the threshold u + c S the expected rate is exactly
+probability (k + 1) / (n + 1) on average. So at the threshold u + c S the expected rate is exactly
 
-    k / (n + 1) * (1 + c)^-r
+    (k + 1) / (n + 1) * (1 + c)^-r
 
 including that u and S are themselves estimates, which `c` makes up for. The normalised spacings
 between the e_i say whether an exponential tail is believable: their running sums over S are
@@ -83,7 +83,7 @@ class ExponentialTail:
     @property
     def share(self) -> float:
         """Expected share of new normal scores above `begin`."""
-        return self.n_excesses / (self.n_scores + 1)
+        return (self.n_excesses + 1) / (self.n_scores + 1)
 
     @property
     def decides_among(self) -> int:
@@ -107,7 +107,7 @@ class ExponentialTail:
         """Quantiles of the rate at `threshold`, over what the calibration could have been.
 
         A parametric bootstrap of the pivots, which do not depend on the scores: the share
-        above `begin` is Beta(k, n + 1 - k), and S over the true mean excess is Gamma(r).
+        above `begin` is Beta(k + 1, n - k), and S over the true mean excess is Gamma(r).
         The seed is fixed.
         """
         shares, gammas = _pivots(self.n_scores, self.n_excesses, self.n_used)
@@ -118,7 +118,7 @@ class ExponentialTail:
 @cache
 def _pivots(n: int, k: int, r: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     random = np.random.default_rng(0)
-    return random.beta(k, n + 1 - k, _DRAWS), random.gamma(r, size=_DRAWS)
+    return random.beta(k + 1, n - k, _DRAWS), random.gamma(r, size=_DRAWS)
 
 
 def fit_exponential_tail(ordered: npt.NDArray[np.float64]) -> ExponentialTail | str:
