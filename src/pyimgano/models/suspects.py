@@ -133,9 +133,9 @@ def refit_without_suspects(
 
 def exclusion_note(excluded: int, total: int, promised: float | None) -> str:
     """What having looked does to the promise."""
-    plural = "s were" if excluded != 1 else " was"
+    verb = "were" if excluded != 1 else "was"
     note = (
-        f"{excluded} of {total} good image{plural} left out as suspect after their scores were "
+        f"{excluded} of {total} good images {verb} left out as suspect after their scores were "
         "seen: the promised rate holds for parts like those that were kept"
     )
     if promised is None:
