@@ -54,7 +54,7 @@ SIGNIFICANCE = 0.05
 # Where more lie above the conformal rank, that is known well, and better than by any model.
 _DECIDES_AMONG = 10
 _DECIDES_SHARE = 0.2
-_DRAWS = 20_000
+_DRAWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -103,22 +103,36 @@ class ExponentialTail:
         """The expected rate of new normal scores above a threshold of at least `begin`."""
         return self.share * (1 + (threshold - self.begin) / self.total) ** -self.n_used
 
-    def rate_quantiles(self, threshold: float, levels: tuple[float, ...]) -> list[float]:
-        """Quantiles of the rate at `threshold`, over what the calibration could have been.
+    def rates(self, rate: float, rank: int) -> npt.NDArray[np.float64]:
+        """Draws (m,) of what the false-alarm rate of the rule in `calibrate` could be.
 
-        A parametric bootstrap of the pivots, which do not depend on the scores: the share
-        above `begin` is Beta(k + 1, n - k), and S over the true mean excess is Gamma(r).
-        The seed is fixed.
+        The rule takes the lower of `threshold(rate)` and the score at the conformal `rank`, but no
+        lower one than that with `decides_among` scores above it. The lower of two thresholds has
+        the higher of their rates, so that its rate is not that of either.
+
+        It is a parametric bootstrap of pivots, which do not depend on the scores: the share above
+        `begin` is Beta(k + 1, n - k), and the normalised spacings over the true mean excess are
+        independent standard exponentials. The seed is fixed. `rank` must be one of the highest
+        `decides_among`.
         """
-        shares, gammas = _pivots(self.n_scores, self.n_excesses, self.n_used)
-        factor = (threshold - self.begin) / self.total
-        return [float(one) for one in np.quantile(shares * np.exp(-factor * gammas), levels)]
+        shares, totals, highest = _pivots(
+            self.n_scores, self.n_excesses, self.n_used, self.decides_among
+        )
+        factor = (self.threshold(rate) - self.begin) / self.total
+        at_rank = highest[:, rank - 1 - (self.n_scores - self.decides_among - 1)]
+        excess = np.minimum(at_rank, np.maximum(factor * totals, highest[:, 0]))
+        return np.asarray(shares * np.exp(-excess))
 
 
 @cache
-def _pivots(n: int, k: int, r: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _pivots(n: int, k: int, r: int, among: int) -> tuple[npt.NDArray[np.float64], ...]:
+    """Shares and totals (m,), and the highest `among` + 1 excesses (m, among + 1), ascending."""
     random = np.random.default_rng(0)
-    return random.beta(k + 1, n - k, _DRAWS), random.gamma(r, size=_DRAWS)
+    shares = random.beta(k + 1, n - k, _DRAWS)
+    spacings = random.exponential(size=(_DRAWS, k))
+    totals = spacings[:, :r].sum(axis=1)
+    spacings /= k - np.arange(k)
+    return shares, totals, np.cumsum(spacings, axis=1)[:, k - among - 1 :].copy()
 
 
 def fit_exponential_tail(ordered: npt.NDArray[np.float64]) -> ExponentialTail | str:

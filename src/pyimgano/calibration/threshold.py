@@ -57,7 +57,7 @@ class Calibration:
         What a user should know, one sentence each.
     tail
         What the threshold came from in the end: `conformal`, `exponential`, or `given` where
-        somebody set it.
+        somebody set it. The rank may have been the lower one beside a believable tail.
     tail_asked
         What was asked for.
     false_alarm_rate_bound
@@ -66,7 +66,8 @@ class Calibration:
     confidence
         Of the bound and the interval.
     estimate_interval
-        Of a modelled tail: the interval of the rate by parametric bootstrap; else None.
+        Where a tail was modelled and decided or might have: the interval of the rate, by
+        parametric bootstrap; else None, and the promise holds whatever the distribution.
     tail_fit_p_value
         Of the test whether the tail is heavier than exponential; None if no tail was fitted.
     origin
@@ -190,17 +191,20 @@ def calibrate(
     result = conformal
     said = list(notes)
     if tail == "exponential":
-        result = _with_tail(conformal, values, float(1 - exact))
-    if missed and result.tail == "conformal":
+        result = _with_tail(conformal, values, float(1 - exact), rank)
+    if missed:
         needed = math.ceil(exact / (1 - exact))
+        what = "the largest score is the threshold"
+        if result.tail == "exponential":
+            what = "the promised rate is higher"
         said.append(
             f"{n} score{'s' * (n != 1)} cannot reach the quantile {quantile:g}, which needs "
-            f"{needed}: the largest score is the threshold"
+            f"{needed}: {what}"
         )
-    if result.tail == "exponential":
+    if result.estimate_interval is not None:
         said.append(
-            "the threshold is an estimate by an exponential tail, not the rank of a score: the "
-            "promised rate holds if the tail of good images is like that"
+            "the promised rate is an estimate: it holds if the scores of good images have an "
+            f"exponential tail, of which a test of fit says p = {result.tail_fit_p_value:.2g}"
         )
     if not unseen:
         result = replace(
@@ -214,32 +218,33 @@ def calibrate(
 
 
 def _with_tail(
-    conformal: Calibration, ordered: npt.NDArray[np.float64], rate: float
+    conformal: Calibration, ordered: npt.NDArray[np.float64], rate: float, rank: int
 ) -> Calibration:
     """The calibration with an exponential tail, where that is believed and lower."""
     fitted = fit_exponential_tail(ordered)
     if isinstance(fitted, str):
         return conformal
     conformal = replace(conformal, tail_fit_p_value=fitted.fit_p_value)
-    if not fitted.believed or rate >= fitted.share:
+    if not fitted.believed or rank <= len(ordered) - fitted.decides_among:
         return conformal
     # with this the threshold still grows with the quantile where the tail begins to decide
     least = float(np.nextafter(ordered[-fitted.decides_among - 1], np.inf))
     threshold = max(fitted.threshold(rate), least)
-    if not threshold < conformal.threshold:
-        return conformal
-    rate = fitted.rate(threshold)
+    rates = fitted.rates(rate, rank)
     edge = (1 - CONFIDENCE) / 2
-    low, bound, high = fitted.rate_quantiles(threshold, (edge, CONFIDENCE, 1 - edge))
-    return replace(
+    low, bound, high = (float(one) for one in np.quantile(rates, (edge, CONFIDENCE, 1 - edge)))
+    promised = float(rates.mean())
+    # that of the rule as a whole: it does not get better because the rank was the lower one
+    found = replace(
         conformal,
-        threshold=threshold,
-        quantile_reached=1 - rate,
-        promised_false_alarm_rate=rate,
-        tail="exponential",
+        quantile_reached=1 - promised,
+        promised_false_alarm_rate=promised,
         false_alarm_rate_bound=bound,
         estimate_interval=(low, high),
     )
+    if threshold < conformal.threshold:
+        return replace(found, threshold=threshold, tail="exponential")
+    return found
 
 
 def calibration_at(
