@@ -97,11 +97,11 @@ class ExponentialTail:
 
     def threshold(self, rate: float) -> float:
         """The score that new normal scores exceed at the expected `rate`, at most `share`."""
-        return self.begin + self.total * ((self.share / rate) ** (1 / self.n_used) - 1)
+        return self.begin + self.total * (float(self.share / rate) ** (1 / self.n_used) - 1)
 
     def rate(self, threshold: float) -> float:
         """The expected rate of new normal scores above a threshold of at least `begin`."""
-        return self.share * (1 + (threshold - self.begin) / self.total) ** -self.n_used
+        return float(self.share * (1 + (threshold - self.begin) / self.total) ** -self.n_used)
 
     def rates(self, rate: float, rank: int) -> npt.NDArray[np.float64]:
         """Draws (m,) of what the false-alarm rate of the rule in `calibrate` could be.
