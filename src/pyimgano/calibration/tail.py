@@ -97,7 +97,8 @@ class ExponentialTail:
 
     def threshold(self, rate: float) -> float:
         """The score that new normal scores exceed at the expected `rate`, at most `share`."""
-        return self.begin + self.total * (float(self.share / rate) ** (1 / self.n_used) - 1)
+        factor = float((self.share / rate) ** (1 / self.n_used)) - 1
+        return self.begin + self.total * factor
 
     def rate(self, threshold: float) -> float:
         """The expected rate of new normal scores above a threshold of at least `begin`."""

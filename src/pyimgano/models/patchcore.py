@@ -287,6 +287,7 @@ class VisionPatchCore(CoresetDetector):
                 unseen and several,
                 notes=tuple(notes),
                 maps=self._statistics(distances[0][whole] / memories[0][1]),
+                images=np.asarray(self._learners[0].kept),
             )
 
     def _finish(self) -> None:

@@ -98,6 +98,8 @@ class PatchMemoryLearner:
 
     Attributes
     ----------
+    kept
+        Positions of the images that `unseen` is of, among all that were added.
     unseen
         (n, k) float32, after `finish`: the scaled distances of the images that were kept, each as
         if it were not among what was learned, but for the coreset's selection.
@@ -107,6 +109,7 @@ class PatchMemoryLearner:
     """
 
     unseen: Tensor
+    kept: list[int]
     several: bool
 
     def __init__(
@@ -147,7 +150,7 @@ class PatchMemoryLearner:
         k = len(self._where)
         bank = MemoryBank(features, picked // k, prune=False)
         self.several = len(bank.image.unique()) > 1
-        numbers = [n for n in range(self._seen) if self._spread.takes(n)]
+        self.kept = numbers = [n for n in range(self._seen) if self._spread.takes(n)]
         image = torch.tensor(numbers, device=features.device).repeat_interleave(k)  # (n k,)
         cell = torch.arange(k, device=features.device).repeat(len(numbers))
         fold = self._coreset.fold_of(image * k + cell)
