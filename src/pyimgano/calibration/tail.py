@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -125,7 +125,7 @@ class ExponentialTail:
         return np.asarray(shares * np.exp(-excess))
 
 
-@cache
+@lru_cache(maxsize=16)  # of 1 MB each
 def _pivots(n: int, k: int, r: int, among: int) -> tuple[npt.NDArray[np.float64], ...]:
     """Shares and totals (m,), and the highest `among` + 1 excesses (m, among + 1), ascending."""
     random = np.random.default_rng(0)

@@ -102,6 +102,13 @@ def robust_benchmark(arguments: Sequence[str] | None = None) -> NoReturn:
     _run(command, "pyimgano-robust-benchmark", arguments)
 
 
+def threshold(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`pyimgano-threshold`, the same as `pyimgano threshold`."""
+    from .threshold import command
+
+    _run(command, "pyimgano-threshold", arguments)
+
+
 def infer(arguments: Sequence[str] | None = None) -> NoReturn:
     """`pyimgano-infer`, the same as `pyimgano infer`."""
     from .infer import command

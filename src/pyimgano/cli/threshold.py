@@ -20,7 +20,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 _COSTS = ("cost_miss", "cost_false_alarm", "defect_share")
 
 
-class _Share(click.ParamType):
+class _Share(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """A share in (0, 1), or in percent."""
 
     name = "share"

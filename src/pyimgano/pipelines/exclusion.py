@@ -20,7 +20,7 @@ def read_exclusions(file: str | Path, root: Path) -> list[str]:
     file
         The list.
     root
-        Relative paths in it start there.
+        Relative paths in it start there, or in the folder of a manifest.
 
     Raises
     ------
@@ -71,4 +71,5 @@ def without_excluded(
 
 def _key(root: Path, name: str | Path) -> str:
     """The real path, so that it does not matter how an image is named."""
-    return os.path.realpath(root.absolute() / name)
+    folder = root.absolute() if root.is_dir() else root.absolute().parent  # of a manifest
+    return os.path.realpath(folder / name)
