@@ -367,3 +367,33 @@ def test_no_sentence_where_nothing_is_to_be_said() -> None:
     assert low_recall_note(points, None, None, detector.threshold_) is None
     assert low_recall_note(operating_points(detector, [], []), 0.0, 1.0, 1e9) is None
     assert unlike_note(None, points[0].false_alarms) is None
+
+
+def test_the_command_line_has_options_and_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyimgano.cli.console.on_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "160")
+    root = dataset(tmp_path / "data", ODD, [200, 205, 210], DEFECTS)
+    arguments = [
+        "benchmark", "--dataset", "mvtec", "--root", root, "--category", "nut", "--model",
+        "darkness", "--resize", 64, 64, "--no-pixel", "--output-dir", tmp_path / "runs",
+    ]  # fmt: skip
+
+    def run(*more: str) -> tuple[int, dict[str, Any], str]:
+        with pytest.raises(SystemExit) as left:
+            _run(group, "pyimgano", [str(one) for one in (*arguments, *more)])
+        captured = capsys.readouterr()
+        assert isinstance(left.value.code, int)
+        return left.value.code, json.loads(captured.out or "{}"), captured.err
+
+    code, report, err = run()
+    assert code == 0 and report["training_suspects"] and "005.png" in err
+    assert "promised false alarms, and what they lead to" in err and "0.1" in err
+    assert "it would find 100 % instead of 0 %" in err
+    code, report, err = run("--exclude-suspects")
+    assert code == 0 and len(report["excluded"]) == 1 and "left out as suspect" in err
+    config = json.loads((Path(report["run_dir"]) / "config.json").read_text())
+    assert config["exclude_suspects"] is True and config["arguments"]["exclude_suspects"] is True
+    code, _, err = run("--calibration-tail", "conformal")  # which this method has no keyword for
+    assert code == 2 and "calibration_tail means nothing to model 'darkness'" in err
