@@ -397,3 +397,14 @@ def test_the_command_line_has_options_and_table(
     assert config["exclude_suspects"] is True and config["arguments"]["exclude_suspects"] is True
     code, _, err = run("--calibration-tail", "conformal")  # which this method has no keyword for
     assert code == 2 and "calibration_tail means nothing to model 'darkness'" in err
+
+
+def test_the_tail_is_a_keyword_of_detectors() -> None:
+    from pyimgano.models import create_model, model_info
+
+    assert create_model("vision_patchcore", calibration_tail="conformal").get_params()[
+        "calibration_tail"
+    ] == ("conformal")
+    assert model_info("vision_padim")["parameters"]["calibration_tail"]["default"] == "exponential"
+    with pytest.raises(UsageError, match="calibration_tail"):
+        create_model("vision_patchcore", calibration_tail="gumbel")
