@@ -22,12 +22,14 @@ from pyimgano.cli import infer as command
 from pyimgano.errors import DataError, ImageReadError, NotFittedError, UsageError
 from pyimgano.images import read_image
 from pyimgano.inference import calibrate_threshold, infer, iter_infer
-from pyimgano.models import registry
+from pyimgano.models import register_model, registry
 from pyimgano.models.loading import load_model
+from pyimgano.models.saved_state import SavedState
 from pyimgano.models.tiled import TiledDetector
 
 from .conftest import picture, save
 from .pixel_detector import Darkness, fitted, plain
+from .stubs import SavedDarkness
 
 Call = Callable[..., tuple[int, list[dict[str, Any]], str]]
 
@@ -219,8 +221,8 @@ def test_a_record_for_each_image(call: Call, folder: Path) -> None:
     assert [r["pred"] for r in records] == [0, 1, 0]
     assert records[0]["original_size"] == [96, 128] and records[0]["error"] is None
     assert set(records[0]) == {
-        "index", "input", "score", "threshold", "calibration", "pred", "label", "error",
-        "remark", "original_size",
+        "index", "input", "score", "threshold", "calibration", "pred", "label", "score_ratio",
+        "p_value", "error", "remark", "original_size",
     }  # fmt: skip
     assert [json.loads(line) for line in jsonl.read_text().splitlines()] == records
     assert "threshold 55" in err and "3 images: 1 defective, 2 good, 0 unreadable" in err
@@ -357,6 +359,45 @@ def test_loading_paths(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
     code, records, err = call("--model-dir", "m", "--calibrate-on", good, folder / "parts")
     assert code == 0 and records[0]["calibration"] == "held-out-images"
     assert records[0]["threshold"] == pytest.approx(135) and "threshold 135 from 1 good" in err
+
+
+def test_another_threshold_and_a_calibration_that_is_kept(
+    call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Kept(SavedDarkness):
+        def _restore(self, saved: SavedState) -> None:
+            super()._restore(saved)
+            self.batches: list[int] = []
+
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    register_model("kept")(Kept)
+    # a detector without a network takes no device
+    monkeypatch.setattr(pyimgano.models, "load_model", lambda path, **_: load_model(path))
+    good = [save(folder / "good" / f"{i}.png", plain(120 + i)) for i in range(4)]
+    model = Kept().fit([plain(200), plain(210)]).save(folder / "m")
+    parts = folder / "parts" / "a"
+    code, records, _ = call("--model-dir", model, "--threshold", 35.0, parts)
+    assert code == 0 and [r["pred"] for r in records] == [1, 1]  # scores 35 and 250
+    assert records[0]["threshold"] == 35.0 and records[0]["score_ratio"] == 1.0
+    assert load_model(model).threshold_ != 35.0
+    for value in ("nan", "inf"):
+        code, _, err = call("--model-dir", model, "--threshold", value, parts)
+        assert code == 2 and "--threshold must be finite" in err
+
+    new = folder / "new"
+    code, records, _ = call(
+        "--model-dir", model, "--calibrate-on", good[0].parent, "--save-model", new, parts
+    )
+    assert code == 0 and records[0]["p_value"] == 1.0
+    loaded = load_model(new)
+    assert loaded.threshold_ == records[0]["threshold"] == pytest.approx(135)
+    assert loaded.calibration_.n_scores == 4 and loaded.calibration_.origin != "fit"
+    for options, said in (
+        (("--save-model", folder / "n"), "--save-model means nothing"),
+        (("--calibration-tail", "conformal"), "--calibration-tail means nothing"),
+    ):
+        code, _, err = call("--model-dir", model, *options, parts)
+        assert code == 2 and said in err
 
 
 def test_saving_what_was_fitted(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

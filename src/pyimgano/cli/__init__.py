@@ -36,6 +36,7 @@ _COMMANDS = {
     ),
     "export": ("export", "Write a detector as a folder that runs without pyimgano."),
     "infer": ("infer", "Score new images with a fitted detector."),
+    "threshold": ("threshold", "Move the threshold of a saved detector, without a refit."),
 }
 
 
@@ -137,6 +138,11 @@ def export(arguments: Sequence[str] | None = None) -> NoReturn:
 def robust_benchmark(arguments: Sequence[str] | None = None) -> NoReturn:
     """`pyimgano-robust-benchmark`, the same as `pyimgano robust-benchmark`."""
     sys.exit(run_subcommand("robust-benchmark", arguments))
+
+
+def threshold(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`pyimgano-threshold`, the same as `pyimgano threshold`."""
+    sys.exit(run_subcommand("threshold", arguments))
 
 
 def infer(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -17,6 +17,7 @@ from ..foreign import parse_json, quoted
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+    from rich.table import Table
     from typing_extensions import Self
 
     from ..runs import FittedReport
@@ -115,6 +116,11 @@ class Console(Bar):
             table.add_row("mean", *cells)
         console = RichConsole(stderr=True)
         console.print(table)
+        categories = _categories(report)
+        if len(categories) == 1:
+            (one,) = categories.values()
+            if one.get("operating_points"):
+                console.print(_trade_off(one))
         if report["run_dir"]:
             console.print(Text(plain(f"run: {report['run_dir']}")))
 
@@ -284,6 +290,31 @@ def _row(name: str, report: dict[str, Any], metrics: list[str]) -> list[str]:
         alarms,
         percent(report["calibration"]["promised_false_alarm_rate"]),
     ]
+
+
+def _trade_off(report: dict[str, Any]) -> Table:
+    """What each promise leads to, as a table for a terminal."""
+    from rich.table import Table
+
+    table = Table(title="promised false alarms, and what they lead to (95 % intervals)")
+    for column in ("asked", "promised", "at most", "threshold", "false alarms", "recall"):
+        table.add_column(column, justify="right")
+    for point in report["operating_points"]:
+        table.add_row(
+            percent(point["asked_false_alarm_rate"], 1),
+            percent(point["promised_false_alarm_rate"]),
+            percent(point["false_alarm_rate_bound"]),
+            f"{point['threshold']:.4g}",
+            *(_with_interval(point[name], 1) for name in ("false_alarms", "recall")),
+        )
+    return table
+
+
+def _with_interval(share: dict[str, Any], digits: int) -> str:
+    if share["rate"] is None:
+        return "-"
+    low, high = percent(share["low"], digits), percent(share["high"], digits)
+    return f"{percent(share['rate'], digits)} [{low}, {high}]"
 
 
 def percent(value: float | None, digits: int = 2) -> str:

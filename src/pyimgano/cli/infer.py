@@ -24,6 +24,7 @@ from .infer_usage import (
 from .interruption import stand_down
 from .options import (
     bit_depth_option,
+    calibration_tail_option,
     checkpoint_option,
     max_pixels_option,
     num_threads_option,
@@ -62,7 +63,11 @@ _NAMED = 20
     metavar="FILE",
     help="Region of interest of the model to fit: a mask image, or a .json file of polygons.",
 )
-@click.option("--save-model", type=_FOLDER, help="Keep the model that was fitted there.")
+@click.option(
+    "--save-model",
+    type=_FOLDER,
+    help="Keep there the model that was fitted, or calibrated with --calibrate-on.",
+)
 @click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--allow-outside", is_flag=True, help=ALLOW_WEIGHTS)
 @click.option(
@@ -72,6 +77,12 @@ _NAMED = 20
 )
 @click.option(
     "--calibration-quantile", type=float, help="Of the threshold, in (0, 1). Default 0.995."
+)
+@calibration_tail_option
+@click.option(
+    "--threshold",
+    type=float,
+    help="Decide by this instead of the model's threshold, for this call.",
 )
 @click.option(
     "--tile-size", callback=sides, metavar="N|H W", help="Score large images by such tiles."
@@ -249,6 +260,7 @@ def _wanted(given: dict[str, Any]) -> Wanted:
 
 def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
     """Loaded or fitted, tiled if that is wanted, calibrated; what is to be known is said."""
+    from ..calibration import DEFAULT_QUANTILE, DEFAULT_TAIL
     from ..inference import calibrate_threshold
     from ..inference.detectors import (
         make_detector,
@@ -272,6 +284,7 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
             device=given["device"],
             resize=given["resize"],
             calibration_quantile=given["calibration_quantile"],
+            calibration_tail=given["calibration_tail"],
             roi=given["roi"],
             bit_depth=given["bit_depth"],
             model_kwargs=parse_keywords(given["model_kwargs"]),
@@ -280,10 +293,6 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
             tile_rules=rules,
             create=caller.create_model,
         )
-        inner = detector.detector if isinstance(detector, TiledDetector) else detector
-        if given["save_model"] is not None:
-            require_saveable(inner)
-            require_place(given["save_model"])
     else:
         detector = open_detector(
             model_dir=given["model_dir"],
@@ -294,6 +303,9 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
         )
         require_bit_depth(detector, given["bit_depth"])
         detector = tiled(detector, given["tile_size"], given["tile_stride"], rules)
+    if given["save_model"] is not None:
+        require_saveable(detector.detector if isinstance(detector, TiledDetector) else detector)
+        require_place(given["save_model"])
     if _wanted(given).needs_maps:
         require_maps(detector)
     good = None
@@ -302,16 +314,23 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
     if fitting:
         images = _images_in(given["train_dir"], "good training images")
         detector.fit(images, calibration_images=good, progress=bar.show)
-        if given["save_model"] is not None:
-            detector.save(given["save_model"])
     elif good is not None:
         quantile = given["calibration_quantile"]
-        more = {} if quantile is None else {"quantile": quantile}
-        calibrate_threshold(detector, good, progress=bar.show, **more)
+        calibrate_threshold(
+            detector,
+            good,
+            quantile=DEFAULT_QUANTILE if quantile is None else quantile,
+            tail=given["calibration_tail"] or DEFAULT_TAIL,
+            progress=bar.show,
+        )
     require_fitted(detector)
     if getattr(detector, "threshold_", None) is None:
         complain("the detector has no threshold, so images get a score and no label")
         return detector
+    if given["save_model"] is not None:
+        detector.save(given["save_model"])
+    if given["threshold"] is not None:
+        detector.set_threshold(given["threshold"], origin="--threshold")
     calibration = detector.calibration_
     if fitting or good is not None:
         complain(

@@ -57,7 +57,7 @@ def check_usage(given: dict[str, Any]) -> None:
     needs = {
         "category": "from_run",
         **dict.fromkeys(
-            ("model", "preset", "model_kwargs", "resize", "roi", "save_model"),
+            ("model", "preset", "model_kwargs", "resize", "roi"),
             "model" if by_caller else "train_dir",
         ),
         **dict.fromkeys(("only_new", "stop_when_idle"), "watch"),
@@ -80,6 +80,14 @@ def check_usage(given: dict[str, Any]) -> None:
             raise click.UsageError(
                 "--calibration-quantile means nothing to a saved model without --calibrate-on"
             )
+    if given["calibration_tail"] and given["train_dir"] is None and given["calibrate_on"] is None:
+        raise click.UsageError(
+            "--calibration-tail means nothing to a saved model without --calibrate-on"
+        )
+    if given["save_model"] and given["train_dir"] is None and given["calibrate_on"] is None:
+        raise click.UsageError("--save-model means nothing without --train-dir or --calibrate-on")
+    if given["threshold"] is not None and not math.isfinite(given["threshold"]):
+        raise click.UsageError(f"--threshold must be finite, got {given['threshold']!r}")
     if given["allow_outside"] and given["train_dir"] is not None:
         raise click.UsageError("--allow-outside means nothing with --train-dir")
     if given["map_size"] is not None and not (given["save_maps"] or given["include_maps"]):

@@ -40,6 +40,13 @@ max_pixels_option = click.option(
     help="Refuse images and masks that declare more, height times width. Default 2^28.",
 )
 
+calibration_tail_option = click.option(
+    "--calibration-tail",
+    type=click.Choice(["exponential", "conformal"]),
+    help="How the threshold is estimated: by an exponential tail of the scores where that is "
+    "believable (default), or at the rank of a score.",
+)
+
 bit_depth_option = click.option(
     "--bit-depth",
     type=int,
@@ -134,6 +141,19 @@ model_options = _together(
     ),
     click.option(
         "--calibration-quantile", type=float, help="Of the threshold, in (0, 1). Default 0.995."
+    ),
+    calibration_tail_option,
+    click.option(
+        "--exclude-suspects",
+        is_flag=True,
+        help="Fit a second time without the training images that decide the threshold or stand "
+        "apart in the first fit; the report says what this does to the promise.",
+    ),
+    click.option(
+        "--exclude",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Leave out the training images that this list names, one path a line, from --root.",
     ),
     click.option(
         "--cache-dir",

@@ -1,6 +1,6 @@
 """Decisions on new images by a fitted or loaded detector."""
 
-from .calibrate import calibrate_threshold
+from .calibrate import calibrate_threshold, threshold_from_costs, threshold_from_defects
 from .regions import Region, find_regions
 from .scoring import InferenceResult, infer, iter_infer
 
@@ -11,4 +11,6 @@ __all__ = [
     "find_regions",
     "infer",
     "iter_infer",
+    "threshold_from_costs",
+    "threshold_from_defects",
 ]

@@ -6,7 +6,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from ..calibration import DEFAULT_QUANTILE
+from ..calibration import (
+    CONFIDENCE,
+    DEFAULT_QUANTILE,
+    DEFAULT_TAIL,
+    threshold_for_costs,
+    threshold_for_misses,
+)
+from ..calibration.threshold import check_tail
 from ..errors import UsageError
 from ..images import ImageSource, as_sources
 from ..images.image_format import ImageFormat, to_rgb_u8
@@ -15,12 +22,15 @@ from ..models.detector import OnError, Progress, require_fitted
 from ..models.held_out import score_held_out
 from ..models.tiled import TiledDetector
 
+_ORIGIN = "good images that were given after the fit"
+
 
 def calibrate_threshold(
     detector: Any,
     inputs: Iterable[ImageSource],
     *,
     quantile: float = DEFAULT_QUANTILE,
+    tail: str = DEFAULT_TAIL,
     on_error: OnError = "raise",
     progress: Progress | None = None,
     input_format: ImageFormat | str | None = None,
@@ -28,8 +38,7 @@ def calibrate_threshold(
     """Take the threshold from good images that the detector has not seen.
 
     Sets `threshold_`, `calibration_`, `decision_scores_` and, from the same pass,
-    `pixel_calibration_`. The quantile is taken by conformal rank, as in fitting
-    (`pyimgano.calibration`).
+    `pixel_calibration_`. The quantile is estimated as in fitting (`pyimgano.calibration`).
 
     Parameters
     ----------
@@ -40,6 +49,8 @@ def calibrate_threshold(
         Good images that were not learned from: paths or (H, W, 3) uint8 RGB arrays.
     quantile
         In (0, 1).
+    tail
+        `exponential` or `conformal`.
     on_error
         `raise`: an unreadable image is an error that names it. `skip`: it is left out.
     progress
@@ -57,7 +68,7 @@ def calibrate_threshold(
     NotFittedError
         The detector was not fitted.
     UsageError
-        No inputs, or a quantile outside (0, 1).
+        No inputs, a quantile outside (0, 1), or an unknown tail.
     ImageReadError
         An unreadable image, unless `on_error="skip"`.
     DataError
@@ -71,15 +82,94 @@ def calibrate_threshold(
         raise UsageError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
     if not 0 < quantile < 1:
         raise UsageError(f"quantile must lie in (0, 1), got {quantile!r}")
+    check_tail(tail)
     found = score_held_out(detector, as_sources(inputs, name="inputs"), on_error, progress)
     if found.skipped:
         left = f"{len(found.skipped)} of the images to calibrate on could not be read"
         found = replace(found, notes=(*found.notes, left))
     if isinstance(detector, TiledDetector):
-        detector.set_calibration(found, float(quantile))
+        detector.set_calibration(found, float(quantile), tail, _ORIGIN)
     else:
-        found.calibrate(detector, float(quantile))
+        found.calibrate(detector, float(quantile), tail, _ORIGIN)
     if given is not detector:
         given.threshold_ = detector.threshold_
     threshold: float = detector.threshold_
     return threshold
+
+
+def threshold_from_defects(
+    detector: Any,
+    inputs: Iterable[ImageSource],
+    *,
+    miss_rate: float,
+    confidence: float | None = CONFIDENCE,
+) -> float:
+    """Take the largest threshold that misses few enough defects, and set it.
+
+    Parameters
+    ----------
+    detector
+        Fitted, or loaded. Its `calibration_` then says where the threshold comes from.
+    inputs
+        Defective images: paths or (H, W, 3) uint8 RGB arrays.
+    miss_rate, confidence
+        As `pyimgano.calibration.threshold_for_misses`.
+
+    Returns
+    -------
+    float
+        The new `threshold_`.
+
+    Raises
+    ------
+    NotFittedError, UsageError, ImageReadError
+        The detector was not fitted, a value is out of range, or an image cannot be read.
+    DataError
+        There are too few images for this rate.
+    """
+    require_fitted(detector)
+    scores = detector.decision_function(as_sources(inputs, name="inputs"))
+    chosen = threshold_for_misses(scores, miss_rate, confidence=confidence)
+    detector.set_threshold(chosen.threshold, origin=chosen.origin)
+    return chosen.threshold
+
+
+def threshold_from_costs(
+    detector: Any,
+    inputs: Iterable[ImageSource],
+    *,
+    cost_miss: float,
+    cost_false_alarm: float,
+    defect_share: float = 0.5,
+) -> float:
+    """Take the threshold at which errors cost least, and set it.
+
+    False alarms are counted among the detector's `decision_scores_`.
+
+    Parameters
+    ----------
+    detector, inputs
+        As `threshold_from_defects`.
+    cost_miss, cost_false_alarm, defect_share
+        As `pyimgano.calibration.threshold_for_costs`.
+
+    Returns
+    -------
+    float
+        The new `threshold_`.
+
+    Raises
+    ------
+    NotFittedError, UsageError, ImageReadError
+        The detector was not fitted, a value is out of range, or an image cannot be read.
+    """
+    require_fitted(detector)
+    chosen = threshold_for_costs(
+        detector.decision_scores_,
+        detector.decision_function(as_sources(inputs, name="inputs")),
+        cost_miss=cost_miss,
+        cost_false_alarm=cost_false_alarm,
+        defect_share=defect_share,
+    )
+    detector.set_threshold(chosen.threshold, origin=chosen.origin)
+    return chosen.threshold

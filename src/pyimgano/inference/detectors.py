@@ -111,6 +111,7 @@ def make_detector(
     device: str = "cpu",
     resize: tuple[int, int] | None = None,
     calibration_quantile: float | None = None,
+    calibration_tail: str | None = None,
     roi: Path | None = None,
     bit_depth: int | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
@@ -130,6 +131,7 @@ def make_detector(
         "device": device,
         "resize": resize,
         "calibration_quantile": calibration_quantile,
+        "calibration_tail": calibration_tail,
         "roi": None if roi is None else str(roi),
         "bit_depth": bit_depth,
     }

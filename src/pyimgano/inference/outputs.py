@@ -137,6 +137,8 @@ class Recorder:
             "calibration": self._method,
             "pred": result.label,
             "label": result.label,
+            "score_ratio": result.score_ratio,
+            "p_value": result.p_value,
             "error": result.error,
             "remark": result.remark,
             "original_size": result.original_size,

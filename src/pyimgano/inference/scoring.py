@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ..calibration import ScoreScale
 from ..errors import UsageError
 from ..images import ImageSource, RegionOfInterest, as_sources
 from ..images.image_format import ImageFormat, parse_image_format, to_rgb_u8
@@ -60,6 +61,12 @@ class InferenceResult:
     unlike_training
         How the image is of another kind than all training images, in words: in colour where they
         are grey, or of another shape; part of `remark` too. None if it is not.
+    score_ratio
+        score / threshold, from 1.0 on defective (`pyimgano.calibration.score_ratio`); None if
+        `error` is set, or for a threshold of 0.
+    p_value
+        (1 + k) / (n + 1), where k of the n normal scores of the calibration are at least as
+        large; None if `error` is set, or where the detector had seen the images behind them.
     """
 
     score: float | None
@@ -73,6 +80,8 @@ class InferenceResult:
     remark: str | None = None
     regions: tuple[Region, ...] | None = None
     unlike_training: str | None = None
+    score_ratio: float | None = None
+    p_value: float | None = None
 
 
 def infer(
@@ -219,7 +228,14 @@ def iter_infer(
     )
     roi = region_of(detector)
     return _decide(
-        detector.threshold_, scored, include_maps, limit, int(min_area), roi, postprocess
+        detector.threshold_,
+        None if detector.threshold_ is None else detector.score_scale(),
+        scored,
+        include_maps,
+        limit,
+        int(min_area),
+        roi,
+        postprocess,
     )
 
 
@@ -317,6 +333,7 @@ def _checked(index: int, item: ImageSource) -> ImageSource:
 
 def _decide(
     threshold: float | None,
+    scale: ScoreScale | None,
     scored: Iterator[_Named],
     include_maps: bool,
     limit: float | None,
@@ -356,5 +373,7 @@ def _decide(
             or None,
             regions=regions,
             unlike_training=result.unlike_training,
+            score_ratio=None if scale is None else scale.ratio(result.score),
+            p_value=None if scale is None else scale.p_value(result.score),
         )
         del shown, result  # and its map, before the next is made

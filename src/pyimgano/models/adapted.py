@@ -135,6 +135,7 @@ class AdaptedDetector(Detector):
         """Take the detector as it is, with its own threshold or with none."""
         self.params_ = self.validate_params()
         self.n_train_, self.skipped_, self.remarked_ = 0, [], []
+        self.training_suspects_, self.excluded_ = [], []
         self._take_own_threshold(None)
 
     def describe(self) -> dict[str, Any]:
@@ -149,9 +150,13 @@ class AdaptedDetector(Detector):
         *,
         calibration_images: Iterable[ImageSource] | None = None,
         on_error: OnError = "raise",
+        exclude_suspects: bool = False,
         progress: Progress | None = None,
     ) -> AdaptedDetector:
         """Fit the detector; arguments and errors are those of `Detector.fit`.
+
+        Suspects are not named, and so cannot be excluded, because its scores of training images
+        are those of images that it has seen.
 
         The threshold is taken from `calibration_images` where there are any; else it is the
         detector's own `threshold_`, unless `calibration_quantile` asks for another; else the
@@ -159,6 +164,9 @@ class AdaptedDetector(Detector):
         """
         if on_error not in ("raise", "skip"):
             raise UsageError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+        if exclude_suspects:
+            name = type(self.detector).__name__
+            raise UsageError(f"exclude_suspects means nothing to {name}, which names none")
         sources = as_sources(X)
         if len(sources) == 0:
             raise UsageError("X is empty: fit needs at least one good image")
@@ -186,6 +194,7 @@ class AdaptedDetector(Detector):
         self._ask(self.detector.fit, readable)
         self.n_train_ = len(readable)
         self.skipped_, self.remarked_ = reading.skipped, reading.remarked
+        self.training_suspects_, self.excluded_ = [], []
         self.pixel_calibration_ = None
         if held_out is not None:
             found = self._held_out_scores(held_out, on_error, reading, progress)

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..calibration import (
+    DEFAULT_TAIL,
     Calibration,
     MapStatistics,
     PixelCalibration,
@@ -51,9 +52,11 @@ from ..images import (
     stream_images,
 )
 from ..memory import in_blocks, is_out_of_memory
+from .operating_point import WithOperatingPoint
 from .parameters import FullSignature, check_parameters, parameter_names, reject_unknown
 from .seen_images import SeenImages, calibrate_apart, calibrate_on_distinct
 from .sklearn_face import SklearnFace
+from .suspects import ExcludedImage, TrainingSuspect, name_suspects, refit_without_suspects
 
 if TYPE_CHECKING:
     from .saved_state import SavedState, State
@@ -70,8 +73,9 @@ class TrainingScores:
     """Scores of normal images, and how they were obtained.
 
     `unseen` says that no image was scored by a model that had seen it, or a copy of it; `maps`
-    are the statistics of the images' maps, if the method has maps. `images` are the numbers of
-    the training images that the scores are of, among those learned from; None of all.
+    are the statistics of the images' maps, if the method has maps. `images` (n,) are the
+    positions, among the images learned from in their order, of those that the scores belong to;
+    None where every image has a score.
     """
 
     scores: npt.NDArray[np.float64]
@@ -193,7 +197,7 @@ def require_apart(train: Sequence[ImageSource], held_out: Sequence[ImageSource])
             )
 
 
-class Detector(SklearnFace, ABC):
+class Detector(WithOperatingPoint, SklearnFace, ABC):
     """Base class of all detectors.
 
     Every subclass takes at least `resize`, `contamination`, `calibration`,
@@ -211,7 +215,8 @@ class Detector(SklearnFace, ABC):
         training images that were used, out-of-sample unless `calibration="in-sample"`; or
         the `calibration_images` of `fit`.
     threshold_
-        `predict` calls an image defective if its score is greater than or equal to this.
+        `predict` calls an image defective if its score is greater than or equal to this. It may
+        be set; `calibration_` then says so.
     params_
         The checked keywords of the fit; setting others has no effect until the next one.
     calibration_
@@ -222,6 +227,11 @@ class Detector(SklearnFace, ABC):
         Training and calibration images left out under `on_error="skip"` (`SkippedImage`).
     remarked_
         Those of which a part was left out, such as the further pages of a file.
+    training_suspects_
+        Images whose scores decide the threshold or stand apart (`TrainingSuspect`), highest
+        first; see `pyimgano.calibration.suspects`.
+    excluded_
+        Those that `fit(exclude_suspects=True)` left out (`ExcludedImage`).
     n_train_
         How many training images were learned from.
     seen_
@@ -249,11 +259,12 @@ class Detector(SklearnFace, ABC):
 
     decision_scores_: npt.NDArray[np.float64]
     params_: Any
-    threshold_: float
     calibration_: Calibration
     pixel_calibration_: PixelCalibration | None
     skipped_: list[SkippedImage]
     remarked_: list[SkippedImage]
+    training_suspects_: list[TrainingSuspect]
+    excluded_: list[ExcludedImage]
     n_train_: int
     seen_: SeenImages | None = None
     copies_: tuple[tuple[int, ...], ...] = ()
@@ -517,6 +528,7 @@ class Detector(SklearnFace, ABC):
         *,
         calibration_images: Iterable[ImageSource] | None = None,
         on_error: OnError = "raise",
+        exclude_suspects: bool = False,
         progress: Progress | None = None,
     ) -> _T:
         """Learn what good images look like, and calibrate the threshold on them.
@@ -534,6 +546,10 @@ class Detector(SklearnFace, ABC):
         on_error
             `raise`: an unreadable image is an error that names it. `skip`: it is left out,
             from the model and from the calibration, and listed in `skipped_`.
+        exclude_suspects
+            Whether to fit a second time without the images that became `training_suspects_`
+            in the first. They are then listed in `excluded_`, and `calibration_.notes` says what
+            this does to the promise.
         progress
             Called with (stage, done, total).
 
@@ -622,10 +638,16 @@ class Detector(SklearnFace, ABC):
             method=training.method,
             unseen=training.unseen,
             notes=training.notes,
+            tail=getattr(params, "calibration_tail", DEFAULT_TAIL),
         )
         pixels = training.maps.calibrate(training.method, unseen=training.unseen)
         self.pixel_calibration_ = self.above_outside(pixels)
-        self.threshold_ = self.calibration_.threshold  # the last: now it is fitted
+        self.training_suspects_ = []
+        self.excluded_ = []
+        self.threshold_ = self.calibration_.threshold  # now it is fitted
+        self.training_suspects_ = self._suspects(sources, held_out, training, reading)
+        if exclude_suspects and self.training_suspects_:
+            refit_without_suspects(self, sources, held_out, on_error=on_error, progress=progress)
         return self
 
     def as_fitted(self: _T) -> _T:
@@ -643,6 +665,27 @@ class Detector(SklearnFace, ABC):
         fitted = copy.copy(self)  # in one step; `fit` removes `threshold_` first, sets it last
         fitted._check_fitted()
         return fitted
+
+    def _suspects(
+        self,
+        sources: Sequence[ImageSource],
+        held_out: Sequence[ImageSource] | None,
+        training: TrainingScores,
+        reading: _Reading,
+    ) -> list[TrainingSuspect]:
+        if held_out is not None:
+            assert training.images is not None
+            return name_suspects(self, held_out, training.images, "calibration")
+        positions = np.asarray(reading.indices)
+        if training.images is not None:
+            positions = positions[training.images]
+        if len(positions) != len(training.scores):
+            # the method calibrates on a part of the images, and does not say which
+            note = "only a part of the training images has scores: no suspects are named"
+            now = self.calibration_
+            self.calibration_ = replace(now, notes=(*now.notes, note))
+            return []
+        return name_suspects(self, sources, positions, "train")
 
     # ---- score
 
@@ -768,6 +811,7 @@ class Detector(SklearnFace, ABC):
     ) -> TrainingScores:
         """Scores of good images that were not learned from."""
         scores: list[float] = []
+        positions: list[int] = []  # in `sources`
         signatures: list[Signature | None] = []
         maps = MapStatistics()
         handling = "raise" if on_error == "raise" else "record"
@@ -783,6 +827,7 @@ class Detector(SklearnFace, ABC):
                 reading.remark(result.index, source, result.remark, "calibration")
                 scores.append(result.score)
                 signatures.append(result.signature)
+                positions.append(result.index)
                 if result.anomaly_map is not None and result.original_size is not None:
                     counted = self.counted_pixels(result.original_size)
                     maps.add(
@@ -792,10 +837,10 @@ class Detector(SklearnFace, ABC):
                     )
         if not scores:
             raise reading.nothing_used("calibration", len(sources))
-        distinct, unseen, notes = calibrate_apart(
-            np.asarray(scores), signatures, reading.signatures
-        )
-        return TrainingScores(distinct, "held-out-images", unseen, notes, maps)
+        found = np.asarray(scores)
+        kept, unseen, notes = calibrate_apart(found, signatures, reading.signatures)
+        images = np.asarray(positions)[kept]
+        return TrainingScores(found[kept], "held-out-images", unseen, notes, maps, images)
 
     def decision_function(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float64]:
         """Scores (N,) of N images; higher is more anomalous."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,6 +57,7 @@ class PenaltyImages:
             for loaded in stream:
                 if loaded.pixels is None:
                     raise DataError(f"penalty_images: {loaded.error}")
+                assert isinstance(loaded.pixels, np.ndarray)  # a stream without a cache
                 top, left = height // 2, width // 2
                 middle = loaded.pixels[top : top + height, left : left + width]
                 kept.append(torch.from_numpy(middle.copy()))

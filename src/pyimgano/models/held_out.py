@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from ..calibration import MapStatistics, calibrate
+from ..calibration import DEFAULT_TAIL, MapStatistics, calibrate
 from ..errors import DataError, UsageError
 from ..images import ImageSource, Signature, closed_after
 from .detector import Detector, OnError, Progress, SkippedImage
@@ -41,10 +41,22 @@ class HeldOut:
         )
         return replace(self, skipped=skipped, remarked=remarked)
 
-    def calibrate(self, detector: Detector | TiledDetector, quantile: float) -> None:
+    def calibrate(
+        self,
+        detector: Detector | TiledDetector,
+        quantile: float,
+        tail: str = DEFAULT_TAIL,
+        origin: str = "fit",
+    ) -> None:
         """Set `threshold_`, and what goes with it, on a detector."""
         calibration = calibrate(
-            self.scores, quantile, method=_METHOD, unseen=self.unseen, notes=self.notes
+            self.scores,
+            quantile,
+            method=_METHOD,
+            unseen=self.unseen,
+            notes=self.notes,
+            tail=tail,
+            origin=origin,
         )
         pixels = self.maps.calibrate(_METHOD, unseen=self.unseen)
         if isinstance(detector, Detector):
@@ -123,5 +135,6 @@ def score_held_out(
         )
     if not known and isinstance(detector, Detector):
         known = detector._signatures
-    scores, unseen, notes = calibrate_apart(np.asarray(found.scores), signatures, known)
-    return replace(found, scores=scores.tolist(), unseen=unseen, notes=notes)
+    kept, unseen, notes = calibrate_apart(np.asarray(found.scores), signatures, known)
+    scores = [found.scores[position] for position in kept]
+    return replace(found, scores=scores, unseen=unseen, notes=notes)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..calibration import Calibration, PixelCalibration
+from ..calibration import PixelCalibration
 from ..errors import PyimganoError, SavedModelError, UsageError, WeightsError
 from ..foreign import quoted
 from ..images import MAX_BIT_DEPTH, RegionOfInterest
@@ -21,6 +21,7 @@ from .saved_document import ARRAYS, BACKBONE, MAX_BYTES, SavedDocument, read_doc
 from .saved_state import SavedState
 from .saving import STATE, can_be_saved, is_fetched
 from .seen_images import SeenImages
+from .suspects import ExcludedImage, TrainingSuspect
 from .tiled import TiledDetector
 from .tiled_settings import restore_tiled
 
@@ -90,9 +91,12 @@ def load_model(
     detector.roi_ = getattr(params, "roi", None)
     scores = arrays.pop("decision_scores")
     detector.decision_scores_ = scores
+    try:
+        detector.calibration_ = document.calibration.restored()
+    except ValueError as error:
+        raise SavedModelError(f"{folder}: {error}") from None
+    # where it is another, as earlier versions left it, the calibration says so from now on
     detector.threshold_ = document.threshold
-    facts = document.calibration.model_dump()
-    detector.calibration_ = Calibration(**{**facts, "notes": tuple(facts["notes"])})
     pixels = document.pixel_calibration
     detector.pixel_calibration_ = (
         None if pixels is None else PixelCalibration(**pixels.model_dump())
@@ -102,6 +106,14 @@ def load_model(
     detector.seen_ = None if seen is None else SeenImages(**seen.model_dump())
     detector.skipped_ = [SkippedImage(**one.model_dump()) for one in document.skipped]
     detector.remarked_ = [SkippedImage(**one.model_dump()) for one in document.remarked]
+    detector.training_suspects_ = [
+        TrainingSuspect(**{**one.model_dump(), "reasons": tuple(one.reasons)})
+        for one in document.suspects
+    ]
+    detector.excluded_ = [
+        ExcludedImage(one.index, one.path, one.score, tuple(one.reasons), one.role)
+        for one in document.excluded
+    ]
     own = {name.removeprefix(STATE): array for name, array in arrays.items()}
     expected = None if document.backbone is None else document.backbone.state_sha256
     saved = SavedState(own, document.state, expected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ..calibration import MapStatistics
+from ..calibration import DEFAULT_TAIL, CalibrationTail, MapStatistics
 from ..images import NetworkInput, Recall
 from .anomaly_map import SIGMA, smooth_maps
 from .detector import Detector
@@ -63,6 +63,9 @@ class BackboneDetector(Detector):
         `out-of-sample`, or `in-sample` for the naive way, which promises nothing.
     calibration_quantile
         In (0, 1); beats `contamination`. Without either 0.995.
+    calibration_tail
+        How the threshold is estimated at this quantile: `exponential` models the tail of the
+        scores where that is believable, `conformal` takes the rank of a score.
     cache_dir
         A folder to keep the backbone's features of image files in, for the next time.
     roi
@@ -100,6 +103,7 @@ class BackboneDetector(Detector):
         contamination: Contamination | None = None,
         calibration: CalibrationSource = "out-of-sample",
         calibration_quantile: Quantile | None = None,
+        calibration_tail: CalibrationTail = DEFAULT_TAIL,
         cache_dir: str | None = None,
         roi: Roi | None = None,
         bit_depth: BitDepth | None = None,
@@ -116,6 +120,7 @@ class BackboneDetector(Detector):
         self.contamination = contamination
         self.calibration = calibration
         self.calibration_quantile = calibration_quantile
+        self.calibration_tail = calibration_tail
         self.cache_dir = cache_dir
         self.roi = roi
         self.bit_depth = bit_depth

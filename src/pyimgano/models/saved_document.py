@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..calibration import CALIBRATION_TAILS, CONFIDENCE, Calibration
 from ..errors import SavedModelError
 from ..foreign import parse_json, reason_of_failure
 
 if TYPE_CHECKING:
     from .detector import SkippedImage
+    from .suspects import ExcludedImage, TrainingSuspect
 
 #: Raised when a saved detector means something else, or lacks something that is needed.
 SCHEMA_VERSION = 1
@@ -79,6 +82,45 @@ class CalibrationFacts(_Model):
     n_scores: _Count
     promised_false_alarm_rate: Rate | None
     notes: list[str]
+    # what follows is missing in documents of earlier versions
+    tail: str = "conformal"
+    tail_asked: str = "conformal"
+    false_alarm_rate_bound: Rate | None = None
+    confidence: Rate = CONFIDENCE
+    estimate_interval: Annotated[list[Rate], Field(min_length=2, max_length=2)] | None = None
+    tail_fit_p_value: Rate | None = None
+    origin: str = "fit"
+    unseen: bool | None = Field(None, description="null where an earlier version did not say")
+    score_notes: list[str] = Field(default_factory=list)
+
+    @classmethod
+    def of(cls, calibration: Calibration) -> CalibrationFacts:
+        facts = asdict(calibration)
+        facts["notes"] = list(calibration.notes)
+        facts["score_notes"] = list(calibration.score_notes)
+        interval = calibration.estimate_interval
+        facts["estimate_interval"] = None if interval is None else list(interval)
+        return cls(**facts)
+
+    def restored(self) -> Calibration:
+        """The calibration that the facts are of.
+
+        Raises
+        ------
+        ValueError
+            The tail that was asked for is none that is known here.
+        """
+        facts = self.model_dump()
+        if self.tail_asked not in CALIBRATION_TAILS:
+            raise ValueError(f"calibration: an unknown tail {self.tail_asked[:80]!r}")
+        for name in ("notes", "score_notes"):
+            facts[name] = tuple(facts[name])
+        if self.estimate_interval is not None:
+            low, high = self.estimate_interval
+            facts["estimate_interval"] = (low, high)
+        if self.unseen is None:
+            facts["unseen"] = self.promised_false_alarm_rate is not None
+        return Calibration(**facts)
 
 
 class PixelCalibrationFacts(_Model):
@@ -90,6 +132,28 @@ class PixelCalibrationFacts(_Model):
     method: str
     n_images: _Count
     unseen: bool
+
+
+class SuspectFacts(_Model):
+    """`TrainingSuspect` or `ExcludedImage`."""
+
+    index: _Count
+    path: str
+    score: Number
+    score_ratio: Number | None = None
+    reasons: list[str]
+    role: Literal["train", "calibration"]
+
+    @classmethod
+    def of(cls, image: TrainingSuspect | ExcludedImage) -> SuspectFacts:
+        return cls(
+            index=image.index,
+            path=_text(image.path),
+            score=image.score,
+            score_ratio=getattr(image, "score_ratio", None),
+            reasons=list(image.reasons),
+            role=image.role,
+        )
 
 
 class ImageFacts(_Model):
@@ -170,6 +234,8 @@ class SavedDocument(_Model):
     n_train: Annotated[int, Field(ge=1)]
     skipped: list[ImageFacts]
     remarked: list[ImageFacts]
+    suspects: list[SuspectFacts] = Field(default_factory=list, description="training_suspects_")
+    excluded: list[SuspectFacts] = Field(default_factory=list, description="excluded_")
     roi: RegionFacts | None
     state: dict[str, Any] = Field(description="what the method keeps besides arrays")
     arrays: FileFacts

@@ -41,6 +41,7 @@ from .saved_document import (
     RegionFacts,
     SavedDocument,
     SeenFacts,
+    SuspectFacts,
     TileFacts,
     read_document,
 )
@@ -239,8 +240,6 @@ def _document(
             file=_serialize(BACKBONE, backbone.state(), files) if include_backbone else None,
         )
     pixels, seen = detector.pixel_calibration_, detector.seen_
-    calibration = asdict(detector.calibration_)
-    calibration["notes"] = list(calibration["notes"])
     parameters = {key: value for key, value in vars(detector.params_).items() if key != "roi"}
     versions = _versions()
     return SavedDocument(
@@ -252,11 +251,13 @@ def _document(
         model=name,
         parameters=_plain(parameters),
         threshold=float(detector.threshold_),
-        calibration=CalibrationFacts(**calibration),
+        calibration=CalibrationFacts.of(detector.calibration_),
         pixel_calibration=None if pixels is None else PixelCalibrationFacts(**asdict(pixels)),
         n_train=detector.n_train_,
         skipped=[ImageFacts.of(one) for one in detector.skipped_],
         remarked=[ImageFacts.of(one) for one in detector.remarked_],
+        suspects=[SuspectFacts.of(one) for one in getattr(detector, "training_suspects_", [])],
+        excluded=[SuspectFacts.of(one) for one in getattr(detector, "excluded_", [])],
         roi=roi,
         state=_plain(dict(state.facts)),
         arrays=_serialize(ARRAYS, arrays, files),

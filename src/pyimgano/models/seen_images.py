@@ -98,27 +98,32 @@ def calibrate_on_distinct(training: TrainingScores, copies: CopyGroups) -> Train
         images = np.arange(total)
     if images is None or not training.unseen:
         return replace(training, notes=(note, *training.notes))
-    scores = largest_of_each(training.scores, copies.group[images])
+    kept = largest_of_each(training.scores, copies.group[images])
     note += ", and each is scored without all its copies; the largest score of them counts"
-    return replace(training, scores=scores, images=None, notes=(note, *training.notes))
+    notes = (note, *training.notes)
+    return replace(training, scores=training.scores[kept], images=images[kept], notes=notes)
 
 
 def largest_of_each(
     scores: npt.NDArray[np.float64], group: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """(m,) the largest of the scores (n,) of each group (n,), in the order of their first."""
-    _, first, which = np.unique(group, return_index=True, return_inverse=True)
-    largest = np.full(len(first), -np.inf)
-    np.maximum.at(largest, which, scores)
-    return largest[np.argsort(first, kind="stable")]
+) -> npt.NDArray[np.int64]:
+    """Return the position (m,) of the largest score of each group, in the order of their first.
+
+    `scores` (n,) and `group` (n,) belong to the same images; of equal scores the first is taken.
+    """
+    found: dict[int, int] = {}
+    for position, number in enumerate(group.tolist()):
+        if number not in found or scores[position] > scores[found[number]]:
+            found[number] = position
+    return np.fromiter(found.values(), np.int64, len(found))
 
 
 def calibrate_apart(
     scores: npt.NDArray[np.float64],
     signatures: Sequence[Signature | None],
     known: Sequence[Signature],
-) -> tuple[npt.NDArray[np.float64], bool, tuple[str, ...]]:
-    """Drop scores of held-out images that are copies of training images, or of each other.
+) -> tuple[npt.NDArray[np.int64], bool, tuple[str, ...]]:
+    """Drop held-out images that are copies of training images, or of each other.
 
     Parameters
     ----------
@@ -129,13 +134,13 @@ def calibrate_apart(
 
     Returns
     -------
-    scores, unseen, notes
-        One score for each distinct image that was not learned from, the largest of its copies.
-        All of them, and False, where none is left.
+    kept, unseen, notes
+        Positions (m,) of one score for each distinct image that was not learned from, the
+        largest of its copies. All of them, and False, where none is left.
     """
     held = [one for one in signatures if one is not None]
     if len(held) < len(signatures):
-        return scores, True, ()
+        return np.arange(len(scores)), True, ()
     learned = {number for number, _ in copies_among(known, held)}
     stay = np.array([n for n in range(len(held)) if n not in learned], np.int64)
     total = len(held)
@@ -145,15 +150,15 @@ def calibrate_apart(
             f"{len(learned)} of the {total} images to calibrate on are copies of training images"
         )
     if not len(stay):
-        return scores, False, tuple(notes)
+        return np.arange(total), False, tuple(notes)
     copies = CopyGroups.of([held[n] for n in stay])
     if learned:
         notes[0] += " and do not count"
     group = np.zeros_like(copies.group) if copies.one_scene else copies.group
     if not copies.copies:
-        return scores[stay], True, tuple(notes)
+        return stay, True, tuple(notes)
     notes.append(
         f"{copies.copies} of the images to calibrate on are copies of others, or differ by no more "
         f"than noise: {copies.distinct} are distinct, and the largest score of each counts"
     )
-    return largest_of_each(scores[stay], group), True, tuple(notes)
+    return stay[largest_of_each(scores[stay], group)], True, tuple(notes)

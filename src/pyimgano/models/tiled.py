@@ -22,7 +22,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ..calibration import DEFAULT_QUANTILE, Calibration, PixelCalibration, choose_quantile
+from ..calibration import (
+    DEFAULT_QUANTILE,
+    DEFAULT_TAIL,
+    Calibration,
+    PixelCalibration,
+    choose_quantile,
+)
 from ..errors import ImageReadError, UsageError, unknown_name
 from ..images import ImageSource, as_sources, closed_after, stream_images
 from .detector import (
@@ -36,6 +42,7 @@ from .detector import (
     require_fitted,
 )
 from .held_out import HeldOut, score_held_out
+from .operating_point import WithOperatingPoint
 from .parameters import reject_unknown
 from .sklearn_face import SklearnFace
 from .tiles import (
@@ -57,7 +64,7 @@ if TYPE_CHECKING:
 HELD_OUT_ONE_IN = 4
 
 
-class TiledDetector(SklearnFace):
+class TiledDetector(WithOperatingPoint, SklearnFace):
     """A detector that scores images tile by tile, with a detector's contract.
 
     Parameters
@@ -98,7 +105,6 @@ class TiledDetector(SklearnFace):
     """
 
     decision_scores_: npt.NDArray[np.float64]
-    threshold_: float
     calibration_: Calibration
     pixel_calibration_: PixelCalibration | None
     skipped_: list[SkippedImage]
@@ -153,14 +159,18 @@ class TiledDetector(SklearnFace):
             "exceeds it more often, and no false-alarm rate is promised; calibrate on good "
             "full-size images"
         )
-        self.threshold_ = inner.threshold_
         self.decision_scores_ = inner.decision_scores_
         self.calibration_ = replace(
             inner.calibration_,
             method=f"{inner.calibration_.method}, untiled",
             promised_false_alarm_rate=None,
+            false_alarm_rate_bound=None,
+            estimate_interval=None,
+            unseen=False,
             notes=(*inner.calibration_.notes, note),
+            score_notes=(*inner.calibration_.score_notes, note),
         )
+        self.threshold_ = inner.threshold_
         self.pixel_calibration_ = inner.pixel_calibration_
         self.skipped_, self.remarked_ = inner.skipped_, inner.remarked_
         self.n_train_ = inner.n_train_
@@ -291,7 +301,7 @@ class TiledDetector(SklearnFace):
         self.n_train_ = len(tiles.images)
         self.skipped_ = tiles.skipped + found.skipped
         self.remarked_ = tiles.remarked + found.remarked
-        self.set_calibration(found, quantile)
+        self.set_calibration(found, quantile, getattr(params, "calibration_tail", DEFAULT_TAIL))
         return self
 
     def calibrate(self, X: Iterable[ImageSource], *, quantile: float = DEFAULT_QUANTILE) -> float:
@@ -306,9 +316,15 @@ class TiledDetector(SklearnFace):
         self.set_calibration(score_held_out(self, as_sources(X), "raise", None), quantile)
         return self.threshold_
 
-    def set_calibration(self, found: HeldOut, quantile: float) -> None:
+    def set_calibration(
+        self,
+        found: HeldOut,
+        quantile: float,
+        tail: str = DEFAULT_TAIL,
+        origin: str = "fit",
+    ) -> None:
         """Take the threshold from scores of held-out whole images."""
-        found.calibrate(self, quantile)
+        found.calibrate(self, quantile, tail, origin)
 
     def as_fitted(self) -> TiledDetector:
         """Return the detector as it is now, as `Detector.as_fitted` does."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration import Calibration, PixelCalibration
+from ..calibration import PixelCalibration
 from ..errors import SavedModelError, UsageError
 from .detector import Detector, SkippedImage
 from .saved_document import CalibrationFacts, ImageFacts, PixelCalibrationFacts, TileFacts
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 def tile_facts(tiled: TiledDetector) -> TileFacts:
     """What `detector.json` says of the tiles."""
-    calibration = asdict(tiled.calibration_)
-    calibration["notes"] = list(calibration["notes"])
     pixels = tiled.pixel_calibration_
     return TileFacts(
         tile_size=list(tiled.tile_size),
@@ -31,7 +29,7 @@ def tile_facts(tiled: TiledDetector) -> TileFacts:
         calibrated_on_tiles=tiled.calibrated_on_tiles_,
         n_train=tiled.n_train_,
         decision_scores=[float(score) for score in tiled.decision_scores_],
-        calibration=CalibrationFacts(**calibration),
+        calibration=CalibrationFacts.of(tiled.calibration_),
         pixel_calibration=None if pixels is None else PixelCalibrationFacts(**asdict(pixels)),
         skipped=[ImageFacts.of(one) for one in tiled.skipped_],
         remarked=[ImageFacts.of(one) for one in tiled.remarked_],
@@ -64,12 +62,14 @@ def restore_tiled(detector: Detector, facts: TileFacts, origin: str) -> TiledDet
     scores = np.asarray(facts.decision_scores, np.float64)
     if not len(scores) or not math.isfinite(facts.calibration.threshold):
         raise SavedModelError(f"{origin}: tiles: a calibration without scores or threshold")
-    calibration = facts.calibration.model_dump()
-    tiled.calibration_ = Calibration(**{**calibration, "notes": tuple(calibration["notes"])})
+    tiled.decision_scores_ = scores
+    try:
+        tiled.calibration_ = facts.calibration.restored()
+    except ValueError as error:
+        raise SavedModelError(f"{origin}: tiles: {error}") from None
     tiled.threshold_ = tiled.calibration_.threshold
     pixels = facts.pixel_calibration
     tiled.pixel_calibration_ = None if pixels is None else PixelCalibration(**pixels.model_dump())
-    tiled.decision_scores_ = scores
     tiled.n_train_ = facts.n_train
     tiled.calibrated_on_tiles_ = facts.calibrated_on_tiles
     tiled.skipped_ = [SkippedImage(**one.model_dump()) for one in facts.skipped]

@@ -157,7 +157,13 @@ class TrainedDetector(BackboneDetector):
         from ..backbones.programs import code_hash
         from .training import Checkpoint
 
-        silent = ("checkpoint_dir", "cache_dir", "contamination", "calibration_quantile")
+        silent = (
+            "checkpoint_dir",
+            "cache_dir",
+            "contamination",
+            "calibration_quantile",
+            "calibration_tail",
+        )
         keywords = {k: v for k, v in vars(self._params).items() if k not in (*silent, "roi")}
         identity = {name: repr(value) for name, value in keywords.items()}
         identity |= {

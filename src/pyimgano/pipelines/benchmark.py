@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from ..calibration import ScoreScale
 from ..datasets import Sample, get_layout, open_root
 from ..models import ImageScore
 from ..models.registry import create_model
@@ -35,6 +36,9 @@ def run_benchmark(
     model_kwargs: dict[str, Any] | None = None,
     calibration: Literal["out-of-sample", "in-sample", "validation"] = "out-of-sample",
     calibration_quantile: float | None = None,
+    calibration_tail: Literal["exponential", "conformal"] | None = None,
+    exclude_suspects: bool = False,
+    exclude: str | Path | None = None,
     limit_train: int | None = None,
     limit_test: int | None = None,
     seed: int = 0,
@@ -85,9 +89,14 @@ def run_benchmark(
         `auto`, `cpu`, `cuda` or `cuda:N`.
     pretrained
         False for random weights.
-    contamination, calibration, calibration_quantile
+    contamination, calibration, calibration_quantile, calibration_tail
         Of the threshold: see `pyimgano.calibration`. `validation` takes it from the
         dataset's good images for that purpose instead of the training images.
+    exclude_suspects
+        Whether to fit a second time without the training images whose scores decide the
+        threshold or stand apart in the first fit. The report says what this does to the promise.
+    exclude
+        A text file of training images to leave out, one path a line, absolute or from the root.
     resize
         (height, width) that images, maps and masks are brought to; by default the model's, which
         is (256, 256) or by the size of the training images. Reports have what it came to.
@@ -182,6 +191,9 @@ def run_benchmark(
         "model_kwargs": model_kwargs,
         "calibration": calibration,
         "calibration_quantile": calibration_quantile,
+        "calibration_tail": calibration_tail,
+        "exclude_suspects": exclude_suspects,
+        "exclude": None if exclude is None else str(exclude),
         "limit_train": limit_train,
         "limit_test": limit_test,
         "seed": seed,
@@ -246,19 +258,23 @@ def _measure(run: BenchmarkDocuments, name: str, *, listener: Listener | None) -
     category = task.category
     detector = create_model(run.config.model, **run.keywords)
     submission = Submission(run.layout, run.root, run.directory, category.test, detector)
+    scales: list[ScoreScale] = []  # of the detector, once it is fitted
     with ExitStack() as stack:
         records = stack.enter_context(writer) if (writer := run.record_writer(name)) else None
 
         def record(sample: Sample, result: ImageScore) -> None:
             saved = submission.save(detector, sample, result)
             if records is not None:
-                records.write(run.record(name, sample, result, detector.threshold_, saved))
+                records.write(
+                    run.record(name, sample, result, detector.threshold_, saved, scales[-1])
+                )
 
         model_folder: Path | None = None
         if run.directory is not None and run.config.save_model:
             model_folder = run.directory.category(name) / MODEL_FOLDER
 
         def keep() -> None:
+            scales.append(detector.score_scale())
             if model_folder is not None:
                 detector.save(model_folder)
 
@@ -269,6 +285,7 @@ def _measure(run: BenchmarkDocuments, name: str, *, listener: Listener | None) -
             calibration_images=task.calibration_images,
             protocol=task.protocol,
             on_error=run.config.on_error,
+            exclude_suspects=run.config.exclude_suspects,
             keep_maps=submission.wanted,
             on_fitted=keep,
             on_score=record,
@@ -278,4 +295,4 @@ def _measure(run: BenchmarkDocuments, name: str, *, listener: Listener | None) -
     notes = [*category.notes, *trial.notes, *submission.notes()]
     if not category.test:
         notes.append("there are no test images: the threshold is calibrated, nothing is measured")
-    return run.finished(category, detector, trial, notes, model_folder)
+    return run.finished(category, detector, trial, notes, model_folder, task.excluded)

@@ -13,7 +13,7 @@ from ..evaluation import DECISION_METRICS, PIXEL_METRICS
 from ..models import Detector
 from ..runs import CategoryReport, Results, RunConfig, SingleReport, SuiteReport, Timings
 from .config import BenchmarkConfig
-from .fitted import region_notes
+from .fitted import decision_notes, region_notes
 from .run_documents import RunDocuments
 from .trial import Trial
 
@@ -34,10 +34,12 @@ class BenchmarkDocuments(RunDocuments[BenchmarkConfig, CategoryReport]):
         trial: Trial,
         notes: Sequence[str],
         model: Path | None,
+        excluded: Sequence[str] = (),
     ) -> CategoryReport:
-        """The report of a category that was measured; `model` is where its detector lies."""
+        """The report of a category that was measured; `model` is where its detector lies, and
+        `excluded` are the training images that the user's list left out."""
         scored = len(category.test) - trial.n_unreadable
-        fitted = self.fitted(category, detector, trial)
+        fitted = self.fitted(category, detector, trial, excluded)
         saved = None
         if model is not None and self.directory is not None:
             saved = model.relative_to(self.directory.path).as_posix()
@@ -47,7 +49,12 @@ class BenchmarkDocuments(RunDocuments[BenchmarkConfig, CategoryReport]):
             status="complete",
             results=Results.model_validate(trial.results),
             problems=trial.problems,
-            notes=[*notes, *region_notes(fitted["roi"]), *detector.reading_notes_],
+            notes=[
+                *notes,
+                *region_notes(fitted["roi"]),
+                *detector.reading_notes_,
+                *decision_notes(detector, trial, excluded),
+            ],
             saved_model=saved,
             timings=Timings(
                 fit_seconds=trial.fit_seconds,

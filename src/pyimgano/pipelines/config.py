@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator
 
+from ..calibration import CalibrationTail
 from ..errors import UsageError, invalid_value, unknown_name
 from ..images import CORRUPTIONS, SEVERITIES, get_corruption
 from ..models.parameters import (
@@ -37,6 +38,7 @@ _OWN_ARGUMENTS = {
     "contamination": "contamination",
     "calibration": "calibration",
     "calibration_quantile": "calibration_quantile",
+    "calibration_tail": "calibration_tail",
     "cache_dir": "cache_dir",
 }
 
@@ -61,6 +63,10 @@ class BenchmarkConfig(BaseModel):
     model_kwargs: dict[str, Any]
     calibration: Literal["out-of-sample", "in-sample", "validation"]
     calibration_quantile: Quantile | None
+    # those with defaults here were not arguments of earlier runs, which can still be resumed
+    calibration_tail: CalibrationTail | None = None
+    exclude_suspects: Flag = False
+    exclude: str | None = None
     limit_train: _Limit | None
     limit_test: _Limit | None
     seed: Seed
@@ -88,7 +94,7 @@ class BenchmarkConfig(BaseModel):
         values = {name: plain_value(value) for name, value in values.items()}
         if values.get("model_kwargs") is None:
             values["model_kwargs"] = {}
-        _locate(values, ("cache_dir", "roi"))
+        _locate(values, ("cache_dir", "roi", "exclude"))
         if isinstance(values["model_kwargs"], dict):
             values["model_kwargs"] = dict(values["model_kwargs"])
             _locate(values["model_kwargs"], PATH_KEYWORDS)
@@ -143,6 +149,7 @@ class BenchmarkConfig(BaseModel):
             "resize": self.resize,
             "contamination": self.contamination,
             "calibration_quantile": self.calibration_quantile,
+            "calibration_tail": self.calibration_tail,
             "cache_dir": self.cache_dir,
         }
         given.update({name: value for name, value in optional.items() if value is not None})
@@ -151,6 +158,8 @@ class BenchmarkConfig(BaseModel):
                 del given[name]
         if not self.pretrained and "pretrained" not in accepted:
             raise UsageError(f"pretrained=False means nothing to model {self.model!r}")
+        if self.calibration_tail is not None and "calibration_tail" not in accepted:
+            raise UsageError(f"calibration_tail means nothing to model {self.model!r}")
         if self.cache_dir is not None and "cache_dir" not in accepted:
             raise UsageError(f"cache_dir means nothing to model {self.model!r}")
         if self.roi is not None:

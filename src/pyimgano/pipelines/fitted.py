@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..calibration import BinomialInterval
 from ..datasets import Category
 from ..models import Detector
-from ..runs import CalibrationReport, Counts, PixelCalibrationReport, RegionReport
+from ..runs import (
+    CalibrationReport,
+    Counts,
+    ExcludedReport,
+    LikenessReport,
+    OperatingPointReport,
+    PixelCalibrationReport,
+    RegionReport,
+    ShareReport,
+)
 from .config import BenchmarkConfig
+from .operating_points import Likeness, OperatingPoint, low_recall_note, unlike_note
 from .trial import Measurement, measured_rate
+
+# Suspects that a note names; all of them stand in the report.
+_NAMED = 3
 
 
 def plain_parameters(parameters: Mapping[str, Any], config: BenchmarkConfig) -> dict[str, Any]:
@@ -27,6 +41,72 @@ def _in_words(value: Any) -> str:
     """A value that JSON does not know; never with an address, which differs from run to run."""
     text = str(value)
     return type(value).__name__ if " at 0x" in text else text
+
+
+def decision_notes(detector: Detector, measured: Measurement, excluded: Sequence[str]) -> list[str]:
+    """What a reader should know before trusting the decisions."""
+    results = measured.results
+    notes = [
+        unlike_note(measured.likeness, measured.false_alarms),
+        low_recall_note(
+            measured.operating_points,
+            results["metrics"]["recall"],
+            results["auroc"],
+            detector.threshold_,
+        ),
+    ]
+    found = [note for note in notes if note is not None]
+    suspects = detector.training_suspects_
+    if suspects:
+        first = ", ".join(one.path for one in suspects[:_NAMED])
+        more = f" and {len(suspects) - _NAMED} more" if len(suspects) > _NAMED else ""
+        found.append(
+            f"{len(suspects)} good image{'s' * (len(suspects) > 1)} to look at, whose scores "
+            f"decide the threshold or stand apart: {first}{more}; --exclude-suspects fits "
+            "without them"
+        )
+    if excluded:
+        plural = "s" * (len(excluded) > 1)
+        found.append(
+            f"{len(excluded)} training image{plural} left out by the list of images to exclude: "
+            "the promised rate holds for parts like those that were kept"
+        )
+    return found
+
+
+def _share(found: BinomialInterval) -> ShareReport:
+    return ShareReport(
+        events=found.events,
+        images=found.trials,
+        rate=found.rate,
+        low=found.low,
+        high=found.high,
+    )
+
+
+def _point(one: OperatingPoint) -> OperatingPointReport:
+    return OperatingPointReport(
+        asked_false_alarm_rate=one.asked,
+        promised_false_alarm_rate=one.calibration.promised_false_alarm_rate,
+        false_alarm_rate_bound=one.calibration.false_alarm_rate_bound,
+        tail=one.calibration.tail,
+        threshold=one.calibration.threshold,
+        false_alarms=_share(one.false_alarms),
+        recall=_share(one.recall),
+        confidence=one.recall.confidence,
+    )
+
+
+def _likeness(found: Likeness | None) -> LikenessReport | None:
+    if found is None:
+        return None
+    return LikenessReport(
+        good_images=found.good_images,
+        false_alarm_p_value=found.false_alarm_p_value,
+        rank_p_value=found.rank_p_value,
+        p_value=found.p_value,
+        unlike=found.unlike,
+    )
 
 
 def fitted_fields(
@@ -62,7 +142,21 @@ def fitted_fields(
             promised_false_alarm_rate=calibration.promised_false_alarm_rate,
             measured_false_alarm_rate=measured_rate(measured),
             notes=list(calibration.notes),
+            tail=calibration.tail,
+            tail_asked=calibration.tail_asked,
+            false_alarm_rate_bound=calibration.false_alarm_rate_bound,
+            confidence=calibration.confidence,
+            estimate_interval=calibration.estimate_interval,
+            tail_fit_p_value=calibration.tail_fit_p_value,
+            origin=calibration.origin,
+            unseen=calibration.unseen,
         ),
+        "operating_points": [_point(one) for one in measured.operating_points],
+        "likeness": _likeness(measured.likeness),
+        "excluded": [
+            ExcludedReport(path=one.path, role=one.role, score=one.score, reasons=list(one.reasons))
+            for one in detector.excluded_
+        ],
         "pixel_calibration": None
         if pixels is None
         else PixelCalibrationReport(

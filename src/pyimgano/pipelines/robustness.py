@@ -45,6 +45,9 @@ def run_robust_benchmark(
     model_kwargs: dict[str, Any] | None = None,
     calibration: Literal["out-of-sample", "in-sample", "validation"] = "out-of-sample",
     calibration_quantile: float | None = None,
+    calibration_tail: Literal["exponential", "conformal"] | None = None,
+    exclude_suspects: bool = False,
+    exclude: str | Path | None = None,
     limit_train: int | None = None,
     limit_test: int | None = None,
     seed: int = 0,
@@ -74,7 +77,7 @@ def run_robust_benchmark(
     dataset, root, category, split, allow_outside
         As `run_benchmark`.
     model, preset, model_kwargs, device, pretrained, contamination, resize, calibration,
-    calibration_quantile
+    calibration_quantile, calibration_tail, exclude_suspects, exclude
         As `run_benchmark`.
     limit_train, limit_test, pixel, pixel_aupro_limit, on_error, save_run, output_dir, runs_dir,
     per_image_jsonl, num_threads, max_pixels, resume, force, fail_fast, listener
@@ -129,6 +132,9 @@ def run_robust_benchmark(
         "model_kwargs": model_kwargs,
         "calibration": calibration,
         "calibration_quantile": calibration_quantile,
+        "calibration_tail": calibration_tail,
+        "exclude_suspects": exclude_suspects,
+        "exclude": None if exclude is None else str(exclude),
         "limit_train": limit_train,
         "limit_test": limit_test,
         "seed": seed,
@@ -179,9 +185,11 @@ def _measure(
         task.train,
         calibration_images=task.calibration_images,
         on_error=config.on_error,
+        exclude_suspects=config.exclude_suspects,
         progress=progress,
     )
     fit_seconds = perf_counter() - began
+    scale = detector.score_scale()
     scorer = TimedScorer(detector, test)
     total = 1 + len(config.corruptions) * len(config.severities)
     with ExitStack() as stack:
@@ -189,7 +197,7 @@ def _measure(
 
         def record(condition: Condition, sample: Sample, result: ImageScore) -> None:
             if records is not None:
-                records.write(run.line(condition, name, sample, result, detector.threshold_))
+                records.write(run.line(condition, name, sample, result, detector.threshold_, scale))
 
         def measured_under(condition: Condition, number: int) -> Measurement:
             return measure_detector(
@@ -212,7 +220,9 @@ def _measure(
             milliseconds={},
             evaluate_seconds=measured.score_seconds,
         )
-        report = run.begun(task.category, detector, measured, clean, problems, timings)
+        report = run.begun(
+            task.category, detector, measured, clean, problems, timings, task.excluded
+        )
         run.keep(report)
         number = 1
         for corruption in config.corruptions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..calibration import ScoreScale
 from ..datasets import Category, Sample
 from ..images import get_corruption
 from ..models import Detector, ImageScore
@@ -21,7 +22,7 @@ from ..runs import (
 )
 from .conditions import Condition
 from .config import RobustnessConfig
-from .fitted import region_notes
+from .fitted import decision_notes, region_notes
 from .robustness_results import (
     corruption_results,
     mean_over_categories,
@@ -47,9 +48,10 @@ class RobustnessDocuments(RunDocuments[RobustnessConfig, RobustnessCategoryRepor
         sample: Sample,
         result: ImageScore,
         threshold: float,
+        scale: ScoreScale | None = None,
     ) -> RobustnessRecord:
         """The line of an image under a condition in per_image.jsonl."""
-        plain = self.record(category, sample, result, threshold)
+        plain = self.record(category, sample, result, threshold, scale=scale)
         return RobustnessRecord(
             **plain.model_dump(), corruption=condition.corruption, severity=condition.severity
         )
@@ -62,14 +64,16 @@ class RobustnessDocuments(RunDocuments[RobustnessConfig, RobustnessCategoryRepor
         clean: CleanResults,
         problems: Sequence[Problem],
         timings: RobustnessTimings,
+        excluded: Sequence[str] = (),
     ) -> RobustnessCategoryReport:
         """The report of a category that was measured on its clean images."""
-        fitted = self.fitted(category, detector, measured)
+        fitted = self.fitted(category, detector, measured, excluded)
         notes = [
             *category.notes,
             *region_notes(fitted["roi"]),
             *detector.reading_notes_,
             *measured.notes,
+            *decision_notes(detector, measured, excluded),
         ]
         if not category.test:
             notes.append(

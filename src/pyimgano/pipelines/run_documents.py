@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from .. import __version__
+from ..calibration import ScoreScale
 from ..datasets import Category, Sample
 from ..images import max_pixels
 from ..models import Detector, ImageScore
@@ -30,6 +32,7 @@ from ..runs import (
     RunDirectory,
     RunFields,
     Status,
+    SuspectReport,
     shown,
     write_document,
 )
@@ -37,6 +40,7 @@ from .config import BenchmarkConfig
 from .environment import command_line, describe_environment
 from .fitted import fitted_fields, plain_parameters
 from .opened_run import OpenedRun
+from .suspect_pictures import MOST_PICTURES, write_picture
 from .trial import Measurement
 
 if TYPE_CHECKING:
@@ -167,8 +171,10 @@ class RunDocuments(ABC, Generic[Config, Report]):
         result: ImageScore,
         threshold: float,
         map_file: str | None = None,
+        scale: ScoreScale | None = None,
     ) -> ImageRecord:
         """The line of an image in per_image.jsonl."""
+        score = result.score
         return ImageRecord(
             index=result.index,
             dataset=self.layout.name,
@@ -179,15 +185,48 @@ class RunDocuments(ABC, Generic[Config, Report]):
             score=result.score,
             threshold=threshold,
             pred=None if result.score is None else (1 if result.score >= threshold else 0),
+            score_ratio=None if score is None or scale is None else scale.ratio(score),
+            p_value=None if score is None or scale is None else scale.p_value(score),
             error=None if result.error is None else result.error.reason,
             map=map_file,
         )
 
     def fitted(
-        self, category: Category, detector: Detector, measured: Measurement
+        self,
+        category: Category,
+        detector: Detector,
+        measured: Measurement,
+        excluded: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """The fields of a category's report that say how it was fitted and calibrated."""
-        return fitted_fields(self.config, category, detector, measured)
+        """The fields of a category's report that say how it was fitted and calibrated; pictures
+        of suspects are saved on the way."""
+        return {
+            **fitted_fields(self.config, category, detector, measured),
+            "training_suspects": self._suspects(category.name, detector),
+            "excluded_by_list": list(excluded),
+        }
+
+    def _suspects(self, category: str, detector: Detector) -> list[SuspectReport]:
+        found = []
+        for number, one in enumerate(detector.training_suspects_, start=1):
+            picture = None
+            if self.directory is not None and number <= MOST_PICTURES:
+                folder = self.directory.category(category) / "suspects"
+                self.directory.require_inside(folder)
+                written = write_picture(folder, number, one.path)
+                if written is not None:
+                    picture = written.relative_to(self.directory.path).as_posix()
+            found.append(
+                SuspectReport(
+                    path=one.path,
+                    role=one.role,
+                    score=one.score,
+                    score_ratio=one.score_ratio,
+                    reasons=list(one.reasons),
+                    picture=picture,
+                )
+            )
+        return found
 
     @abstractmethod
     def category_report(self, name: str, **fields: Any) -> Report:
@@ -333,6 +372,9 @@ class RunDocuments(ABC, Generic[Config, Report]):
             "detector_parameters": self.parameters,
             "calibration": config.calibration,
             "calibration_quantile": self.parameters["calibration_quantile"],
+            "calibration_tail": self.parameters.get("calibration_tail"),
+            "exclude_suspects": config.exclude_suspects,
+            "exclude": config.exclude,
             "contamination": self.parameters["contamination"],
             "limit_train": config.limit_train,
             "limit_test": config.limit_test,

@@ -15,6 +15,7 @@ from ..datasets import Category, limit_category, load_category
 from ..errors import DataError, PyimganoError, during
 from ..runs import FittedReport, shown
 from .config import BenchmarkConfig, RobustnessConfig, make_postprocess
+from .exclusion import read_exclusions, without_excluded
 from .failures import failure_of
 from .files import used_files
 from .results import EvaluationProtocol, NormalPixelQuantile
@@ -50,12 +51,15 @@ class CategoryTask:
         Paths of images to calibrate on, instead of the training images; None without.
     protocol
         What is measured.
+    excluded
+        Training images that the user's list left out.
     """
 
     category: Category
     train: list[str]
     calibration_images: list[str] | None
     protocol: EvaluationProtocol
+    excluded: tuple[str, ...] = ()
 
 
 def load_task(run: RunDocuments[Any, Any], name: str) -> CategoryTask:
@@ -74,6 +78,10 @@ def load_task(run: RunDocuments[Any, Any], name: str) -> CategoryTask:
         if held_out and not category.validation:
             raise DataError(f"{run.root}: category {name!r} has no validation images")
         files = used_files(category, run.root) if run.directory is not None else None
+        excluded: tuple[str, ...] = ()
+        if config.exclude is not None:
+            names = read_exclusions(config.exclude, run.root)
+            category, excluded = without_excluded(category, names, run.root)
     if files is not None:
         with during("writing"):
             run.keep_files(name, files)
@@ -90,6 +98,7 @@ def load_task(run: RunDocuments[Any, Any], name: str) -> CategoryTask:
             kinds_apart=run.layout.kinds_apart,
             **pixel_protocol(config),
         ),
+        excluded,
     )
 
 

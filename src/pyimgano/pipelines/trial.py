@@ -23,6 +23,7 @@ from ..memory import memory_in_words
 from ..models import Detector, ImageScore
 from ..models.detector import Progress
 from ..runs import MeasuredRate, Problem, ProblemKind
+from .operating_points import Likeness, OperatingPoint, likeness, operating_points
 from .pixels import Mask, Pixels
 from .results import (
     USUAL_PROTOCOL,
@@ -61,6 +62,10 @@ class Measurement:
         What a reader of the results should know of how they were measured.
     score_seconds
         Wall clock.
+    operating_points
+        What each promise would lead to on these images.
+    likeness
+        Whether the good ones are like those of the calibration; None if there are none.
     """
 
     results: dict[str, Any]
@@ -70,6 +75,8 @@ class Measurement:
     n_masks: int
     notes: list[str]
     score_seconds: float
+    operating_points: list[OperatingPoint]
+    likeness: Likeness | None
 
 
 @dataclass
@@ -97,6 +104,7 @@ def run_trial(
     protocol: EvaluationProtocol = USUAL_PROTOCOL,
     no_pixel_reason: str | None = None,
     on_error: str = "error",
+    exclude_suspects: bool = False,
     keep_maps: bool = False,
     given_maps: npt.NDArray[np.float32] | None = None,
     on_fitted: Callable[[], None] | None = None,
@@ -109,7 +117,7 @@ def run_trial(
     ----------
     detector
         Not fitted yet, or to be fitted anew.
-    train, calibration_images, on_error
+    train, calibration_images, on_error, exclude_suspects
         As `fit_detector`.
     test, masks, protocol, no_pixel_reason, keep_maps, given_maps, on_score
         As `measure_detector`.
@@ -133,6 +141,7 @@ def run_trial(
         train,
         calibration_images=calibration_images,
         on_error=on_error,
+        exclude_suspects=exclude_suspects,
         progress=progress,
     )
     fitted = time.perf_counter()
@@ -226,6 +235,7 @@ def fit_detector(
     *,
     calibration_images: Sequence[str] | None = None,
     on_error: str = "error",
+    exclude_suspects: bool = False,
     progress: Progress | None = None,
 ) -> list[Problem]:
     """Fit on `train`; gives what was wrong with its files.
@@ -240,6 +250,8 @@ def fit_detector(
         Paths of further good images to calibrate the threshold on, instead of `train`.
     on_error
         `skip` leaves unreadable training images out; otherwise one is an error.
+    exclude_suspects
+        Whether to fit a second time without the suspects of the first.
     progress
         Called with (stage, done, total).
 
@@ -256,6 +268,7 @@ def fit_detector(
             train,
             calibration_images=calibration_images,
             on_error="skip" if on_error == "skip" else "raise",
+            **({"exclude_suspects": True} if exclude_suspects else {}),
             progress=progress,
         )
     problems = [
@@ -379,6 +392,12 @@ def measure_detector(
         if protocol.background:
             add_background(results, pixels)
         explain(results, test, labelled, unreadable)
+        by_label: dict[bool, list[float]] = {False: [], True: []}
+        for one, score in zip(scored_samples, scores, strict=True):
+            by_label[bool(one.label)].append(score)
+        decides = detector.threshold_ is not None
+        points = operating_points(detector, by_label[False], by_label[True]) if decides else []
+        like = likeness(detector, by_label[False]) if decides else None
     alarms = results["metrics"]["fp"] or 0  # None where the detector has no threshold
     good = (results["metrics"]["tn"] or 0) + alarms
     return Measurement(
@@ -389,6 +408,8 @@ def measure_detector(
         n_masks=pixels.usable,
         notes=notes,
         score_seconds=done - began,
+        operating_points=points,
+        likeness=like,
     )
 
 

@@ -21,7 +21,7 @@ from .environment_schema import (
     UsedFile,
 )
 from .inference_schema import InferenceRecord, MapFile, MapRecord, RegionRecord, WatchedFile
-from .lines import append_line, as_line
+from .lines import append_line, as_line, read_scores
 from .maps import write_map, write_mask
 from .models import MODEL_FOLDER, find_model
 from .plain_json import plain_json, write_json, write_json_lines
@@ -48,10 +48,13 @@ from .schema import (
     CategoryReport,
     Counts,
     DefectResults,
+    ExcludedReport,
     Failure,
     FittedReport,
     ImageRecord,
+    LikenessReport,
     MeasuredRate,
+    OperatingPointReport,
     PixelCalibrationReport,
     Problem,
     ProblemKind,
@@ -59,9 +62,11 @@ from .schema import (
     Results,
     RunConfig,
     RunFields,
+    ShareReport,
     SingleReport,
     Status,
     SuiteReport,
+    SuspectReport,
     Timings,
     shown,
 )
@@ -80,6 +85,11 @@ __all__ = [
     "DefectResults",
     "EarlierRun",
     "EnvironmentDocument",
+    "ExcludedReport",
+    "LikenessReport",
+    "OperatingPointReport",
+    "ShareReport",
+    "SuspectReport",
     "Failure",
     "FilesDocument",
     "FittedReport",
@@ -126,6 +136,7 @@ __all__ = [
     "shown",
     "append_line",
     "as_line",
+    "read_scores",
     "write_bytes",
     "write_document",
     "plain_json",

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from .schema import Model, Number, Text
+from .schema import Model, Number, Rate, Text
 
 
 class RegionRecord(Model):
@@ -56,6 +56,14 @@ class InferenceRecord(Model):
     calibration: str = Field(description="how the normal scores of the threshold were obtained")
     pred: Literal[0, 1] | None
     label: Literal[0, 1] | None = Field(None, description="the same as pred")
+    score_ratio: Number | None = Field(
+        None, description="score / threshold; 1 and more is defective; null for a threshold of 0"
+    )
+    p_value: Rate | None = Field(
+        None,
+        description="(1 + k) / (n + 1), where k of the n normal scores are at least as large; null "
+        "where the detector had seen the images behind them",
+    )
     error: Text | None
     remark: Text | None
     original_size: tuple[int, int] | None = Field(description="height, width")

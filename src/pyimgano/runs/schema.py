@@ -78,6 +78,77 @@ class CalibrationReport(Model):
     )
     measured_false_alarm_rate: MeasuredRate
     notes: list[str]
+    tail: str = Field(
+        "conformal", description="what the threshold came from: conformal, exponential or given"
+    )
+    tail_asked: str = "conformal"
+    false_alarm_rate_bound: Rate | None = Field(
+        None, description="with the probability `confidence` the rate is at most this"
+    )
+    confidence: Rate = 0.95
+    estimate_interval: tuple[Rate, Rate] | None = Field(
+        None, description="of the rate, by parametric bootstrap, where the tail was modelled"
+    )
+    tail_fit_p_value: Rate | None = Field(
+        None, description="of the test against a heavier tail; null if none was fitted"
+    )
+    origin: str = Field("fit", description="where the operating point comes from")
+    unseen: bool | None = Field(
+        None, description="whether the detector had not seen the images behind the scores"
+    )
+
+
+class ShareReport(Model):
+    """A count of images, their share, and its exact binomial interval."""
+
+    events: int
+    images: int
+    rate: Rate | None
+    low: Rate | None = Field(description="lower end of the Clopper-Pearson interval")
+    high: Rate | None
+
+
+class OperatingPointReport(Model):
+    """What another promise would lead to; a line of the table that a user decides by."""
+
+    asked_false_alarm_rate: Rate
+    promised_false_alarm_rate: Rate | None
+    false_alarm_rate_bound: Rate | None
+    tail: str
+    threshold: Number
+    false_alarms: ShareReport = Field(description="of the good test images")
+    recall: ShareReport = Field(description="of the defective test images")
+    confidence: Rate
+
+
+class LikenessReport(Model):
+    """Whether the good test images score as the images of the calibration do."""
+
+    good_images: int
+    false_alarm_p_value: Rate | None = Field(
+        description="of as many false alarms or more, if the promise holds (beta-binomial)"
+    )
+    rank_p_value: Rate | None = Field(
+        description="one-sided Mann-Whitney test of good test scores against the calibration's"
+    )
+    p_value: Rate | None = Field(description="of both: twice the smaller, at most 1")
+    unlike: bool = Field(description="p_value is below 0.01: the promise does not hold for them")
+
+
+class ExcludedReport(Model):
+    """A good image that was left out because it was a suspect."""
+
+    path: Text
+    role: Literal["train", "calibration"]
+    score: Number
+    reasons: list[str]
+
+
+class SuspectReport(ExcludedReport):
+    """A good image whose score decides the threshold or stands apart."""
+
+    score_ratio: Number | None
+    picture: Text | None = Field(description="a small copy, relative to the run")
 
 
 class PixelCalibrationReport(Model):
@@ -270,6 +341,17 @@ class FittedReport(Asked):
     notes: list[Text] = Field(description="what a reader of the results should know")
     detector: Plain = Field(description="parameters, backbone, weights, bank")
     roi: RegionReport | None = Field(None, description="null if the whole frame counts")
+    operating_points: list[OperatingPointReport] = Field(default_factory=list)
+    likeness: LikenessReport | None = Field(None, description="null without good test images")
+    training_suspects: list[SuspectReport] = Field(
+        default_factory=list, description="highest score first"
+    )
+    excluded: list[ExcludedReport] = Field(
+        default_factory=list, description="suspects that were left out"
+    )
+    excluded_by_list: list[Text] = Field(
+        default_factory=list, description="images that the user's list left out"
+    )
     failure: Failure | None = None
 
 
@@ -336,6 +418,14 @@ class ImageRecord(Model):
     score: Number | None
     threshold: Number
     pred: Literal[0, 1] | None
+    score_ratio: Number | None = Field(
+        None, description="score / threshold; 1 and more is defective; null for a threshold of 0"
+    )
+    p_value: Rate | None = Field(
+        None,
+        description="(1 + k) / (n + 1), where k of the n normal scores are at least as large; null "
+        "where the detector had seen the images behind them",
+    )
     error: Text | None = None
     map: Text | None = Field(None, description="file of its anomaly map, relative to the run")
 
@@ -350,7 +440,10 @@ class RunConfig(Asked):
     detector_parameters: Plain = Field(description="keywords, with preset and defaults")
     calibration: str
     calibration_quantile: Rate | None
+    calibration_tail: str | None = None
     contamination: Rate | None
+    exclude_suspects: bool = False
+    exclude: Text | None = Field(None, description="file of images to leave out")
     limit_train: int | None
     limit_test: int | None
     seed: int

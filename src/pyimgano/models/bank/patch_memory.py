@@ -103,6 +103,8 @@ class PatchMemoryLearner:
 
     Attributes
     ----------
+    kept
+        Positions of the images that `unseen` is of, among all that were added.
     unseen
         (n, k) float32, after `finish`: the scaled distances of the images that were kept, each as
         if it were not among what was learned, but for the coreset's selection.

@@ -1,0 +1,66 @@
+"""Scores that can be explained: as a share of the threshold, and as a p-value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+
+class ScoreScale:
+    """Says what a score means, by the threshold and the normal scores of the calibration.
+
+    Parameters
+    ----------
+    threshold
+        Finite.
+    normal_scores
+        (n,) scores of normal images that the detector had not seen; None where it had seen
+        them, of which no p-value can be had.
+    """
+
+    def __init__(
+        self,
+        threshold: float,
+        normal_scores: Sequence[float] | npt.NDArray[np.floating] | None,
+    ) -> None:
+        self._threshold = threshold
+        self._ordered = (
+            None if normal_scores is None else np.sort(np.asarray(normal_scores, np.float64))
+        )
+
+    def ratio(self, score: float) -> float | None:
+        """The score over the threshold; see `score_ratio`."""
+        return score_ratio(score, self._threshold)
+
+    def p_value(self, score: float) -> float | None:
+        """(1 + k) / (n + 1), where k of the n normal scores are at least as large.
+
+        In (0, 1]; None without scores. A new image like the normal ones has a p-value of at
+        most p with a probability of at most p.
+        """
+        if self._ordered is None:
+            return None
+        n = len(self._ordered)
+        k = n - int(np.searchsorted(self._ordered, score, side="left"))
+        return (1 + k) / (n + 1)
+
+
+def score_ratio(score: float, threshold: float) -> float | None:
+    """How far a score is on its way to the threshold: 1.0 and more is defective.
+
+    It is score / threshold, written as 1 + (score - threshold) / |threshold|, so that it also
+    grows with the score where the threshold is negative. None where the threshold is 0, or the
+    ratio too large for a float.
+    """
+    if threshold == 0:
+        return None
+    with np.errstate(over="ignore"):
+        ratio = score / threshold if threshold > 0 else 1 + (score - threshold) / abs(threshold)
+    if not np.isfinite(ratio):
+        return None
+    # rounding must not decide otherwise than the threshold does
+    if score < threshold:
+        return float(min(ratio, np.nextafter(1.0, 0.0)))
+    return float(max(ratio, 1.0))

@@ -1,0 +1,235 @@
+"""`pyimgano threshold`: move the operating point of a saved detector, without a refit."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..threads import limited_threads
+from .console import ALLOW_WEIGHTS, Bar, complain, print_document
+from .options import calibration_tail_option, max_pixels_option, num_threads_option
+
+if TYPE_CHECKING:
+    from ..inference.scoring import Scorer
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_COSTS = ("cost_miss", "cost_false_alarm", "defect_share")
+
+
+class _Share(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """A share in (0, 1), or in percent."""
+
+    name = "share"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"\s*(\d*\.?\d+(?:[eE]-?\d+)?)\s*(%?)\s*", str(value))
+        number = float(found[1]) / (100 if found[2] else 1) if found else 0.0
+        if not 0 < number < 1:
+            self.fail(f"a share between 0 and 1, or in percent, is wanted, got {value!r}")
+        return number
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("where", type=_FOLDER, metavar="RUN|MODEL")
+@click.option("--category", metavar="C", help="Of that run, where it has several.")
+@click.option("--value", type=float, help="The threshold itself.")
+@click.option(
+    "--quantile", type=_Share(), help="Of the normal scores; 0.98 promises 2 % false alarms."
+)
+@calibration_tail_option
+@click.option(
+    "--good",
+    type=_FOLDER,
+    help="Good images that were not learned from: their scores replace those of the calibration.",
+)
+@click.option("--bad", type=_FOLDER, help="Images of defects, for --miss-rate or costs.")
+@click.option(
+    "--miss-rate",
+    type=_Share(),
+    metavar="RATE",
+    help="Share of defects that may be missed, such as 2% or 0.02.",
+)
+@click.option(
+    "--confidence",
+    type=_Share(),
+    help="With which --miss-rate holds. Default 95%.",
+)
+@click.option("--on-average", is_flag=True, help="Let --miss-rate hold on average alone.")
+@click.option("--cost-miss", type=float, help="Of a defect that is not found.")
+@click.option("--cost-false-alarm", type=float, help="Of a good part that is rejected.")
+@click.option(
+    "--defect-share",
+    type=_Share(),
+    help="Of the parts, for costs. Default 50%: as many defective as good parts.",
+)
+@click.option(
+    "--save-model",
+    type=_FOLDER,
+    help="Leave the saved model alone, and write the new one there.",
+)
+@click.option("--dry-run", is_flag=True, help="Print what would come out, and write nothing.")
+@click.option("--device", help="auto, cpu, cuda or cuda:N. Default that of the fit.")
+@click.option("--allow-outside", is_flag=True, help=ALLOW_WEIGHTS)
+@num_threads_option
+@max_pixels_option
+def command(**given: Any) -> int:
+    """Move the threshold of a saved detector, and write down where it comes from.
+
+    The detector is the folder of a saved model, or that which a run kept. Without an option that
+    chooses a threshold the present one is printed. The result is one JSON document on stdout.
+
+    Exit status: 0 done; 1 it cannot be done; 2 usage.
+    """
+    choosing = _check(given)
+    from ..errors import UsageError
+    from ..images import limited_pixels
+    from ..models import load_model
+
+    folder, run = _model_folder(given)
+    with limited_threads(given["num_threads"]), limited_pixels(given["max_pixels"]):
+        detector = load_model(folder, device=given["device"], allow_outside=given["allow_outside"])
+        before = asdict(detector.calibration_)
+        with Bar() as bar:
+            try:
+                _choose(detector, given, run, bar)
+            except UsageError as error:
+                raise click.UsageError(str(error)) from None
+        saved = None
+        if choosing and not given["dry_run"]:
+            target = given["save_model"]
+            saved = detector.save(folder if target is None else target, overwrite=target is None)
+    print_document(
+        {
+            "model": str(folder),
+            "saved": None if saved is None else str(saved),
+            "threshold": detector.threshold_,
+            "calibration": asdict(detector.calibration_),
+            "before": before,
+        }
+    )
+    for note in detector.calibration_.notes:
+        complain(f"threshold: {note}")
+    if saved is not None and run is not None and given["save_model"] is None:
+        complain(f"{run}: its report still has what was measured at the threshold before")
+    return 0
+
+
+def _check(given: dict[str, Any]) -> bool:
+    """See that the options say one thing; gives whether they choose a threshold."""
+    costs = given["cost_miss"] is not None or given["cost_false_alarm"] is not None
+    ways = {
+        "--value": given["value"] is not None,
+        "--quantile": given["quantile"] is not None,
+        "--miss-rate": given["miss_rate"] is not None,
+        "--cost-miss and --cost-false-alarm": costs,
+    }
+    chosen = [name for name, is_given in ways.items() if is_given]
+    if len(chosen) > 1:
+        raise click.UsageError(f"{' and '.join(chosen)}: one way to choose a threshold is wanted")
+    if costs and (given["cost_miss"] is None or given["cost_false_alarm"] is None):
+        raise click.UsageError("--cost-miss and --cost-false-alarm go together")
+    if given["miss_rate"] is None and (given["confidence"] is not None or given["on_average"]):
+        raise click.UsageError("--confidence and --on-average mean nothing without --miss-rate")
+    if given["confidence"] is not None and given["on_average"]:
+        raise click.UsageError("--confidence and --on-average: give one of them")
+    if given["defect_share"] is not None and not costs:
+        raise click.UsageError("--defect-share means nothing without costs")
+    if given["bad"] is not None and not costs and given["miss_rate"] is None:
+        raise click.UsageError("--bad means nothing without --miss-rate or costs")
+    if given["value"] is not None and given["calibration_tail"] is not None:
+        raise click.UsageError("--calibration-tail means nothing with --value")
+    choosing = bool(chosen or given["good"] is not None or given["calibration_tail"] is not None)
+    if not choosing and (given["save_model"] is not None or given["dry_run"]):
+        raise click.UsageError("nothing chooses a threshold: give --quantile, --good or the like")
+    return choosing
+
+
+def _model_folder(given: dict[str, Any]) -> tuple[Path, Path | None]:
+    """The folder of the saved detector, and the run that it belongs to."""
+    from ..runs import find_model
+
+    where: Path = given["where"]
+    if (where / "detector.json").is_file():
+        if given["category"] is not None:
+            raise click.UsageError("--category means nothing to a saved model")
+        return where, None
+    return find_model(where, category=given["category"]), where
+
+
+def _choose(detector: Scorer, given: dict[str, Any], run: Path | None, bar: Bar) -> None:
+    from ..calibration import (
+        CONFIDENCE,
+        threshold_for_costs,
+        threshold_for_misses,
+    )
+    from ..inference import calibrate_threshold
+
+    tail = given["calibration_tail"]
+    if given["good"] is not None:
+        now = detector.calibration_
+        calibrate_threshold(
+            detector,
+            _images(given["good"], "good images"),
+            quantile=given["quantile"] or now.quantile_asked,
+            tail=tail or now.tail_asked,
+            progress=bar.show,
+        )
+    elif given["quantile"] is not None or tail is not None:
+        detector.recalibrate(quantile=given["quantile"], tail=tail)
+    if given["value"] is not None:
+        detector.set_threshold(given["value"], origin="a value that was given")
+    if given["miss_rate"] is not None:
+        level = CONFIDENCE if given["confidence"] is None else given["confidence"]
+        chosen = threshold_for_misses(
+            _defect_scores(detector, given, run),
+            given["miss_rate"],
+            confidence=None if given["on_average"] else level,
+        )
+    elif given["cost_miss"] is not None:
+        chosen = threshold_for_costs(
+            detector.decision_scores_,
+            _defect_scores(detector, given, run),
+            cost_miss=given["cost_miss"],
+            cost_false_alarm=given["cost_false_alarm"],
+            defect_share=0.5 if given["defect_share"] is None else given["defect_share"],
+        )
+    else:
+        return
+    detector.set_threshold(chosen.threshold, origin=chosen.origin)
+
+
+def _defect_scores(detector: Scorer, given: dict[str, Any], run: Path | None) -> list[float]:
+    """Of the images in --bad, or of the defective test images that the run has scored."""
+    from ..errors import DataError
+    from ..runs import read_scores
+
+    if given["bad"] is not None:
+        images = _images(given["bad"], "images of defects")
+        return [float(one) for one in detector.decision_function(images)]
+    if run is None:
+        raise click.UsageError("--bad is missing: a folder of images of defects")
+    folder = _model_folder(given)[0].parent
+    scores = [score for label, score in read_scores(folder / "per_image.jsonl") if label == 1]
+    if not scores:
+        raise DataError(f"{folder}: the run has scored no defective image; give --bad")
+    return scores
+
+
+def _images(folder: Path, what: str) -> list[str]:
+    from ..errors import DataError
+    from ..inference.inputs import list_input
+
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; {what} are wanted there")
+    listing = list_input(str(folder))
+    if listing.problems:
+        raise DataError(listing.problems[0])
+    return listing.paths

@@ -1,0 +1,152 @@
+"""The operating point of a fitted detector: its threshold, and where it comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from ..calibration import Calibration, ScoreScale, calibrate, calibration_at
+from ..errors import NotFittedError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_T = TypeVar("_T", bound="WithOperatingPoint")
+
+
+class _Threshold:
+    """The attribute `threshold_`: where it is set, `calibration_` says so.
+
+    Otherwise a detector would decide by one threshold and document another.
+    """
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, instance: WithOperatingPoint, owner: type) -> float: ...
+
+    def __get__(self, instance: WithOperatingPoint | None, owner: type) -> Self | float:
+        if instance is None:
+            return self
+        try:
+            value: float = vars(instance)["threshold_"]
+        except KeyError:
+            raise AttributeError(f"{owner.__name__} has no threshold_ before fit") from None
+        return value
+
+    def __set__(self, instance: WithOperatingPoint, value: float) -> None:
+        known = vars(instance).get("calibration_")
+        if known is not None and value != known.threshold:
+            instance.calibration_ = _given(instance, value, "threshold_ was set")
+            value = instance.calibration_.threshold
+        vars(instance)["threshold_"] = value
+
+    def __delete__(self, instance: WithOperatingPoint) -> None:
+        del vars(instance)["threshold_"]
+
+
+class WithOperatingPoint:
+    """What detectors and tiled detectors have in common: the threshold can be moved.
+
+    Nothing is learned or scored anew for that.
+    """
+
+    #: `predict` calls an image defective if its score is greater than or equal to this.
+    threshold_ = _Threshold()
+    calibration_: Calibration
+    decision_scores_: npt.NDArray[np.float64]
+
+    def set_threshold(self: _T, value: float, *, origin: str = "a value that was given") -> _T:
+        """Decide by `value` from now on, and say so in `calibration_`.
+
+        Its false-alarm rate is counted among `decision_scores_`.
+
+        Parameters
+        ----------
+        value
+            Finite. A score greater than or equal to it is called defective.
+        origin
+            Where it comes from, in words, for `calibration_` and the saved detector.
+
+        Raises
+        ------
+        NotFittedError
+            There is nothing to decide yet.
+        UsageError
+            `value` is not a finite number.
+        """
+        self._require_threshold()
+        self._take_calibration(_given(self, value, origin))
+        return self
+
+    def recalibrate(self: _T, *, quantile: float | None = None, tail: str | None = None) -> _T:
+        """Take the threshold from `decision_scores_` anew, at another quantile or tail.
+
+        Parameters
+        ----------
+        quantile
+            In (0, 1); None for that which was asked for before.
+        tail
+            `exponential` or `conformal`; None for that which was asked for before.
+
+        Raises
+        ------
+        NotFittedError
+            There is nothing to calibrate yet.
+        UsageError
+            A quantile outside (0, 1), or an unknown tail.
+        """
+        self._require_threshold()
+        now = self.calibration_
+        asked = now.quantile_asked if quantile is None else quantile
+        self._take_calibration(
+            calibrate(
+                self.decision_scores_,
+                asked,
+                method=now.method,
+                unseen=now.unseen,
+                notes=now.score_notes,
+                tail=now.tail_asked if tail is None else tail,
+                origin=f"recalibrated at the quantile {asked:g}",
+            )
+        )
+        return self
+
+    def score_scale(self) -> ScoreScale:
+        """What gives the ratio to the threshold and the p-value of a score.
+
+        Raises
+        ------
+        NotFittedError
+            There is no threshold yet.
+        """
+        self._require_threshold()
+        seen = not self.calibration_.unseen
+        return ScoreScale(self.threshold_, None if seen else self.decision_scores_)
+
+    def _take_calibration(self, calibration: Calibration) -> None:
+        # in one step, for threads that score meanwhile
+        new = {"calibration_": calibration, "threshold_": calibration.threshold}
+        self.__dict__ = {**vars(self), **new}
+
+    def _require_threshold(self) -> None:
+        if not hasattr(self, "threshold_"):
+            raise NotFittedError(f"this {type(self).__name__} is not fitted yet; call fit first")
+
+
+def _given(detector: WithOperatingPoint, value: Any, origin: str) -> Calibration:
+    was = detector.calibration_
+    note = f"the threshold is not a calibrated one: {origin}; before it was {was.threshold:.6g}"
+    return calibration_at(
+        value,
+        detector.decision_scores_,
+        method=was.method,
+        origin=origin,
+        unseen=was.unseen,
+        notes=was.score_notes,
+        tail_asked=was.tail_asked,
+        more=(note,),
+    )
