@@ -175,19 +175,19 @@ def test_copies_are_in_the_part_of_their_first() -> None:
 
 def test_the_largest_score_of_a_group() -> None:
     scores = np.array([3.0, 1.0, 2.0, 5.0, 4.0])
-    assert largest_of_each(scores, np.array([0, 1, 0, 1, 4])).tolist() == [3.0, 5.0, 4.0]
+    assert largest_of_each(scores, np.array([0, 1, 0, 1, 4])).tolist() == [0, 3, 4]
 
 
 def test_calibration_images_that_are_copies_do_not_count() -> None:
     known = [signature_of(image) for image in PARTS[:6]]
     held = [signature_of(one) for one in (PARTS[6], jpeg(PARTS[0], 75), PARTS[7], PARTS[7])]
-    scores, unseen, notes = calibrate_apart(np.array([1.0, 0.0, 2.0, 3.0]), held, known)
-    assert scores.tolist() == [1.0, 3.0]
+    kept, unseen, notes = calibrate_apart(np.array([1.0, 0.0, 2.0, 3.0]), held, known)
+    assert kept.tolist() == [0, 3]
     assert unseen
     assert "1 of the 4" in notes[0]
     assert "2 are distinct" in notes[1]
-    scores, unseen, _ = calibrate_apart(np.array([1.0, 2.0]), known[:2], known)
-    assert scores.tolist() == [1.0, 2.0]
+    kept, unseen, _ = calibrate_apart(np.array([1.0, 2.0]), known[:2], known)
+    assert kept.tolist() == [0, 1]
     assert not unseen
 
 
