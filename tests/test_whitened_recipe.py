@@ -64,10 +64,9 @@ def plain_whitened(
     """`of` (..., D), whitened by what `rows` are like, and by how far features moved."""
     rows, moved = (some.reshape(-1, some.shape[-1]) for some in (rows, moved))
     covariance = np.cov(rows.T, bias=True)
-    floor = 0.01 * covariance.trace() / len(covariance)
     covariance += strength * moved.T @ moved / len(moved)
     variances, directions = np.linalg.eigh(covariance)
-    return (of - rows.mean(0)) @ directions / np.sqrt(variances + floor)
+    return (of - rows.mean(0)) @ directions / np.sqrt(variances + 0.01 * variances.mean())
 
 
 class PlainMemory:

@@ -113,7 +113,7 @@ class Whitening:
         covariance = moments.covariance
         if nuisance is not None:
             covariance = covariance + nuisance
-        matrix = _whitener(covariance, shrinkage * moments.covariance.trace() / len(covariance))
+        matrix = _whitener(covariance, shrinkage)
         return cls(torch.from_numpy(moments.mean).to(like), torch.from_numpy(matrix).to(like))
 
     def __call__(self, features: Tensor) -> Tensor:
@@ -137,14 +137,14 @@ class Whitening:
             some.copy_(self(some[None])[0])
 
 
-def _whitener(covariance: npt.NDArray[np.float64], floor: float) -> npt.NDArray[np.float64]:
-    """(D, D), with `floor` added to the variance of each direction."""
+def _whitener(covariance: npt.NDArray[np.float64], shrinkage: float) -> npt.NDArray[np.float64]:
     with single_blas_thread():
         variances, directions = np.linalg.eigh(covariance)
     # the largest first; a sign for each that does not depend on the program's whim
     variances, directions = variances[::-1].clip(min=0.0), directions[:, ::-1]
     largest = np.abs(directions).argmax(axis=0)
     directions = directions * np.sign(directions[largest, np.arange(len(largest))])
+    floor = shrinkage * variances.mean()
     if floor <= np.finfo(np.float32).tiny:
         return np.eye(len(variances))
     return np.asarray(directions / np.sqrt(variances + floor))
