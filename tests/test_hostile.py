@@ -1,4 +1,4 @@
-"""Files of strangers: none of their code runs, nothing beyond their folder is read, none waits."""
+"""Untrusted files run no code, read nothing outside their folder, and make nothing wait."""
 
 from __future__ import annotations
 

@@ -252,7 +252,7 @@ def test_categories_are_official_folders_and_others_that_hold_one(
     assert list_dataset_categories(dataset=name, root=tmp_path) == sorted(
         [*OFFICIAL[name], "own part"]
     )
-    with pytest.raises(DataError, match="good training images are wanted there"):
+    with pytest.raises(DataError, match="the good training images have to be there"):
         load_dataset(name, tmp_path, OFFICIAL[name][1])
 
 

@@ -198,8 +198,8 @@ def calibrate(
         if result.tail == "exponential":
             what = "the promised rate is higher"
         said.append(
-            f"{n} score{'s' * (n != 1)} cannot reach the quantile {quantile:g}, which needs "
-            f"{needed}: {what}"
+            f"the quantile {quantile:g} needs at least {needed} scores and there "
+            f"{'is only' if n == 1 else 'are only'} {n}, so {what}"
         )
     if result.estimate_interval is not None:
         said.append(

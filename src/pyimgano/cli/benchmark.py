@@ -43,10 +43,14 @@ from .options import (
 @click.option(
     "--save-model", is_flag=True, help="Keep each category's detector in the run directory."
 )
-@click.option("--json", "as_json", is_flag=True, help="Lists as JSON; the summary always is.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print lists as JSON too; the summary is always JSON."
+)
 @click.option("--list-models", is_flag=True, help="Print the models and exit.")
-@click.option("--tags", metavar="A,B", help="With --list-models: those that have all of these.")
-@click.option("--model-info", metavar="NAME", help="Print all about a model and exit.")
+@click.option("--tags", metavar="A,B", help="List only models that have all of these tags.")
+@click.option(
+    "--model-info", metavar="NAME", help="Print a model's keywords, defaults and papers, and exit."
+)
 @click.option("--list-categories", is_flag=True, help="Print the dataset's categories and exit.")
 def command(
     *,
@@ -63,8 +67,8 @@ def command(
 ) -> int:
     """Run a detector over a dataset's categories and leave a run directory.
 
-    The summary is one JSON document on stdout; progress and tables go to stderr. What lists
-    models prints tables to a terminal, and text or JSON to another program.
+    The summary is one JSON document on stdout; progress and tables go to stderr.
+    --list-models and --model-info print tables to a terminal, and text or JSON elsewhere.
 
     Exit status: 0 done; 1 a category failed, or a test image could not be read; 2 usage.
     """

@@ -29,7 +29,7 @@ DATASETS = "mvtec, mvtec_loco, mvtec_ad2, visa, btad, custom or demo"
 ALLOW_OUTSIDE = "Follow links and a manifest's paths out of the dataset's folder."
 
 #: The same for all commands that load detectors.
-ALLOW_WEIGHTS = "Read a file of weights that the saved detector names, wherever it lies."
+ALLOW_WEIGHTS = "Read the weights file that the saved detector names even outside its folder."
 
 #: Problems listed by name at the end; all of them stand in the report.
 _LISTED = 20

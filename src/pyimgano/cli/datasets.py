@@ -23,7 +23,7 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(*, as_json: bool) -> int:
     """Print the names that --dataset takes."""
     from ..datasets import list_datasets
@@ -37,19 +37,21 @@ def list_command(*, as_json: bool) -> int:
 
 
 @command.command("check")
-@click.option("--dataset", required=True, help=f"{DATASETS}.")
+@click.option("--dataset", required=True, help=f"Layout of the dataset: {DATASETS}.")
 @click.option(
     "--root",
     type=click.Path(path_type=Path),
-    help="Folder that the dataset lies in; for custom also a manifest (.csv, .jsonl).",
+    help="Folder of the dataset; for custom also a manifest (.csv, .jsonl).",
 )
-@click.option("--category", default="all", show_default=True, help="A name, or all.")
-@click.option("--split", help="As of pyimgano-benchmark.")
+@click.option("--category", default="all", show_default=True, help="Check one category, or all.")
+@click.option("--split", help="Which of the authors' splits to check, as for pyimgano benchmark.")
 @click.option("--allow-outside", is_flag=True, help=ALLOW_OUTSIDE)
-@click.option("--deep", is_flag=True, help="Decode every image: finds damage inside files too.")
+@click.option(
+    "--deep", is_flag=True, help="Decode every image, which finds damage inside files too."
+)
 @bit_depth_option
 @max_pixels_option
-@click.option("--json", "as_json", is_flag=True, help="As JSON, with all findings.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with all findings.")
 def check_command(
     *,
     dataset: str,

@@ -18,7 +18,7 @@ from .options import max_pixels_option
     multiple=True,
     required=True,
     metavar="FILE_OR_FOLDER",
-    help="Images: a file, a folder, a pattern or @list; repeatable.",
+    help="Images to learn from: a file, a folder, a pattern or @list; repeatable.",
 )
 @click.option(
     "--output",
@@ -26,16 +26,50 @@ from .options import max_pixels_option
     type=click.Path(path_type=Path),
     help="The .safetensors file to write; its facts go to the .json beside it.",
 )
-@click.option("--model-size", default="S", show_default=True, help="S or M.")
-@click.option("--backbone", default="efficientnet_lite0", show_default=True)
-@click.option("--weights", help="A weights file for the backbone.")
-@click.option("--resize", nargs=2, type=int, default=(128, 128), show_default=True, metavar="H W")
-@click.option("--steps", type=int, default=2000, show_default=True, help="At most.")
-@click.option("--learning-rate", type=float, default=1e-3, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--seed", "random_seed", type=int, default=0, show_default=True)
+@click.option("--model-size", default="S", show_default=True, help="Size of the teacher: S or M.")
+@click.option(
+    "--backbone",
+    default="efficientnet_lite0",
+    show_default=True,
+    help="Backbone to learn from.",
+)
+@click.option("--weights", help="Weights file of the backbone.")
+@click.option(
+    "--resize",
+    nargs=2,
+    type=int,
+    default=(128, 128),
+    show_default=True,
+    metavar="H W",
+    help="Height and width that images are resized to.",
+)
+@click.option(
+    "--steps",
+    type=int,
+    default=2000,
+    show_default=True,
+    help="Stop after so many steps at the latest.",
+)
+@click.option(
+    "--learning-rate",
+    type=float,
+    default=1e-3,
+    show_default=True,
+    help="Step size of the optimizer.",
+)
+@click.option(
+    "--device", default="auto", show_default=True, help="Train on auto, cpu, cuda or cuda:N."
+)
+@click.option(
+    "--seed",
+    "random_seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Seed of the random number generators.",
+)
 @max_pixels_option
-@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
 def command(
     *, inputs: tuple[str, ...], output: Path, max_pixels: int | None, **settings: Any
 ) -> int:

@@ -13,36 +13,37 @@ from .options import max_pixels_option
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--from-run", type=click.Path(path_type=Path), metavar="RUN", help="A run's saved detector."
+    "--from-run",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Export the detector that a run kept.",
 )
-@click.option("--category", help="Of the run; needed where it has several.")
+@click.option("--category", help="Category of the run, where it has several.")
 @click.option(
-    "--model-dir", type=click.Path(path_type=Path), metavar="DIR", help="A saved detector."
+    "--model-dir", type=click.Path(path_type=Path), metavar="DIR", help="Export a saved detector."
 )
 @click.option(
     "--format",
     "form",
     default="openvino",
     show_default=True,
-    help="openvino, onnx or torch (TorchScript).",
+    help="Format to write: openvino, onnx or torch (TorchScript).",
 )
-@click.option(
-    "--output", required=True, type=click.Path(path_type=Path), help="The folder to make."
-)
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to create.")
 @click.option(
     "--check",
     "check",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE_OR_FOLDER...",
-    help="Images that the detector and the export both score, to compare them; best good and "
-    "defective ones. Default: up to 16 of those that the run has scored.",
+    help="Images on which the export is compared with the detector, good and defective ones if "
+    "possible. Default up to 16 images that the run has scored.",
 )
 @click.option(
     "--device",
     default="cpu",
     show_default=True,
-    help="Of the detector that is compared with: auto, cpu, cuda or cuda:N.",
+    help="Run the detector that the export is compared with on auto, cpu, cuda or cuda:N.",
 )
 @max_pixels_option
 @click.option("--allow-outside", is_flag=True, help=ALLOW_WEIGHTS)

@@ -42,64 +42,78 @@ _NAMED = 20
 
 
 @click.command(cls=SidesCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--from-run", type=_FOLDER, metavar="RUN", help="The model that a run kept.")
-@click.option("--category", metavar="C", help="Of that run, where it has several.")
-@click.option("--model-dir", type=_FOLDER, help="A saved model.")
+@click.option("--from-run", type=_FOLDER, metavar="RUN", help="Use the detector that a run kept.")
+@click.option("--category", metavar="C", help="Category of the run, where it has several.")
+@click.option("--model-dir", type=_FOLDER, help="Use a saved detector.")
 @checkpoint_option("a saved model (a folder), or")
-@click.option("--train-dir", type=_FOLDER, help="Good images, to fit a model on the spot.")
-@click.option("--model", help="To fit. Default vision_patchcore; see pyimgano benchmark.")
-@click.option("--preset", help="industrial-fast, industrial-balanced or industrial-accurate.")
-@click.option("--model-kwargs", metavar="JSON", help="Further keywords of the model, an object.")
+@click.option("--train-dir", type=_FOLDER, help="Fit a detector on the good images of this folder.")
+@click.option("--model", help="Model to fit. Default vision_patchcore.")
+@click.option(
+    "--preset", help="Settings: industrial-fast, industrial-balanced or industrial-accurate."
+)
+@click.option(
+    "--model-kwargs", metavar="JSON", help="Further keywords of the model, as a JSON object."
+)
 @click.option(
     "--resize",
     type=int,
     nargs=2,
     metavar="H W",
-    help="By default what the model looks at best; of most 256 256.",
+    help="Height and width that the model sees images at. By default the model chooses; most "
+    "take 256 256.",
 )
 @click.option(
     "--roi",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Region of interest of the model to fit: a mask image, or a .json file of polygons.",
+    help="Fit and score only this region: a mask image, or a .json file of polygons.",
 )
 @click.option(
     "--save-model",
     type=_FOLDER,
-    help="Keep there the model that was fitted, or calibrated with --calibrate-on.",
+    help="Save the detector that was fitted, or calibrated with --calibrate-on, in this folder.",
 )
-@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--device", default="cpu", show_default=True, help="Run on auto, cpu, cuda or cuda:N."
+)
 @click.option("--allow-outside", is_flag=True, help=ALLOW_WEIGHTS)
 @click.option(
     "--calibrate-on",
     type=_FOLDER,
-    help="Good images that were not learned from: the threshold is taken from them.",
+    help="Calibrate the threshold on these good images, which the detector was not fitted on.",
 )
 @click.option(
-    "--calibration-quantile", type=float, help="Of the threshold, in (0, 1). Default 0.995."
+    "--calibration-quantile",
+    type=float,
+    help="Quantile of the good images' scores that becomes the threshold, in (0, 1). "
+    "Default 0.995.",
 )
 @calibration_tail_option
 @click.option(
     "--threshold",
     type=float,
-    help="Decide by this instead of the model's threshold, for this call.",
+    help="Decide by this threshold instead of the detector's, for this call only.",
 )
 @click.option(
-    "--tile-size", callback=sides, metavar="N|H W", help="Score large images by such tiles."
+    "--tile-size", callback=sides, metavar="N|H W", help="Score large images by tiles of this size."
 )
 @click.option(
-    "--tile-stride", callback=sides, metavar="N|H W", help="Default three quarters of a tile."
+    "--tile-stride",
+    callback=sides,
+    metavar="N|H W",
+    help="Step between tiles. Default three quarters of a tile.",
 )
 @click.option(
     "--tile-score-reduce",
     type=click.Choice(["max", "mean", "topk_mean"]),
-    help="How the tiles' scores become the image's. Default max: a small defect lies in few tiles.",
+    help="How the score of an image follows from its tiles. Default max, as a small defect "
+    "lies in few tiles.",
 )
 @click.option(
     "--tile-score-topk",
     type=float,
     metavar="SHARE",
-    help="With topk_mean: the share of tiles, in (0, 1]. Default 0.1.",
+    help="Share of the tiles that topk_mean averages, in (0, 1]. Default 0.1.",
 )
 @click.option(
     "--tile-map-reduce",
@@ -110,65 +124,83 @@ _NAMED = 20
     "--input",
     "inputs",
     multiple=True,
-    help="A file, folder, pattern (*, **), list of paths (@list or .txt), or - for paths on "
-    "stdin; repeatable.",
+    help="Score this file, folder, pattern (*, **) or list of paths (@list or .txt), or - for "
+    "paths on stdin; repeatable.",
 )
 @click.argument("more_inputs", nargs=-1, metavar="[INPUT]...")
-@click.option("--watch", type=_FOLDER, help="A folder whose new images are scored as they come.")
+@click.option("--watch", type=_FOLDER, help="Score the images of this folder as they arrive.")
 @click.option(
     "--watch-interval",
     type=click.FloatRange(min=0, min_open=True),
     default=1.0,
     show_default=True,
-    help="Seconds between two looks.",
+    help="Look into the watched folder every so many seconds.",
 )
 @click.option(
     "--settle",
     type=click.FloatRange(min=0),
     default=2.0,
     show_default=True,
-    help="Seconds without a change after which a file is complete.",
+    help="Take a file as complete after so many seconds without a change.",
 )
-@click.option("--only-new", is_flag=True, help="Pass over what is in the watched folder already.")
+@click.option("--only-new", is_flag=True, help="Ignore what is already in the watched folder.")
 @click.option(
     "--stop-when-idle",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="Stop watching after so long without a new file.",
+    help="Stop watching after so many seconds without a new file.",
 )
 @click.option(
     "--save-jsonl",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the records to this file too; with --watch, go on after those in it.",
+    help="Write the records to this file too; with --watch, append, and skip images that have a "
+    "record in it.",
 )
-@click.option("--quiet", is_flag=True, help="No records on stdout.")
-@click.option("--include-maps", is_flag=True, help="Say in the records what the maps hold.")
-@click.option("--save-maps", type=_FOLDER, help="A map of scores for each image.")
+@click.option("--quiet", is_flag=True, help="Print no records on stdout.")
 @click.option(
-    "--map-format", type=click.Choice(["tiff", "npy"]), help="tiff (16-bit float, default) or npy."
+    "--include-maps", is_flag=True, help="Put the shape, peak and mean of each map into its record."
+)
+@click.option(
+    "--save-maps", type=_FOLDER, help="Save the anomaly map of each image in this folder."
+)
+@click.option(
+    "--map-format",
+    type=click.Choice(["tiff", "npy"]),
+    help="Save maps as tiff (16-bit float, default) or npy.",
 )
 @click.option(
     "--map-size",
     type=click.Choice(["original", "working"]),
-    help="Of the image (default), or of the model.",
+    help="Save maps at the size of the image (default) or of the model.",
 )
-@click.option("--save-overlays", type=_FOLDER, help="A picture of map and regions for each image.")
-@click.option("--save-masks", type=_FOLDER, help="A PNG of 0 and 255 for each image.")
+@click.option(
+    "--save-overlays", type=_FOLDER, help="Save a picture of each image with its map and regions."
+)
+@click.option(
+    "--save-masks",
+    type=_FOLDER,
+    help="Save the defective pixels of each image as a PNG of 0 and 255.",
+)
 @click.option(
     "--postprocess",
     is_flag=True,
-    help="Scale each map that is saved or described to 0 to 1, by itself. Scores and regions stay.",
+    help="Scale each map that is saved or described to 0 to 1, by itself. Scores and regions stay "
+    "as they are.",
 )
 @click.option("--regions", is_flag=True, help="List the defective regions in the records.")
-@click.option("--pixel-threshold", type=float, help="Of regions and masks. Default the model's.")
+@click.option(
+    "--pixel-threshold", type=float, help="Threshold of regions and masks. Default the detector's."
+)
 @click.option(
     "--min-area",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Smallest region, in pixels of the image.",
+    help="Leave out regions of fewer pixels of the image.",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), help="Images, or tiles, scored together.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), help="Score so many images, or tiles, together."
+)
 @bit_depth_option
 @num_threads_option
 @max_pixels_option
@@ -231,7 +263,7 @@ def _images_in(folder: Path, what: str) -> list[str]:
     from ..inference.inputs import list_input
 
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; {what} are wanted there")
+        raise DataError(f"{folder}: no such folder; it has to hold {what}")
     listing = list_input(str(folder))
     if listing.problems:
         raise DataError(listing.problems[0])

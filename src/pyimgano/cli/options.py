@@ -30,29 +30,31 @@ num_threads_option = click.option(
     "--num-threads",
     type=int,
     metavar="N",
-    help="At most as many as there are cores, which is the default; OMP_NUM_THREADS is another.",
+    help="Use this many threads, at most one a core. By default OMP_NUM_THREADS, or else all "
+    "cores.",
 )
 
 max_pixels_option = click.option(
     "--max-pixels",
     type=int,
     metavar="N",
-    help="Refuse images and masks that declare more, height times width. Default 2^28.",
+    help="Refuse images and masks whose header declares more pixels (height times width). "
+    "Default 2^28.",
 )
 
 calibration_tail_option = click.option(
     "--calibration-tail",
     type=click.Choice(["exponential", "conformal"]),
-    help="How the threshold is estimated: by an exponential tail of the scores where that is "
-    "believable (default), or at the rank of a score.",
+    help="Estimate the threshold by an exponential tail of the scores where a test of fit accepts "
+    "one (default), or take the score at the conformal rank.",
 )
 
 bit_depth_option = click.option(
     "--bit-depth",
     type=int,
     metavar="BITS",
-    help="How many bits the camera has, 9 to 16, where images have 16 bits a sample. Default what "
-    "each file declares, and else all 16.",
+    help="Number of bits, 9 to 16, that the camera uses of 16-bit images. By default what each "
+    "file declares, or else all 16.",
 )
 
 
@@ -84,63 +86,95 @@ def with_weights(model_kwargs: str | None, path: Path) -> str:
 
 #: Which dataset, and which part of it.
 dataset_options = _together(
-    click.option("--dataset", help=f"{DATASETS}; the demo needs no --root."),
+    click.option("--dataset", help=f"Layout of the dataset: {DATASETS}; demo needs no --root."),
     click.option(
         "--root",
         type=click.Path(path_type=Path),
-        help="Folder that the dataset lies in; for custom also a manifest (.csv, .jsonl).",
+        help="Folder of the dataset; for custom also a manifest (.csv, .jsonl).",
     ),
     click.option(
-        "--category", default="all", show_default=True, help="A name, several with commas, or all."
+        "--category",
+        default="all",
+        show_default=True,
+        help="Run one category, several separated by commas, or all.",
     ),
     click.option(
         "--split",
-        help="visa: 1cls, 2cls_highshot, 2cls_fewshot; mvtec_ad2: test_public, test_private, "
-        "test_private_mixed, or private for both of these.",
+        help="Which of the authors' splits to use. visa: 1cls, 2cls_highshot, 2cls_fewshot; "
+        "mvtec_ad2: test_public, test_private, test_private_mixed, or private for the last two.",
     ),
     click.option("--allow-outside", is_flag=True, help=ALLOW_OUTSIDE),
     click.option(
-        "--limit-train", type=int, metavar="N", help="At most N training images a category."
+        "--limit-train",
+        type=int,
+        metavar="N",
+        help="Use at most N training images of each category.",
     ),
-    click.option("--limit-test", type=int, metavar="N", help="At most N test images a category."),
     click.option(
-        "--seed", type=int, default=0, show_default=True, help="Of all that is drawn by chance."
+        "--limit-test", type=int, metavar="N", help="Use at most N test images of each category."
+    ),
+    click.option(
+        "--seed",
+        type=int,
+        default=0,
+        show_default=True,
+        help="Seed of the random number generators.",
     ),
 )
 
 #: Which detector, and how it is fitted and calibrated.
 model_options = _together(
     click.option(
-        "--model", default="vision_patchcore", show_default=True, help="See --list-models."
+        "--model",
+        default="vision_patchcore",
+        show_default=True,
+        help="Name of the detector; pyimgano benchmark --list-models prints them.",
     ),
-    click.option("--preset", help="industrial-fast, industrial-balanced or industrial-accurate."),
-    click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    click.option(
+        "--preset",
+        help="Settings of the model: industrial-fast, industrial-balanced or industrial-accurate.",
+    ),
+    click.option(
+        "--device",
+        default="cpu",
+        show_default=True,
+        help="Run the model on auto, cpu, cuda or cuda:N.",
+    ),
     click.option(
         "--contamination",
         type=float,
-        help="Share of training images above the threshold, (0, 0.5].",
+        help="Share of the training images that may lie above the threshold, in (0, 0.5]. It gives "
+        "the quantile 1 - share.",
     ),
     click.option(
-        "--pretrained/--no-pretrained", default=True, show_default=True, help="Or random weights."
+        "--pretrained/--no-pretrained",
+        default=True,
+        show_default=True,
+        help="Use random instead of ImageNet weights with --no-pretrained (for timing only).",
     ),
     click.option(
-        "--model-kwargs", metavar="JSON", help="Further keywords of the model, an object."
+        "--model-kwargs", metavar="JSON", help="Further keywords of the model, as a JSON object."
     ),
     click.option(
         "--resize",
         type=int,
         nargs=2,
         metavar="H W",
-        help="By default what the model looks at best; of most 256 256.",
+        help="Height and width that the model sees images at. By default the model chooses; most "
+        "take 256 256.",
     ),
     click.option(
         "--calibration",
         default="out-of-sample",
         show_default=True,
-        help="Where the threshold's scores come from: out-of-sample, in-sample or validation.",
+        help="Calibrate the threshold on out-of-sample scores of the training images, on in-sample "
+        "ones (which promise nothing), or on the dataset's validation images.",
     ),
     click.option(
-        "--calibration-quantile", type=float, help="Of the threshold, in (0, 1). Default 0.995."
+        "--calibration-quantile",
+        type=float,
+        help="Quantile of the good images' scores that becomes the threshold, in (0, 1). "
+        "Default 0.995.",
     ),
     calibration_tail_option,
     click.option(
@@ -153,18 +187,19 @@ model_options = _together(
         "--exclude",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        help="Leave out the training images that this list names, one path a line, from --root.",
+        help="Leave out the training images that this list names, one path a line, relative to "
+        "--root.",
     ),
     click.option(
         "--cache-dir",
         type=click.Path(path_type=Path, file_okay=False),
-        help="Keep features of images there, for the next run on them.",
+        help="Keep the features of images in this folder, for the next run on the same images.",
     ),
     click.option(
         "--roi",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Region of interest: a mask image, or a .json file of polygons. Only it counts.",
+        help="Score only this region of interest: a mask image, or a .json file of polygons.",
     ),
     bit_depth_option,
     num_threads_option,
@@ -177,19 +212,21 @@ measuring_options = _together(
         "--pixel/--no-pixel",
         default=True,
         show_default=True,
-        help="Pixel metrics where masks exist.",
+        help="Compute pixel metrics where masks exist.",
     ),
     click.option(
         "--pixel-aupro-limit",
         type=float,
         metavar="FPR",
-        help="Of AUPRO and sPRO. Default that of the dataset: 0.3, or 0.05 for LOCO and AD 2.",
+        help="Largest false-positive rate to which AUPRO and sPRO are integrated. Default that of "
+        "the dataset: 0.3, or 0.05 for LOCO and AD 2.",
     ),
     click.option(
         "--on-error",
         default="error",
         show_default=True,
-        help="Unreadable images: error, or skip (leave out and go on).",
+        help="With error, an unreadable training image fails its category and an unreadable test "
+        "image makes the exit status 1; with skip, both are left out and listed.",
     ),
 )
 
@@ -204,7 +241,8 @@ pixel_options = _together(
     click.option(
         "--pixel-segf1/--no-pixel-segf1",
         default=False,
-        help="Also pixel_segf1 and bg_fpr, of pixels strictly above the pixel threshold.",
+        help="Report pixel_segf1 and bg_fpr too, which count pixels strictly above the pixel "
+        "threshold.",
     ),
     click.option(
         "--pixel-threshold-strategy",
@@ -216,27 +254,27 @@ pixel_options = _together(
         type=float,
         default=0.999,
         show_default=True,
-        help="Of the pixels of those maps, in (0, 1).",
+        help="Quantile of those maps' pixels that becomes the pixel threshold, in (0, 1).",
     ),
     click.option(
         "--pixel-calibration-fraction",
         type=float,
         default=0.2,
         show_default=True,
-        help="Of the training images that are held out for it, in (0, 1).",
+        help="Share of the training images that is held out for it, in (0, 1).",
     ),
     click.option(
         "--pixel-calibration-seed",
         type=int,
         default=0,
         show_default=True,
-        help="Of the choice of these images.",
+        help="Seed of the choice of these images.",
     ),
     click.option(
         "--pixel-postprocess",
         is_flag=True,
-        help="Post-process each map before pixels are measured. Scores stay as they are, and the "
-        "model's own pixel threshold does not serve.",
+        help="Post-process each map before pixel metrics are computed. Scores stay as they are, "
+        "and the model's own pixel threshold no longer applies.",
     ),
     click.option(
         "--pixel-post-norm",
@@ -249,28 +287,37 @@ pixel_options = _together(
         type=float,
         nargs=2,
         metavar="LO HI",
-        help="With --pixel-post-norm percentile: what becomes 0 and 1.",
+        help="Percentiles that become 0 and 1 with --pixel-post-norm percentile.",
     ),
     click.option(
-        "--pixel-post-gaussian-sigma", type=float, metavar="PIXELS", help="Blur, before the rest."
+        "--pixel-post-gaussian-sigma",
+        type=float,
+        metavar="PIXELS",
+        help="Blur the map with a Gaussian first.",
     ),
     click.option(
-        "--pixel-post-open-ksize", type=int, metavar="PIXELS", help="Side of an opening's kernel."
+        "--pixel-post-open-ksize",
+        type=int,
+        metavar="PIXELS",
+        help="Open the map with a square kernel of this side.",
     ),
     click.option(
-        "--pixel-post-close-ksize", type=int, metavar="PIXELS", help="Side of a closing's kernel."
+        "--pixel-post-close-ksize",
+        type=int,
+        metavar="PIXELS",
+        help="Close the map with a square kernel of this side.",
     ),
     click.option(
         "--pixel-post-component-threshold",
         type=float,
         metavar="SCORE",
-        help="Regions of pixels above it are looked at for their area.",
+        help="Score from which on connected pixels form a region, for the smallest area.",
     ),
     click.option(
         "--pixel-post-min-component-area",
         type=int,
         metavar="PIXELS",
-        help="Smaller regions are set to 0.",
+        help="Set the pixels of smaller regions to 0.",
     ),
 )
 
@@ -318,27 +365,37 @@ run_options = _together(
         "--resume",
         type=click.Path(path_type=Path),
         metavar="RUN",
-        help="Go on with a run that stopped, as it was begun; no other option is needed.",
+        help="Continue a run that stopped, with the options it was started with.",
     ),
     click.option(
         "--force",
         is_flag=True,
-        help="With --resume: although dataset, configuration or program are not what they were.",
+        help="Resume even if the dataset, the configuration or the program has changed since.",
     ),
     click.option("--fail-fast", is_flag=True, help="Stop at the first category that fails."),
     click.option(
         "--output-dir",
         type=click.Path(path_type=Path, file_okay=False),
-        help="The run directory itself: a folder that is empty or not there yet.",
+        help="Write the run into this folder itself, which has to be empty or missing.",
     ),
     click.option(
         "--runs-dir",
         type=click.Path(path_type=Path, file_okay=False),
-        help="Without --output-dir, the folder in which a named run directory is made. "
+        help="Make a named run directory in this folder, where --output-dir is not given. "
         "Default runs.",
     ),
-    click.option("--save-run/--no-save-run", default=True, show_default=True),
-    click.option("--per-image-jsonl/--no-per-image-jsonl", default=True, show_default=True),
+    click.option(
+        "--save-run/--no-save-run",
+        default=True,
+        show_default=True,
+        help="Write a run directory.",
+    ),
+    click.option(
+        "--per-image-jsonl/--no-per-image-jsonl",
+        default=True,
+        show_default=True,
+        help="Write a record of each test image to per_image.jsonl.",
+    ),
     click.option(
         "--output",
         type=click.Path(path_type=Path, dir_okay=False),

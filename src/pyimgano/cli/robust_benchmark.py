@@ -38,29 +38,33 @@ from .options import (
     "--corruptions",
     multiple=True,
     metavar="NAMES",
-    help="Separated by commas, or given several times. Default all; see --list-corruptions.",
+    help="Corruptions to apply, separated by commas, or the option several times. Default all of "
+    "--list-corruptions.",
 )
 @click.option(
     "--severities",
     default="1..5",
     show_default=True,
     metavar="LIST",
-    help="Of 1 (mild) to 5 (severe): as 1,3,5 or 1..5 or 1-5.",
+    help="Severities to apply, from 1 (mild) to 5 (severe), as 1,3,5 or 1..5 or 1-5.",
 )
 @measuring_options
 @click.option(
     "--pixel-segf1/--no-pixel-segf1",
     default=True,
     show_default=True,
-    help="SegF1 among the pixel metrics.",
+    help="Report SegF1 among the pixel metrics.",
 )
 @click.option(
     "--input-mode",
     type=click.Choice(["numpy", "paths"]),
-    help="How a script's own detector is given images. Our models read both alike.",
+    help="Give images to a script's own detector as arrays or as paths. The models of pyimgano "
+    "read both alike.",
 )
 @run_options
-@click.option("--json", "as_json", is_flag=True, help="Lists as JSON; the summary always is.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print lists as JSON too; the summary is always JSON."
+)
 @click.option(
     "--list-corruptions", is_flag=True, help="Print the corruptions with their parameters and exit."
 )
@@ -76,11 +80,11 @@ def command(
     input_mode: str | None,
     **arguments: Any,
 ) -> int:
-    """Find out what drift on the line does to a detector that was fitted without it.
+    """Measure what drift on the line does to a detector that was fitted without it.
 
-    The detector is fitted once a category on clean images, its threshold stays as it is, and
-    the test images are scored clean and under each corruption at each severity. --seed also
-    draws the corruptions.
+    The detector is fitted once for each category on clean images, its threshold stays as it is,
+    and the test images are scored clean and under each corruption at each severity. --seed also
+    seeds the corruptions.
 
     The summary is one JSON document on stdout; progress and tables go to stderr.
 

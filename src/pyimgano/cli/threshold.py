@@ -39,51 +39,54 @@ class _Share(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("where", type=_FOLDER, metavar="RUN|MODEL")
-@click.option("--category", metavar="C", help="Of that run, where it has several.")
-@click.option("--value", type=float, help="The threshold itself.")
+@click.option("--category", metavar="C", help="Category of the run, where it has several.")
+@click.option("--value", type=float, help="Set the threshold to this value.")
 @click.option(
-    "--quantile", type=_Share(), help="Of the normal scores; 0.98 promises 2 % false alarms."
+    "--quantile",
+    type=_Share(),
+    help="Quantile of the good images' scores; 0.98 promises 2 % false alarms.",
 )
 @calibration_tail_option
 @click.option(
     "--good",
     type=_FOLDER,
-    help="Good images that were not learned from: their scores replace those of the calibration.",
+    help="Calibrate on these good images, which the detector was not fitted on: their scores "
+    "replace those of the calibration.",
 )
-@click.option("--bad", type=_FOLDER, help="Images of defects, for --miss-rate or costs.")
+@click.option("--bad", type=_FOLDER, help="Images of defects, for --miss-rate or for costs.")
 @click.option(
     "--miss-rate",
     type=_Share(),
     metavar="RATE",
-    help="Share of defects that may be missed, such as 2% or 0.02.",
+    help="Miss at most this share of defects, such as 2% or 0.02.",
 )
 @click.option(
     "--confidence",
     type=_Share(),
-    help="With which --miss-rate holds. Default 95%.",
+    help="Confidence with which --miss-rate holds. Default 95%.",
 )
-@click.option("--on-average", is_flag=True, help="Let --miss-rate hold on average alone.")
-@click.option("--cost-miss", type=float, help="Of a defect that is not found.")
-@click.option("--cost-false-alarm", type=float, help="Of a good part that is rejected.")
+@click.option("--on-average", is_flag=True, help="Let --miss-rate hold only on average.")
+@click.option("--cost-miss", type=float, help="Cost of a defect that is missed.")
+@click.option("--cost-false-alarm", type=float, help="Cost of a good part that is rejected.")
 @click.option(
     "--defect-share",
     type=_Share(),
-    help="Of the parts, for costs. Default 50%: as many defective as good parts.",
+    help="Share of the parts that are defective, for costs. Default 50%.",
 )
 @click.option(
     "--save-model",
     type=_FOLDER,
-    help="Leave the saved model alone, and write the new one there.",
+    help="Save the detector with the new threshold in this folder, and leave the old one as it is.",
 )
-@click.option("--dry-run", is_flag=True, help="Print what would come out, and write nothing.")
-@click.option("--device", help="auto, cpu, cuda or cuda:N. Default that of the fit.")
+@click.option("--dry-run", is_flag=True, help="Print the result, and write nothing.")
+@click.option("--device", help="Run on auto, cpu, cuda or cuda:N. Default the device of the fit.")
 @click.option("--allow-outside", is_flag=True, help=ALLOW_WEIGHTS)
 @num_threads_option
 @max_pixels_option
 def command(**given: Any) -> int:
     """Move the threshold of a saved detector, and write down where it comes from.
 
-    The detector is the folder of a saved model, or that which a run kept. Without an option that
+    The detector is the folder of a saved detector, or a run that kept one. Without an option that
     chooses a threshold the present one is printed. The result is one JSON document on stdout.
 
     Exit status: 0 done; 1 it cannot be done; 2 usage.
@@ -228,7 +231,7 @@ def _images(folder: Path, what: str) -> list[str]:
     from ..inference.inputs import list_input
 
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; {what} are wanted there")
+        raise DataError(f"{folder}: no such folder; it has to hold {what}")
     listing = list_input(str(folder))
     if listing.problems:
         raise DataError(listing.problems[0])

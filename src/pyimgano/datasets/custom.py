@@ -56,8 +56,8 @@ class CustomLayout(Layout):
         if image_files(root):
             return [_ONLY]
         raise DataError(
-            f"{root}: train/normal is wanted there, or <category>/train/normal, or good images, "
-            "or manifest.csv"
+            f"{root}: found no dataset; it has to hold train/normal, <category>/train/normal, good "
+            "images or manifest.csv"
         )
 
     def require_category(self, root: Path, category: str) -> None:

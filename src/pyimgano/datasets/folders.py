@@ -38,7 +38,7 @@ def train_samples(parent: Path, usual: str, *, deeper: bool = False) -> tuple[Sa
         if below:
             what = f"holds no images itself, only {below} in folders in it, which are not read"
         raise DataError(
-            f"{folder}: {what}; good training images are wanted there ({image_suffixes()})"
+            f"{folder}: {what}; the good training images have to be there ({image_suffixes()})"
         )
     return tuple(found)
 

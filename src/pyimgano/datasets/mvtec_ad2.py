@@ -72,7 +72,9 @@ class MVTecAD2Layout(Layout):
             files = image_files(folder / split)
             if not files:
                 what = "holds no images" if is_folder(folder / split) else "no such folder"
-                raise DataError(f"{folder / split}: {what}; the split {split!r} is wanted there")
+                raise DataError(
+                    f"{folder / split}: {what}; the images of split {split!r} have to be there"
+                )
             unlabelled += [Sample(path, None, "unlabelled") for path in files]
         others = (public, *(folder / split for split in _PRIVATE if split not in wanted))
         return Category(

@@ -159,7 +159,7 @@ def run_benchmark(
     fail_fast
         Stop at the first category that fails; the others are `not_begun`.
     listener
-        Told of progress.
+        Object whose methods are called as the run advances.
 
     Returns
     -------

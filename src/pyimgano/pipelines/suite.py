@@ -136,7 +136,7 @@ def run_categories(
     measure
         Gives the report of the category of that name.
     listener
-        Told of progress.
+        Object whose methods are called as the run advances.
     fail_fast
         Whether the first category that fails is the last one.
 

@@ -49,7 +49,7 @@ class StreamedCoreset:
     seed
         Of the projection and of each block's first pick.
     progress
-        Told of each selection: (picked, to pick).
+        Called after each selection with (picked, to pick).
 
     Raises
     ------
