@@ -1,4 +1,4 @@
-"""What is asked of each reader of files from strangers: a result, or its documented error.
+"""What each reader of untrusted files has to give: a result, or its documented error.
 
 The fuzzing programs beside feed these functions, and `tests/test_corpus.py` replays with them
 what is kept in `tests/corpus`. Whatever they raise is a bug.

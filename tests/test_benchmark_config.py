@@ -1,4 +1,4 @@
-"""What a benchmark refuses because it would mean nothing to the model."""
+"""What a benchmark refuses because it would do not apply to the model."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Plain(Detector):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"cache_dir": "kept"}, "cache_dir means nothing to model 'plain'"),
-        ({"pretrained": False}, "pretrained=False means nothing to model 'plain'"),
+        ({"cache_dir": "kept"}, "cache_dir does not apply to model 'plain'"),
+        ({"pretrained": False}, "pretrained=False does not apply to model 'plain'"),
     ],
 )
 def test_arguments_that_mean_nothing_to_a_model(

@@ -1,4 +1,4 @@
-"""Readers of files from strangers: what fuzzing has found, and a short while of more of it."""
+"""Readers of untrusted files: what fuzzing has found, and a short while of more fuzzing."""
 
 from __future__ import annotations
 

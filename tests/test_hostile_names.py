@@ -1,4 +1,4 @@
-"""Names that strangers choose: of categories, defects, files. They are text, wherever they go."""
+"""Untrusted names of categories, defects and files are text, wherever they are written."""
 
 from __future__ import annotations
 

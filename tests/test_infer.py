@@ -393,8 +393,8 @@ def test_another_threshold_and_a_calibration_that_is_kept(
     assert loaded.threshold_ == records[0]["threshold"] == pytest.approx(135)
     assert loaded.calibration_.n_scores == 4 and loaded.calibration_.origin != "fit"
     for options, said in (
-        (("--save-model", folder / "n"), "--save-model means nothing"),
-        (("--calibration-tail", "conformal"), "--calibration-tail means nothing"),
+        (("--save-model", folder / "n"), "--save-model has no effect"),
+        (("--calibration-tail", "conformal"), "--calibration-tail has no effect"),
     ):
         code, _, err = call("--model-dir", model, *options, parts)
         assert code == 2 and said in err
@@ -467,17 +467,17 @@ def test_tiles(call: Call, folder: Path) -> None:
         (["--model-dir", "m", "--from-run", "r", "--input", "x"], "--from-run and --model-dir"),
         (["--model-dir", "m"], "either --input, at least once, or --watch"),
         (["--model-dir", "m", "--input", "x", "--watch", "w"], "either --input"),
-        (["--model-dir", "m", "--model", "darkness", "x"], "--model means nothing"),
-        (["--model-dir", "m", "--category", "c", "x"], "--category means nothing"),
-        (["--model-dir", "m", "--only-new", "x"], "--only-new means nothing"),
-        (["--model-dir", "m", "--tile-stride", "4", "x"], "--tile-stride means nothing"),
+        (["--model-dir", "m", "--model", "darkness", "x"], "--model has no effect"),
+        (["--model-dir", "m", "--category", "c", "x"], "--category has no effect"),
+        (["--model-dir", "m", "--only-new", "x"], "--only-new has no effect"),
+        (["--model-dir", "m", "--tile-stride", "4", "x"], "--tile-stride has no effect"),
         (["--model-dir", "m", "--tile-size", "big", "x"], "a number of pixels"),
         (["--model-dir", "m", "--tile-size", "8", "x"], "tile_size must be"),
         (["--model-dir", "m", "--calibration-quantile", "0.9", "x"], "saved model"),
         (["--train-dir", "t", "--calibration-quantile", "1", "x"], "must lie in (0, 1)"),
         (["--model-dir", "m", "--pixel-threshold", "nan", "--regions", "x"], "finite"),
-        (["--model-dir", "m", "--pixel-threshold", "1", "x"], "--pixel-threshold means nothing"),
-        (["--model-dir", "m", "--map-size", "working", "x"], "--map-size means nothing"),
+        (["--model-dir", "m", "--pixel-threshold", "1", "x"], "--pixel-threshold has no effect"),
+        (["--model-dir", "m", "--map-size", "working", "x"], "--map-size has no effect"),
         (["--model-dir", "m", "-", "-"], "stdin is read once"),
         (["--model-dir", "m", "--save-jsonl", "no/such/f.jsonl", "x"], "is no folder"),
         (["--train-dir", "t", "--model", "darknes", "x"], "did you mean darkness"),
@@ -632,7 +632,7 @@ def test_a_region_of_interest_and_threads_for_a_model_fitted_on_the_spot(
     _, (blind,), _ = call(*arguments, "--roi", folder / "mask.png")
     assert seen["pred"] == 1 and blind["score"] < seen["score"]
     code, _, err = call(*fit_on(folder), folder / "parts", "--roi", folder / "mask.png")
-    assert code == 2 and "roi means nothing to model 'darkness'" in err
+    assert code == 2 and "roi does not apply to model 'darkness'" in err
     code, _, err = call(*arguments[:-1], 0)
     assert code == 2 and "num_threads must be" in err
 

@@ -423,7 +423,7 @@ def test_a_region_that_means_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     copy_registry(monkeypatch)
     registry.register_model("plain")(Plain)
-    with pytest.raises(UsageError, match="roi means nothing to model 'plain'"):
+    with pytest.raises(UsageError, match="roi does not apply to model 'plain'"):
         run_benchmark(dataset="mvtec", root=tmp_path, model="plain", roi="mask.png")
 
 

@@ -223,7 +223,7 @@ class TestCommand:
         [
             (["--value", 1, "--quantile", 0.9], "one way"),
             (["--cost-miss", 1], "go together"),
-            (["--bad", "x"], "means nothing"),
+            (["--bad", "x"], "has no effect"),
             (["--miss-rate", 0.1], "--bad is missing"),
             (["--on-average"], "without --miss-rate"),
             (["--defect-share", 0.1], "without costs"),
@@ -231,7 +231,7 @@ class TestCommand:
             (["--value", "nan"], "finite"),
             (["--dry-run"], "nothing chooses"),
             (["--category", "a"], "--category"),
-            (["--value", 1, "--calibration-tail", "conformal"], "means nothing"),
+            (["--value", 1, "--calibration-tail", "conformal"], "has no effect"),
         ],
     )
     def test_usage(self, tmp_path: Path, call: Call, options: list[Any], said: str) -> None:
@@ -393,7 +393,7 @@ def test_the_command_line_has_options_and_table(
     config = json.loads((Path(report["run_dir"]) / "config.json").read_text())
     assert config["exclude_suspects"] is True and config["arguments"]["exclude_suspects"] is True
     code, _, err = run("--calibration-tail", "conformal")  # which this method has no keyword for
-    assert code == 2 and "calibration_tail means nothing to model 'darkness'" in err
+    assert code == 2 and "calibration_tail does not apply to model 'darkness'" in err
 
 
 def test_the_tail_is_a_keyword_of_detectors() -> None:

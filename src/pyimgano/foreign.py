@@ -1,4 +1,4 @@
-"""Files and text from strangers: bounded in size and depth, and nothing that waits or leads away.
+"""Untrusted files and text: bounded in size and depth, and nothing that waits or leads away.
 
 Whatever reads a file that somebody else made reads it through here.
 """
@@ -110,7 +110,7 @@ def _no_constant(name: str) -> Any:
 
 
 def quoted(value: object, limit: int = 80) -> str:
-    """`repr` of what a stranger wrote, cut to be read in a message."""
+    """Return the `repr` of untrusted text, cut to fit a message."""
     text = repr(value[: limit + 1] if isinstance(value, (str, bytes)) else value)
     return text if len(text) <= limit + 2 else f"{text[:limit]}..."
 

@@ -280,8 +280,8 @@ def test_post_processing(call: Run, make_mvtec: MakeDataset, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--pixel-post-norm", "minmax"], "--pixel-post-norm means nothing without"),
-        (["--pixel-post-open-ksize", "3"], "--pixel-post-open-ksize means nothing without"),
+        (["--pixel-post-norm", "minmax"], "--pixel-post-norm has no effect without"),
+        (["--pixel-post-open-ksize", "3"], "--pixel-post-open-ksize has no effect without"),
         (["--pixel-normal-quantile", "1"], "pixel_normal_quantile"),
         (["--pixel-calibration-fraction", "0"], "pixel_calibration_fraction"),
         (["--pixel-threshold-strategy", "best"], "--pixel-threshold-strategy"),
@@ -433,7 +433,7 @@ def test_maps_are_scaled_by_themselves(call: Run, images: Path) -> None:
     assert spot.min() == 0.0 and spot.max() == 1.0
     assert plain_run[2]["map"]["peak"] > 1
     status, _, err = call(*words, "--postprocess", by=pyimgano.infer_cli.main)
-    assert status == 2 and "--postprocess means nothing without" in err
+    assert status == 2 and "--postprocess has no effect without" in err
 
 
 # ---- tiles

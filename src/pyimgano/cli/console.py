@@ -33,7 +33,7 @@ ALLOW_WEIGHTS = "Read the weights file that the saved detector names even outsid
 
 #: Problems listed by name at the end; all of them stand in the report.
 _LISTED = 20
-# Characters of a line on stderr; what a stranger wrote may have millions.
+# Characters of a line on stderr; text from an untrusted file may have millions.
 _LONGEST_LINE = 4000
 
 
@@ -167,7 +167,7 @@ def warn(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """For `warnings.showwarning`: one line too, since names of strangers may stand in it."""
+    """For `warnings.showwarning`: one line too, since untrusted names may be in it."""
     complain(f"warning: {message}")
 
 

@@ -116,7 +116,7 @@ def command(
     if metadata.check.labels_differ:
         complain(
             f"{metadata.check.labels_differ} of {metadata.check.images} images lie within rounding "
-            "of the threshold, and the export calls them otherwise than the detector"
+            "of the threshold, and the export decides them differently from the detector"
         )
     facts = metadata.model_dump()
     chosen = ("format", "threshold", "pixel_threshold", "engine_settings", "files", "check")

@@ -68,7 +68,7 @@ def check_usage(given: dict[str, Any]) -> None:
     }
     for name, other in needs.items():
         if given[name] not in (None, False) and given[other] is None:
-            raise click.UsageError(f"{_option(name)} means nothing without {_option(other)}")
+            raise click.UsageError(f"{_option(name)} has no effect without {_option(other)}")
     if given["tile_score_topk"] is not None and given["tile_score_reduce"] != "topk_mean":
         raise click.UsageError("--tile-score-topk goes with --tile-score-reduce topk_mean")
     if given["calibration_quantile"] is not None:
@@ -78,22 +78,22 @@ def check_usage(given: dict[str, Any]) -> None:
             )
         if given["train_dir"] is None and given["calibrate_on"] is None:
             raise click.UsageError(
-                "--calibration-quantile means nothing to a saved model without --calibrate-on"
+                "--calibration-quantile has no effect on a saved model without --calibrate-on"
             )
     if given["calibration_tail"] and given["train_dir"] is None and given["calibrate_on"] is None:
         raise click.UsageError(
-            "--calibration-tail means nothing to a saved model without --calibrate-on"
+            "--calibration-tail has no effect on a saved model without --calibrate-on"
         )
     if given["save_model"] and given["train_dir"] is None and given["calibrate_on"] is None:
-        raise click.UsageError("--save-model means nothing without --train-dir or --calibrate-on")
+        raise click.UsageError("--save-model has no effect without --train-dir or --calibrate-on")
     if given["threshold"] is not None and not math.isfinite(given["threshold"]):
         raise click.UsageError(f"--threshold must be finite, got {given['threshold']!r}")
     if given["allow_outside"] and given["train_dir"] is not None:
-        raise click.UsageError("--allow-outside means nothing with --train-dir")
+        raise click.UsageError("--allow-outside has no effect with --train-dir")
     if given["map_size"] is not None and not (given["save_maps"] or given["include_maps"]):
-        raise click.UsageError("--map-size means nothing without --save-maps or --include-maps")
+        raise click.UsageError("--map-size has no effect without --save-maps or --include-maps")
     if given["postprocess"] and not (given["save_maps"] or given["include_maps"]):
-        raise click.UsageError("--postprocess means nothing without --save-maps or --include-maps")
+        raise click.UsageError("--postprocess has no effect without --save-maps or --include-maps")
     if given["pixel_threshold"] is not None:
         if not math.isfinite(given["pixel_threshold"]):
             raise click.UsageError(
@@ -101,7 +101,7 @@ def check_usage(given: dict[str, Any]) -> None:
             )
         if not (given["regions"] or given["save_masks"] or given["save_overlays"]):
             raise click.UsageError(
-                "--pixel-threshold means nothing without --regions, --save-masks or --save-overlays"
+                "--pixel-threshold has no effect without --regions, --save-masks or --save-overlays"
             )
     if (given["watch"] is None) == (not given["inputs"]):
         raise click.UsageError("either --input, at least once, or --watch is wanted")

@@ -349,7 +349,7 @@ def take_postprocess(arguments: dict[str, Any]) -> dict[str, Any] | None:
     if not wanted:
         for option in ["pixel_post_norm"] * (norm is not None) + list(given):
             name = option.replace("_", "-")
-            raise click.UsageError(f"--{name} means nothing without --pixel-postprocess")
+            raise click.UsageError(f"--{name} has no effect without --pixel-postprocess")
         return None
     keywords: dict[str, Any] = {_POSTPROCESS[option]: value for option, value in given.items()}
     if norm is not None:

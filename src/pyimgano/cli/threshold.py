@@ -140,15 +140,15 @@ def _check(given: dict[str, Any]) -> bool:
     if costs and (given["cost_miss"] is None or given["cost_false_alarm"] is None):
         raise click.UsageError("--cost-miss and --cost-false-alarm go together")
     if given["miss_rate"] is None and (given["confidence"] is not None or given["on_average"]):
-        raise click.UsageError("--confidence and --on-average mean nothing without --miss-rate")
+        raise click.UsageError("--confidence and --on-average have no effect without --miss-rate")
     if given["confidence"] is not None and given["on_average"]:
         raise click.UsageError("--confidence and --on-average: give one of them")
     if given["defect_share"] is not None and not costs:
-        raise click.UsageError("--defect-share means nothing without costs")
+        raise click.UsageError("--defect-share has no effect without costs")
     if given["bad"] is not None and not costs and given["miss_rate"] is None:
-        raise click.UsageError("--bad means nothing without --miss-rate or costs")
+        raise click.UsageError("--bad has no effect without --miss-rate or costs")
     if given["value"] is not None and given["calibration_tail"] is not None:
-        raise click.UsageError("--calibration-tail means nothing with --value")
+        raise click.UsageError("--calibration-tail has no effect with --value")
     choosing = bool(chosen or given["good"] is not None or given["calibration_tail"] is not None)
     if not choosing and (given["save_model"] is not None or given["dry_run"]):
         raise click.UsageError("nothing chooses a threshold: give --quantile, --good or the like")
@@ -162,7 +162,7 @@ def _model_folder(given: dict[str, Any]) -> tuple[Path, Path | None]:
     where: Path = given["where"]
     if (where / "detector.json").is_file():
         if given["category"] is not None:
-            raise click.UsageError("--category means nothing to a saved model")
+            raise click.UsageError("--category does not apply to a saved model")
         return where, None
     return find_model(where, category=given["category"]), where
 

@@ -52,7 +52,7 @@ def get_layout(name: str, *, split: str | None = None, allow_outside: bool = Fal
     Raises
     ------
     UsageError
-        An unknown name, with the near ones, or options that mean nothing to the layout.
+        An unknown name, with the near ones, or options that do not apply to the layout.
     """
     if not isinstance(name, str):
         raise UsageError(f"dataset must be a name, got {name!r}")

@@ -1,6 +1,6 @@
 """Loading a category, held to the dataset's own folder: what leads out is not read unasked.
 
-A stranger's archive can hold links to anywhere. Following them would put files of this machine,
+An untrusted archive can hold links to anywhere. Following them would put files of this machine,
 which were never given to us, into reports, overlays and saved detectors.
 """
 

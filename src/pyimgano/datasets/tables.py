@@ -164,7 +164,7 @@ def listed_path(folder: Path, where: str, name: str, *, allow_outside: bool = Fa
         `folder`.
     allow_outside
         Otherwise a path that leads out of `folder`, also through a symbolic link, is refused:
-        a stranger's table must not make us read what it was not given.
+        an untrusted table must not make the program read other files.
 
     Raises
     ------

@@ -52,7 +52,7 @@ def tiled(
     image's; those that are None are left out.
 
     A detector that was saved with tiles has them already; other ones than its own would make
-    its threshold mean nothing.
+    its threshold do not apply.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def tiled(
     """
     if tile_size is None:
         if tile_stride is not None:
-            raise UsageError("tile_stride means nothing without tile_size")
+            raise UsageError("tile_stride has no effect without tile_size")
         return detector
     given = {name: value for name, value in (rules or {}).items() if value is not None}
     if not isinstance(detector, TiledDetector):
@@ -152,8 +152,8 @@ def make_detector(
             raise UsageError(f"{name} in model_kwargs: it has an option of its own, --{option}")
     given = {k: v for k, v in own.items() if v is not None and k in accepted}
     if roi is not None and "roi" not in accepted:
-        raise UsageError(f"roi means nothing to model {model!r}")
+        raise UsageError(f"roi does not apply to model {model!r}")
     if bit_depth is not None and "bit_depth" not in accepted:
-        raise UsageError(f"bit_depth means nothing to model {model!r}")
+        raise UsageError(f"bit_depth does not apply to model {model!r}")
     detector = create_model(model, **{**preset_keywords(model, preset), **given, **further})
     return tiled(detector, tile_size, tile_stride, tile_rules)

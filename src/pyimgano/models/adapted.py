@@ -166,7 +166,7 @@ class AdaptedDetector(Detector):
             raise UsageError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         if exclude_suspects:
             name = type(self.detector).__name__
-            raise UsageError(f"exclude_suspects means nothing to {name}, which names none")
+            raise UsageError(f"exclude_suspects does not apply to {name}, which names none")
         sources = as_sources(X)
         if len(sources) == 0:
             raise UsageError("X is empty: fit needs at least one good image")

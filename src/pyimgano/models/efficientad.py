@@ -279,8 +279,8 @@ class VisionEfficientAd(TrainedDetector):
         if loss is None or loss < _LEARNED_NOTHING:
             return found
         note = (
-            f"the teacher learned nothing (its loss on held-out images is {loss:.2f}, 1 is that "
-            "of saying the mean): raise teacher_steps, or give a file as teacher"
+            f"the teacher learned nothing (its loss on held-out images is {loss:.2f}, and "
+            "predicting the mean has 1): raise teacher_steps, or give a file as teacher"
         )
         return replace(found, notes=(*found.notes, note))
 

@@ -65,7 +65,7 @@ def load_model(
         No saved detector, one of a newer version, or one that is damaged or was tampered with;
         a model that is not known here; weights that are missing or others. The line says which.
     UsageError
-        A `device` that is not there, or an argument that means nothing to the model.
+        A `device` that is not there, or an argument that does not apply to the model.
     """
     folder = Path(os.path.expanduser(folder))  # noqa: PTH111 -- an unknown user is no error
     document = read_document(folder)
@@ -231,7 +231,7 @@ def _override(
         given["weights"] = str(weights)
     for name in given:
         if name not in parameter_names(type(detector)) or document.backbone is None:
-            raise UsageError(f"{name} means nothing to the saved model {document.model!r}")
+            raise UsageError(f"{name} does not apply to the saved model {document.model!r}")
     if weights is None and document.backbone is not None and document.backbone.file is not None:
         file = folder / BACKBONE
         read_file(file, MAX_BYTES, document.backbone.file)
@@ -254,7 +254,7 @@ def _tell_of_another_engine(folder: Path, document: SavedDocument, detector: Det
     if then.precision != now["precision"]:
         warnings.warn(
             f"{folder}: fitted in {then.precision}, and computed in {now['precision']} here: "
-            "scores differ, and the threshold is not theirs",
+            "scores differ, and the threshold does not hold for them",
             stacklevel=3,
         )
     was, is_now = f"{then.engine} on {then.device}", f"{now['engine']} on {now['device']}"

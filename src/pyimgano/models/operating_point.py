@@ -139,7 +139,7 @@ class WithOperatingPoint:
 
 def _given(detector: WithOperatingPoint, value: Any, origin: str) -> Calibration:
     was = detector.calibration_
-    note = f"the threshold is not a calibrated one: {origin}; before it was {was.threshold:.6g}"
+    note = f"the threshold was not calibrated: {origin}; before it was {was.threshold:.6g}"
     return calibration_at(
         value,
         detector.decision_scores_,

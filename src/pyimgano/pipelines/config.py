@@ -157,20 +157,20 @@ class BenchmarkConfig(BaseModel):
             if name not in accepted:
                 del given[name]
         if not self.pretrained and "pretrained" not in accepted:
-            raise UsageError(f"pretrained=False means nothing to model {self.model!r}")
+            raise UsageError(f"pretrained=False does not apply to model {self.model!r}")
         if self.calibration_tail is not None and "calibration_tail" not in accepted:
-            raise UsageError(f"calibration_tail means nothing to model {self.model!r}")
+            raise UsageError(f"calibration_tail does not apply to model {self.model!r}")
         if self.cache_dir is not None and "cache_dir" not in accepted:
-            raise UsageError(f"cache_dir means nothing to model {self.model!r}")
+            raise UsageError(f"cache_dir does not apply to model {self.model!r}")
         if self.roi is not None:
             if "roi" not in accepted:
-                raise UsageError(f"roi means nothing to model {self.model!r}")
+                raise UsageError(f"roi does not apply to model {self.model!r}")
             if "roi" in self.model_kwargs:
                 raise UsageError("roi stands in model_kwargs too; give it once")
             given["roi"] = self.roi
         if self.bit_depth is not None:
             if "bit_depth" not in accepted:
-                raise UsageError(f"bit_depth means nothing to model {self.model!r}")
+                raise UsageError(f"bit_depth does not apply to model {self.model!r}")
             if "bit_depth" in self.model_kwargs:
                 raise UsageError("bit_depth stands in model_kwargs too; give it once")
             given["bit_depth"] = self.bit_depth

@@ -436,7 +436,7 @@ class _TestImages:
             count = len(self._unlike)
             found.append(
                 f"{count} of {len(self._paths)} test images {'is' if count == 1 else 'are'} of "
-                "another kind than the training images, which scores show whatever else there is; "
+                "another kind than the training images, and their scores may show only this; "
                 f"the first is {path}: {how}"
             )
         shared = copies_among(self._learned, self._signatures) if self._learned else []

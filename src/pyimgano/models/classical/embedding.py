@@ -187,7 +187,7 @@ class EmbeddingDetector(BackboneDetector):
                 if unseen:
                     note = (
                         f"1 {'distinct ' * (n > 1)}training image: it is scored by the head that "
-                        "has learned it, for there is no other"
+                        "was fitted on it, as there is no other"
                     )
                     notes = (*notes, note)
                 scores = self._scores(self._head, rows[chosen])
