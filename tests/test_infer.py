@@ -27,7 +27,7 @@ from pyimgano.models.loading import load_model
 from pyimgano.models.saved_state import SavedState
 from pyimgano.models.tiled import TiledDetector
 
-from .conftest import picture, save
+from .conftest import copy_registry, picture, save
 from .pixel_detector import Darkness, fitted, plain
 from .stubs import SavedDarkness
 
@@ -369,7 +369,7 @@ def test_another_threshold_and_a_calibration_that_is_kept(
             super()._restore(saved)
             self.batches: list[int] = []
 
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    copy_registry(monkeypatch)
     register_model("kept")(Kept)
     # a detector without a network takes no device
     monkeypatch.setattr(pyimgano.models, "load_model", lambda path, **_: load_model(path))

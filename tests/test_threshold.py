@@ -20,7 +20,7 @@ from pyimgano.inference import (
     threshold_from_costs,
     threshold_from_defects,
 )
-from pyimgano.models import load_model, register_model, registry
+from pyimgano.models import load_model, register_model
 from pyimgano.models.saved_state import SavedState
 from pyimgano.pipelines import run_benchmark
 from pyimgano.pipelines.operating_points import (
@@ -31,7 +31,7 @@ from pyimgano.pipelines.operating_points import (
     unlike_note,
 )
 
-from .conftest import save
+from .conftest import copy_registry, save
 from .stubs import SavedDarkness as Saved
 
 Call = Callable[..., tuple[int, Any, str]]
@@ -57,7 +57,7 @@ ODD = [*GOOD[:5], grey(15), *GOOD[6:]]
 
 @pytest.fixture(autouse=True)
 def darkness(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    copy_registry(monkeypatch)
     register_model("darkness", overwrite=True)(SavedDarkness)
     yield
 
