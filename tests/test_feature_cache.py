@@ -57,7 +57,7 @@ def test_a_second_run_decodes_and_extracts_nothing(
         return {name: report[name] for name in ("results", "calibration", "problems")}
 
     first = run()
-    copies = [*everyday_copies(range(6), 0), *drift_copies(range(6), 0)]
+    copies = [*everyday_copies(range(6), 16, 0), *drift_copies(range(6), 0)]
     all_of_them = 12 + len(copies)
     assert counted == {"decoded": all_of_them, "extracted": all_of_them}
     backbone._create.cache_clear()  # as another process would

@@ -51,7 +51,7 @@ def plain_moved(images: list[npt.NDArray[np.uint8]], size: tuple[int, int]) -> A
     """Which images there are disturbed copies of, which of these by an everyday disturbance, and
     how far the features of each moved."""
     numbers = range(len(images))
-    copies = [*everyday_copies(numbers, 0), *drift_copies(numbers, 0)]
+    copies = [*everyday_copies(numbers, 1, 0), *drift_copies(numbers, 0)]
     clean = plain_features(images, size)
     found = plain_features([copy.alter(images[copy.image]) for copy in copies], size)
     owner = np.array([copy.image for copy in copies])
@@ -440,18 +440,32 @@ def test_scales_out_of_range_are_refused(tmp_path: Path, name: str, value: float
         NearAndContext.restored(SavedState(arrays, facts, None), detector._bank, cells, 192)
 
 
-#: How many there are of how many images.
-EVERYDAY_COPIES = {1: 6, 2: 12, 3: 12, 5: 12, 17: 12, 18: 18, 29: 18, 200: 48, 280: 66, 999: 72}
+#: How many there are of how many images with how many patches.
+EVERYDAY_COPIES = {
+    (1, 256): 6,
+    (2, 256): 12,
+    (3, 1): 12,
+    (5, 256): 12,
+    (17, 4096): 12,
+    (18, 4096): 18,
+    (40, 256): 18,
+    (100, 256): 42,
+    (160, 256): 72,
+    (209, 1024): 36,
+    (999, 484): 72,
+}
 
 
 def test_disturbed_copies_are_of_all_kinds_and_images() -> None:
     """Whichever image is left out, every kind is still there, if there are two or more."""
     assert len({one.name for one in (*EVERYDAY, *DRIFT)}) == len(EVERYDAY) + len(DRIFT)
-    made = [(everyday_copies, EVERYDAY, n, count) for n, count in EVERYDAY_COPIES.items()]
-    made += [(drift_copies, DRIFT, n, 18) for n in (3, 5, 200, 999)]
-    for copies_of, disturbances, n, count in made:
+    made: list[Any] = []
+    for (n, cells), count in EVERYDAY_COPIES.items():
+        made.append((everyday_copies(range(0, 3 * n, 3), cells, 0), EVERYDAY, n, count))
+    for n in (3, 5, 200, 999):
+        made.append((drift_copies(range(0, 3 * n, 3), 0), DRIFT, n, 18))
+    for copies, disturbances, n, count in made:
         kinds = {one.name for one in disturbances}
-        copies = copies_of(range(0, 3 * n, 3), 0)
         assert {copy.image for copy in copies} <= set(range(0, 3 * n, 3))
         assert [copy.image for copy in copies] == sorted(copy.image for copy in copies)
         assert len(copies) == count
@@ -467,7 +481,7 @@ def test_disturbances_are_drawn_from_the_seed_alone(grey: bool) -> None:
     if grey:
         image = np.repeat(image[:, :, :1], 3, axis=2)
     before = image.copy()
-    for copy in (*everyday_copies([7], 5), *drift_copies([7], 5)):
+    for copy in (*everyday_copies([7], 256, 5), *drift_copies([7], 5)):
         found = copy.alter(image)
         assert found.dtype == np.uint8 and found.shape == image.shape
         np.testing.assert_array_equal(found, copy.alter(image))
@@ -476,7 +490,7 @@ def test_disturbances_are_drawn_from_the_seed_alone(grey: bool) -> None:
         if grey:
             assert (found == found[:, :, :1]).all()
     np.testing.assert_array_equal(image, before)
-    first, second = (everyday_copies([7], seed)[2].alter(image) for seed in (0, 1))
+    first, second = (everyday_copies([7], 256, seed)[2].alter(image) for seed in (0, 1))
     assert not np.array_equal(first, second)
 
 
@@ -507,7 +521,7 @@ def test_good_images_stay_good_when_they_are_compressed(monkeypatch: pytest.Monk
         return float(np.median(found) / np.median(clean))
 
     mended = ratio()
-    monkeypatch.setattr(patchcore, "everyday_copies", lambda images, seed: [])
+    monkeypatch.setattr(patchcore, "everyday_copies", lambda images, cells, seed: [])
     assert mended < 1.0 + 0.5 * (ratio() - 1.0)
 
 

@@ -228,7 +228,7 @@ class VisionPatchCore(CoresetDetector):
     def _learn_disturbances(self, progress: Progress | None) -> None:
         """Show the learners how far features move under what is no defect."""
         numbers, seed = self._learners[0].kept_numbers(), self.params_.random_seed
-        self._learn_copies(everyday_copies(numbers, seed), progress)
+        self._learn_copies(everyday_copies(numbers, self._n_cells(), seed), progress)
         if not all(learner.everyday_is_enough() for learner in self._learners):
             self._learn_copies(drift_copies(numbers, seed), progress)
 

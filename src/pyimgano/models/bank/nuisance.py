@@ -19,8 +19,9 @@ from .whitening import Moments, Whitening
 STRENGTHS = (8.0, 64.0, 256.0, 1024.0)
 # Fewer images say nothing of how much they differ among themselves.
 _LEAST_IMAGES = 5
-# Cells of a copy, and patches of other images that they are compared with, to choose among them.
-_CELLS, _COMPARED = 256, 2048
+# Copies under each disturbance, cells of a copy, and patches of other images to compare these with:
+# what is looked at to choose among the strengths.
+_COPIES, _CELLS, _COMPARED = 4, 256, 2048
 # Disturbing an image may raise its score by so many standard deviations of the scores of
 # undisturbed ones, or by so much on a logarithmic scale.
 _DEVIATIONS, _RISE = 1.0, 0.05
@@ -100,7 +101,8 @@ class Nuisance:
 
         `pool` (P, D) are training patches, and `images` (P,) the numbers of their images.
         """
-        own = np.array(self._images)
+        looked_at = self._some_of_each()
+        own = np.array(self._images)[looked_at]
         distinct, first = np.unique(own, return_index=True)
         if len(distinct) < _LEAST_IMAGES:
             return True
@@ -112,22 +114,37 @@ class Nuisance:
         whitening.blocks(features)
         memory = MemoryBank(features, images, prune=False)
         clean, disturbed = (
-            self._largest(torch.cat(some), whitening, memory)
+            self._largest(torch.cat(some)[looked_at], own, whitening, memory)
             for some in (self._clean, self._disturbed)
         )
         if not (clean > 0).all():
             return True
         rise = np.log(np.maximum(disturbed, clean * 1e-6) / clean)
-        kinds = np.unique(self._kinds, return_inverse=True)[1].ravel()
+        kinds = np.unique(self._kinds, return_inverse=True)[1].ravel()[looked_at]
         worst = max(rise[kinds == kind].mean() for kind in range(kinds.max() + 1))
         return bool(worst <= max(_RISE, _DEVIATIONS * float(np.log(clean[first]).std())))
 
+    def _some_of_each(self) -> npt.NDArray[np.intp]:
+        """Which copies are looked at: some under each disturbance, from first to last."""
+        kinds = np.array(self._kinds)
+        found = []
+        for kind in np.unique(kinds):
+            mine = np.flatnonzero(kinds == kind)
+            some = min(_COPIES, len(mine))
+            found.append(mine[np.arange(some) * len(mine) // some])
+        return np.sort(np.concatenate(found))
+
     def _largest(
-        self, patches: Tensor, whitening: Whitening, memory: MemoryBank
+        self,
+        patches: Tensor,
+        images: npt.NDArray[np.int64],
+        whitening: Whitening,
+        memory: MemoryBank,
     ) -> npt.NDArray[np.float64]:
-        """(c,): the largest distance of each copy's patches (c, k, D) to those of other images."""
-        image = torch.tensor(self._images, device=patches.device).repeat_interleave(
-            patches.shape[1]
-        )
+        """(c,): the largest distance of each copy's patches (c, k, D) to those of other images.
+
+        `images` (c,) are the numbers of the copies' own.
+        """
+        image = torch.from_numpy(images).to(patches.device).repeat_interleave(patches.shape[1])
         distances, _ = memory.search(whitening(patches).flatten(0, 1), image)
         return distances.view(len(patches), -1).amax(dim=1).double().cpu().numpy()

@@ -92,8 +92,8 @@ class PooledCoreset(StreamedCoreset):
     def everyday_is_enough(self) -> bool:
         """Whether the least strength discounts the everyday disturbances well.
 
-        After all patches and copies under these were added. If not, those under other disturbances are
-        wanted too. True without any copies.
+        To be asked after all patches and copies under these were added. If not, copies under other
+        disturbances are wanted too. True without any copies.
         """
         return not self._nuisance or self._enough(STRENGTHS[0], self._whole_pool())
 
