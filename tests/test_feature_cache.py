@@ -16,7 +16,7 @@ from pyimgano.backbones.feature_cache import FeatureCache
 from pyimgano.errors import UsageError
 from pyimgano.images import KeyedImage, Signature
 from pyimgano.models import create_model
-from pyimgano.models.nuisance import disturbed_copies
+from pyimgano.models.nuisance import drift_copies, everyday_copies
 from pyimgano.pipelines import run_benchmark
 
 from .conftest import MakeDataset, picture, save
@@ -57,7 +57,7 @@ def test_a_second_run_decodes_and_extracts_nothing(
         return {name: report[name] for name in ("results", "calibration", "problems")}
 
     first = run()
-    copies = disturbed_copies(range(6), 0)
+    copies = [*everyday_copies(range(6), 16, 0), *drift_copies(range(6), 0)]
     all_of_them = 12 + len(copies)
     assert counted == {"decoded": all_of_them, "extracted": all_of_them}
     backbone._create.cache_clear()  # as another process would

@@ -20,7 +20,7 @@ from pyimgano.images import resize_image
 from pyimgano.models import create_model, load_model
 from pyimgano.models.bank import Moments, PooledCoreset, Whitening
 from pyimgano.models.bank.nuisance import STRENGTHS, Nuisance
-from pyimgano.models.nuisance import DRIFT, EVERYDAY, disturbed_copies
+from pyimgano.models.nuisance import DRIFT, EVERYDAY, drift_copies, everyday_copies
 from pyimgano.models.working_size import working_size
 
 from .conftest import picture, save
@@ -50,7 +50,8 @@ def plain_features(images: list[npt.NDArray[np.uint8]], size: tuple[int, int]) -
 def plain_moved(images: list[npt.NDArray[np.uint8]], size: tuple[int, int]) -> Any:
     """Which images there are disturbed copies of, which of these by an everyday disturbance, and
     how far the features of each moved."""
-    copies = disturbed_copies(range(len(images)), 0)
+    numbers = range(len(images))
+    copies = [*everyday_copies(numbers, 1, 0), *drift_copies(numbers, 0)]
     clean = plain_features(images, size)
     found = plain_features([copy.alter(images[copy.image]) for copy in copies], size)
     owner = np.array([copy.image for copy in copies])
@@ -135,11 +136,19 @@ class PlainMemory:
         return away / scale[rows] / border
 
 
+def shaded(image: npt.NDArray[np.uint8], seed: int) -> npt.NDArray[np.uint8]:
+    """Darker around a place of its own, so that no image is a copy of another."""
+    y, x = np.mgrid[0 : image.shape[0], 0 : image.shape[1]]
+    row, column = np.random.default_rng([seed, 1]).uniform(0, image.shape[:2])
+    dark = 0.6 * np.exp(-((y - row) ** 2 + (x - column) ** 2) / (0.1 * image.size / 3))
+    return np.asarray(image * (1 - dark[:, :, None]), np.uint8)
+
+
 def test_against_a_plain_version() -> None:
     size = (192, 160)
     images, test = (
-        [picture(i, 200) for i in range(6)],
-        [picture(50, 200), picture(51, 200, spot=True)],
+        [shaded(picture(i, 200), i) for i in range(6)],
+        [shaded(picture(50, 200), 50), shaded(picture(51, 200, spot=True), 51)],
     )
     detector = make(engine="torch", resize=size).fit(images)
     train, new = plain_features(images, size), plain_features(test, size)
@@ -431,12 +440,32 @@ def test_scales_out_of_range_are_refused(tmp_path: Path, name: str, value: float
         NearAndContext.restored(SavedState(arrays, facts, None), detector._bank, cells, 192)
 
 
+#: How many there are of how many images with how many patches.
+EVERYDAY_COPIES = {
+    (1, 256): 6,
+    (2, 256): 12,
+    (3, 1): 12,
+    (5, 256): 12,
+    (17, 4096): 12,
+    (18, 4096): 18,
+    (40, 256): 18,
+    (100, 256): 42,
+    (160, 256): 72,
+    (209, 1024): 36,
+    (999, 484): 72,
+}
+
+
 def test_disturbed_copies_are_of_all_kinds_and_images() -> None:
     """Whichever image is left out, every kind is still there, if there are two or more."""
-    kinds = {one.name for one in (*EVERYDAY, *DRIFT)}
-    assert len(kinds) == len(EVERYDAY) + len(DRIFT)
-    for n, count in ((1, 15), (2, 30), (3, 36), (5, 36), (29, 36), (200, 54), (999, 90)):
-        copies = disturbed_copies(range(0, 3 * n, 3), 0)
+    assert len({one.name for one in (*EVERYDAY, *DRIFT)}) == len(EVERYDAY) + len(DRIFT)
+    made: list[Any] = []
+    for (n, cells), count in EVERYDAY_COPIES.items():
+        made.append((everyday_copies(range(0, 3 * n, 3), cells, 0), EVERYDAY, n, count))
+    for n in (3, 5, 200, 999):
+        made.append((drift_copies(range(0, 3 * n, 3), 0), DRIFT, n, 18))
+    for copies, disturbances, n, count in made:
+        kinds = {one.name for one in disturbances}
         assert {copy.image for copy in copies} <= set(range(0, 3 * n, 3))
         assert [copy.image for copy in copies] == sorted(copy.image for copy in copies)
         assert len(copies) == count
@@ -452,7 +481,7 @@ def test_disturbances_are_drawn_from_the_seed_alone(grey: bool) -> None:
     if grey:
         image = np.repeat(image[:, :, :1], 3, axis=2)
     before = image.copy()
-    for copy in disturbed_copies([7], 5):
+    for copy in (*everyday_copies([7], 256, 5), *drift_copies([7], 5)):
         found = copy.alter(image)
         assert found.dtype == np.uint8 and found.shape == image.shape
         np.testing.assert_array_equal(found, copy.alter(image))
@@ -461,7 +490,7 @@ def test_disturbances_are_drawn_from_the_seed_alone(grey: bool) -> None:
         if grey:
             assert (found == found[:, :, :1]).all()
     np.testing.assert_array_equal(image, before)
-    first, second = (disturbed_copies([7], seed)[2].alter(image) for seed in (0, 1))
+    first, second = (everyday_copies([7], 256, seed)[2].alter(image) for seed in (0, 1))
     assert not np.array_equal(first, second)
 
 
@@ -492,7 +521,7 @@ def test_good_images_stay_good_when_they_are_compressed(monkeypatch: pytest.Monk
         return float(np.median(found) / np.median(clean))
 
     mended = ratio()
-    monkeypatch.setattr(patchcore, "disturbed_copies", lambda images, seed: [])
+    monkeypatch.setattr(patchcore, "everyday_copies", lambda images, cells, seed: [])
     assert mended < 1.0 + 0.5 * (ratio() - 1.0)
 
 
@@ -503,21 +532,18 @@ def test_what_nuisance_counts_follows_the_images() -> None:
     images = torch.arange(400) // 20
     clean = pool.view(20, 20, 6)[:8]
 
-    def chosen(moved: float, spread: float) -> float:
+    def enough(moved: float, spread: float) -> bool:
         nuisance = Nuisance(10)
         scale = torch.exp(spread * torch.randn((8, 1, 1), generator=rng))
         away = moved * torch.randn(clean.shape, generator=rng)
         fold = torch.zeros(clean.shape[:2], dtype=torch.int64)
         kinds = ["a", "b"] * 4
         nuisance.add(clean * scale, clean * scale + away, fold, range(8), kinds, [True] * 8)
+        whitening = Whitening.of(Moments.of(pool), pool[:0])  # that heeds none of it
+        return nuisance.enough(whitening, pool, images)
 
-        def whitening(strength: float) -> Whitening:  # that heeds none of it
-            return Whitening.of(Moments.of(pool), pool[:0])
-
-        return nuisance.strength(pool, images, whitening)
-
-    assert chosen(moved=0.01, spread=0.5) == STRENGTHS[0]
-    assert chosen(moved=3.0, spread=0.0) == STRENGTHS[-1]
+    assert enough(moved=0.01, spread=0.5)
+    assert not enough(moved=3.0, spread=0.0)
 
 
 def test_what_an_image_is_scored_by_does_not_know_its_disturbed_copies() -> None:
@@ -563,6 +589,27 @@ def test_few_images_are_disturbed_too(count: int) -> None:
     assert np.isfinite(scores).all() and np.isfinite(detector.decision_scores_).all()
     strengths = [memory.strength for _, memory, _ in detector._memories.memories()]
     assert count == 5 or set(strengths) == {STRENGTHS[0]}
+
+
+def test_drift_is_looked_at_only_where_everyday_disturbances_are_not_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from pyimgano.models import patchcore
+
+    asked: list[int] = []
+
+    def counted(images: Any, seed: int) -> Any:
+        asked.append(len(images))
+        return drift_copies(images, seed)
+
+    monkeypatch.setattr(patchcore, "drift_copies", counted)
+    different = [shaded(picture(i, 96), i) for i in range(24)]
+    alike = [np.roll(picture(i, 96), (17 * i, 7 * i), (0, 1)) for i in range(8)]
+    for images, counts in ((different, []), (alike, [8])):
+        detector = make(resize=(96, 96)).fit(images)
+        assert asked == counts
+        strengths = [memory.strength for _, memory, _ in detector._memories.memories()]
+        assert (max(strengths) > STRENGTHS[0]) == bool(counts)
 
 
 def test_detectors_saved_before_there_was_a_nuisance_still_load() -> None:

@@ -61,10 +61,16 @@ DRIFT: tuple[Disturbance, ...] = tuple(
     Disturbance(f"{kind.name} 1", partial(kind.apply, **kind.at(1)))
     for kind in CORRUPTIONS.values()
 )
-# Of each everyday disturbance there is a copy for so many images, within these bounds: what the
-# network then does more is a fifth at most, unless there are few images.
-_IMAGES_A_COPY = 30
+# Of each everyday disturbance there is a copy for so many images, within these bounds, and no more
+# than give so many patches: a large image says as much of a disturbance as several small ones, and
+# takes the network as long.
+_IMAGES_A_COPY = 13
 _FEWEST, _MOST = 3, 12
+_PATCHES = 6144
+# Copies of each of the others.
+_DRIFT_COPIES = 2
+# Fewer images than this have two copies of each everyday disturbance, so that small fits are quick.
+_FEW_IMAGES = 18
 
 
 @dataclass(frozen=True)
@@ -106,32 +112,40 @@ class DisturbedCopy:
         return AlteredImage(str(original), self.alter, key)
 
 
-def disturbed_copies(images: Sequence[int], seed: int) -> list[DisturbedCopy]:
-    """Which copies are made, image by image in their order.
+def everyday_copies(images: Sequence[int], cells: int, seed: int) -> list[DisturbedCopy]:
+    """Which copies under everyday disturbances are made, image by image in their order.
 
     Parameters
     ----------
     images
         Numbers of the training images that there may be copies of, ascending; at least one.
+    cells
+        Patches that each has.
     seed
         Of the draws.
 
     Returns
     -------
     list of DisturbedCopy
-        Three to twelve for each of `EVERYDAY`, a thirtieth of the images, and two for each of
-        `DRIFT`, spread evenly over the images. Of few images each has several; of two or one each
-        has every kind.
+        For each of `EVERYDAY` as many as a 13th of the images, but no more than have 6,144 patches,
+        and three to twelve, or two of fewer than 18 images; spread evenly over the images. Of few
+        images each has several; of two or one each has every kind.
     """
     if len(images) <= 2:
-        chosen = [(number, kind) for number in images for kind in (*EVERYDAY, *DRIFT)]
-    else:
-        rounds = min(max(len(images) // _IMAGES_A_COPY, _FEWEST), _MOST)
-        # neighbours are disturbed differently, and each kind in several places
-        order: list[Disturbance] = []
-        for done in range(rounds):
-            order += EVERYDAY
-            if done in ((rounds - 1) // 3, (2 * rounds - 1) // 3):
-                order += DRIFT
-        chosen = [(images[j * len(images) // len(order)], kind) for j, kind in enumerate(order)]
-    return [DisturbedCopy(number, kind, seed) for number, kind in chosen]
+        return [DisturbedCopy(number, kind, seed) for number in images for kind in EVERYDAY]
+    fewest = _FEWEST if len(images) >= _FEW_IMAGES else _FEWEST - 1
+    rounds = min(max(min(len(images) // _IMAGES_A_COPY, _PATCHES // cells), fewest), _MOST)
+    return _spread(EVERYDAY * rounds, images, seed)
+
+
+def drift_copies(images: Sequence[int], seed: int) -> list[DisturbedCopy]:
+    """Which copies under `DRIFT` are made, two of each kind; else as `everyday_copies`."""
+    return _spread(DRIFT * _DRIFT_COPIES, images, seed)
+
+
+def _spread(
+    order: tuple[Disturbance, ...], images: Sequence[int], seed: int
+) -> list[DisturbedCopy]:
+    # neighbours are disturbed differently, and each kind in several places
+    numbers = (images[j * len(images) // len(order)] for j in range(len(order)))
+    return [DisturbedCopy(number, kind, seed) for number, kind in zip(numbers, order)]

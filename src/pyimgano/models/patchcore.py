@@ -22,7 +22,7 @@ from .anomaly_map import SIGMA
 from .coreset_detector import CoresetDetector
 from .detector import Progress, TrainingScores
 from .near_and_context import CONTEXT_SHARE, CONTEXT_WEIGHT, NearAndContext
-from .nuisance import disturbed_copies
+from .nuisance import DisturbedCopy, drift_copies, everyday_copies
 from .parameters import Count, Size
 from .registry import register_model
 from .saved_state import SavedState, State
@@ -227,7 +227,12 @@ class VisionPatchCore(CoresetDetector):
 
     def _learn_disturbances(self, progress: Progress | None) -> None:
         """Show the learners how far features move under what is no defect."""
-        copies = disturbed_copies(self._learners[0].kept_numbers(), self.params_.random_seed)
+        numbers, seed = self._learners[0].kept_numbers(), self.params_.random_seed
+        self._learn_copies(everyday_copies(numbers, self._n_cells(), seed), progress)
+        if not all(learner.everyday_is_enough() for learner in self._learners):
+            self._learn_copies(drift_copies(numbers, seed), progress)
+
+    def _learn_copies(self, copies: list[DisturbedCopy], progress: Progress | None) -> None:
         sources = (copy.source(self._source(copy.image), self.bits_read()) for copy in copies)
         with stream_images(
             sources,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
 
@@ -19,8 +19,9 @@ from .whitening import Moments, Whitening
 STRENGTHS = (8.0, 64.0, 256.0, 1024.0)
 # Fewer images say nothing of how much they differ among themselves.
 _LEAST_IMAGES = 5
-# Cells of a copy, and patches of other images that they are compared with, to choose among them.
-_CELLS, _COMPARED = 256, 2048
+# Copies under each disturbance, cells of a copy, and patches of other images to compare these with:
+# what is looked at to choose among the strengths.
+_COPIES, _CELLS, _COMPARED = 4, 256, 2048
 # Disturbing an image may raise its score by so many standard deviations of the scores of
 # undisturbed ones, or by so much on a logarithmic scale.
 _DEVIATIONS, _RISE = 1.0, 0.05
@@ -62,7 +63,7 @@ class Nuisance:
         disturbances that count at any strength.
         """
         origin = np.zeros(clean.shape[2])  # a movement that all share is no less a nuisance
-        for group in (True, False):
+        for group in sorted(set(everyday)):
             chosen = torch.tensor(everyday, device=clean.device) == group
             moved = (disturbed - clean)[chosen].flatten(0, 1)
             part = fold.to(clean.device)[chosen].flatten()
@@ -72,6 +73,8 @@ class Nuisance:
         some = min(_CELLS, clean.shape[1])
         cells = torch.arange(some, device=clean.device) * clean.shape[1] // some
         mine = [i for i, one in enumerate(everyday) if one]
+        if not mine:
+            return
         self._clean.append(clean[mine][:, cells])
         self._disturbed.append(disturbed[mine][:, cells])
         self._images += [images[i] for i in mine]
@@ -82,56 +85,66 @@ class Nuisance:
 
         Of none it is 0.
         """
-        groups = (True,) if strength <= STRENGTHS[0] else (True, False)
-        moved = reduce(add, (self._moments[group][k] for group in groups for k in folds))
+        groups = [True] if strength <= STRENGTHS[0] else [True, False]
+        known = [self._moments[group] for group in groups if group in self._moments]
+        moved = reduce(add, (moments[k] for moments in known for k in folds))
         return np.asarray(strength * moved.products / max(1, moved.count))
 
-    def strength(
-        self, pool: Tensor, images: Tensor, whitening: Callable[[float], Whitening]
-    ) -> float:
-        """The least of `STRENGTHS` at which the disturbances hardly show in scores.
+    def enough(self, whitening: Whitening, pool: Tensor, images: Tensor) -> bool:
+        """Whether everyday disturbances hardly show in scores under this whitening.
 
         The largest distance of each copy to patches of other images is compared with that of the
-        image itself, under the whitening that each strength gives. For no everyday disturbance may
-        it rise by more than these distances differ between undisturbed images. Good images that
-        differ much need little; of parts that are all the same even JPEG stands out. Where nothing
-        is enough it is the largest, and of fewer than five images the least.
+        image itself. For no everyday disturbance may it rise by more than these distances differ
+        between undisturbed images. Good images that differ much need little discounted; of parts
+        that are all the same even JPEG stands out. Fewer than five images cannot tell, and are
+        left as they are.
 
         `pool` (P, D) are training patches, and `images` (P,) the numbers of their images.
         """
-        own = np.array(self._images)
+        looked_at = self._some_of_each()
+        own = np.array(self._images)[looked_at]
         distinct, first = np.unique(own, return_index=True)
         if len(distinct) < _LEAST_IMAGES:
-            return STRENGTHS[0]
+            return True
         chosen = torch.arange(min(_COMPARED, len(pool)), device=pool.device)
         chosen = chosen * len(pool) // len(chosen)
-        compared, images = pool[chosen], images.to(pool.device)[chosen]
+        features, images = pool[chosen], images.to(pool.device)[chosen]
         if len(images.unique()) < 2:
-            return STRENGTHS[0]
-        kinds = np.unique(self._kinds, return_inverse=True)[1].ravel()
-        for strength in STRENGTHS[:-1]:
-            found = whitening(strength)
-            features = compared.clone()
-            found.blocks(features)
-            memory = MemoryBank(features, images, prune=False)
-            clean, disturbed = (
-                self._largest(torch.cat(some), found, memory)
-                for some in (self._clean, self._disturbed)
-            )
-            if not (clean > 0).all():
-                return strength
-            rise = np.log(np.maximum(disturbed, clean * 1e-6) / clean)
-            worst = max(rise[kinds == kind].mean() for kind in range(kinds.max() + 1))
-            if worst <= max(_RISE, _DEVIATIONS * float(np.log(clean[first]).std())):
-                return strength
-        return STRENGTHS[-1]
+            return True
+        whitening.blocks(features)
+        memory = MemoryBank(features, images, prune=False)
+        clean, disturbed = (
+            self._largest(torch.cat(some)[looked_at], own, whitening, memory)
+            for some in (self._clean, self._disturbed)
+        )
+        if not (clean > 0).all():
+            return True
+        rise = np.log(np.maximum(disturbed, clean * 1e-6) / clean)
+        kinds = np.unique(self._kinds, return_inverse=True)[1].ravel()[looked_at]
+        worst = max(rise[kinds == kind].mean() for kind in range(kinds.max() + 1))
+        return bool(worst <= max(_RISE, _DEVIATIONS * float(np.log(clean[first]).std())))
+
+    def _some_of_each(self) -> npt.NDArray[np.intp]:
+        """Which copies are looked at: some under each disturbance, from first to last."""
+        kinds = np.array(self._kinds)
+        found = []
+        for kind in np.unique(kinds):
+            mine = np.flatnonzero(kinds == kind)
+            some = min(_COPIES, len(mine))
+            found.append(mine[np.arange(some) * len(mine) // some])
+        return np.sort(np.concatenate(found))
 
     def _largest(
-        self, patches: Tensor, whitening: Whitening, memory: MemoryBank
+        self,
+        patches: Tensor,
+        images: npt.NDArray[np.int64],
+        whitening: Whitening,
+        memory: MemoryBank,
     ) -> npt.NDArray[np.float64]:
-        """(c,): the largest distance of each copy's patches (c, k, D) to those of other images."""
-        image = torch.tensor(self._images, device=patches.device).repeat_interleave(
-            patches.shape[1]
-        )
+        """(c,): the largest distance of each copy's patches (c, k, D) to those of other images.
+
+        `images` (c,) are the numbers of the copies' own.
+        """
+        image = torch.from_numpy(images).to(patches.device).repeat_interleave(patches.shape[1])
         distances, _ = memory.search(whitening(patches).flatten(0, 1), image)
         return distances.view(len(patches), -1).amax(dim=1).double().cpu().numpy()

@@ -178,6 +178,10 @@ class PatchMemoryLearner:
         clean = self._kept.all()[[place[number] for number in numbers]]
         self._coreset.disturbed(clean, patches, numbers, kinds, everyday)
 
+    def everyday_is_enough(self) -> bool:
+        """Whether copies under everyday disturbances, all added, tell all that is needed."""
+        return self._coreset.everyday_is_enough()
+
     def finish(self) -> PatchMemory:
         """The memory; `unseen` and `several` are set."""
         if self._coreset.groups is None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .nuisance import Nuisance
+from .nuisance import STRENGTHS, Nuisance
 from .streamed_coreset import StreamedCoreset
 from .whitening import Moments, Whitening
 
@@ -57,6 +57,8 @@ class PooledCoreset(StreamedCoreset):
         super().__init__(**facts)
         self._cells = cells
         self._nuisance = Nuisance(FOLDS)
+        self._moments: list[Moments] | None = None
+        self._known_enough: dict[float, bool] = {}
         self.single = False
         self.groups: Tensor | None = None
         size = min(pool_size, self._expected)
@@ -75,18 +77,9 @@ class PooledCoreset(StreamedCoreset):
 
     def finish(self) -> tuple[Tensor, Tensor]:
         """Whitened features (M, D) float32 of the coreset and their numbers (M,) int64."""
-        assert self._block is not None
-        if self.groups is None:
-            self.groups = torch.arange(max(1, self._before // self._cells))
-        if self._filled == 0:  # far fewer came than were expected, and none was drawn
-            self._block[:1], self._drawn[0], self._filled = self._first, 0, 1
-        pool = self._block[: self._filled]
-        self._block = None
-        self._like = pool[:0]
-        fold = self.fold_of(torch.from_numpy(self._drawn[: self._filled]))
-        origin = pool.double().mean(dim=0).cpu().numpy()
-        self._moments = [Moments.of(pool[fold.to(pool.device) == k], origin) for k in range(FOLDS)]
+        pool = self._whole_pool()
         self.strength = self._choose_strength(pool)
+        self._block = None
         self.whitening = self._whitening_of(range(FOLDS), self.strength)
         white = pool.clone()
         self.whitening.blocks(white)
@@ -95,6 +88,33 @@ class PooledCoreset(StreamedCoreset):
         picked = self._select(white, count, int(self._rng.integers(len(pool))))
         self.plain = pool[picked]
         return white[picked], torch.from_numpy(self._drawn).to(picked.device)[picked]
+
+    def everyday_is_enough(self) -> bool:
+        """Whether the least strength discounts the everyday disturbances well.
+
+        To be asked after all patches and copies under these were added. If not, copies under other
+        disturbances are wanted too. True without any copies.
+        """
+        return not self._nuisance or self._enough(STRENGTHS[0], self._whole_pool())
+
+    def _whole_pool(self) -> Tensor:
+        """(P, D): the pool, after all patches were added; their moments are then known."""
+        assert self._block is not None
+        if self._moments is None:
+            self._group_each()
+            if self._filled == 0:  # far fewer came than were expected, and none was drawn
+                self._block[:1], self._drawn[0], self._filled = self._first, 0, 1
+            pool = self._block[: self._filled]
+            self._like = pool[:0]
+            fold = self.fold_of(torch.from_numpy(self._drawn[: self._filled])).to(pool.device)
+            origin = pool.double().mean(dim=0).cpu().numpy()
+            self._moments = [Moments.of(pool[fold == k], origin) for k in range(FOLDS)]
+        return self._block[: self._filled]
+
+    def _group_each(self) -> None:
+        """Take every image for a group of its own, unless groups were set."""
+        if self.groups is None:
+            self.groups = torch.arange(max(1, self._before // self._cells))
 
     def fold_of(self, patches: Tensor) -> Tensor:
         """Which of `FOLDS` parts the patches with these numbers are in: images, or bands of one.
@@ -126,6 +146,7 @@ class PooledCoreset(StreamedCoreset):
         `clean` and `disturbed` (B, k, D) are all patches of the images with the numbers `images`,
         and of copies of them under the disturbances `kinds`, of which some are `everyday`.
         """
+        self._group_each()
         cells = torch.arange(self._cells)
         numbers = torch.tensor(images)[:, None] * self._cells + cells
         fold = self.fold_of(numbers)
@@ -134,19 +155,26 @@ class PooledCoreset(StreamedCoreset):
         self._nuisance.add(clean, disturbed, fold, groups, kinds, everyday)
 
     def _choose_strength(self, pool: Tensor) -> float:
-        """What the nuisance counts; `pool` (P, D) are the patches `_drawn`."""
+        """What the nuisance counts: the least of `STRENGTHS` that is enough, or the largest.
+
+        `pool` (P, D) are the patches `_drawn`.
+        """
         if not self._nuisance:
             return 0.0
-        assert self.groups is not None
-        images = self.groups[torch.from_numpy(self._drawn[: len(pool)]) // self._cells]
+        return next((one for one in STRENGTHS[:-1] if self._enough(one, pool)), STRENGTHS[-1])
 
-        def whitening(strength: float) -> Whitening:
-            return self._whitening_of(range(FOLDS), strength)
-
-        return self._nuisance.strength(pool, images, whitening)
+    def _enough(self, strength: float, pool: Tensor) -> bool:
+        # further copies change nothing at the first strength
+        if strength not in self._known_enough:
+            assert self.groups is not None
+            images = self.groups[torch.from_numpy(self._drawn[: len(pool)]) // self._cells]
+            whitening = self._whitening_of(range(FOLDS), strength)
+            self._known_enough[strength] = self._nuisance.enough(whitening, pool, images)
+        return self._known_enough[strength]
 
     def _whitening_of(self, folds: Sequence[int], strength: float) -> Whitening:
         """What the patches of these folds say, and how those of them moved that were disturbed."""
         nuisance = self._nuisance.covariance(folds, strength) if strength else None
+        assert self._moments is not None
         moments = reduce(add, (self._moments[k] for k in folds))
         return Whitening.of(moments, self._like, nuisance=nuisance)
