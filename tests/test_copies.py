@@ -338,3 +338,24 @@ def test_the_cache_of_features_keeps_signatures(tmp_path: Path) -> None:
     assert first.copies_ == again.copies_ == ((1, 3),)
     assert again.decision_scores_.tolist() == first.decision_scores_.tolist()
     assert again.seen_ == first.seen_
+
+
+def test_a_suspect_is_left_out_with_its_copies() -> None:
+    odd = (part(70) // 4).astype(np.uint8)
+    images = [jpeg(odd, 90), part(0), jpeg(part(0), 90), odd, *map(part, range(1, 20))]
+    (suspect,) = Darkness().fit(images).training_suspects_
+    assert any("1 image is a copy of it" in reason for reason in suspect.reasons)
+    without = Darkness().fit(images, exclude_suspects=True)
+    assert [one.index for one in without.excluded_] == [0, 3]
+    assert without.n_train_ == 21 and without.training_suspects_ == []
+    assert without.copies_ == ((1, 2),)  # positions in what `fit` was given
+    assert "1 of 21 good images was left out" in without.calibration_.notes[-1]
+    held = [part(number) for number in range(40, 60)]
+    asked = Darkness().fit(
+        images[4:], calibration_images=[odd, jpeg(odd, 90), *held], exclude_suspects=True
+    )
+    assert [(one.index, one.role) for one in asked.excluded_] == [
+        (0, "calibration"),
+        (1, "calibration"),
+    ]
+    assert asked.calibration_.n_scores == 20

@@ -110,9 +110,14 @@ def test_files_that_are_not_images_are_said(parts: Path) -> None:
     ]
     for name in ("b/x.HEIC", "b/y.heic", "b/c/z.gif", "t", "Thumbs.db"):
         (parts / name).touch()
-    (note,) = list_input(str(parts)).notes
-    assert note.startswith(f"{parts}: 5 files are not used: the suffix") and "(.heic 2, " in note
-    assert note.endswith(", ...)")
+    images, files = list_input(str(parts)).notes
+    assert images == (
+        f"{parts}: 3 images are not used: the format is not read (.heic 2, .gif 1); "
+        "convert to PNG, TIFF or JPEG"
+    )
+    assert files == (
+        f"{parts}: 2 files are not used: the suffix is not that of an image (.md 1, none 1)"
+    )
     assert list_input(f"{parts}/**/*").notes == []
 
 

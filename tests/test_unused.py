@@ -83,12 +83,12 @@ DROPPED: dict[str, tuple[Callable[[Path], object], tuple[str, str, str]]] = {
     ),
     "suffixes that are not read": (
         lambda nut: [
-            (nut / f"train/good/{name}").write_bytes(b"x") for name in ("a.HEIC", "b.heic", "c")
+            (nut / f"train/good/{name}").write_bytes(b"x") for name in ("a.txt", "b.TXT", "c")
         ],
         (
             "files_not_used",
             "train/good",
-            "3 files are not used: the suffix is not that of an image (.heic 2, none 1)",
+            "3 files are not used: the suffix is not that of an image (.txt 2, none 1)",
         ),
     ),
     "suffixes that are not read, further down": (
@@ -97,9 +97,18 @@ DROPPED: dict[str, tuple[Callable[[Path], object], tuple[str, str, str]]] = {
             (nut / "test/good/more/a.gif").write_bytes(b"x"),
         ],
         (
-            "files_not_used",
+            "images_not_used",
             "test/good",
-            "1 file in more is not used: the suffix is not that of an image (.gif 1)",
+            "1 image in more is not used: the format is not read (.gif 1); convert to PNG, TIFF or "
+            "JPEG",
+        ),
+    ),
+    "pictures of a telephone": (
+        lambda nut: [(nut / f"train/good/{i}.HEIC").write_bytes(b"x") for i in range(2)],
+        (
+            "images_not_used",
+            "train/good",
+            "2 images are not used: the format is not read (.heic 2); convert to PNG, TIFF or JPEG",
         ),
     ),
 }

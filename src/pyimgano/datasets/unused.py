@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..foreign import leads_out
-from ..images import IMAGE_SUFFIXES, is_passed_over
+from ..images import IMAGE_SUFFIXES, UNREAD_IMAGE_SUFFIXES, is_passed_over
 from .layout import Category, Layout, Unused
 from .listing import subfolders
 
@@ -68,6 +68,8 @@ def unused_files(layout: Layout, category: Category) -> tuple[Unused, ...]:
             suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
             if suffix in IMAGE_SUFFIXES:
                 group.images += 1
+            elif suffix in UNREAD_IMAGE_SUFFIXES:
+                group.unread[suffix] += 1
             elif close:
                 group.suffixes[suffix or "none"] += 1
             else:
@@ -127,6 +129,7 @@ class _Group:
     """Unused files directly in a folder, or in the folders inside of it."""
 
     images: int = 0
+    unread: Counter[str] = field(default_factory=Counter)
     suffixes: Counter[str] = field(default_factory=Counter)
     folders: dict[str, None] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
@@ -139,6 +142,11 @@ class _Group:
             place = f" in {len(self.folders)} folders ({names})" if several else f" in {names}"
         if self.images:
             yield self.images, True, f"{_counted(self.images, 'image', place)} not used: {why}"
+        number = sum(self.unread.values())
+        if number:
+            kinds = _some(f"{suffix} {count}" for suffix, count in self.unread.most_common())
+            why = f"the format is not read ({kinds}); convert to PNG, TIFF or JPEG"
+            yield number, True, f"{_counted(number, 'image', place)} not used: {why}"
         number = sum(self.suffixes.values())
         if number:
             kinds = _some(f"{suffix} {count}" for suffix, count in self.suffixes.most_common())

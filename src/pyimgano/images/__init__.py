@@ -17,6 +17,7 @@ from .limit import DEFAULT_MAX_PIXELS, limited_pixels, max_pixels, set_max_pixel
 from .passed_over import is_passed_over
 from .read import (
     IMAGE_SUFFIXES,
+    UNREAD_IMAGE_SUFFIXES,
     DecodedImage,
     decode_image,
     join_remarks,
@@ -47,6 +48,7 @@ __all__ = [
     "MAX_BIT_DEPTH",
     "MIN_BIT_DEPTH",
     "IMAGE_SUFFIXES",
+    "UNREAD_IMAGE_SUFFIXES",
     "CORRUPTIONS",
     "SEVERITIES",
     "AlteredImage",

@@ -110,6 +110,17 @@ class CopyGroups:
         """How many images are copies of others."""
         return len(self.group) - self.distinct
 
+    def positions(self, indices: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """Return `indices[number]` of the images of each group that has several.
+
+        Those of the groups of `one_scene` are of the same images only.
+        """
+        return tuple(
+            tuple(int(indices[number]) for number in some)
+            for some in self.members()
+            if len(some) > 1
+        )
+
     def members(self) -> list[npt.NDArray[np.int64]]:
         """The numbers of the images of each group, in the order of their first."""
         order = np.argsort(self.group, kind="stable")

@@ -69,6 +69,16 @@ IMAGE_SUFFIXES = frozenset(
     }
 )
 
+#: Suffixes (lower case) of formats that hold images and are not read. Such a file is no stray
+#: file: its owner takes it for a picture of a part.
+UNREAD_IMAGE_SUFFIXES = frozenset(
+    {
+        *(".heic", ".heif", ".hif", ".avif", ".gif", ".jp2", ".j2k", ".jpx", ".jxl", ".tga"),
+        *(".pbm", ".pam", ".pfm", ".exr", ".hdr", ".psd", ".dcm", ".dib", ".jpe", ".jif"),
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+    }
+)
+
 #: No image file is longer: as many pixels as may be declared, of six bytes, are less than half.
 MAX_FILE_BYTES = 2**32
 

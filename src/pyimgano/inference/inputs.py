@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from ..images import IMAGE_SUFFIXES, is_passed_over
+from ..images import IMAGE_SUFFIXES, UNREAD_IMAGE_SUFFIXES, is_passed_over
 from ..runs import safe_name
 
 #: Between the name of a folder and the reason why its files are not known.
@@ -185,16 +185,23 @@ def _of_folder(folder: str, leave_out: Sequence[Path]) -> Listing:
     if not found.paths and not found.problems:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         found.problems.append(f"{folder}: holds no images ({suffixes})")
-    if others:
-        kinds = [f"{suffix} {count}" for suffix, count in others.most_common(_KINDS + 1)]
-        if len(kinds) > _KINDS:
-            kinds[_KINDS:] = ["..."]
-        number = others.total()
-        what = "1 file is" if number == 1 else f"{number} files are"
-        found.notes.append(
-            f"{folder}: {what} not used: the suffix is not that of an image ({', '.join(kinds)})"
-        )
+    unread = Counter({one: n for one, n in others.items() if one in UNREAD_IMAGE_SUFFIXES})
+    what = "the format is not read ({}); convert to PNG, TIFF or JPEG"
+    _note_unused(found, folder, "image", unread, what)
+    what = "the suffix is not that of an image ({})"
+    _note_unused(found, folder, "file", others - unread, what)
     return found
+
+
+def _note_unused(found: Listing, folder: str, noun: str, suffixes: Counter[str], why: str) -> None:
+    number = suffixes.total()
+    if not number:
+        return
+    kinds = [f"{suffix} {count}" for suffix, count in suffixes.most_common(_KINDS + 1)]
+    if len(kinds) > _KINDS:
+        kinds[_KINDS:] = ["..."]
+    what = f"1 {noun} is" if number == 1 else f"{number} {noun}s are"
+    found.notes.append(f"{folder}: {what} not used: {why.format(', '.join(kinds))}")
 
 
 def _of_pattern(pattern: str, leave_out: Sequence[Path]) -> Listing:

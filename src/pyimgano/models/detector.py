@@ -75,7 +75,9 @@ class TrainingScores:
     `unseen` says that no image was scored by a model that had seen it, or a copy of it; `maps`
     are the statistics of the images' maps, if the method has maps. `images` (n,) are the
     positions, among the images learned from in their order, of those that the scores belong to;
-    None where every image has a score.
+    None where every image has a score. Of held-out images they are positions among all of them,
+    and `copies` are the positions of those that are copies of each other, a tuple for each
+    distinct image that has copies.
     """
 
     scores: npt.NDArray[np.float64]
@@ -84,6 +86,7 @@ class TrainingScores:
     notes: tuple[str, ...] = ()
     maps: MapStatistics = field(default_factory=MapStatistics)
     images: npt.NDArray[np.int64] | None = None
+    copies: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -625,11 +628,7 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
         self.n_train_ = reading.used
         self.skipped_ = reading.skipped
         self.remarked_ = reading.remarked
-        self.copies_ = tuple(
-            tuple(reading.indices[number] for number in some)
-            for some in copies.members()
-            if len(some) > 1
-        )
+        self.copies_ = copies.positions(reading.indices)
         self._signatures, self._reading = reading.signatures, None
         self.decision_scores_ = training.scores
         self.calibration_ = calibrate(
@@ -647,7 +646,10 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
         self.threshold_ = self.calibration_.threshold  # now it is fitted
         self.training_suspects_ = self._suspects(sources, held_out, training, reading)
         if exclude_suspects and self.training_suspects_:
-            refit_without_suspects(self, sources, held_out, on_error=on_error, progress=progress)
+            together = {"train": self.copies_, "calibration": training.copies}
+            refit_without_suspects(
+                self, sources, held_out, together, on_error=on_error, progress=progress
+            )
         return self
 
     def as_fitted(self: _T) -> _T:
@@ -675,7 +677,7 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
     ) -> list[TrainingSuspect]:
         if held_out is not None:
             assert training.images is not None
-            return name_suspects(self, held_out, training.images, "calibration")
+            return name_suspects(self, held_out, training.images, "calibration", training.copies)
         positions = np.asarray(reading.indices)
         if training.images is not None:
             positions = positions[training.images]
@@ -685,7 +687,7 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
             now = self.calibration_
             self.calibration_ = replace(now, notes=(*now.notes, note))
             return []
-        return name_suspects(self, sources, positions, "train")
+        return name_suspects(self, sources, positions, "train", self.copies_)
 
     # ---- score
 
@@ -840,7 +842,11 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
         found = np.asarray(scores)
         kept, unseen, notes = calibrate_apart(found, signatures, reading.signatures)
         images = np.asarray(positions)[kept]
-        return TrainingScores(found[kept], "held-out-images", unseen, notes, maps, images)
+        known = [one for one in signatures if one is not None]
+        copies = CopyGroups.of(known if len(known) == len(signatures) else [])
+        return TrainingScores(
+            found[kept], "held-out-images", unseen, notes, maps, images, copies.positions(positions)
+        )
 
     def decision_function(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float64]:
         """Scores (N,) of N images; higher is more anomalous."""

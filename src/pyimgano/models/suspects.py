@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,10 @@ from ..images import ImageSource
 
 if TYPE_CHECKING:
     from .detector import Detector
+
+
+# So many copies of a suspect are named.
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class TrainingSuspect:
 class ExcludedImage:
     """A training or calibration image that was left out because it was a suspect.
 
-    Attributes are as of `TrainingSuspect`, with the score of the fit before.
+    Attributes are as of `TrainingSuspect`, with the score of the fit before. A copy of a suspect
+    has the suspect's score and reasons.
     """
 
     index: int
@@ -65,8 +70,13 @@ def name_suspects(
     sources: Sequence[ImageSource],
     positions: Sequence[int] | npt.NDArray[np.integer],
     role: Literal["train", "calibration"],
+    copies: Sequence[Sequence[int]] = (),
 ) -> list[TrainingSuspect]:
-    """Suspects by `decision_scores_`, of which the i-th is of `sources[positions[i]]`."""
+    """Suspects by `decision_scores_`, of which the i-th is of `sources[positions[i]]`.
+
+    `copies` are positions of images that are copies of each other. One of them has a score, and
+    the reasons name the others, for whoever deletes a suspect has to delete these as well.
+    """
     now = detector.calibration_
 
     def threshold_of(scores: npt.NDArray[np.float64]) -> float:
@@ -74,26 +84,38 @@ def name_suspects(
         return found.threshold
 
     scale = detector.score_scale()
-    return [
-        TrainingSuspect(
-            index := int(positions[one.position]),
-            _name(sources[index], index),
-            one.score,
-            scale.ratio(one.score),
-            one.reasons,
-            role,
-        )
-        for one in find_suspects(detector.decision_scores_, threshold_of)
-    ]
+    together = _together(copies)
+    found = []
+    for one in find_suspects(detector.decision_scores_, threshold_of):
+        index = int(positions[one.position])
+        others = [_name(sources[i], i) for i in together.get(index, ()) if i != index]
+        reasons = one.reasons
+        if others:
+            names = ", ".join(others[:_NAMED]) + (", ..." if len(others) > _NAMED else "")
+            what = "1 image is a copy" if len(others) == 1 else f"{len(others)} images are copies"
+            reasons = (*reasons, f"{what} of it: {names}")
+        ratio = scale.ratio(one.score)
+        name = _name(sources[index], index)
+        found.append(TrainingSuspect(index, name, one.score, ratio, reasons, role))
+    return found
+
+
+def _together(copies: Sequence[Sequence[int]]) -> dict[int, Sequence[int]]:
+    """All copies of an image, itself included, by the position of each."""
+    return {index: some for some in copies for index in some}
 
 
 def refit_without_suspects(
     detector: Detector,
     sources: Sequence[ImageSource],
     held_out: Sequence[ImageSource] | None,
+    copies: Mapping[str, Sequence[Sequence[int]]],
     **keywords: Any,
 ) -> None:
     """Fit once more without the suspects, and say what that does to the promise.
+
+    `copies` are, by role, the positions of images that are copies of each other: a suspect is
+    left out with all its copies, or the same defect would be learned from another file.
 
     Raises
     ------
@@ -104,8 +126,19 @@ def refit_without_suspects(
     before = detector.calibration_
     kept = {"train": sources, "calibration": held_out or ()}
     index: dict[str, list[int]] = {}
+    excluded: list[ExcludedImage] = []
     for role, images in kept.items():
-        left_out = {one.index for one in suspects if one.role == role}
+        together = _together(copies.get(role, ()))
+        some = {
+            index: ExcludedImage(
+                index, _name(images[index], index), one.score, one.reasons, one.role
+            )
+            for one in suspects
+            if one.role == role
+            for index in together.get(one.index, (one.index,))
+        }
+        excluded += [some[index] for index in sorted(some)]
+        left_out = set(some)
         index[role] = [i for i in range(len(images)) if i not in left_out]
     if not index["train"] or (held_out is not None and not index["calibration"]):
         raise DataError("every image is a suspect: none would be left to fit on")
@@ -117,11 +150,12 @@ def refit_without_suspects(
         **keywords,
     )
     for name in ("skipped_", "remarked_", "training_suspects_"):
-        some = getattr(detector, name)
-        setattr(detector, name, [replace(s, index=index[s.role][s.index]) for s in some])
-    detector.excluded_ = [
-        ExcludedImage(one.index, one.path, one.score, one.reasons, one.role) for one in suspects
-    ]
+        facts = getattr(detector, name)
+        setattr(detector, name, [replace(one, index=index[one.role][one.index]) for one in facts])
+    detector.copies_ = tuple(
+        tuple(index["train"][position] for position in group) for group in detector.copies_
+    )
+    detector.excluded_ = excluded
     note = exclusion_note(
         len(suspects), before.n_scores, detector.calibration_.promised_false_alarm_rate
     )
