@@ -49,6 +49,14 @@ _NAMED = 20
 @click.option("--train-dir", type=_FOLDER, help="Good images, to fit a model on the spot.")
 @click.option("--model", help="To fit. Default vision_patchcore; see pyimgano benchmark.")
 @click.option("--preset", help="industrial-fast, industrial-balanced or industrial-accurate.")
+@click.option(
+    "--contamination", type=float, help="Share of training images above the threshold, (0, 0.5]."
+)
+@click.option(
+    "--pretrained/--no-pretrained",
+    default=None,
+    help="ImageNet weights (the default), or random ones, for trying out.",
+)
 @click.option("--model-kwargs", metavar="JSON", help="Further keywords of the model, an object.")
 @click.option(
     "--resize",
@@ -282,6 +290,8 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
             given["model"] or "vision_patchcore",
             preset=given["preset"],
             device=given["device"],
+            pretrained=given["pretrained"],
+            contamination=given["contamination"],
             resize=given["resize"],
             calibration_quantile=given["calibration_quantile"],
             calibration_tail=given["calibration_tail"],

@@ -136,9 +136,7 @@ def infer(
     )
 
 
-def in_rgb(
-    inputs: Iterable[ImageSource], input_format: ImageFormat | str
-) -> Iterator[ImageSource]:
+def in_rgb(inputs: Iterable[ImageSource], input_format: ImageFormat | str) -> Iterator[ImageSource]:
     """Yield the inputs with arrays of another format as (H, W, 3) uint8 RGB."""
     parse_image_format(input_format)  # a wrong name is an error also where there is no input
     if isinstance(inputs, np.ndarray) and inputs.ndim == 3:

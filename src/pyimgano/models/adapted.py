@@ -235,6 +235,7 @@ class AdaptedDetector(Detector):
             quantile_reached=float("nan") if quantile is None else quantile,
             n_scores=len(scores),
             promised_false_alarm_rate=None,
+            unseen=False,  # as far as anyone knows
             notes=() if own is None else (note,),
         )
         self.pixel_calibration_ = None
