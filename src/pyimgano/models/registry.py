@@ -12,7 +12,6 @@ import importlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import UnknownNameError, UsageError, unknown_name
@@ -253,6 +252,8 @@ def default_keywords(name: str) -> dict[str, Any]:
 
 
 def _load_plug_ins() -> None:
+    from importlib.metadata import entry_points  # half of what `--help` would import
+
     global _loaded, _begun
     with _loading:
         if _loaded or _begun:
