@@ -390,7 +390,8 @@ def test_ad2_private(ad2: Path, tmp_path: Path, split: str) -> None:
         assert results["per_defect"] == {} and category["problems"] == []
         assert category["counts"]["test_unlabelled"] == 2 * len(parts)
         count = 2 * len(parts)
-        assert category["notes"] == [
+        # some private images are of another shape, which is a note of its own
+        assert [one for one in category["notes"] if "another kind" not in one] == [
             f"{count} of {count} maps for the evaluation server are under submission in the run "
             "directory"
         ]
@@ -419,7 +420,7 @@ def test_ad2_private_without_the_folder_or_a_run(ad2: Path) -> None:
     keywords = {"dataset": "mvtec_ad2", "root": ad2, "category": "can", "save_run": False}
     report = run_benchmark(split="test_private", resize=(64, 64), **keywords)
     assert report["status"] == "complete"
-    assert report["notes"] == ["the run is not saved, and so no maps for the evaluation server"]
+    assert report["notes"][-1] == "the run is not saved, and so no maps for the evaluation server"
     shutil.rmtree(ad2 / "can/test_private")
     with pytest.raises(DataError, match="test_private: no such folder"):
         run_benchmark(split="test_private", **keywords)
@@ -443,7 +444,7 @@ def test_ad2_private_images_that_cannot_be_read(ad2: Path, tmp_path: Path) -> No
         resize=(64, 64),
         runs_dir=tmp_path,
     )
-    assert report["notes"][0].startswith("1 of 2 maps")
+    assert report["notes"][-1].startswith("1 of 2 maps")
     assert set(report["results"]["undefined"].values()) == {"no test image has a label"}
 
 

@@ -123,7 +123,7 @@ def test_the_detector_contract(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "stride", "said"),
     [
-        (8, None, "tile_size"),
+        (0, None, "tile_size"),
         ((64, 64, 64), None, "tile_size"),
         ("64", None, "tile_size"),
         (True, None, "tile_size"),
@@ -262,5 +262,5 @@ def test_other_tiles_after_the_fit_promise_nothing() -> None:
     assert tiled.calibration_.promised_false_alarm_rate is None
     was = tiled.detector.get_params()
     with pytest.raises(UsageError):
-        tiled.set_params(tile_size=8, tile_stride=9, detector__calibration_quantile=0.5)
+        tiled.set_params(tile_size=0, tile_stride=9, detector__calibration_quantile=0.5)
     assert tiled.detector.get_params() == was and tiled.tile_size == (32, 32)

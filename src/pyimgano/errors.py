@@ -33,8 +33,24 @@ class UsageError(PyimganoError, ValueError):
     exit_code = 2
 
 
+class UnknownNameError(UsageError, KeyError):
+    """There is no model, or no dataset, of that name; also a `KeyError`, as a look-up's is."""
+
+    __str__ = Exception.__str__  # a KeyError shows its message in quotes
+
+
 class DataError(PyimganoError):
     """The request is fine, but what lies on disk cannot serve it (exit 1)."""
+
+
+class MissingFolderError(DataError, FileNotFoundError):
+    """A folder or file that the request names is not there; also a `FileNotFoundError`."""
+
+    __str__ = Exception.__str__  # an OSError shows its number
+
+
+class UnknownCategoryError(DataError, ValueError):
+    """The dataset has no such category; also a `ValueError`, for the name was an argument."""
 
 
 class ImageReadError(DataError):

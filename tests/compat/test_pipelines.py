@@ -292,7 +292,7 @@ def test_what_is_refused(split: BenchmarkSplit, wrong: dict[str, Any], said: str
 
 
 def test_what_is_no_detector(split: BenchmarkSplit) -> None:
-    with pytest.raises(UsageError, match="a object is no detector: it has no method fit"):
+    with pytest.raises(UsageError, match="object is no detector: it has no method decision_f"):
         evaluate_split(object(), split)
 
     class TooFew(ByName):

@@ -184,7 +184,7 @@ def test_infer_and_calibrate_any_detector_with_a_decision_function() -> None:
 
 
 def test_an_object_that_cannot_score_is_named() -> None:
-    with pytest.raises(ValueError, match="has no method fit"):
+    with pytest.raises(ValueError, match="has no method decision_function"):
         infer(object(), [picture(0, 32)])
 
 

@@ -94,9 +94,10 @@ def calibrate_normal_pixel_quantile_threshold(
     Parameters
     ----------
     scores
-        Maps of any shape, such as (N, H, W), finite.
+        Maps of any shape, such as (N, H, W), finite; or a list of maps, which may be of several
+        sizes.
     pixel_labels
-        Masks of the same shape, above 0 where a pixel is defective: such pixels are left out.
+        Masks of the same shapes, above 0 where a pixel is defective: such pixels are left out.
         None takes every pixel for background, as those of good images are.
     q
         The quantile in (0, 1); between two scores it is interpolated linearly.
@@ -108,17 +109,25 @@ def calibrate_normal_pixel_quantile_threshold(
     """
     if not 0 < q < 1:
         raise UsageError(f"q must lie in (0, 1), got {q!r}")
-    values = np.asarray(scores)
+    maps = _each(scores)
     if pixel_labels is not None:
-        labels = np.asarray(pixel_labels)
-        if labels.shape != values.shape:
+        masks = _each(pixel_labels)
+        shapes, others = [one.shape for one in maps], [one.shape for one in masks]
+        if shapes != others:
             raise UsageError(
-                f"scores and pixel_labels must have the same shape, "
-                f"got {values.shape} and {labels.shape}"
+                f"scores and pixel_labels must have the same shape, got {shapes} and {others}"
             )
-        values = values[~(labels > 0)]
+        maps = [one[~(mask > 0)] for one, mask in zip(maps, masks, strict=True)]
+    values = np.concatenate([one.reshape(-1) for one in maps]) if maps else np.zeros(0)
     if values.size == 0:
         raise UsageError("there is no background pixel to take the quantile of")
     if not np.isfinite(values).all():
         raise UsageError("scores must be finite")
     return float(np.quantile(values.astype(np.float64, copy=False), q))
+
+
+def _each(values: Any) -> list[npt.NDArray[Any]]:
+    """Return the arrays of a list one by one, for they may be of several sizes."""
+    if isinstance(values, (list, tuple)):
+        return [np.asarray(one) for one in values]
+    return [np.asarray(values)]

@@ -18,6 +18,7 @@ import click
 from .. import __version__
 from ..errors import PyimganoError
 from ..memory import is_out_of_memory, one_line
+from ..models.registry import create_model
 from .caller import Caller
 from .console import complain, warn
 from .interruption import INTERRUPTED, ended_cleanly_by_signals
@@ -72,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `pyimgano` and return its exit status; raises no `SystemExit`.
 
     The first word is a subcommand. Where it is an option instead, all words are options of
-    `pyimgano-benchmark`.
+    `pyimgano-benchmark`. Detectors are made by this module's `create_model`, so that another
+    function put in its place gives another detector.
 
     Parameters
     ----------
@@ -86,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = [str(one) for one in (sys.argv[1:] if argv is None else argv)]
     if words and words[0].startswith("-") and words[0] not in _OF_THE_GROUP:
-        return run_subcommand("benchmark", words, name="pyimgano")
-    return _run(group, "pyimgano", words)
+        return run_subcommand("benchmark", words, name="pyimgano", caller=Caller(create_model))
+    return _run(group, "pyimgano", words, Caller(create_model))
 
 
 def run_subcommand(

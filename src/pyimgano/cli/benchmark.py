@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from .caller import detector_of_caller
 from .console import (
     DATASETS,
     Console,
@@ -118,7 +119,12 @@ def command(
 
     with Console() as console:
         run = partial(
-            run_benchmark, dataset=dataset, model_kwargs=keywords, listener=console, **arguments
+            run_benchmark,
+            dataset=dataset,
+            model_kwargs=keywords,
+            listener=console,
+            **arguments,
+            **detector_of_caller(arguments),
         )
         report = require_report(run, output)
     return _show(report, console, output, skip=arguments["on_error"] == "skip")
@@ -149,6 +155,7 @@ def _resume(arguments: dict[str, Any], output: Path | None) -> int:
             fail_fast=arguments["fail_fast"],
             num_threads=arguments["num_threads"],
             listener=console,
+            **detector_of_caller(arguments),
         )
         report = require_report(run, output)
     status = _show(report, console, output, skip=again.skip)

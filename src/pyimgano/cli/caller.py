@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,3 +35,26 @@ class Caller:
 def current_caller() -> Caller:
     """Return the caller of the command under way; from a shell it is one without wishes."""
     return click.get_current_context().find_object(Caller) or Caller()
+
+
+def detector_of_caller(
+    arguments: Mapping[str, Any], input_mode: str | None = None
+) -> dict[str, Any]:
+    """Return the argument `create` of a benchmark, where a calling script makes its own detectors.
+
+    `arguments` are those of the benchmark; `input_mode` is the form in which the detector is given
+    images.
+    """
+    caller = current_caller()
+    if not caller.makes_its_own:
+        return {}
+
+    def create(name: str, **keywords: Any) -> Any:
+        from ..models.adapted import adapt
+
+        settings = {"resize": arguments["resize"], "input_mode": input_mode}
+        settings["calibration_quantile"] = arguments["calibration_quantile"]
+        asked = {name: value for name, value in settings.items() if value is not None}
+        return adapt(caller.create_model(name, **keywords), **asked)
+
+    return {"create": create}

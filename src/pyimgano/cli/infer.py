@@ -52,6 +52,16 @@ _NAMED = 20
     "--preset", help="Settings: industrial-fast, industrial-balanced or industrial-accurate."
 )
 @click.option(
+    "--contamination",
+    type=float,
+    help="Share of training images that may lie above the threshold, in (0, 0.5].",
+)
+@click.option(
+    "--pretrained/--no-pretrained",
+    default=None,
+    help="Use ImageNet weights (the default), or random ones (for timing only).",
+)
+@click.option(
     "--model-kwargs", metavar="JSON", help="Further keywords of the model, as a JSON object."
 )
 @click.option(
@@ -314,6 +324,8 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
             given["model"] or "vision_patchcore",
             preset=given["preset"],
             device=given["device"],
+            pretrained=given["pretrained"],
+            contamination=given["contamination"],
             resize=given["resize"],
             calibration_quantile=given["calibration_quantile"],
             calibration_tail=given["calibration_tail"],

@@ -57,7 +57,7 @@ def check_usage(given: dict[str, Any]) -> None:
     needs = {
         "category": "from_run",
         **dict.fromkeys(
-            ("model", "preset", "model_kwargs", "resize", "roi"),
+            ("model", "preset", "contamination", "pretrained", "model_kwargs", "resize", "roi"),
             "model" if by_caller else "train_dir",
         ),
         **dict.fromkeys(("only_new", "stop_when_idle"), "watch"),
@@ -67,7 +67,8 @@ def check_usage(given: dict[str, Any]) -> None:
         ),
     }
     for name, other in needs.items():
-        if given[name] not in (None, False) and given[other] is None:
+        absent = (None,) if name == "pretrained" else (None, False)
+        if given[name] not in absent and given[other] is None:
             raise click.UsageError(f"{_option(name)} has no effect without {_option(other)}")
     if given["tile_score_topk"] is not None and given["tile_score_reduce"] != "topk_mean":
         raise click.UsageError("--tile-score-topk goes with --tile-score-reduce topk_mean")

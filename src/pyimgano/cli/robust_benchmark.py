@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from .caller import current_caller
+from .caller import detector_of_caller
 from .console import (
     DATASETS,
     Console,
@@ -114,27 +114,10 @@ def command(
             model_kwargs=keywords,
             listener=console,
             **arguments,
-            **_detector_of_caller(input_mode, arguments),
+            **detector_of_caller(arguments, input_mode),
         )
         report = require_report(run, output)
     return _show(report, output, skip=arguments["on_error"] == "skip")
-
-
-def _detector_of_caller(input_mode: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The argument `create`, where a script that calls us makes its own detectors."""
-    caller = current_caller()
-    if not caller.makes_its_own:
-        return {}
-
-    def create(name: str, **keywords: Any) -> Any:
-        from ..models.adapted import adapt
-
-        settings = {"resize": arguments["resize"], "input_mode": input_mode}
-        settings["calibration_quantile"] = arguments["calibration_quantile"]
-        asked = {name: value for name, value in settings.items() if value is not None}
-        return adapt(caller.create_model(name, **keywords), **asked)
-
-    return {"create": create}
 
 
 def _resume(arguments: dict[str, Any], output: Path | None, input_mode: str | None) -> int:
@@ -158,7 +141,7 @@ def _resume(arguments: dict[str, Any], output: Path | None, input_mode: str | No
             fail_fast=arguments["fail_fast"],
             num_threads=arguments["num_threads"],
             listener=console,
-            **_detector_of_caller(input_mode, arguments),
+            **detector_of_caller(arguments, input_mode),
         )
         report = require_report(run, output)
     status = _show(report, output, skip=again.skip)

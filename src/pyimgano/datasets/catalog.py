@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, UsageError, unknown_name
+from ..errors import DataError, MissingFolderError, UnknownNameError, UsageError, unknown_name
 from .btad import BTADLayout
 from .custom import CustomLayout
 from .demo import DemoLayout
@@ -60,7 +60,7 @@ def get_layout(name: str, *, split: str | None = None, allow_outside: bool = Fal
     if name not in layouts:  # a plug-in that is broken does no harm to the others
         layouts = _layouts()
     if name not in layouts:
-        raise UsageError(unknown_name("dataset", name, layouts))
+        raise UnknownNameError(unknown_name("dataset", name, layouts))
     options: dict[str, Any] = {} if split is None else {"split": split}
     if allow_outside is not False:
         options["allow_outside"] = allow_outside
@@ -90,8 +90,10 @@ def open_root(layout: Layout, root: str | Path | None) -> Path:
         raise UsageError(f"dataset {layout.name!r} needs a root (--root), the folder it lies in")
     layout.prepare(folder)
     if not is_folder(folder) and not (layout.file_root and folder.is_file()):
-        what = "is no folder" if folder.exists() else "no such folder"
-        raise DataError(f"{folder}: {what} (the root of dataset {layout.name!r})")
+        root_of = f"(the root of dataset {layout.name!r})"
+        if folder.exists():
+            raise DataError(f"{folder}: is no folder {root_of}")
+        raise MissingFolderError(f"{folder}: no such folder {root_of}")
     return layout.locate(folder)
 
 

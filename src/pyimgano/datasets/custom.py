@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import DataError, unknown_name
+from ..errors import DataError, UnknownCategoryError, unknown_name
 from .folders import defective_samples, good_samples, train_samples
 from .inside import require_inside
 from .layout import Category, Layout, Sample
@@ -66,7 +66,7 @@ class CustomLayout(Layout):
             return
         # one without categories may also be called as its folder
         if names != [_ONLY] or category != root.resolve().name:
-            raise DataError(f"{root}: {unknown_name('category', category, names)}")
+            raise UnknownCategoryError(f"{root}: {unknown_name('category', category, names)}")
 
     def load(self, root: Path, category: str) -> Category:
         self.require_category(root, category)

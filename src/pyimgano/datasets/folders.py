@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, MissingFolderError
 from .layout import Sample
 from .listing import Masks, image_files, image_suffixes, is_folder, subfolders
 from .words import meaning_of_folder, meaning_of_word
@@ -33,7 +33,12 @@ def train_samples(parent: Path, usual: str, *, deeper: bool = False) -> tuple[Sa
     found = good_samples(parent, deeper=deeper)
     if not found:
         folder = next(iter(_folders_that_mean(0, parent)), parent / usual)
-        what = "holds no images" if is_folder(folder) else "no such folder"
+        if not is_folder(folder):
+            raise MissingFolderError(
+                f"{folder}: no such folder; good training images are wanted there "
+                f"({image_suffixes()})"
+            )
+        what = "holds no images"
         below = sum(len(image_files(one)) for one in subfolders(folder))
         if below:
             what = f"holds no images itself, only {below} in folders in it, which are not read"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from ..errors import DataError, UsageError, unknown_name
+from ..errors import DataError, UnknownCategoryError, UsageError, unknown_name
 from .listing import category_folders, is_folder
 
 
@@ -195,10 +195,10 @@ class Layout(ABC):
         return None
 
     def require_category(self, root: Path, category: str) -> None:
-        """Raise `DataError`, with the near names, if `root` has no such category."""
+        """Raise `UnknownCategoryError`, with the near names, if `root` has no such category."""
         names = self.list_categories(root)
         if category not in names:
-            raise DataError(f"{root}: {unknown_name('category', str(category), names)}")
+            raise UnknownCategoryError(f"{root}: {unknown_name('category', str(category), names)}")
 
 
 def category_names(

@@ -39,7 +39,7 @@ def compute_pixel_auroc(masks: Any, maps: Any) -> float:
     Parameters
     ----------
     masks
-        (N, H, W) or (H, W); bool, or numbers of which every one above 0 means defect.
+        (N, H, W), (H, W) or (P,) pixels; bool, or numbers of which every one above 0 means defect.
     maps
         Scores of the same shape, finite, higher is more anomalous.
 
@@ -53,12 +53,12 @@ def compute_pixel_auroc(masks: Any, maps: Any) -> float:
     UsageError
         Shapes differ, or scores are not finite.
     """
-    return value_or_nan(lambda: PixelScores.of(masks, maps).auroc())
+    return value_or_nan(lambda: PixelScores.of(masks, maps, flat=True).auroc())
 
 
 def compute_pixel_average_precision(masks: Any, maps: Any) -> float:
     """Average precision over all pixels; parameters and errors as `compute_pixel_auroc`."""
-    return value_or_nan(lambda: PixelScores.of(masks, maps).average_precision())
+    return value_or_nan(lambda: PixelScores.of(masks, maps, flat=True).average_precision())
 
 
 def compute_aupro(
@@ -163,7 +163,7 @@ def compute_pixel_segf1(masks: Any, maps: Any, *, threshold: float) -> float:
     The segmentation F1 of MVTec AD 2 (Heckler-Kram et al. 2025). nan where no pixel is, or
     is called, anomalous.
     """
-    truth, scores = _check(masks, maps)
+    truth, scores = _check(masks, maps, flat=True)
     return value_or_nan(lambda: _segf1(truth, scores, _strictly_above(threshold)))
 
 
@@ -172,7 +172,7 @@ def compute_bg_fpr(masks: Any, maps: Any, *, threshold: float) -> float:
 
     nan where no pixel is normal.
     """
-    truth, scores = _check(masks, maps)
+    truth, scores = _check(masks, maps, flat=True)
     alarms = _found(scores, _strictly_above(threshold)) & ~truth
     normal = int((~truth).sum())
     return math.nan if normal == 0 else int(alarms.sum()) / normal
@@ -214,9 +214,9 @@ class PixelScores:
         self.masks = truth
 
     @classmethod
-    def of(cls, masks: Any, maps: Any) -> PixelScores:
-        """Of what a caller gives, checked first."""
-        return cls(*_check(masks, maps))
+    def of(cls, masks: Any, maps: Any, *, flat: bool = False) -> PixelScores:
+        """Of what a caller gives, checked first, as `_check` does it."""
+        return cls(*_check(masks, maps, flat=flat))
 
     @cached_property
     def _interleaving(self) -> Interleaving:
@@ -374,9 +374,16 @@ def _one_array(values: Any, name: str) -> npt.NDArray[Any]:
     return np.asarray(values)
 
 
-def _check(masks: Any, maps: Any) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.floating]]:
-    """Masks as (N, H, W) bool and maps as (N, H, W) floating."""
+def _check(
+    masks: Any, maps: Any, *, flat: bool = False
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.floating]]:
+    """Masks as (N, H, W) bool and maps as (N, H, W) floating.
+
+    With `flat`, (P,) pixels may be given for metrics that do not ask where a pixel lies.
+    """
     truth, scores = _one_array(masks, "masks"), _one_array(maps, "maps")
+    if flat and truth.ndim == 1 and truth.shape == scores.shape:
+        truth, scores = truth[None], scores[None]
     if truth.shape != scores.shape or truth.ndim not in (2, 3):
         raise UsageError(
             "masks and maps must both be (N, H, W) or (H, W), "

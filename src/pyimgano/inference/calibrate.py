@@ -16,11 +16,12 @@ from ..calibration import (
 from ..calibration.threshold import check_tail
 from ..errors import UsageError
 from ..images import ImageSource, as_sources
-from ..images.image_format import ImageFormat, to_rgb_u8
+from ..images.image_format import ImageFormat
 from ..models.adapted import adapt
 from ..models.detector import OnError, Progress, require_fitted
 from ..models.held_out import score_held_out
 from ..models.tiled import TiledDetector
+from .scoring import in_rgb
 
 _ORIGIN = "good images that were given after the fit"
 
@@ -75,7 +76,7 @@ def calibrate_threshold(
         No image could be read.
     """
     if input_format is not None:
-        inputs = [to_rgb_u8(one, input_format, name=f"inputs[{i}]") for i, one in enumerate(inputs)]
+        inputs = list(in_rgb(inputs, input_format))
     given, detector = detector, adapt(detector, fitted=True, own_paths=True)
     require_fitted(detector)
     if on_error not in ("raise", "skip"):

@@ -109,6 +109,8 @@ def make_detector(
     *,
     preset: str | None = None,
     device: str = "cpu",
+    pretrained: bool | None = None,
+    contamination: float | None = None,
     resize: tuple[int, int] | None = None,
     calibration_quantile: float | None = None,
     calibration_tail: str | None = None,
@@ -134,6 +136,12 @@ def make_detector(
         "calibration_tail": calibration_tail,
         "roi": None if roi is None else str(roi),
         "bit_depth": bit_depth,
+    }
+    # these two may stand in model_kwargs as well, where the options do not give them
+    own |= {
+        name: value
+        for name, value in (("pretrained", pretrained), ("contamination", contamination))
+        if value is not None
     }
     if create is not create_model:  # it may know other names, and be fitted already
         asked = {name: value for name, value in own.items() if value is not None}

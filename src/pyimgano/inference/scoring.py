@@ -121,7 +121,7 @@ def infer(
     NotFittedError, UsageError
         As `iter_infer`.
     """
-    converted = inputs if input_format is None else list(_in_rgb(inputs, input_format))
+    converted = inputs if input_format is None else list(in_rgb(inputs, input_format))
     return list(
         iter_infer(
             adapt(detector, fitted=True, own_paths=True),
@@ -136,11 +136,13 @@ def infer(
     )
 
 
-def _in_rgb(
-    inputs: Iterable[ImageSource], input_format: ImageFormat | str
-) -> Iterator[ImageSource]:
+def in_rgb(inputs: Iterable[ImageSource], input_format: ImageFormat | str) -> Iterator[ImageSource]:
     """Yield the inputs with arrays of another format as (H, W, 3) uint8 RGB."""
     parse_image_format(input_format)  # a wrong name is an error also where there is no input
+    if isinstance(inputs, np.ndarray) and inputs.ndim == 3:
+        raise UsageError(
+            f"inputs must be a sequence of paths or images, got one image of shape {inputs.shape}"
+        )
     for index, one in enumerate(inputs):
         yield to_rgb_u8(one, input_format, name=f"inputs[{index}]")
 
@@ -219,7 +221,7 @@ def iter_infer(
     if whole:
         inputs = as_sources(inputs, name="inputs")
     if input_format is not None:
-        inputs = _in_rgb(inputs, input_format)
+        inputs = in_rgb(inputs, input_format)
     maps = include_maps or regions
     scored = (
         _ahead(view, inputs, maps)

@@ -23,6 +23,7 @@ from ..calibration import Calibration, calibrate, choose_quantile
 from ..errors import DataError, ImageReadError, UsageError
 from ..images import ImageSource, NetworkInput, as_sources
 from ..images.read import read_image_and_remark
+from ..memory import is_out_of_memory
 from .detector import Detector, ImageScore, OnError, Progress, TrainingScores, _Reading
 from .parameters import CalibrationSource, Contamination, Quantile, Seed, Size
 from .plain_detector import as_batch, gives_maps, read_batch
@@ -42,8 +43,9 @@ class _Looked:
     error: ImageReadError | None = None
 
 
-# Errors of a detector that was given paths and wants arrays.
-_TAKES_NO_PATHS = (TypeError, ValueError, AttributeError, IndexError, NotImplementedError)
+# Images as they come (as one array where they are arrays of one size), and what is tried where a
+# detector cannot take them: one array, and a list of arrays.
+_Form = Literal["given", "batch", "list"]
 
 
 def adapt(detector: Any, *, fitted: bool = False, **settings: Any) -> Any:
@@ -52,7 +54,7 @@ def adapt(detector: Any, *, fitted: bool = False, **settings: Any) -> Any:
     Parameters
     ----------
     detector
-        Has `fit` and `decision_function`.
+        Has `decision_function`, and `fit` where it is to be fitted.
     fitted
         Whether it was fitted before, and is to be taken as it is: with its own threshold, or with
         none. It may be fitted all the same.
@@ -62,7 +64,7 @@ def adapt(detector: Any, *, fitted: bool = False, **settings: Any) -> Any:
     Raises
     ------
     UsageError
-        It lacks one of these methods.
+        It has no `decision_function`.
     """
     from .tiled import TiledDetector
 
@@ -77,8 +79,9 @@ def adapt(detector: Any, *, fitted: bool = False, **settings: Any) -> Any:
 class AdaptedDetector(Detector):
     """Any detector with `fit` and `decision_function`, under the contract of `Detector`.
 
-    It is given a list of paths, and if it cannot take that one (N, H, W, 3) uint8 array; arrays
-    are given to it as such an array where they are of one size. Image files are also decoded here,
+    It is given a list of paths, and if it cannot take that one (N, H, W, 3) uint8 array, and if it
+    cannot take that either a list of arrays; arrays are given to it as such an array first where
+    they are of one size. Image files are also decoded here,
     so that one that cannot be read has an error and no score, whatever the detector makes of it.
 
     Parameters
@@ -113,11 +116,7 @@ class AdaptedDetector(Detector):
         device: str = "cpu",
         random_seed: Seed = 0,
     ) -> None:
-        for method in ("fit", "decision_function"):
-            if not callable(getattr(detector, method, None)):
-                raise UsageError(
-                    f"a {type(detector).__name__} is no detector: it has no method {method}"
-                )
+        _require_method(detector, "decision_function")
         self.detector = detector
         self.input_mode = input_mode
         self.calibrates = calibrates
@@ -128,7 +127,7 @@ class AdaptedDetector(Detector):
         self.calibration_quantile = calibration_quantile
         self.device = device
         self.random_seed = random_seed
-        self._takes_arrays = False
+        self._form: _Form = "given"
         vars(self)["has_maps"] = gives_maps(detector)
 
     def take_as_fitted(self) -> None:
@@ -164,6 +163,7 @@ class AdaptedDetector(Detector):
         """
         if on_error not in ("raise", "skip"):
             raise UsageError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+        _require_method(self.detector, "fit")
         if exclude_suspects:
             name = type(self.detector).__name__
             raise UsageError(f"exclude_suspects does not apply to {name}, which names none")
@@ -235,6 +235,7 @@ class AdaptedDetector(Detector):
             quantile_reached=float("nan") if quantile is None else quantile,
             n_scores=len(scores),
             promised_false_alarm_rate=None,
+            unseen=False,  # as far as anyone knows
             notes=() if own is None else (note,),
         )
         self.pixel_calibration_ = None
@@ -300,28 +301,43 @@ class AdaptedDetector(Detector):
         if self.input_mode == "paths":
             with _as_paths(sources) as paths:
                 return method(paths)
-        if self.input_mode == "numpy":
-            return method(read_batch(sources, self.resize))
-        if self._takes_arrays:
-            return method(self._as_arrays(sources))
-        try:
-            return method(as_batch([str(s) if isinstance(s, Path) else s for s in sources]))
-        except _TAKES_NO_PATHS:
+        errors: dict[_Form, Exception] = {}
+        for form in self._forms(sources):
+            try:
+                given = method(self._in_form(form, sources))
+            except Exception as error:  # whatever it says of a form that it cannot take
+                if is_out_of_memory(error):
+                    raise
+                errors[form] = error
+            else:
+                self._form = form
+                return given
+        # that of one array is about what the detector does, and not about how it is asked
+        raise errors.get("batch") or errors["given"]
+
+    def _forms(self, sources: Sequence[ImageSource]) -> list[_Form]:
+        """What to try, first what the detector took before."""
+        forms: list[_Form] = ["batch", "list"]
+        if self.input_mode == "given":
             if not all(isinstance(one, np.ndarray) or Path(one).exists() for one in sources):
-                raise
-            arrays = self._as_arrays(sources)
-            given = method(arrays)
-            self._takes_arrays = True
-            return given
+                return ["given"]  # names, of which no array can be made
+            arrays = all(isinstance(one, np.ndarray) for one in sources)
+            forms = forms if arrays else ["given", *forms]
+        return sorted(forms, key=lambda one: one != self._form)
+
+    def _in_form(self, form: _Form, sources: Sequence[ImageSource]) -> Any:
+        if form == "given":
+            return as_batch([str(one) if isinstance(one, Path) else one for one in sources])
+        size = self.resize if self.input_mode == "numpy" else None
+        images = read_batch(sources, size)
+        if form == "list":
+            return list(images)
+        # one (N, H, W, 3) array: at `resize` where the images are of several sizes
+        return images if isinstance(images, np.ndarray) else read_batch(images, self.resize)
 
     def _ask_one(self, method: Callable[[Any], Any], source: ImageSource) -> Any:
         """The same for a method that takes one image."""
         return self._ask(lambda images: method(images[0]), [source])
-
-    def _as_arrays(self, sources: Sequence[ImageSource]) -> Any:
-        """One (N, H, W, 3) uint8 array; at `resize` where the images are of several sizes."""
-        images = read_batch(sources, None)
-        return images if isinstance(images, np.ndarray) else read_batch(images, self.resize)
 
     def _look(self, index: int, source: ImageSource) -> _Looked:
         """What an image is, found out by decoding it."""
@@ -350,6 +366,11 @@ class AdaptedDetector(Detector):
         self, images: list[NetworkInput], maps: bool
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
         raise NotImplementedError
+
+
+def _require_method(detector: Any, method: str) -> None:
+    if not callable(getattr(detector, method, None)):
+        raise UsageError(f"a {type(detector).__name__} is no detector: it has no method {method}")
 
 
 def _own_threshold(detector: Any) -> float | None:

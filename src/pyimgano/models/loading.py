@@ -102,6 +102,7 @@ def load_model(
         None if pixels is None else PixelCalibration(**pixels.model_dump())
     )
     detector.n_train_ = document.n_train
+    detector.copies_ = ()  # positions in a list that is not there any more
     seen = document.training_images
     detector.seen_ = None if seen is None else SeenImages(**seen.model_dump())
     detector.skipped_ = [SkippedImage(**one.model_dump()) for one in document.skipped]

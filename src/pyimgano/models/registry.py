@@ -12,10 +12,9 @@ import importlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ..errors import UsageError, unknown_name
+from ..errors import UnknownNameError, UsageError, unknown_name
 from ..threads import ForkSafeLock
 from .built_in import BUILT_IN
 
@@ -156,7 +155,7 @@ def model_entry(name: str) -> ModelEntry:
     if name not in _entries:
         _load_plug_ins()
     if name not in _entries:
-        raise UsageError(unknown_name("model", name, list_models()))
+        raise UnknownNameError(unknown_name("model", name, list_models()))
     return _entries[name]
 
 
@@ -253,6 +252,8 @@ def default_keywords(name: str) -> dict[str, Any]:
 
 
 def _load_plug_ins() -> None:
+    from importlib.metadata import entry_points  # half of what `--help` would import
+
     global _loaded, _begun
     with _loading:
         if _loaded or _begun:

@@ -170,7 +170,7 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
             notes=(*inner.calibration_.notes, note),
             score_notes=(*inner.calibration_.score_notes, note),
         )
-        self.threshold_ = inner.threshold_
+        vars(self)["threshold_"] = inner.threshold_  # None of another program's without one
         self.pixel_calibration_ = inner.pixel_calibration_
         self.skipped_, self.remarked_ = inner.skipped_, inner.remarked_
         self.n_train_ = inner.n_train_

@@ -18,18 +18,17 @@ from .detector import OnError, SkippedImage
 Sides: TypeAlias = "int | tuple[int, int]"
 
 _Image = npt.NDArray[np.uint8]
-_SMALLEST, _LARGEST = 16, 16384
+_SMALLEST, _LARGEST = 1, 16384
 
 
 def sides(value: object, name: str) -> tuple[int, int]:
     """`value` as (height, width); raises `UsageError` naming `name`."""
     pair: list[Any] = list(value) if isinstance(value, (tuple, list)) else [value, value]
     pair = [one.item() if isinstance(one, np.generic) else one for one in pair]
-    smallest = 1 if name == "tile_stride" else _SMALLEST
     whole = all(isinstance(one, int) and not isinstance(one, bool) for one in pair)
-    if len(pair) != 2 or not whole or not all(smallest <= one <= _LARGEST for one in pair):
+    if len(pair) != 2 or not whole or not all(_SMALLEST <= one <= _LARGEST for one in pair):
         raise UsageError(
-            f"{name} must be a number of pixels or (height, width), from {smallest} to "
+            f"{name} must be a number of pixels or (height, width), from {_SMALLEST} to "
             f"{_LARGEST}, got {value!r}"
         )
     return pair[0], pair[1]

@@ -14,6 +14,7 @@ from ..models import ImageScore
 from ..models.registry import create_model
 from ..runs import MODEL_FOLDER, CategoryReport
 from .benchmark_documents import BenchmarkDocuments
+from .opened_run import MakeDetector
 from .resuming import given_besides, require_same, run_or_resume
 from .submission import Submission
 from .suite import Listener, load_task
@@ -65,6 +66,7 @@ def run_benchmark(
     force: bool = False,
     fail_fast: bool = False,
     listener: Listener | None = None,
+    create: MakeDetector = create_model,
 ) -> dict[str, Any]:
     """Run a detector over one category of a dataset, some, or all.
 
@@ -159,7 +161,9 @@ def run_benchmark(
     fail_fast
         Stop at the first category that fails; the others are `not_begun`.
     listener
-        Object whose methods are called as the run advances.
+            Object whose methods are called as the run advances.
+        create
+        Makes a detector from the model's name and keywords, where it is not to be one of ours.
 
     Returns
     -------
@@ -221,7 +225,7 @@ def run_benchmark(
         require_same(BenchmarkDocuments, resume, given)
     return run_or_resume(
         BenchmarkDocuments,
-        partial(_measure, listener=listener),
+        partial(_measure, listener=listener, create=create),
         asked,
         root=root,
         output_dir=output_dir,
@@ -230,6 +234,7 @@ def run_benchmark(
         force=force,
         fail_fast=fail_fast,
         listener=listener,
+        create=create,
     )
 
 
@@ -253,10 +258,12 @@ def list_dataset_categories(
     return layout.list_categories(open_root(layout, root))
 
 
-def _measure(run: BenchmarkDocuments, name: str, *, listener: Listener | None) -> CategoryReport:
+def _measure(
+    run: BenchmarkDocuments, name: str, *, listener: Listener | None, create: MakeDetector
+) -> CategoryReport:
     task = load_task(run, name)
     category = task.category
-    detector = create_model(run.config.model, **run.keywords)
+    detector = create(run.config.model, **run.keywords)
     submission = Submission(run.layout, run.root, run.directory, category.test, detector)
     scales: list[ScoreScale] = []  # of the detector, once it is fitted
     with ExitStack() as stack:

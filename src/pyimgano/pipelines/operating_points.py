@@ -77,8 +77,13 @@ class Likeness:
 def operating_points(
     detector: Detector, good: Sequence[float], defective: Sequence[float]
 ) -> list[OperatingPoint]:
-    """The table, from the scores of good and of defective test images."""
+    """The table, from the scores of good and of defective test images.
+
+    It is empty where the detector has a threshold and no scores that other ones could come from.
+    """
     now = detector.calibration_
+    if len(detector.decision_scores_) == 0:
+        return []
     found = []
     for rate in PROMISES:
         point = calibrate(

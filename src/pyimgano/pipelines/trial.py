@@ -395,7 +395,8 @@ def measure_detector(
         by_label: dict[bool, list[float]] = {False: [], True: []}
         for one, score in zip(scored_samples, scores, strict=True):
             by_label[bool(one.label)].append(score)
-        decides = detector.threshold_ is not None
+        # a detector of somebody else's may have a threshold of its own and no scores behind it
+        decides = detector.threshold_ is not None and len(detector.decision_scores_) > 0
         points = operating_points(detector, by_label[False], by_label[True]) if decides else []
         like = likeness(detector, by_label[False]) if decides else None
     alarms = results["metrics"]["fp"] or 0  # None where the detector has no threshold

@@ -34,8 +34,8 @@ def run_robustness_benchmark(
     test_images: Sequence[ImageSource] | None = None,
     test_labels: Any = None,
     test_masks: Any = None,
-    corruptions: Iterable[str] = DEFAULT_CORRUPTIONS,
-    severities: Iterable[int] = SEVERITIES,
+    corruptions: Iterable[str] | str = DEFAULT_CORRUPTIONS,
+    severities: Iterable[int] | int = SEVERITIES,
     seed: int = 0,
     input_mode: Literal["numpy", "paths"] = "numpy",
     resize: tuple[int, int] | None = (256, 256),
@@ -64,9 +64,9 @@ def run_robustness_benchmark(
     test_masks
         (N, H, W) or None.
     corruptions
-        Names of `pyimgano.images.CORRUPTIONS`.
+        Names of `pyimgano.images.CORRUPTIONS`, or one.
     severities
-        Of 1 to 5.
+        Of 1 to 5, or one.
     seed
         Of the corruptions' draws; the same seed always draws the same.
     input_mode
@@ -97,14 +97,18 @@ def run_robustness_benchmark(
     if split is not None:
         train_images, test_images = split.train_paths, split.test_paths
         test_labels, test_masks = split.test_labels, split.test_masks
-    if not train_images or not test_images or test_labels is None:
+    if train_images is None or test_images is None or test_labels is None:
         raise UsageError("train_images, test_images and test_labels, or a split, are wanted")
+    for name, images in (("train_images", train_images), ("test_images", test_images)):
+        if len(images) == 0:
+            raise UsageError(f"{name} are empty")
     if len(test_labels) != len(test_images):
         raise UsageError(f"{len(test_images)} test images, but {len(test_labels)} labels")
     if input_mode not in ("numpy", "paths"):
         raise UsageError(f"input_mode must be 'numpy' or 'paths', got {input_mode!r}")
-    kinds = [get_corruption(name).name for name in corruptions]
-    levels = list(severities)
+    names = [corruptions] if isinstance(corruptions, str) else corruptions
+    kinds = [get_corruption(name).name for name in names]
+    levels = [severities] if isinstance(severities, int) else list(severities)
     for level in levels:
         if level not in SEVERITIES:
             raise UsageError(f"severities must lie in 1 to 5, got {level!r}")

@@ -38,7 +38,7 @@ def _apply(name: str, image: Any, mask: Any, severity: int, rng: Any) -> _Both:
     if not kind.moves:
         return corrupted, np.array(mask)
     moved = kind.apply(np.asarray(mask, np.uint8), same_draws, **parameters, nearest=True)
-    return corrupted, moved
+    return corrupted, moved.astype(np.asarray(mask).dtype, copy=False)
 
 
 def apply_lighting(image: Any, mask: Any = None, severity: int = 1, rng: Any = 0) -> _Both:
@@ -49,7 +49,7 @@ def apply_lighting(image: Any, mask: Any = None, severity: int = 1, rng: Any = 0
     image
         (H, W, 3) uint8 RGB.
     mask
-        (H, W) uint8, or None.
+        (H, W) uint8 or bool, or None; what is returned is of the same kind.
     severity
         1 to 5.
     rng

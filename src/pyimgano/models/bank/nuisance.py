@@ -63,10 +63,8 @@ class Nuisance:
         disturbances that count at any strength.
         """
         origin = np.zeros(clean.shape[2])  # a movement that all share is no less a nuisance
-        for group in sorted(set(everyday)):
-            chosen = torch.tensor(everyday, device=clean.device) == group
-            moved = (disturbed - clean)[chosen].flatten(0, 1)
-            part = fold.to(clean.device)[chosen].flatten()
+        # one copy after another, so that the sums do not depend on the size of batches
+        for group, moved, part in zip(everyday, disturbed - clean, fold.to(clean.device)):
             found = [Moments.of(moved[part == k], origin) for k in range(self._folds)]
             before = self._moments.get(group)
             self._moments[group] = [a + b for a, b in zip(before, found)] if before else found
