@@ -72,7 +72,7 @@ def groups(images: list[_Image]) -> CopyGroups:
 def test_parts_under_a_fixed_camera_are_no_copies() -> None:
     found = groups(PARTS)
     assert found.group.tolist() == list(range(12))
-    assert (found.distinct, found.copies, found.one_scene) == (12, 0, False)
+    assert (found.distinct, found.copies, found.alike) == (12, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_many_copies_of_each_are_one_group() -> None:
 
 def test_equal_images_are_one_and_blank_ones_are_told_apart_by_their_noise() -> None:
     equal = groups([PARTS[0]] * 5)
-    assert (equal.distinct, equal.one_scene) == (1, False)
+    assert (equal.distinct, equal.alike) == (1, 0)
     flat = groups([np.full((32, 32, 3), 7, np.uint8)] * 3)
     assert (flat.distinct, flat.copies) == (1, 2)
     levels = groups([np.full((32, 32, 3), value, np.uint8) for value in (7, 8, 200)])
@@ -124,9 +124,15 @@ def test_pictures_of_one_scene_promise_nothing() -> None:
         for _ in range(6)
     ]
     found = groups(noisy)
-    assert found.one_scene
+    assert found.alike == 6
     assert found.distinct == 1
     assert found.group.tolist() == list(range(6))  # scored as if they were distinct
+    most = groups([*noisy, *PARTS[5:8]])
+    assert (most.alike, most.distinct) == (6, 4)
+    assert most.group.tolist() == list(range(9))
+    few = groups([*noisy, *PARTS[5:12]])
+    assert (few.alike, few.distinct) == (0, 8)
+    assert few.group.tolist() == [0] * 6 + list(range(6, 13))
 
 
 def test_groups_without_images_and_with_one() -> None:

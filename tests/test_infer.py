@@ -202,7 +202,8 @@ def test_a_threshold_from_held_out_images(tmp_path: Path) -> None:
         calibrate_threshold(detector, [plain(), tmp_path / "bad.png"])
     assert detector.threshold_ == found  # a failure changes nothing
     calibrate_threshold(detector, [plain(), tmp_path / "bad.png"], on_error="skip")
-    assert "1 of the images to calibrate on could not be read" in detector.calibration_.notes[0]
+    unread = "1 of the images to calibrate on could not be read"
+    assert any(unread in note for note in detector.calibration_.notes)
     with pytest.raises(DataError, match="none of 1"):
         calibrate_threshold(detector, [tmp_path / "bad.png"], on_error="skip")
     for inputs, quantile in (([], 0.5), ([plain()], 1.0)):
@@ -473,7 +474,7 @@ def test_tiles(call: Call, folder: Path) -> None:
         (["--model-dir", "m", "--only-new", "x"], "--only-new has no effect"),
         (["--model-dir", "m", "--tile-stride", "4", "x"], "--tile-stride has no effect"),
         (["--model-dir", "m", "--tile-size", "big", "x"], "a number of pixels"),
-        (["--model-dir", "m", "--tile-size", "8", "x"], "tile_size must be"),
+        (["--model-dir", "m", "--tile-size", "0", "x"], "tile_size must be"),
         (["--model-dir", "m", "--calibration-quantile", "0.9", "x"], "saved model"),
         (["--train-dir", "t", "--calibration-quantile", "1", "x"], "must lie in (0, 1)"),
         (["--model-dir", "m", "--pixel-threshold", "nan", "--regions", "x"], "finite"),

@@ -213,7 +213,9 @@ def calibrate(
             false_alarm_rate_bound=None,
             estimate_interval=None,
         )
-        said.append("the detector had seen these images: no false-alarm rate is promised")
+        said.append(
+            "the detector had seen these images, or copies of them: no false-alarm rate is promised"
+        )
     return replace(result, notes=tuple(said))
 
 

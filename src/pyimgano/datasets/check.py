@@ -374,10 +374,12 @@ def _duplicates(work: _Work, files: list[tuple[str, Path]]) -> list[Finding]:
 def _near_copies(images: list[tuple[str, Path, Signature]], known: set[str]) -> list[Finding]:
     """Images that are copies without being the same file; those of `known` paths were told of."""
     copies = CopyGroups.of([signature for *_, signature in images])
-    if copies.one_scene:
-        path = images[0][1].parent
-        return [_finding("note", path, "all images are copies of one, or differ by noise alone")]
     findings = []
+    if copies.alike:
+        path = images[0][1].parent
+        some = "all" if copies.alike == len(images) else f"{copies.alike} of {len(images)}"
+        message = f"{some} images are copies of one, or differ by noise alone"
+        findings.append(_finding("note", path, message))
     for members in copies.members():
         first_split, first, _ = images[members[0]]
         for number in members[1:]:

@@ -77,13 +77,14 @@ class CopyGroups:
     group
         (n,) int64: the number of the first image that an image is a copy of; its own if it is
         a copy of none before it.
-    one_scene
-        All of several images are copies of one, though not all are the same: what tells them
-        apart may be noise or an encoder. `group` then tells only the same images.
+    alike
+        How many images differ by no more than noise or an encoder makes, where these are more
+        than half of all; else 0. They may be pictures of one part, or of parts without
+        texture that no two pictures tell apart, so that `group` then tells only the same images.
     """
 
     group: npt.NDArray[np.int64]
-    one_scene: bool = False
+    alike: int = 0
 
     @classmethod
     def of(cls, signatures: Sequence[Signature]) -> CopyGroups:
@@ -96,14 +97,16 @@ class CopyGroups:
         if len(first) == 1:
             return cls(same)
         near = _near(_Points(points), same)
-        if (near == near[0]).all():
-            return cls(same, one_scene=True)
+        largest = int(np.bincount(near).max())
+        of_one = int(np.bincount(same).max())
+        if largest > len(near) / 2 and largest > of_one:
+            return cls(same, largest)
         return cls(near)
 
     @property
     def distinct(self) -> int:
         """How many images there are, copies not counted."""
-        return 1 if self.one_scene else len(np.unique(self.group))
+        return len(np.unique(self.group)) if not self.alike else 1 + len(self.group) - self.alike
 
     @property
     def copies(self) -> int:
@@ -113,7 +116,7 @@ class CopyGroups:
     def positions(self, indices: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """Return `indices[number]` of the images of each group that has several.
 
-        Those of the groups of `one_scene` are of the same images only.
+        Where most images are `alike`, these are groups of the same images only.
         """
         return tuple(
             tuple(int(indices[number]) for number in some)
@@ -140,12 +143,11 @@ def copies_among(
     """
     known = list(known)
     groups = CopyGroups.of([*known, *others])
-    group = np.zeros_like(groups.group) if groups.one_scene else groups.group
     count = len(known)
     return [
-        (number, int(group[count + number]))
+        (number, int(groups.group[count + number]))
         for number in range(len(others))
-        if group[count + number] < count
+        if groups.group[count + number] < count
     ]
 
 

@@ -201,7 +201,7 @@ def _note_unused(found: Listing, folder: str, noun: str, suffixes: Counter[str],
     if len(kinds) > _KINDS:
         kinds[_KINDS:] = ["..."]
     what = f"1 {noun} is" if number == 1 else f"{number} {noun}s are"
-    found.notes.append(f"{folder}: {what} not used: {why.format(', '.join(kinds))}")
+    found.notes.append(f"{folder}: {what} not used: {why.replace('{}', ', '.join(kinds))}")
 
 
 def _of_pattern(pattern: str, leave_out: Sequence[Path]) -> Listing:

@@ -77,15 +77,17 @@ class SeenImages:
 def calibrate_on_distinct(training: TrainingScores, copies: CopyGroups) -> TrainingScores:
     """Count one score for each distinct image, the largest of its copies.
 
-    Where all images are copies of one, or the model had seen them, all scores stay, and nothing
-    is promised.
+    Where all or most images are copies of one, or differ by no more than noise, or the model had
+    seen them, all scores stay, and nothing is promised.
     """
     total = len(copies.group)
     if not copies.copies:
         return training
-    if copies.distinct == 1:
+    if copies.alike or copies.distinct == 1:
+        alike = copies.alike or total
+        some = f"the {total}" if alike == total else f"{alike} of the {total}"
         note = (
-            f"the {total} training images are copies of one, or differ by no more than noise: no "
+            f"{some} training images are copies of one, or differ by no more than noise: no "
             "false-alarm rate is promised"
         )
         return replace(training, unseen=False, notes=(note, *training.notes))
@@ -154,11 +156,11 @@ def calibrate_apart(
     copies = CopyGroups.of([held[n] for n in stay])
     if learned:
         notes[0] += " and do not count"
-    group = np.zeros_like(copies.group) if copies.one_scene else copies.group
     if not copies.copies:
         return stay, True, tuple(notes)
     notes.append(
         f"{copies.copies} of the images to calibrate on are copies of others, or differ by no more "
         f"than noise: {copies.distinct} are distinct, and the largest score of each counts"
     )
-    return stay[largest_of_each(scores[stay], group)], True, tuple(notes)
+    kept = stay[largest_of_each(scores[stay], copies.group)]
+    return kept, not copies.alike, tuple(notes)

@@ -161,8 +161,8 @@ def run_benchmark(
     fail_fast
         Stop at the first category that fails; the others are `not_begun`.
     listener
-            Object whose methods are called as the run advances.
-        create
+        Object whose methods are called as the run advances.
+    create
         Makes a detector from the model's name and keywords, where it is not to be one of ours.
 
     Returns
