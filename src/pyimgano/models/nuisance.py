@@ -64,7 +64,7 @@ DRIFT: tuple[Disturbance, ...] = tuple(
 # Of each everyday disturbance there is a copy for so many images, within these bounds, and no more
 # than give so many patches: a large image says as much of a disturbance as several small ones, and
 # takes the network as long.
-_IMAGES_A_COPY = 13
+_IMAGES_A_COPY = 16
 _FEWEST, _MOST = 3, 12
 _PATCHES = 6144
 # Copies of each of the others.
@@ -141,7 +141,7 @@ def everyday_copies(images: Sequence[int], cells: int, seed: int) -> list[Distur
     Returns
     -------
     list of DisturbedCopy
-        For each of `EVERYDAY` as many as a 13th of the images, but no more than have 6,144 patches,
+        For each of `EVERYDAY` as many as a 16th of the images, but no more than have 6,144 patches,
         and three to twelve, or two of fewer than 18 images; spread evenly over the images. Of few
         images each has several; of two or one each has every kind.
     """

@@ -21,7 +21,7 @@ STRENGTHS = (8.0, 64.0, 256.0, 1024.0)
 _LEAST_IMAGES = 5
 # Copies under each disturbance, cells of a copy, and patches of other images to compare these with:
 # what is looked at to choose among the strengths.
-_COPIES, _CELLS, _COMPARED = 4, 256, 2048
+_COPIES, _CELLS, _COMPARED = 4, 256, 1024
 # Disturbing an image may raise its score by so many standard deviations of the scores of
 # undisturbed ones, or by so much on a logarithmic scale.
 _DEVIATIONS, _RISE = 1.0, 0.05
