@@ -19,7 +19,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from ..images import CORRUPTIONS, AlteredImage, ImageSource, distort
+from ..images import CORRUPTIONS, AlteredImage, ImageSource, RegionOfInterest, distort
 from ..images.samples import narrow_array
 
 _Image = npt.NDArray[np.uint8]
@@ -102,14 +102,28 @@ class DisturbedCopy:
         return self.disturbance.apply(image, np.random.default_rng([self.seed, self.image, *name]))
 
     def source(
-        self, original: ImageSource, bit_depth: int | None = None
+        self,
+        original: ImageSource,
+        bit_depth: int | None = None,
+        roi: RegionOfInterest | None = None,
     ) -> ImageSource | AlteredImage:
-        """Return the copy as a stream of images takes it; `bit_depth` as `read_image` has it."""
+        """Return the copy as a stream of images takes it; `bit_depth` as `read_image` has it.
+
+        What lies outside of `roi` is filled before the image is disturbed, so that a blur or a
+        block of JPEG carries nothing of it inside.
+        """
+        name = f"image {self.image}" if isinstance(original, np.ndarray) else str(original)
+
+        def altered(image: _Image) -> _Image:
+            if roi is not None:
+                image = roi.fill(image, (image.shape[0], image.shape[1]), name)
+            return self.alter(image)
+
         if isinstance(original, np.ndarray):
-            pixels, _, _ = narrow_array(f"image {self.image}", original, bit_depth)
-            return self.alter(pixels)
+            pixels, _, _ = narrow_array(name, original, bit_depth)
+            return altered(pixels)
         key = f"{self.disturbance.name}-{self.seed}-{self.image}".replace(" ", "")
-        return AlteredImage(str(original), self.alter, key)
+        return AlteredImage(name, altered, key)
 
 
 def everyday_copies(images: Sequence[int], cells: int, seed: int) -> list[DisturbedCopy]:

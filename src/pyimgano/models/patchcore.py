@@ -233,7 +233,9 @@ class VisionPatchCore(CoresetDetector):
             self._learn_copies(drift_copies(numbers, seed), progress)
 
     def _learn_copies(self, copies: list[DisturbedCopy], progress: Progress | None) -> None:
-        sources = (copy.source(self._source(copy.image), self.bits_read()) for copy in copies)
+        sources = (
+            copy.source(self._source(copy.image), self.bits_read(), self.roi_) for copy in copies
+        )
         with stream_images(
             sources,
             self._size(),
