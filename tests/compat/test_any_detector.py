@@ -298,7 +298,7 @@ def test_infer_knows_the_flags_of_models(
     assert "pretrained in model_kwargs" in capsys.readouterr().err
     alone = ["--no-pretrained", "--model-dir", str(root), "--input", str(root)]
     assert pyimgano.infer_cli.main(alone) == 2
-    assert "--pretrained means nothing without --train-dir" in capsys.readouterr().err
+    assert "--pretrained has no effect without --train-dir" in capsys.readouterr().err
 
 
 # ---- errors by the names of Python's own

@@ -35,7 +35,7 @@ def train_samples(parent: Path, usual: str, *, deeper: bool = False) -> tuple[Sa
         folder = next(iter(_folders_that_mean(0, parent)), parent / usual)
         if not is_folder(folder):
             raise MissingFolderError(
-                f"{folder}: no such folder; good training images are wanted there "
+                f"{folder}: no such folder; the good training images have to be there "
                 f"({image_suffixes()})"
             )
         what = "holds no images"

@@ -107,23 +107,23 @@ class DisturbedCopy:
         bit_depth: int | None = None,
         roi: RegionOfInterest | None = None,
     ) -> ImageSource | AlteredImage:
-        """Return the copy as a stream of images takes it.
+        """Return the copy as a stream of images takes it; `bit_depth` as `read_image` has it.
 
-        `bit_depth` is as `read_image` has it. What lies outside of `roi` is filled before the
-        image is disturbed, or else compression and blur would carry it inside.
+        What lies outside of `roi` is filled before the image is disturbed, so that a blur or a
+        block of JPEG carries nothing of it inside.
         """
-        name = f"image {self.image}"
+        name = f"image {self.image}" if isinstance(original, np.ndarray) else str(original)
 
-        def alter(image: _Image) -> _Image:
+        def altered(image: _Image) -> _Image:
             if roi is not None:
                 image = roi.fill(image, (image.shape[0], image.shape[1]), name)
             return self.alter(image)
 
         if isinstance(original, np.ndarray):
             pixels, _, _ = narrow_array(name, original, bit_depth)
-            return alter(pixels)
+            return altered(pixels)
         key = f"{self.disturbance.name}-{self.seed}-{self.image}".replace(" ", "")
-        return AlteredImage(str(original), alter, key)
+        return AlteredImage(name, altered, key)
 
 
 def everyday_copies(images: Sequence[int], cells: int, seed: int) -> list[DisturbedCopy]:
