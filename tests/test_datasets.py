@@ -97,7 +97,7 @@ def test_what_is_missing_is_named(tmp_path: Path, make_mvtec: MakeDataset) -> No
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no category"):
         load_dataset("mvtec", tmp_path / "empty")
-    with pytest.raises(DataError, match="train/normal is wanted"):
+    with pytest.raises(DataError, match="it has to hold train/normal"):
         load_dataset("custom", tmp_path / "empty")
     for path in (root / "nut" / "train" / "good").iterdir():
         path.unlink()
