@@ -78,7 +78,7 @@ print("done")
 @pytest.mark.parametrize("kind", ["plain", "with_block", "scoring", "inference"])
 def test_collected_while_a_thread_is_being_started(kind: str) -> None:
     folder = str(Path(__file__).parents[1])
-    program = PROGRAM.format(kind=kind, rounds=150, long=LONG, folder=folder)
+    program = PROGRAM.format(kind=kind, rounds=60, long=LONG, folder=folder)
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=2 * LONG)
     assert done.stdout == "done\n", done.stderr
@@ -88,10 +88,12 @@ def test_collected_while_a_thread_is_being_started(kind: str) -> None:
 def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Decoding of all images but the first waits until the event is set."""
     free = threading.Event()
+    free.entered = threading.Event()  # type: ignore[attr-defined]
     load = stream._load
 
     def waits(index: int, *arguments):  # type: ignore[no-untyped-def]
         if index:
+            free.entered.set()  # type: ignore[attr-defined]
             assert free.wait(LONG)
         return load(index, *arguments)
 
@@ -144,6 +146,7 @@ def test_who_leaves_a_stream_waits_for_no_image(
     def leave() -> None:
         items = make()
         next(items)
+        assert stuck.entered.wait(LONG)  # type: ignore[attr-defined]
         if left == "closed":
             items.close()  # type: ignore[attr-defined]
         elif left == "collected":
