@@ -318,7 +318,7 @@ def test_errors_of_names_are_those_of_python_too(root: Path) -> None:
     with pytest.raises(FileNotFoundError):
         datasets.CustomDataset(str(root / "nowhere"))
     (root / "screw").mkdir()  # an official name, and nothing in it
-    with pytest.raises(FileNotFoundError, match="train/good: no such folder; good training"):
+    with pytest.raises(FileNotFoundError, match="train/good: no such folder; the good training"):
         datasets.MVTecDataset(root, "screw")
     with pytest.raises(ValueError, match="unknown category 'bottel'; did you mean") as caught:
         datasets.MVTecDataset(root, "bottel")
