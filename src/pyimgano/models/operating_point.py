@@ -40,8 +40,8 @@ class _Threshold:
     def __set__(self, instance: WithOperatingPoint, value: float) -> None:
         known = vars(instance).get("calibration_")
         if known is not None and value != known.threshold:
-            instance.calibration_ = _given(instance, value, "threshold_ was set")
-            value = instance.calibration_.threshold
+            instance._take_calibration(_given(instance, value, "threshold_ was set"))
+            return
         vars(instance)["threshold_"] = value
 
     def __delete__(self, instance: WithOperatingPoint) -> None:
