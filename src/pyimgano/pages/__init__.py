@@ -3,7 +3,8 @@
 `report_page` makes report.html of a run directory, `new_images` the page of `pyimgano infer`.
 """
 
+from .new_images import NewImagesPage
 from .page_facts import PageFacts
 from .report_page import REPORT_PAGE, write_report_page
 
-__all__ = ["REPORT_PAGE", "PageFacts", "write_report_page"]
+__all__ = ["REPORT_PAGE", "NewImagesPage", "PageFacts", "write_report_page"]

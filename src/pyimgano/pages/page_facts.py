@@ -11,6 +11,7 @@ import heapq
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -25,7 +26,10 @@ from ..runs import (
 )
 
 #: Images of one gallery, at most.
-GALLERY_SIZE = 8
+GALLERY_SIZE = 9
+
+# The longer side of a map that is kept, in pixels.
+_LONGEST_SIDE = 128
 
 _Map = npt.NDArray[np.float32]
 # The lists that maps are kept for: the label of their images, and whether high scores are wanted.
@@ -76,9 +80,9 @@ class PageFacts:
             # the first image of a tie is shown first, as the galleries are sorted
             rank = (score if high else -score, -index)
             if len(kept) < GALLERY_SIZE:
-                heapq.heappush(kept, (*rank, anomaly_map.copy()))
+                heapq.heappush(kept, (*rank, _small(anomaly_map)))
             elif rank > kept[0][:2]:
-                heapq.heapreplace(kept, (*rank, anomaly_map.copy()))
+                heapq.heapreplace(kept, (*rank, _small(anomaly_map)))
 
     def write(
         self,
@@ -129,6 +133,16 @@ class PageFacts:
 
     def _maps(self) -> dict[int, _Map]:
         return {-negative: one for kept in self._kept.values() for _, negative, one in kept}
+
+
+def _small(anomaly_map: _Map) -> _Map:
+    """Return a map as it is kept: smooth as maps are, a picture of it needs no more pixels."""
+    height, width = anomaly_map.shape
+    share = _LONGEST_SIDE / max(height, width)
+    if share >= 1.0:
+        return anomaly_map.copy()
+    size = max(1, round(share * width)), max(1, round(share * height))
+    return np.asarray(cv2.resize(anomaly_map, size, interpolation=cv2.INTER_AREA), np.float32)
 
 
 def map_file(folder: Path, index: int) -> Path:

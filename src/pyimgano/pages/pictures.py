@@ -59,8 +59,10 @@ class Picture:
         The image; None where it could not be read.
     overlay
         The same with map and outlines; None without a map and without ground truth.
-    has_map, has_outline, has_truth
-        What is drawn on the overlay: colours, the outlines of regions, those of the ground truth.
+    has_map, has_truth
+        Whether the overlay has colours, and outlines of the ground truth.
+    regions
+        How many regions it outlines.
     missing
         Why there is no image.
     """
@@ -70,7 +72,7 @@ class Picture:
     image: str | None
     overlay: str | None
     has_map: bool = False
-    has_outline: bool = False
+    regions: int = 0
     has_truth: bool = False
     missing: str | None = None
 
@@ -80,7 +82,7 @@ class Picture:
         return sum(len(one) for one in (self.image, self.overlay) if one is not None)
 
 
-def draw_map(image: Image, anomaly_map: Map, facts: MapFacts) -> tuple[Image, bool]:
+def draw_map(image: Image, anomaly_map: Map, facts: MapFacts) -> tuple[Image, int]:
     """Draw a map (H, W) and the outlines of its regions over an image (H, W, 3) uint8.
 
     The one place that decides on the scale of colours, for all pages.
@@ -89,8 +91,8 @@ def draw_map(image: Image, anomaly_map: Map, facts: MapFacts) -> tuple[Image, bo
     -------
     numpy.ndarray
         (H, W, 3) uint8.
-    bool
-        Whether there are regions to outline.
+    int
+        How many regions are outlined.
     """
     normal = facts.normal
     limit = facts.pixel_threshold
@@ -101,7 +103,8 @@ def draw_map(image: Image, anomaly_map: Map, facts: MapFacts) -> tuple[Image, bo
     scale = HeatScale(normal, normal + 5.0 * (limit - normal), limit)
     mask = np.asarray(anomaly_map >= limit)
     drawn = draw_overlay(image, anomaly_map, scale, outline=mask)
-    return np.ascontiguousarray(drawn[: image.shape[0]]), bool(mask.any())
+    count, _ = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    return np.ascontiguousarray(drawn[: image.shape[0]]), count - 1
 
 
 def take_picture(
@@ -144,18 +147,18 @@ def take_picture(
     height, width = (max(1, round(scale * side)) for side in original)
     small = resize_image(image, (height, width))
     del image
-    drawn, has_map, has_outline = small, False, False
+    drawn, has_map, regions = small, False, 0
     if anomaly_map is not None and facts is not None:
         full = np.asarray(
             cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR), np.float32
         )
-        drawn, has_outline = draw_map(small, full, facts)
+        drawn, regions = draw_map(small, full, facts)
         has_map = True
     truth = _outlines(masks, original, (height, width))
     if truth:
         drawn = drawn.copy()
-        line = max(1, round(min(height, width) / 260))
-        cv2.drawContours(drawn, truth, -1, (0, 0, 0), 3 * line, cv2.LINE_AA)
+        line = max(1, round(min(height, width) / 200))
+        cv2.drawContours(drawn, truth, -1, (0, 0, 0), line + 2, cv2.LINE_AA)
         cv2.drawContours(drawn, truth, -1, _TRUTH, line, cv2.LINE_AA)
     return Picture(
         width,
@@ -163,7 +166,7 @@ def take_picture(
         _address(small, most_bytes),
         _address(drawn, most_bytes) if drawn is not small else None,
         has_map,
-        has_outline,
+        regions,
         bool(truth),
     )
 

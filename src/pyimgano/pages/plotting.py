@@ -34,9 +34,12 @@ _VARIABLES = {
 }
 #: Points of a curve that are drawn; more cannot be told apart.
 MOST_POINTS = 200
-# Scores from so many times the threshold on share the last bar of the histogram.
-_LAST_MULTIPLE = 4.0
 _BARS = 48
+# Scores from so many times the threshold on share the last bar of the histogram; where one is below
+# the least, the scale is not logarithmic.
+_LARGEST_MULTIPLE = 20.0
+_LEAST_MULTIPLE = 0.02
+_TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0)
 
 
 @contextmanager
@@ -145,20 +148,15 @@ def histogram(
     """
     shown = [group for group in groups if len(group[2])]
     every = np.concatenate([scores for _, _, scores in shown])
-    low, high = float(every.min()), float(every.max())
-    beyond = threshold == 1.0 and high > _LAST_MULTIPLE
-    if beyond:
-        high = _LAST_MULTIPLE
     if threshold is not None:
-        low, high = min(low, threshold), max(high, threshold)
-    room = 0.03 * (high - low) or 0.5
-    edges = np.linspace(low - room, high + room, _BARS + 1)
+        every = np.append(every, threshold)
+    edges, said = _bars(every, unit, multiples=threshold == 1.0)
     colours = {"train": _TRAIN, "good": _GOOD, "bad": _BAD}
     with _matplotlib() as matplotlib:
-        figure = matplotlib.figure.Figure(figsize=(7.2, 0.72 + 0.92 * len(shown)))
+        figure = matplotlib.figure.Figure(figsize=(5.4, 0.8 + 0.86 * len(shown)))
         axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
         for (title, kind, scores), ax in zip(shown, axes, strict=True):
-            counts, _ = np.histogram(np.minimum(scores, high), edges)
+            counts, _ = np.histogram(np.clip(scores, edges[0], edges[-1]), edges)
             ax.bar(
                 edges[:-1],
                 counts,
@@ -170,26 +168,50 @@ def histogram(
             ax.set_ylim(0, max(1.0, 1.12 * counts.max()))
             ax.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(2, integer=True))
             ax.grid(visible=False, axis="x")
-            ax.text(0.0, 1.0, title, transform=ax.transAxes, va="bottom", color=_INK)
+            ax.text(0.0, 1.03, title, transform=ax.transAxes, va="bottom", color=_INK)
             if threshold is not None:
                 ax.axvline(threshold, color=_ACCENT, linewidth=1.4, dashes=(4, 2))
         if threshold is not None:
             axes[0].annotate(
                 "threshold",
                 (threshold, 1.0),
-                (3, 3),
+                (0, 16),
                 xycoords=("data", "axes fraction"),
                 textcoords="offset points",
                 color=_ACCENT,
+                ha="center",
                 va="bottom",
             )
-        axes[-1].set_xlim(edges[0], edges[-1])
-        said = f"{unit}; the last bar holds {_LAST_MULTIPLE:g} and more" if beyond else unit
-        axes[-1].set_xlabel(said)
-        figure.tight_layout(h_pad=0.5)
+        last = axes[-1]
+        if edges[0] > 0 and not np.allclose(np.diff(edges), edges[1] - edges[0]):
+            last.set_xscale("log")
+            ticks = [tick for tick in _TICKS if edges[0] <= tick <= edges[-1]]
+            last.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            last.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+        last.set_xlim(edges[0], edges[-1])
+        last.set_xlabel(said)
+        figure.tight_layout(h_pad=0.4)
         parts = [f"{len(scores)} {title}" for title, _, scores in shown]
         described = f"Histogram of the scores: {'; '.join(parts)}."
         return _svg(matplotlib, figure, name, described)
+
+
+def _bars(every: Floats, unit: str, *, multiples: bool) -> tuple[Floats, str]:
+    """Return the edges of the bars, and what the axis says.
+
+    Multiples of the threshold are drawn on a scale on which doubling takes as much room
+    everywhere, so that the many scores near the threshold have it beside a few that are far above.
+    """
+    low, high = float(every.min()), float(every.max())
+    if multiples and low >= _LEAST_MULTIPLE:
+        said = unit
+        if high > _LARGEST_MULTIPLE:
+            high = _LARGEST_MULTIPLE
+            said += f"; the last bar holds {high:g} and more"
+        room = (high / low) ** 0.03 if high > low else 1.1
+        return np.geomspace(low / room, high * room, _BARS + 1), said
+    room = 0.03 * (high - low) or 0.5
+    return np.linspace(low - room, high + room, _BARS + 1), unit
 
 
 class Decisions:
@@ -250,7 +272,7 @@ def trade_off(
     rates, found = rates[keep], decisions.found[keep]
     bounds = [clopper_pearson(int(count), bad) for count in found]
     with _matplotlib() as matplotlib:
-        figure = matplotlib.figure.Figure(figsize=(7.2, 3.3))
+        figure = matplotlib.figure.Figure(figsize=(5.4, 3.4))
         ax = figure.subplots()
         x = 100 * rates
         ax.fill_between(
@@ -269,7 +291,7 @@ def trade_off(
         for one in others:
             _cross(ax, one.false_alarms, one.recall, _MUTED, "o", 4)
         _cross(ax, at, recall, _ACCENT, "D", 7)
-        said = f"calibrated: {now[1]} of {bad} defects, {now[0]} of {good} false alarms"
+        said = f"{now[1]} of {bad} defects, {now[0]} of {good} false alarms"
         left = at.rate < 0.5 * end
         low = recall.rate > 0.35
         ax.annotate(

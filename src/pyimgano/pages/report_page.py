@@ -280,8 +280,8 @@ def _section(run: RunFiles, files: CategoryFiles, number: int, most_bytes: int) 
         "absent": absent,
         "metrics": [
             {"name": name, "title": METRICS[name], "value": value, "low": name in _LOW_IS_GOOD}
-            for name, value in metrics_of(report).items()
-            if name in METRICS
+            for name in METRICS
+            if (value := metrics_of(report).get(name)) is not None
         ],
         "undefined": _undefined(report),
         "kinds": _kinds(report),
@@ -429,7 +429,7 @@ def _choose(files: CategoryFiles) -> list[_Chosen]:
         found.append(_Chosen("Worst misses", text, missed[:GALLERY_SIZE]))
     elif bad:
         text = "No defect is missed. These are the finds with the lowest scores."
-        found.append(_Chosen("Weakest finds", text, low_first[: GALLERY_SIZE // 2]))
+        found.append(_Chosen("Weakest finds", text, low_first[: GALLERY_SIZE // 3]))
     alarms = [one for one in alarms_first if one.pred == 1]
     if alarms:
         text = (
@@ -439,7 +439,7 @@ def _choose(files: CategoryFiles) -> list[_Chosen]:
         found.append(_Chosen("False alarms", text, alarms[:GALLERY_SIZE]))
     elif good:
         text = "No good image is called defective. These come closest."
-        found.append(_Chosen("Closest to a false alarm", text, alarms_first[: GALLERY_SIZE // 2]))
+        found.append(_Chosen("Closest to a false alarm", text, alarms_first[: GALLERY_SIZE // 3]))
     finds = [one for one in high_first if one.pred == 1]
     if finds:
         text = "Defects with the highest scores."

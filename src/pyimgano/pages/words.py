@@ -142,13 +142,14 @@ def headline(report: TopReport, categories: Sequence[AnyCategory]) -> str:
     else:
         said = said[0].upper() + said[1:]
     deciding = [
-        one for report in complete for one in report.training_suspects if decides(one.reasons)
+        report.category
+        for report in complete
+        for one in report.training_suspects
+        if decides(one.reasons)
     ]
     if len(deciding) == 1:
         said += "; one training image decides the threshold"
-        if len(complete) > 1:
-            (name,) = (one.category for one in complete if deciding[0] in one.training_suspects)
-            said += f" of {name}"
+        said += f" of {deciding[0]}" if len(complete) > 1 else ""
     elif deciding:
         said += f"; {len(deciding)} training images decide thresholds"
     failed = sum(one.status == "failed" for one in categories)
@@ -233,7 +234,7 @@ def decides(reasons: Iterable[str]) -> bool:
 
 
 def broken_promise(report: FittedReport) -> str | None:
-    """Return in what the promise of false alarms was not kept; None if nothing speaks against it."""
+    """Return how the promise of false alarms was broken; None if nothing speaks against it."""
     like, calibration = report.likeness, report.calibration
     if calibration is None:
         return None

@@ -50,7 +50,7 @@
   viewer.addEventListener("close", () => buttons[at].focus());
 
   // a page that is still being written is read again, but not under the reader's hands
-  const seconds = Number(document.body.dataset.reload || root.dataset.reload || 0);
+  const seconds = Number(root.dataset.reload || 0);
   if (seconds > 0) {
     setInterval(() => { if (!viewer.open) location.reload(); }, 1000 * seconds);
   }
