@@ -61,13 +61,14 @@ def _matplotlib() -> Iterator[Any]:
         os.environ.setdefault("MPLCONFIGDIR", str(folder))
         os.environ["MPL_IGNORE_SYSTEM_FONTS"] = "1"
         try:
-            import matplotlib.figure
+            import matplotlib.backends.backend_svg
         finally:
             for name, value in before.items():
                 if value is None:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+    import matplotlib.backends.backend_svg
     import matplotlib.figure
 
     with matplotlib.rc_context():
@@ -80,6 +81,7 @@ def _matplotlib() -> Iterator[Any]:
                 "axes.edgecolor": _MUTED,
                 "axes.labelcolor": _INK,
                 "axes.titlecolor": _INK,
+                "axes.facecolor": "none",
                 "axes.spines.top": False,
                 "axes.spines.right": False,
                 "axes.linewidth": 0.8,
@@ -102,7 +104,9 @@ def _svg(matplotlib: Any, figure: Any, name: str, description: str) -> Markup:
     matplotlib.rcParams["svg.hashsalt"] = name
     text = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+    figure.patch.set_visible(False)
+    # drawn once; `savefig` draws everything twice
+    matplotlib.backends.backend_svg.FigureCanvasSVG(figure).print_svg(text, metadata=nothing)
     drawn = text.getvalue()
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r"\s*<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
@@ -119,6 +123,17 @@ def _svg(matplotlib: Any, figure: Any, name: str, description: str) -> Markup:
         f'aria-label="{escape(description)}">'
     )
     return Markup(head + drawn[first:])
+
+
+def _place(figure: Any, *, left: float, right: float, bottom: float, top: float) -> None:
+    """Leave so many inches for labels; to measure them would take longer than to draw."""
+    width, height = figure.get_size_inches()
+    figure.subplots_adjust(
+        left=left / width,
+        right=1.0 - right / width,
+        bottom=bottom / height,
+        top=1.0 - top / height,
+    )
 
 
 def thin(points: int, most: int = MOST_POINTS) -> npt.NDArray[np.intp]:
@@ -190,7 +205,8 @@ def histogram(
             last.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
         last.set_xlim(edges[0], edges[-1])
         last.set_xlabel(said)
-        figure.tight_layout(h_pad=0.4)
+        _place(figure, left=0.5, right=0.12, bottom=0.5, top=0.48)
+        figure.subplots_adjust(hspace=0.62)
         parts = [f"{len(scores)} {title}" for title, _, scores in shown]
         described = f"Histogram of the scores: {'; '.join(parts)}."
         return _svg(matplotlib, figure, name, described)
@@ -316,7 +332,7 @@ def trade_off(
         ax.set_ylim(-2, 104)
         ax.set_xlabel("false alarms: good test images called defective, %")
         ax.set_ylabel("recall: defects found, %")
-        figure.tight_layout()
+        _place(figure, left=0.6, right=0.15, bottom=0.5, top=0.28)
         described = (
             f"Recall against false alarms on {good} good and {bad} defective test images. {said}."
         )
@@ -416,7 +432,7 @@ def _square(
         ax.set_title(title, fontsize=9.0, loc="left")
         ax.set_xlabel(along)
         ax.set_ylabel(up)
-        figure.tight_layout()
+        _place(figure, left=0.62, right=0.15, bottom=0.5, top=0.32)
         return _svg(matplotlib, figure, name, f"{title}.")
 
 
@@ -447,5 +463,5 @@ def drift(
         ax.set_ylabel("%")
         ax.set_title(title, fontsize=9.0, loc="left")
         ax.legend(fontsize=7.5, frameon=False, labelcolor=_INK)
-        figure.tight_layout()
+        _place(figure, left=0.62, right=0.15, bottom=0.5, top=0.32)
         return _svg(matplotlib, figure, name, f"{title}, by corruption and severity.")

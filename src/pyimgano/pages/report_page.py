@@ -287,7 +287,7 @@ def _section(run: RunFiles, files: CategoryFiles, number: int, most_bytes: int) 
         "kinds": _kinds(report),
         "drift": _drift(report),
         "points": report.operating_points,
-        "notes": [*report.notes, *([] if calibration is None else calibration.notes)],
+        "notes": [] if calibration is None else list(calibration.notes),
         "timings": _timings(report),
     }
 

@@ -225,6 +225,10 @@ def _of_category(report: AnyCategory) -> list[Wrong]:
         if decides(suspect.reasons):
             text = f"One training image decides the threshold: {suspect.reasons[0]}."
             found.append(Wrong("warning", name, text, (suspect.path,)))
+    unlike = report.likeness is not None and report.likeness.unlike
+    for note in report.notes:
+        if not (unlike and note.startswith("the good test images are not like")):  # said above
+            found.append(Wrong("note", name, note[:1].upper() + note[1:] + "."))
     return found
 
 
