@@ -111,6 +111,7 @@ def _svg(matplotlib: Any, figure: Any, name: str, description: str) -> Markup:
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r"\s*<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
     drawn = re.sub(r' id="[\w.]+_\d+"', "", drawn)  # nothing refers to these
+    drawn = re.sub(r"<style\b.*?</style>", "", drawn, flags=re.DOTALL)  # is for the whole page
     drawn = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 sans-serif", drawn)
     drawn = re.sub(r"font-family: [^;\"]*", "font-family: inherit", drawn)
     for colour, variable in _VARIABLES.items():
