@@ -42,7 +42,7 @@ def evaluate_scores(
     no_pixel_reason: str = "no masks were given",
     no_regions_reason: str | None = None,
 ) -> dict[str, Any]:
-    """Image-level and, where masks are given, pixel-level metrics.
+    """Compute image-level and, where masks are given, pixel-level metrics.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def evaluate_scores(
 def evaluate_kinds(
     y_true: Any, scores: Any, kinds: Sequence[str], **keywords: Any
 ) -> dict[str, dict[str, Any]]:
-    """The metrics of each kind of defect: its images with all the good ones.
+    """Compute the metrics of each kind of defect: its images with all the good ones.
 
     Parameters
     ----------
