@@ -163,8 +163,8 @@ class VisionTransformer(TappedNetwork):
         )
         # Not measured here. Of what the authors of RAD take (a quarter, half, three quarters and
         # all of the depth) the two in the middle.
-        middle = round(0.5 * depth), round(0.75 * depth)
-        self.default_layers = tuple(f"block{min(i, depth - 1)}.normed" for i in sorted({*middle}))
+        middle = {min(round(share * depth), depth - 1) for share in (0.5, 0.75)}
+        self.default_layers = tuple(f"block{number}.normed" for number in sorted(middle))
 
     # ---- what a network of its own says
 
