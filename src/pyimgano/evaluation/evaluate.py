@@ -41,6 +41,7 @@ def evaluate_scores(
     pro_integration_limit: float = AUPRO_LIMIT,
     no_pixel_reason: str = "no masks were given",
     no_regions_reason: str | None = None,
+    pro_curve: list[list[float]] | None = None,
 ) -> dict[str, Any]:
     """Compute image-level and, where masks are given, pixel-level metrics.
 
@@ -68,6 +69,10 @@ def evaluate_scores(
         The reason given where there are no masks.
     no_regions_reason
         The reason given where sPRO is wanted and there are no regions.
+    pro_curve
+        A list that takes 200 points of the curve that AUPRO is the area under: a list of their
+        false-positive rates, from 0 to the limit, and one of the overlaps. It stays empty where
+        AUPRO is None.
 
     Returns
     -------
@@ -111,6 +116,7 @@ def evaluate_scores(
             threshold=pixel_limit,
             regions=regions,
             counted=pixel_counted,
+            pro_curve=pro_curve,
         )
         pixels = pixel_table.values
         undefined.update(pixel_table.reasons)

@@ -26,6 +26,9 @@ PIXEL_METRICS = ("pixel_auroc", "pixel_average_precision", "aupro", "segf1")
 #: The limit that sPRO is integrated to by default.
 SPRO_LIMIT = 0.05
 
+#: Points of a curve that is to be drawn.
+CURVE_POINTS = 200
+
 #: Why there is no SegF1 where no threshold is given.
 NO_PIXEL_THRESHOLD = "there is no threshold for pixels"
 
@@ -228,8 +231,13 @@ class PixelScores:
     def average_precision(self) -> float:
         return average_precision(self._interleaving.curve())
 
-    def aupro(self, limit: float) -> float:
-        return self._interleaving.curve(self.region_weights).area(limit)
+    def aupro(self, limit: float, points: list[list[float]] | None = None) -> float:
+        """Return AUPRO; rates and overlaps of the curve's points are added to `points`."""
+        curve = self._interleaving.curve(self.region_weights)
+        area = curve.area(limit)
+        if points is not None:
+            points.extend(curve.points(limit, CURVE_POINTS))
+        return area
 
     @cached_property
     def region_weights(self) -> npt.NDArray[np.float64]:
@@ -254,13 +262,15 @@ def pixel_metrics(
     threshold: float | None = None,
     regions: Sequence[Regions] | None = None,
     counted: Any = None,
+    pro_curve: list[list[float]] | None = None,
 ) -> MetricTable:
     """Compute all of `PIXEL_METRICS`; those that sort the pixels share one sorting.
 
     `threshold` is that of SegF1. With `regions` there is `spro` too, integrated to the same
     limit as AUPRO; their union is usually what `masks` says, and then shares the sorting.
     With `counted`, bool of the shape of `masks`, the other pixels are in no metric; regions
-    must not have any of them.
+    must not have any of them. Into the list `pro_curve`, if one is given, go the false-positive
+    rates and the overlaps of points of the curve that AUPRO is the area under.
     """
     _check_limit(integration_limit)
     truth, checked = _check(masks, maps)
@@ -280,7 +290,7 @@ def pixel_metrics(
     else:
         table.add("pixel_auroc", scores.auroc)
         table.add("pixel_average_precision", scores.average_precision)
-        table.add("aupro", lambda: scores.aupro(integration_limit))
+        table.add("aupro", lambda: scores.aupro(integration_limit, pro_curve))
     if threshold is None:
         table.fail("segf1", NO_PIXEL_THRESHOLD)
     else:

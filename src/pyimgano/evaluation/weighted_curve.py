@@ -58,14 +58,7 @@ class ThresholdCurve:
         """
         if self.normal == 0:
             raise UndefinedMetric("there is nothing normal to raise a false alarm on")
-        # Two points for each threshold: just above it, and at it. Ties between anomalous
-        # and normal scores thus become a slope, not a step.
-        alarms = np.empty(2 * len(self.hit) + 2)
-        hits = np.empty_like(alarms)
-        alarms[0], hits[0] = 0.0, 0.0
-        alarms[1:-1:2], alarms[2:-1:2] = self.alarms_above, self.alarms
-        hits[1:-1:2], hits[2:-1:2] = np.concatenate([[0.0], self.hit[:-1]]), self.hit
-        alarms[-1], hits[-1] = self.normal, self.hit[-1]
+        alarms, hits = self._corners()
         most = limit * self.normal
         inside = int(np.searchsorted(alarms, most, side="right"))
         area = float(np.trapezoid(hits[:inside], alarms[:inside]))
@@ -74,6 +67,31 @@ class ThresholdCurve:
             width = most - alarms[inside - 1]
             area += width * (hits[inside - 1] + 0.5 * rise * width / run)
         return min(1.0, float(area / (most * self.hit[-1])))
+
+    def points(self, limit: float, most: int) -> tuple[list[float], list[float]]:
+        """Return `most` points of the curve that `area` is under, for drawing it.
+
+        They go from a false-positive rate of 0 to one of `limit` and lie closer together near 0,
+        where the curve is steep: the rates, and the shares hit at them. There must be normal items.
+        """
+        alarms, hits = self._corners()
+        # where the curve is upright the highest point counts, as the lower ones do for the area
+        last = np.append(np.diff(alarms) > 0, True)
+        rates, shares = alarms[last] / self.normal, hits[last] / self.hit[-1]
+        at = limit * np.linspace(0.0, 1.0, most) ** 3
+        return at.tolist(), np.minimum(np.interp(at, rates, shares), 1.0).tolist()
+
+    def _corners(self) -> tuple[Floats, Floats]:
+        """Return the points (alarms, hits) that the curve goes through in straight lines."""
+        # Two points for each threshold: just above it, and at it. Ties between anomalous
+        # and normal scores thus become a slope, not a step.
+        alarms = np.empty(2 * len(self.hit) + 2)
+        hits = np.empty_like(alarms)
+        alarms[0], hits[0] = 0.0, 0.0
+        alarms[1:-1:2], alarms[2:-1:2] = self.alarms_above, self.alarms
+        hits[1:-1:2], hits[2:-1:2] = np.concatenate([[0.0], self.hit[:-1]]), self.hit
+        alarms[-1], hits[-1] = self.normal, self.hit[-1]
+        return alarms, hits
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,13 @@ _COUNTS_AS_NOTHING = frozenset(
 )
 
 
+# What a run writes of a category, but for pictures of suspects.
+_OF_A_CATEGORY = (
+    *("per_image.jsonl", "report.json", "files.json", "model"),
+    *("training_scores.jsonl", "curves.json", "maps"),
+)
+
+
 class RunDirectory:
     """The directory of one run, held by one writer.
 
@@ -156,8 +163,13 @@ class RunDirectory:
         write_document(self.path / name, document)
 
     def category(self, name: str) -> Path:
+<<<<<<< HEAD
         """Return the folder of a category, made if need be; the same for its name in reports."""
         folder = self.path / "categories" / as_file_name(safe_name(shown(name)))
+=======
+        """The folder of a category, made if need be; the same for the name as reports show it."""
+        folder = category_folder(self.path, name)
+>>>>>>> a374c8d
         self.require_inside(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +190,7 @@ class RunDirectory:
         try:
             for path in _droppings(folder):
                 _remove(path)
-            for ours in ("per_image.jsonl", "report.json", "files.json", "model"):
+            for ours in _OF_A_CATEGORY:
                 _remove(folder / ours)
         except OSError as error:
             raise DataError(f"{error.filename}: cannot be removed ({error.strerror})") from error
@@ -189,6 +201,11 @@ class RunDirectory:
         with contextlib.suppress(OSError):
             for path in (*_droppings(self.path), *_droppings(self.path / "submission", deep=True)):
                 _remove(path)
+
+
+def category_folder(run: Path, name: str) -> Path:
+    """Return the folder of a category in a run; the same for the name as reports show it."""
+    return run / "categories" / as_file_name(safe_name(shown(name)))
 
 
 def require_empty(path: str | Path) -> None:

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import DataError, UsageError
 from ..foreign import parse_json, read_regular
-from .directory import as_file_name, safe_name
+from .directory import category_folder
 from .environment_schema import EnvironmentDocument, FilesDocument
-from .schema import SCHEMA_VERSION, FittedReport, RunConfig, shown
+from .schema import SCHEMA_VERSION, FittedReport, RunConfig
 
 _Config = TypeVar("_Config", bound=RunConfig)
 _Report = TypeVar("_Report", bound=FittedReport)
@@ -90,7 +90,7 @@ class EarlierRun(Generic[_Config, _Report]):
         return _read(self._category(category) / "files.json", FilesDocument)
 
     def _category(self, name: str) -> Path:
-        return self.path / "categories" / as_file_name(safe_name(shown(name)))
+        return category_folder(self.path, name)
 
     def _require_kind(self, document: dict[str, Any], config: type[RunConfig]) -> None:
         is_robust, wanted = _ROBUSTNESS in document, _ROBUSTNESS in config.model_fields

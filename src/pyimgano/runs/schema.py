@@ -430,6 +430,26 @@ class ImageRecord(Model):
     map: Text | None = Field(None, description="file of its anomaly map, relative to the run")
 
 
+class TrainingScoreRecord(Model):
+    """A line of training_scores.jsonl: a good image that the threshold comes from."""
+
+    index: int = Field(description="position among the scores")
+    input: Text | None = Field(description="null where the method does not say which image it is")
+    role: Literal["train", "calibration"]
+    score: Number = Field(description="as the calibration has it: by default without the image")
+    score_ratio: Number | None = Field(None, description="score / threshold")
+
+
+class CurvesDocument(Model):
+    """curves.json: curves that cannot be had from per_image.jsonl."""
+
+    schema_version: int = SCHEMA_VERSION
+    pro_false_positive_rate: list[Rate] = Field(
+        description="of the pixels, from 0 to the limit of AUPRO; at most 200 of the curve's points"
+    )
+    pro_overlap: list[Rate] = Field(description="mean over the regions, at these rates")
+
+
 class RunConfig(Asked):
     """config.json: what was asked for, and what it came to."""
 
