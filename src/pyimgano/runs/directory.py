@@ -163,13 +163,8 @@ class RunDirectory:
         write_document(self.path / name, document)
 
     def category(self, name: str) -> Path:
-<<<<<<< HEAD
         """Return the folder of a category, made if need be; the same for its name in reports."""
-        folder = self.path / "categories" / as_file_name(safe_name(shown(name)))
-=======
-        """The folder of a category, made if need be; the same for the name as reports show it."""
         folder = category_folder(self.path, name)
->>>>>>> a374c8d
         self.require_inside(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
