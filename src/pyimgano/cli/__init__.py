@@ -37,6 +37,7 @@ _COMMANDS = {
     ),
     "export": ("export", "Write a detector as a folder that runs without pyimgano."),
     "infer": ("infer", "Score new images with a fitted detector."),
+    "weights": ("weights", "List published weights of backbones, and fetch them."),
     "report": ("report", "Make the page of a run, report.html, from its directory."),
     "threshold": ("threshold", "Move the threshold of a saved detector, without a refit."),
 }

@@ -277,7 +277,9 @@ def _list_inputs(given: dict[str, Any], problems: list[str]) -> tuple[list[str],
     return paths, common_root(roots)
 
 
-def _images_in(folder: Path, what: str) -> list[str]:
+def _good_images(folder: Path, what: str, option: str) -> list[str]:
+    """The images of a folder of good parts; one that holds bad ones too is refused."""
+    from ..datasets import require_good_parts
     from ..errors import DataError
     from ..inference.inputs import list_input
 
@@ -286,6 +288,7 @@ def _images_in(folder: Path, what: str) -> list[str]:
     listing = list_input(str(folder))
     if listing.problems:
         raise DataError(listing.problems[0])
+    require_good_parts(folder, listing.paths, option=option)
     for note in listing.notes:
         complain(note)
     return listing.paths
@@ -363,9 +366,9 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
         require_maps(detector)
     good = None
     if given["calibrate_on"] is not None:
-        good = _images_in(given["calibrate_on"], "good images to calibrate on")
+        good = _good_images(given["calibrate_on"], "good images to calibrate on", "--calibrate-on")
     if fitting:
-        images = _images_in(given["train_dir"], "good training images")
+        images = _good_images(given["train_dir"], "good training images", "--train-dir")
         detector.fit(images, calibration_images=good, progress=bar.show)
     elif good is not None:
         quantile = given["calibration_quantile"]

@@ -43,7 +43,7 @@ def evaluate_scores(
     no_regions_reason: str | None = None,
     pro_curve: list[list[float]] | None = None,
 ) -> dict[str, Any]:
-    """Image-level and, where masks are given, pixel-level metrics.
+    """Compute image-level and, where masks are given, pixel-level metrics.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def evaluate_scores(
 def evaluate_kinds(
     y_true: Any, scores: Any, kinds: Sequence[str], **keywords: Any
 ) -> dict[str, dict[str, Any]]:
-    """The metrics of each kind of defect: its images with all the good ones.
+    """Compute the metrics of each kind of defect: its images with all the good ones.
 
     Parameters
     ----------

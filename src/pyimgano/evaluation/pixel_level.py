@@ -218,7 +218,7 @@ class PixelScores:
 
     @classmethod
     def of(cls, masks: Any, maps: Any, *, flat: bool = False) -> PixelScores:
-        """Of what a caller gives, checked first, as `_check` does it."""
+        """Check what a caller gives, as `_check` does, and divide its pixels."""
         return cls(*_check(masks, maps, flat=flat))
 
     @cached_property
@@ -241,7 +241,7 @@ class PixelScores:
 
     @cached_property
     def region_weights(self) -> npt.NDArray[np.float64]:
-        """(P,) one over (regions times pixels of the pixel's region): they sum to 1."""
+        """Return (P,) one over (regions times pixels of the pixel's region): they sum to 1."""
         weights = []
         regions = 0
         for mask in self.masks:
@@ -264,7 +264,7 @@ def pixel_metrics(
     counted: Any = None,
     pro_curve: list[list[float]] | None = None,
 ) -> MetricTable:
-    """All of `PIXEL_METRICS`, those that sort the pixels from one sorting.
+    """Compute all of `PIXEL_METRICS`; those that sort the pixels share one sorting.
 
     `threshold` is that of SegF1. With `regions` there is `spro` too, integrated to the same
     limit as AUPRO; their union is usually what `masks` says, and then shares the sorting.
@@ -306,7 +306,7 @@ def _strictly_above(threshold: float) -> float:
 
 
 def _found(scores: npt.NDArray[np.floating], threshold: float) -> npt.NDArray[np.bool_]:
-    """At or above the threshold, which is not rounded to the precision of the scores."""
+    """Tell which scores are at or above the threshold, not rounded to their precision."""
     return np.asarray(scores >= np.float64(threshold))
 
 
@@ -332,7 +332,7 @@ def _spro(
     known: PixelScores | None,
     counted: npt.NDArray[np.bool_] | None = None,
 ) -> float:
-    """`compute_spro` on checked maps; `known` saves a sorting if it divides the same pixels."""
+    """Compute `compute_spro` on checked maps; `known` saves a sorting of the same pixels."""
     if len(regions) != len(scores):
         raise UsageError(f"{len(regions)} images with regions, but {len(scores)} maps")
     anomalous, weights = [], []
@@ -371,7 +371,7 @@ def _check_limit(limit: float) -> None:
 
 
 def _one_array(values: Any, name: str) -> npt.NDArray[Any]:
-    """An array of what may be a list of arrays, which must be of one size."""
+    """Return one array of what may be a list of arrays, which must be of one size."""
     if isinstance(values, (list, tuple)):
         shapes = [np.shape(one) if isinstance(one, np.ndarray) else None for one in values]
         known = {shape: index for index, shape in reversed(list(enumerate(shapes)))}

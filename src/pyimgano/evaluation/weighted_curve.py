@@ -112,7 +112,7 @@ class NormalScores:
 
     @classmethod
     def of(cls, scores: npt.NDArray[np.floating]) -> NormalScores:
-        """Of (Q,) scores."""
+        """Sort (Q,) normal scores."""
         return cls([np.sort(scores)], len(scores))
 
     @classmethod
@@ -123,7 +123,7 @@ class NormalScores:
         least: float,
         hits: int,
     ) -> NormalScores:
-        """Of `scores` where `not_normal`, of the same shape, is false.
+        """Sort those of `scores` where `not_normal`, of the same shape, is false.
 
         `least` is the lowest score of an anomaly, and `hits` how many anomalies there are.
         Threads sort parts: the smaller a part the quicker, but each is searched for each
@@ -147,7 +147,7 @@ class NormalScores:
     def above_and_at(
         self, thresholds: npt.NDArray[np.floating]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """How many scores are > t_k, and >= t_k, for (K,) descending thresholds."""
+        """Return how many scores are > t_k, and >= t_k, for (K,) descending thresholds."""
 
         def part(scores: npt.NDArray[np.floating]) -> Any:
             below = np.searchsorted(scores, ascending, side="left")
@@ -169,7 +169,7 @@ class NormalScores:
 
 
 def in_threads(work: Callable[[_P], Any], pieces: Sequence[_P], threads: int) -> list[Any]:
-    """`work` on each piece, in order; numpy's loops let go of the interpreter meanwhile."""
+    """Do `work` on each piece, in order; numpy's loops let go of the interpreter meanwhile."""
     if threads == 1:
         return [work(piece) for piece in pieces]
     with ThreadPoolExecutor(threads) as pool:
@@ -200,7 +200,7 @@ class Interleaving:
 
     @classmethod
     def of(cls, anomalous: npt.NDArray[np.floating], normal: NormalScores) -> Interleaving:
-        """Of (P,) anomalous scores.
+        """Sort (P,) anomalous scores.
 
         Raises
         ------
@@ -216,7 +216,7 @@ class Interleaving:
         return cls(order, last, above, at, normal.count)
 
     def curve(self, weights: Floats | None = None) -> ThresholdCurve:
-        """The curve with (P,) weights of the anomalies, or one for each."""
+        """Return the curve with (P,) weights of the anomalies, or one for each."""
         if weights is None:
             hit = (self.last + 1).astype(np.float64)
         else:

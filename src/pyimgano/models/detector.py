@@ -447,7 +447,7 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
         """
         note = dim_note(samples)
         if note is not None:
-            self.reading_notes_ = (note,)
+            self.reading_notes_ = (*self.reading_notes_, note)
             warnings.warn(note, stacklevel=3)
 
     # ---- region of interest

@@ -163,7 +163,7 @@ class RunDirectory:
         write_document(self.path / name, document)
 
     def category(self, name: str) -> Path:
-        """The folder of a category, made if need be; the same for the name as reports show it."""
+        """Return the folder of a category, made if need be; the same for its name in reports."""
         folder = category_folder(self.path, name)
         self.require_inside(folder)
         try:
@@ -347,7 +347,7 @@ def _droppings(folder: Path, *, deep: bool = False) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    """A file, or a folder with all in it; a link alone, not what it leads to."""
+    """Remove a file, or a folder with all in it; of a link only itself, not what it leads to."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -365,7 +365,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def safe_name(name: str) -> str:
-    """A name as one path component, on any system; no two names give the same.
+    """Return a name as one path component, on any system; no two names give the same.
 
     What some file system does not take is written as in a web address: %3A for a colon. So is
     what a person or a program would take for something else: control characters, marks that turn

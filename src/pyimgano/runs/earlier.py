@@ -64,7 +64,7 @@ class EarlierRun(Generic[_Config, _Report]):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What was asked for.
+        """Return what was asked for.
 
         Raises
         ------
@@ -79,12 +79,14 @@ class EarlierRun(Generic[_Config, _Report]):
         return dict(self.config.arguments)
 
     def complete_report(self, category: str) -> _Report | None:
-        """The report of a category that was finished; None if it was not, or cannot be read."""
+        """Return the report of a category that was finished; None if it was not, or cannot be
+        read.
+        """
         report = _read(self._category(category) / "report.json", self._report)
         return report if report is not None and report.status == "complete" else None
 
     def files(self, category: str) -> FilesDocument | None:
-        """What the category was measured on; None if that is not known."""
+        """Return what the category was measured on; None if that is not known."""
         return _read(self._category(category) / "files.json", FilesDocument)
 
     def _category(self, name: str) -> Path:
@@ -99,7 +101,7 @@ class EarlierRun(Generic[_Config, _Report]):
 
 
 def finished_report(run: str | Path) -> dict[str, Any] | None:
-    """The top-level report of a run that is complete, as it stands there; None if it is not.
+    """Return the top-level report of a run that is complete, as it stands there; None if it is not.
 
     Raises
     ------
@@ -116,7 +118,7 @@ def finished_report(run: str | Path) -> dict[str, Any] | None:
 
 
 def _require_run(path: Path) -> dict[str, Any]:
-    """The config.json of a run directory."""
+    """Read the config.json of a run directory."""
     try:
         if not path.is_dir():
             what = "is no folder" if path.exists() else "no such folder"

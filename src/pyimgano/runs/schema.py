@@ -23,7 +23,7 @@ SCHEMA_VERSION = 1
 
 
 def shown(text: str) -> str:
-    """`text` as JSON can hold it: bytes of a file name that are no UTF-8 become \\xNN."""
+    """Return `text` as JSON can hold it: bytes of a file name that are no UTF-8 become \\xNN."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # half a character that stands for no byte either
