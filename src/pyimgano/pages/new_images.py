@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import __version__
 from ..errors import DataError
 from ..runs import InferenceRecord, write_text
 from . import words
@@ -176,7 +175,6 @@ class NewImagesPage:
             unreadable_count=self._errors,
             reload=_INTERVAL * 2 if going_on else None,
             scale=scale_of_colours(),
-            version=__version__,
         )
 
     def _headline(self) -> str:

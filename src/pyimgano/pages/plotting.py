@@ -452,7 +452,7 @@ def drift(
             ax.plot(
                 *zip(*known, strict=True) if known else ((), ()),
                 color=colours[number % len(colours)],
-                dashes=dashes[number % len(dashes)],
+                dashes=dashes[(number + number // len(colours)) % len(dashes)],
                 marker=markers[number % len(markers)],
                 markersize=4,
                 markeredgewidth=0,

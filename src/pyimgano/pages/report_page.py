@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from .. import __version__
 from ..calibration import score_ratio
 from ..errors import DataError
 from ..images import limited_pixels
@@ -175,7 +174,6 @@ def report_page(run: RunFiles) -> str:
         scale=scale_of_colours(),
         settings=_settings(run),
         environment=_environment(run),
-        version=__version__,
     )
 
 
@@ -538,17 +536,16 @@ def _means(run: RunFiles) -> dict[str, Any] | None:
     """Return the table over the categories; None where there is one."""
     if len(run.categories) < 2:
         return None
-    rows = []
-    for number, one in enumerate(run.categories):
-        values = metrics_of(one.report)
-        rows.append(
-            {
-                "name": one.name,
-                "anchor": f"category-{number}",
-                "status": one.report.status,
-                "values": [values.get(name) for name in _COLUMNS],
-            }
-        )
+    values = [[metrics_of(one.report).get(name) for name in _COLUMNS] for one in run.categories]
+    rows = [
+        {
+            "name": one.name,
+            "anchor": f"category-{number}",
+            "status": one.report.status,
+            "values": values[number],
+        }
+        for number, one in enumerate(run.categories)
+    ]
     report = run.report
     mean, spread = [], []
     for column, name in enumerate(_COLUMNS):
@@ -556,7 +553,7 @@ def _means(run: RunFiles) -> dict[str, Any] | None:
             mean.append(report.mean_metrics.get(name))
             spread.append(report.std_metrics.get(name))
             continue
-        known = [row["values"][column] for row in rows if row["values"][column] is not None]
+        known = [value for row in values if (value := row[column]) is not None]
         mean.append(float(np.mean(known)) if known else None)
         spread.append(float(np.std(known)) if known else None)
     return {
