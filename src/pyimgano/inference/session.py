@@ -29,7 +29,7 @@ class Session:
     emit
         Given each record, when its files are on disk.
     pixel_threshold
-        Of regions, masks and outlines, instead of the detector's.
+        Of regions, masks and outlines, instead of those that explain the decision.
     batch_size
         As `iter_infer`.
     warn
@@ -60,7 +60,7 @@ class Session:
     ) -> None:
         if wanted.needs_maps:
             require_maps(detector)
-        limit = pixel_threshold_of(detector, pixel_threshold) if wanted.needs_threshold else None
+        limit = pixel_threshold_of(detector, pixel_threshold) if wanted.needs_regions else None
         self._detector = detector
         self._maps = wanted.needs_maps
         self._recorder = Recorder(detector, wanted, limit)
