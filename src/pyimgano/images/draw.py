@@ -148,5 +148,5 @@ def _write(strip: _Image, text: str, left: int, right: int, height: int) -> None
 
 
 def _font_size(pixels: float) -> float:
-    """The scale at which capitals of OpenCV's font are so many pixels high."""
+    """Return the scale at which capitals of OpenCV's font are so many pixels high."""
     return pixels / 22.0
