@@ -478,12 +478,11 @@ def _page(given: dict[str, Any], detector: Scorer) -> NewImagesPage | None:
     source = given["model_dir"] or given["from_run"]
     watching = given["watch"] is not None or "-" in given["inputs"]
     pixels = detector.pixel_calibration_
-    limit = given["pixel_threshold"]
     return NewImagesPage(
         given["html"],
         detector=name or str(source),
         normal=None if pixels is None else pixels.mean,
-        pixel_threshold=pixels.threshold if limit is None and pixels is not None else limit,
+        pixel_threshold=given["pixel_threshold"],
         bit_depth=bits_of(detector),
         watching=watching,
     )

@@ -175,6 +175,11 @@ class VisionPatchCore(CoresetDetector):
     def _whitens(self) -> bool:
         return bool(self.params_.recipe == "whitened")
 
+    @property
+    def context_counts(self) -> bool:
+        """Whether scores have a part that the map does not show: what lies around a place."""
+        return self._whitens and self._memories.context is not None
+
     # ---- the whitened recipe: what is learned
 
     def _prunes(self) -> bool:

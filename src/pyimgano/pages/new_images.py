@@ -48,7 +48,8 @@ class NewImagesPage:
     detector
         What the page calls the detector.
     normal, pixel_threshold
-        Mean of the pixels of normal images, and threshold of pixels; None where there is none.
+        Mean of the pixels of normal images, and a threshold of pixels for every image; None where
+        there is none.
     bit_depth
         Of images with 16 bits a sample, as `read_image`.
     watching

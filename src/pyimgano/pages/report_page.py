@@ -486,7 +486,6 @@ def _galleries(
                 record.score,
                 record.threshold,
                 None if calibration is None else calibration.mean,
-                None if calibration is None else calibration.value,
             )
         else:
             kind = "training" if record.role == "train" else "set aside for the threshold"
