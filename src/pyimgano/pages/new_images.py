@@ -146,6 +146,7 @@ class NewImagesPage:
             called,
             record.score,
             record.remark,
+            ratio is not None,
         )
 
     def _write(self, *, finished: bool) -> None:
@@ -169,7 +170,6 @@ class NewImagesPage:
             headline=self._headline(),
             facts=facts,
             tiles=[tile for _, _, tile in ordered],
-            as_multiples=any(one.called is not None for _, _, one in ordered),
             total=self._total,
             scored=self._total - self._errors,
             unreadable=self._unreadable,

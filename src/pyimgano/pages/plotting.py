@@ -309,16 +309,7 @@ def trade_off(
             _cross(ax, one.false_alarms, one.recall, _MUTED, "o", 4)
         _cross(ax, at, recall, _ACCENT, "D", 7)
         said = f"{now[1]} of {bad} defects, {now[0]} of {good} false alarms"
-        left = at.rate < 0.5 * end
-        low = recall.rate > 0.35
-        ax.annotate(
-            said,
-            (100 * at.rate, 100 * recall.rate),
-            (12 if left else -12, -16 if low else 14),
-            textcoords="offset points",
-            ha="left" if left else "right",
-            color=_ACCENT,
-        )
+        ax.text(1.0, 1.02, said, transform=ax.transAxes, ha="right", va="bottom", color=_ACCENT)
         if promised is not None and promised <= end:
             ax.axvline(100 * promised, color=_MUTED, linewidth=1.0, dashes=(2, 2))
             ax.text(

@@ -87,6 +87,8 @@ class Tile:
         As a number.
     note
         What else is to be said.
+    times
+        Whether `ratio` is a multiple of the threshold; the score itself where there is none.
     """
 
     picture: Picture
@@ -97,6 +99,7 @@ class Tile:
     called: str | None
     score: float
     note: str | None = None
+    times: bool = True
 
 
 @dataclass(frozen=True)
@@ -510,6 +513,7 @@ def _galleries(
             called,
             record.score,
             note,
+            ratio is not None,
         )
 
     with ThreadPoolExecutor(thread_count(), thread_name_prefix="pictures") as pool:

@@ -280,11 +280,10 @@ def multiple(ratio: float | None) -> str:
     """Return a score as a multiple of the threshold, never rounded across it."""
     if ratio is None:
         return "\N{EN DASH}"
-    for digits in (2, 3, 4, 6):
-        text = f"{ratio:.{digits}f}"
-        if (float(text) >= 1.0) == (ratio >= 1.0):
-            return text
-    return "1.000000" if ratio >= 1.0 else "0.999999"
+    text = f"{ratio:.2f}"
+    if (float(text) >= 1.0) != (ratio >= 1.0):
+        return "1.00" if ratio >= 1.0 else "0.99"
+    return text
 
 
 def seconds(value: float | None) -> str:
