@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import re
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -44,30 +46,9 @@ _TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.
 
 @contextmanager
 def _matplotlib() -> Iterator[Any]:
-    """Import matplotlib if need be, and give it with settings of its own defaults.
-
-    As it is imported matplotlib lists the fonts of the system by means of another process, and
-    keeps the list in a folder of its own. These plots need none of these fonts, since their text
-    stays text. So where nobody has imported it yet, it is told to look for none, and its folder is
-    one in our cache.
-    """
+    """Import matplotlib if need be, and give it with settings of its own defaults."""
     if "matplotlib.font_manager" not in sys.modules:
-        from platformdirs import user_cache_path
-
-        folder = user_cache_path("pyimgano") / "matplotlib"
-        before = {
-            name: os.environ.get(name) for name in ("MPLCONFIGDIR", "MPL_IGNORE_SYSTEM_FONTS")
-        }
-        os.environ.setdefault("MPLCONFIGDIR", str(folder))
-        os.environ["MPL_IGNORE_SYSTEM_FONTS"] = "1"
-        try:
-            import matplotlib.backends.backend_svg
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+        _import_quietly()
     import matplotlib.backends.backend_svg
     import matplotlib.figure
 
@@ -97,6 +78,42 @@ def _matplotlib() -> Iterator[Any]:
             }
         )
         yield matplotlib
+
+
+def _import_quietly() -> None:
+    """Import matplotlib such that it starts no process and leaves no file outside of our cache.
+
+    As it is imported it lists the fonts of the system by means of another process, and keeps the
+    list in a folder of its own. These plots need none of these fonts, since their text stays text.
+    So it is told to look for none, which versions before 3.11 do not understand: there it finds no
+    program that would list them. Its folder is one in our cache, since a list without the system's
+    fonts must not come into a folder of the user's.
+    """
+    from platformdirs import user_cache_path
+
+    told = {
+        "MPLCONFIGDIR": str(user_cache_path("pyimgano") / "matplotlib"),
+        "MPL_IGNORE_SYSTEM_FONTS": "1",
+    }
+    before = {name: os.environ.get(name) for name in told}
+    check_output, here = subprocess.check_output, threading.get_ident()
+
+    def no_program(*command: Any, **how: Any) -> Any:
+        if threading.get_ident() != here:
+            return check_output(*command, **how)
+        raise FileNotFoundError("no program is started while matplotlib is imported")
+
+    os.environ.update(told)
+    subprocess.check_output = no_program
+    try:
+        import matplotlib.backends.backend_svg  # noqa: F401
+    finally:
+        subprocess.check_output = check_output
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _svg(matplotlib: Any, figure: Any, name: str, description: str) -> Markup:
