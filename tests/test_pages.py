@@ -460,6 +460,25 @@ def test_a_record_that_a_crash_has_cut_is_left_out(make_mvtec: MakeDataset, tmp_
     assert len(category.images) == whole.count(b"\n") - 1
 
 
+def test_a_link_in_a_run_is_not_written_through(make_mvtec: MakeDataset, tmp_path: Path) -> None:
+    folder = run(make_mvtec(), tmp_path, html=False)
+    precious = save(tmp_path / "precious.png", plain())
+    before = precious.read_bytes()
+    (folder / "report.html").symlink_to(precious)
+    write_report_page(folder)
+    assert precious.read_bytes() == before and not (folder / "report.html").is_symlink()
+
+
+def test_what_the_map_does_not_show_is_said(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    with NewImagesPage(page, detector="x") as pages:
+        pages.add(record(0, 2.0), None, 0.25)
+        pages.add(record(1, 1.5), None, 0.0)
+    text = read(page).text
+    assert text.count("of the score is context") == 1
+    assert "25 % of the score is context, which the map does not show" in text
+
+
 def test_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path / "none")]) == 1
     assert "no such folder" in capsys.readouterr().err

@@ -32,6 +32,9 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from ..inference.outputs import Wanted
     from ..inference.records import RecordFile
     from ..inference.scoring import Scorer
@@ -410,18 +413,24 @@ def _score(
     from ..inference.records import RecordFile
     from ..inference.session import Session
     from ..inference.watch import Watcher
+    from ..models.context_share import context_share
 
     watching = given["watch"] is not None
     streaming = "-" in given["inputs"]
     out = _Output(given["quiet"], None if watching or streaming else len(paths))
     page = _page(given, detector)
+
+    def shown(record: InferenceRecord, found: npt.NDArray[np.float32] | None) -> None:
+        assert page is not None
+        page.add(record, found, context_share(detector, record.score, found))
+
     session = Session(
         detector,
         _wanted(given),
         out.emit,
         pixel_threshold=given["pixel_threshold"],
         batch_size=given["batch_size"],
-        look=None if page is None else page.add,
+        look=None if page is None else shown,
         warn=complain,
     )
     if kept is not None:

@@ -83,8 +83,22 @@ class NewImagesPage:
         self._threshold: float | None = None
         self._next = clock()
 
-    def add(self, record: InferenceRecord, anomaly_map: npt.NDArray[np.float32] | None) -> None:
+    def add(
+        self,
+        record: InferenceRecord,
+        anomaly_map: npt.NDArray[np.float32] | None,
+        context: float | None = None,
+    ) -> None:
         """Take in a scored image; the page is written if it is time.
+
+        Parameters
+        ----------
+        record
+            Of the image.
+        anomaly_map
+            (H, W) as the detector gave it; None without.
+        context
+            Share of the score that the map does not show; None where it shows all of it.
 
         Raises
         ------
@@ -102,7 +116,7 @@ class NewImagesPage:
             rank = (record.score, -self._total)
             full = len(self._kept) >= MOST_IMAGES
             if not full or rank > self._kept[0][:2]:
-                entry = (*rank, self._tile(record, anomaly_map))
+                entry = (*rank, self._tile(record, anomaly_map, context))
                 (heapq.heapreplace if full else heapq.heappush)(self._kept, entry)
         if self._watching and self._clock() >= self._next:
             self._write(finished=False)
@@ -119,7 +133,12 @@ class NewImagesPage:
         with suppress(DataError):  # what went wrong before is the error to tell
             self._write(finished=True)
 
-    def _tile(self, record: InferenceRecord, anomaly_map: npt.NDArray[np.float32] | None) -> Tile:
+    def _tile(
+        self,
+        record: InferenceRecord,
+        anomaly_map: npt.NDArray[np.float32] | None,
+        context: float | None,
+    ) -> Tile:
         assert record.score is not None
         facts = None
         if record.threshold is not None:
@@ -145,7 +164,7 @@ class NewImagesPage:
             words.multiple(ratio) if ratio is not None else f"{record.score:.4g}",
             called,
             record.score,
-            record.remark,
+            ". ".join(one for one in (words.context_note(context), record.remark) if one),
             ratio is not None,
         )
 

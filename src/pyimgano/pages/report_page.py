@@ -24,6 +24,7 @@ from ..runs import (
     SuiteReport,
     TrainingScoreRecord,
     read_map,
+    write_bytes,
     write_text,
 )
 from ..threads import thread_count
@@ -150,10 +151,13 @@ def write_report_page(run: str | Path, output: str | Path | None = None) -> Path
         It is no run directory, one of its files is damaged, or the page cannot be written.
     """
     files = read_run(run)
-    target = Path(output) if output is not None else files.path / REPORT_PAGE
     with limited_pixels(files.max_pixels):
         page = report_page(files)
-    write_text(target, page)
+    if output is not None:
+        write_text(Path(output), page)
+        return Path(output)
+    target = files.path / REPORT_PAGE
+    write_bytes(target, page.encode())  # in place of a link, which a run does not have
     return target
 
 
@@ -484,6 +488,7 @@ def _galleries(
             kind = record.defect if record.y_true else "good"
             if record.y_true is None:
                 kind = "no label"
+            note = words.context_note(record.context_share)
             anomaly_map = _map_of(run, files, record)
             facts = MapFacts(
                 record.score,

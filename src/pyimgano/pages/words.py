@@ -286,6 +286,13 @@ def multiple(ratio: float | None) -> str:
     return text
 
 
+def context_note(share: float | None) -> str | None:
+    """Return how much of a score its map does not show; None where it shows all of it."""
+    if share is None or share < 0.005:
+        return None
+    return f"{percent(share, 0)} of the score is context, which the map does not show"
+
+
 def seconds(value: float | None) -> str:
     """Return a time for people."""
     if value is None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ..calibration import ScoreScale
 from ..datasets import Sample, get_layout, open_root
 from ..models import ImageScore
+from ..models.context_share import context_share
 from ..models.registry import create_model
 from ..runs import MODEL_FOLDER, CategoryReport
 from .benchmark_documents import BenchmarkDocuments
@@ -281,8 +282,11 @@ def _measure(
             if page is not None:
                 page.add(sample.label, result.index, result.score, result.anomaly_map)
             if records is not None:
+                context = context_share(detector, result.score, result.anomaly_map)
                 records.write(
-                    run.record(name, sample, result, detector.threshold_, saved, scales[-1])
+                    run.record(
+                        name, sample, result, detector.threshold_, saved, scales[-1], context
+                    )
                 )
 
         model_folder: Path | None = None

@@ -185,8 +185,9 @@ class RunDocuments(ABC, Generic[Config, Report]):
         threshold: float,
         map_file: str | None = None,
         scale: ScoreScale | None = None,
+        context: float | None = None,
     ) -> ImageRecord:
-        """The line of an image in per_image.jsonl."""
+        """The line of an image in per_image.jsonl; `context` is the share of it in the score."""
         score = result.score
         return ImageRecord(
             index=result.index,
@@ -200,6 +201,7 @@ class RunDocuments(ABC, Generic[Config, Report]):
             pred=None if result.score is None else (1 if result.score >= threshold else 0),
             score_ratio=None if score is None or scale is None else scale.ratio(score),
             p_value=None if score is None or scale is None else scale.p_value(score),
+            context_share=context,
             error=None if result.error is None else result.error.reason,
             map=map_file,
         )
