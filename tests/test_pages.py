@@ -426,7 +426,7 @@ def test_a_robustness_run_has_a_page_too(make_mvtec: MakeDataset, tmp_path: Path
     )
     found = read(Path(report["run_dir"]) / "report.html")
     assert "Under drift" in found.text and "lighting" in found.text
-    assert len(found.all("svg")) == 6 and found.all("button", class_="pictures")
+    assert len(found.all("svg")) == 7 and found.all("button", class_="pictures")
 
 
 def test_a_page_that_cannot_be_made_does_not_cost_the_run(
