@@ -377,7 +377,7 @@ def test_keywords_presets_and_what_beats_what(make_mvtec: MakeDataset, tmp_path:
     random = run(root, tmp_path, pretrained=False, seed=4)
     assert random["detector"]["backbone"]["weights"]["detail"] == "seed 4"
     config = json.loads((Path(random["run_dir"]) / "config.json").read_text())
-    assert config["seed"] == 4 and config["detector_parameters"]["pretrained"] is False
+    assert config["seed"] == 4 and config["pretrained"] is False
 
 
 @pytest.mark.parametrize(

@@ -400,7 +400,7 @@ def test_a_benchmark_with_a_region(make_mvtec: MakeDataset, tmp_path: Path) -> N
     assert any("region of interest of 79.7 % of the frame" in note for note in report["notes"])
     assert report["detector"]["parameters"]["roi"] == str(file)
     config = json.loads((Path(report["run_dir"]) / "config.json").read_text())
-    assert config["detector_parameters"]["roi"] == str(file)
+    assert config["roi"] == str(file)
     polygons = [[0, 0], [1, 0], [1, 0.8], [0, 0.8]]
     again = run_benchmark(model_kwargs={"roi": polygons}, **given)
     assert again["results"] == report["results"] and again["roi"]["share"] == region["share"]

@@ -22,12 +22,6 @@ if TYPE_CHECKING:
 
     from ..runs import FittedReport
 
-#: The built-in datasets, for help texts.
-DATASETS = "mvtec, mvtec_loco, mvtec_ad2, visa, btad, custom or demo"
-
-#: The same for all commands that read datasets.
-ALLOW_OUTSIDE = "Follow links and a manifest's paths out of the dataset's folder."
-
 #: The same for all commands that load detectors.
 ALLOW_WEIGHTS = "Read the weights file that the saved detector names even outside its folder."
 

@@ -23,6 +23,7 @@ from .infer_usage import (
 )
 from .interruption import stand_down
 from .options import (
+    SharedOption,
     bit_depth_option,
     calibration_tail_option,
     checkpoint_option,
@@ -48,56 +49,25 @@ _NAMED = 20
 @checkpoint_option("a saved model (a folder), or")
 @click.option("--train-dir", type=_FOLDER, help="Fit a detector on the good images of this folder.")
 @click.option("--model", help="Model to fit. Default vision_patchcore.")
-@click.option(
-    "--preset", help="Settings: industrial-fast, industrial-balanced or industrial-accurate."
-)
-@click.option(
-    "--contamination",
-    type=float,
-    help="Share of training images that may lie above the threshold, in (0, 0.5].",
-)
-@click.option(
-    "--pretrained/--no-pretrained",
-    default=None,
-    help="Use ImageNet weights (the default), or random ones (for timing only).",
-)
-@click.option(
-    "--model-kwargs", metavar="JSON", help="Further keywords of the model, as a JSON object."
-)
-@click.option(
-    "--resize",
-    type=int,
-    nargs=2,
-    metavar="H W",
-    help="Height and width that the model sees images at. By default the model chooses; most "
-    "take 256 256.",
-)
-@click.option(
-    "--roi",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Fit and score only this region: a mask image, or a .json file of polygons.",
-)
+@click.option("--preset", cls=SharedOption)
+@click.option("--contamination", cls=SharedOption, type=float)
+@click.option("--pretrained/--no-pretrained", cls=SharedOption, default=None)
+@click.option("--model-kwargs", cls=SharedOption, metavar="JSON")
+@click.option("--resize", cls=SharedOption, type=int, nargs=2, metavar="H W")
+@click.option("--roi", cls=SharedOption, type=click.Path(path_type=Path), metavar="FILE")
 @click.option(
     "--save-model",
     type=_FOLDER,
     help="Save the detector that was fitted, or calibrated with --calibrate-on, in this folder.",
 )
-@click.option(
-    "--device", default="cpu", show_default=True, help="Run on auto, cpu, cuda or cuda:N."
-)
+@click.option("--device", cls=SharedOption, default="cpu", show_default=True)
 @click.option("--allow-outside", is_flag=True, help=ALLOW_WEIGHTS)
 @click.option(
     "--calibrate-on",
     type=_FOLDER,
     help="Calibrate the threshold on these good images, which the detector was not fitted on.",
 )
-@click.option(
-    "--calibration-quantile",
-    type=float,
-    help="Quantile of the good images' scores that becomes the threshold, in (0, 1). "
-    "Default 0.995.",
-)
+@click.option("--calibration-quantile", cls=SharedOption, type=float)
 @calibration_tail_option
 @click.option(
     "--threshold",

@@ -11,9 +11,10 @@ import numpy as np
 from ..datasets import Category, Layout
 from ..evaluation import DECISION_METRICS, PIXEL_METRICS
 from ..models import Detector
-from ..runs import CategoryReport, Results, RunConfig, SingleReport, SuiteReport, Timings
+from ..runs import CategoryReport, Results, SingleReport, SuiteReport, Timings
 from .config import BenchmarkConfig
 from .fitted import decision_notes, region_notes
+from .run import RunConfig
 from .run_documents import RunDocuments
 from .trial import Trial
 

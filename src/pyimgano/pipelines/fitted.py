@@ -19,7 +19,7 @@ from ..runs import (
     RegionReport,
     ShareReport,
 )
-from .config import BenchmarkConfig
+from .config import Options
 from .operating_points import Likeness, OperatingPoint, low_recall_note, unlike_note
 from .trial import Measurement, measured_rate
 
@@ -27,7 +27,7 @@ from .trial import Measurement, measured_rate
 _NAMED = 3
 
 
-def plain_parameters(parameters: Mapping[str, Any], config: BenchmarkConfig) -> dict[str, Any]:
+def plain_parameters(parameters: Mapping[str, Any], config: Options) -> dict[str, Any]:
     """A detector's keywords as documents have them: plain JSON values.
 
     `calibration` is the run's word for where the threshold comes from, which a detector does not
@@ -110,7 +110,7 @@ def _likeness(found: Likeness | None) -> LikenessReport | None:
 
 
 def fitted_fields(
-    config: BenchmarkConfig, category: Category, detector: Detector, measured: Measurement
+    config: Options, category: Category, detector: Detector, measured: Measurement
 ) -> dict[str, Any]:
     """The fields of a category's report that say how it was fitted and calibrated.
 

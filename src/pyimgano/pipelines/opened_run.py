@@ -15,7 +15,7 @@ from ..models import Detector
 from ..models.registry import create_model
 from ..models.saving import require_saveable
 from ..runs import shown
-from .config import BenchmarkConfig
+from .config import BenchmarkConfig, Options
 
 #: Makes a detector from a model's name and its keywords.
 MakeDetector = Callable[..., Any]
@@ -38,6 +38,8 @@ class OpenedRun:
     category
         What was asked for, as reports say it: a name, several with commas, or `all`. A custom
         dataset without categories is always `custom`.
+    ours
+        Whether the detector is one of pyimgano's.
     backbone
         What the detectors' `prepare` gave, None if they have none.
     roi_sha256
@@ -50,16 +52,18 @@ class OpenedRun:
     root: Path
     names: list[str]
     category: str
+    ours: bool
     backbone: Any = None
     roi_sha256: str | None = None
 
 
 def open_run(
-    config: BenchmarkConfig, root: str | Path | None, create: MakeDetector = create_model
+    config: Options, create: MakeDetector = create_model, categories: list[str] | None = None
 ) -> OpenedRun:
     """Find out what can be found out before a run begins.
 
-    `create` makes the detector from the model's name and keywords.
+    `create` makes the detector from the model's name and keywords; `categories` are those of a run
+    that goes on, unless it is over all.
 
     Raises
     ------
@@ -78,19 +82,20 @@ def open_run(
     if config.calibration == "validation" and not layout.has_validation:
         raise UsageError(f"calibration: dataset {layout.name!r} has no validation images")
     # whatever folder a run is begun or resumed in, its documents say the same
-    folder = open_root(layout, root).absolute()
-    names = _choose_categories(layout, folder, config.category)
+    folder = open_root(layout, config.root).absolute()
+    names = _choose_categories(layout, folder, categories or config.category)
     asked = config.category if isinstance(config.category, str) else ",".join(config.category)
     if asked == "all" and layout.name == "custom" and names == ["custom"]:
         asked = "custom"
     _require_distinct(folder, names)
-    if config.save_model:
+    if isinstance(config, BenchmarkConfig) and config.save_model:
         require_saveable(detector)
     region = detector.region_of_interest()
     # a device or weights that are not there fail here, not in each category
     backbone = detector.prepare()
     sha256 = None if region is None else region.sha256
-    return OpenedRun(detector, keywords, layout, folder, names, asked, backbone, sha256)
+    ours = create is create_model
+    return OpenedRun(detector, keywords, layout, folder, names, asked, ours, backbone, sha256)
 
 
 def _choose_categories(layout: Layout, root: Path, wanted: str | list[str]) -> list[str]:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..datasets import limit_category, load_category
 from ..errors import DataError, PyimganoError, UsageError
 from ..images import limited_pixels
-from ..models.registry import create_model
-from ..runs import EarlierRun, RunConfig, RunDirectory, finished_report, require_empty, shown
+from ..runs import EarlierRun, RunDirectory, finished_report, require_empty, shown
 from ..threads import limited_threads
-from .config import BenchmarkConfig
+from .config import Execution, Options
 from .environment import program_changes
 from .files import changes, used_files
 from .opened_run import MakeDetector, open_run
@@ -36,17 +36,9 @@ _LISTED = 6
 
 def run_or_resume(
     documents: type[Documents],
-    measure: Callable[[Documents, str], Any],
-    asked: Mapping[str, Any],
-    *,
-    root: str | Path | None,
-    output_dir: str | Path | None,
-    runs_dir: str | Path | None,
-    resume: str | Path | None,
-    force: bool,
-    fail_fast: bool,
-    listener: Listener | None,
-    create: MakeDetector = create_model,
+    measure: Callable[..., Any],
+    function: Callable[..., Any],
+    given: dict[str, Any],
 ) -> dict[str, Any]:
     """Run from the beginning, or go on with the run in the directory `resume`.
 
@@ -56,14 +48,18 @@ def run_or_resume(
         Of this kind of run.
     measure
         Gives the report of the category of that name.
-    asked
-        The arguments of `documents.config_class.check`. Where a run goes on they are checked by
-        the caller (`require_same`), and only `num_threads` of them counts.
-    root, output_dir, runs_dir, resume, force, fail_fast, listener
-        As `run_benchmark`.
-    create
-        Makes the detectors.
+    function, given
+        What was called, and its arguments by name.
     """
+    if given["resume"] is not None:
+        require_same(documents, given["resume"], given_besides(function, given))
+    listener: Listener | None = given.pop("listener")
+    create: MakeDetector = given.pop("create")
+    own = {name: given.pop(name) for name in Execution.model_fields}
+    output_dir, runs_dir, resume, force, fail_fast = (
+        own[name] for name in ("output_dir", "runs_dir", "resume", "force", "fail_fast")
+    )
+    measure = partial(measure, listener=listener, create=create)
     config: Any
     if output_dir is not None and runs_dir is not None:
         raise UsageError(
@@ -73,11 +69,11 @@ def run_or_resume(
     if resume is None:
         if force:
             raise UsageError("force is for a run that goes on (resume)")
-        config = documents.config_class.check(**asked)
+        config = documents.config_class.check(**given)
         if config.save_run and output_dir is not None:
             require_empty(output_dir)  # found out before weights are looked for
         with limited_threads(config.num_threads), limited_pixels(config.max_pixels):
-            opened = open_run(config, root, create)
+            opened = open_run(config, create)
             with documents(config, opened, output_dir, runs_dir) as run:
                 return run_categories(run, lambda name: measure(run, name), listener, fail_fast)
     done = finished_report(resume)
@@ -88,9 +84,10 @@ def run_or_resume(
     directory = RunDirectory(path)
     try:
         earlier = _read(documents, path)
-        config = _checked(earlier, documents.config_class, {"num_threads": asked["num_threads"]})
+        config = _checked(earlier, documents.config_class, {"num_threads": given["num_threads"]})
         with limited_threads(config.num_threads), limited_pixels(config.max_pixels):
-            opened = open_run(config, earlier.config.root, create)
+            whole = earlier.config.category == "all"
+            opened = open_run(config, create, None if whole else earlier.config.categories)
             run = documents(config, opened, directory=directory, earlier=earlier)
             found = list(_differences(run, earlier))
             if found and not force:
@@ -122,21 +119,18 @@ def require_same(
         "runs_dir": _place(earlier.path.absolute().parent),
     }
     config = documents.config_class
-    before = _checked(earlier, config, {}).model_dump()
+    before = _checked(earlier, config, {})
     rest = {name: value for name, value in given.items() if name not in places}
-    after = config.check(**{**earlier.arguments, **rest}).model_dump()
+    after = config.check(**{**dict(before), **rest})
     was: Any
     is_now: Any
     for name, value in given.items():
         if name in places:
             was, is_now = str(places[name]), _place(value)
         else:
-            was, is_now = before[name], after[name]
-            if was is None:  # the run took a default, which its config names
-                was = getattr(earlier.config, name, None)
-                is_now = None if was is None else type(was)(is_now)
-            if name == "category":
-                was, is_now = _names(was), _names(is_now)
+            was, is_now = getattr(before, name), getattr(after, name)
+        if name == "category":
+            was, is_now = _names(was), _names(is_now)
         if was != is_now and name not in _FREE:
             raise UsageError(
                 f"{name}: the run has {was!r}, got {is_now!r}; a run that goes on keeps its own"
@@ -148,13 +142,20 @@ def _place(path: str | Path) -> str:
 
 
 def _names(category: str | list[str]) -> list[str]:
-    return category.split(",") if isinstance(category, str) else list(category)
+    names = category.split(",") if isinstance(category, str) else category
+    return [name.strip() for name in names]
 
 
 def given_besides(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `values` that are not the defaults of a function's arguments."""
+    """Those of `values` that are not the defaults of a function's arguments, and that say what the
+    run is, not how it goes on."""
     parameters = inspect.signature(function).parameters
-    return {name: value for name, value in values.items() if value != parameters[name].default}
+    how = ("resume", "force", "fail_fast", "listener", "create")
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in how and value != parameters[name].default
+    }
 
 
 def _read(documents: type[RunDocuments[Any, Any]], path: Path) -> EarlierRun[Any, Any]:
@@ -162,21 +163,26 @@ def _read(documents: type[RunDocuments[Any, Any]], path: Path) -> EarlierRun[Any
 
 
 def _checked(
-    earlier: EarlierRun[Any, Any], config: type[BenchmarkConfig], other: Mapping[str, Any]
-) -> BenchmarkConfig:
-    """The run's arguments, with `other` in place of its own where they are not None."""
-    arguments = earlier.arguments
-    place = earlier.path / "config.json"
-    needed = {name for name, field in config.model_fields.items() if field.is_required()}
-    # a run of before an argument was there goes on with its default
-    wrong = (set(arguments) - set(config.model_fields)) | (needed - set(arguments))
-    if wrong:
-        raise DataError(f"{place}: arguments: {min(wrong)!r} is unknown or missing")
-    arguments.update({name: value for name, value in other.items() if value is not None})
+    earlier: EarlierRun[Any, Any], config: type[Options], other: Mapping[str, Any]
+) -> Options:
+    """The run's options, with `other` in place of its own where they are not None.
+
+    Raises
+    ------
+    DataError
+        They are not known.
+    """
+    if earlier.config.model_kwargs is None:
+        raise DataError(
+            f"{earlier.path}: cannot be resumed: its config.json does not hold model_kwargs, "
+            "which JSON could not, or an earlier version wrote it"
+        )
+    own = {name: getattr(earlier.config, name) for name in config.model_fields}
+    own.update({name: value for name, value in other.items() if value is not None})
     try:
-        return config.check(**arguments)
+        return config.check(**own)
     except UsageError as error:
-        raise DataError(f"{place}: arguments: {error}") from None
+        raise DataError(f"{earlier.path / 'config.json'}: {error}") from None
 
 
 def _differences(run: RunDocuments[Any, Any], earlier: EarlierRun[Any, Any]) -> Iterator[str]:
@@ -185,7 +191,9 @@ def _differences(run: RunDocuments[Any, Any], earlier: EarlierRun[Any, Any]) -> 
         yield "environment.json is missing or damaged, so what the run was made with is not known"
     else:
         yield from program_changes(earlier.environment, run.environment)
-    yield from _edits(earlier.config, run.config_json())
+    if earlier.config.categories != list(map(shown, run.names)):
+        before, after = (", ".join(names) for names in (earlier.config.categories, run.names))
+        yield f"the categories were {before} and are {after}"
     for name in run.names:
         report = run.reports.get(shown(name))
         if report is None:  # done again, whatever its files are now
@@ -205,22 +213,3 @@ def _differences(run: RunDocuments[Any, Any], earlier: EarlierRun[Any, Any]) -> 
             changed = str(error)
         if changed is not None:
             yield f"{shown(name)}: {changed}"
-
-
-def _edits(then: RunConfig, now: RunConfig) -> Iterator[str]:
-    """Where config.json is not what its own arguments come to."""
-    stored, derived = _flat(then), _flat(now)
-    for name in sorted({*stored, *derived}):
-        was, is_now = stored.get(name), derived.get(name)
-        if name == "categories":
-            if was != is_now:
-                before, after = (", ".join(names or ()) for names in (was, is_now))
-                yield f"the categories were {before} and are {after}"
-        elif was != is_now:
-            yield f"config.json has {name} {was!r}, which comes to {is_now!r}"
-
-
-def _flat(config: RunConfig) -> dict[str, Any]:
-    fields = config.model_dump(exclude={"pyimgano_version", "started_at", "arguments"})
-    parameters = fields.pop("detector_parameters")
-    return {**fields, **{f"detector_parameters.{name}": v for name, v in parameters.items()}}

@@ -19,14 +19,16 @@ from ..models import ImageScore
 from ..models.registry import create_model
 from ..runs import ConditionResults, Problem, RobustnessCategoryReport, RobustnessTimings
 from .conditions import Condition, TimedScorer, scored_under
+from .config import Execution, RobustnessConfig, describes
 from .opened_run import MakeDetector
-from .resuming import given_besides, require_same, run_or_resume
+from .resuming import run_or_resume
 from .robustness_documents import RobustnessDocuments
 from .robustness_results import clean_results, condition_results
 from .suite import Listener, load_task
 from .trial import Measurement, fit_detector, measure_detector
 
 
+@describes(RobustnessConfig, Execution)
 def run_robust_benchmark(
     *,
     dataset: str | None = None,
@@ -72,33 +74,13 @@ def run_robust_benchmark(
 ) -> dict[str, Any]:
     """Fit on clean images, then measure on clean and on corrupted ones, at the same threshold.
 
+    Corruptions change test images alone, and what they draw depends on the seed, on the corruption
+    and on an image's path from the root. A region of interest stays where it is in the frame.
+
     Parameters
     ----------
-    dataset, root, category, split, allow_outside
-        As `run_benchmark`.
-    model, preset, model_kwargs, device, pretrained, contamination, resize, calibration,
-    calibration_quantile, calibration_tail, exclude_suspects, exclude
-        As `run_benchmark`.
-    limit_train, limit_test, pixel, pixel_aupro_limit, on_error, save_run, output_dir, runs_dir,
-    per_image_jsonl, num_threads, max_pixels, resume, force, fail_fast, listener
-        As `run_benchmark`. Corruptions change test images alone.
-    corruptions
-        Names of `pyimgano.images.CORRUPTIONS`, in a sequence or separated by commas; by default
-        all of them.
-    severities
-        Of 1 (drift that goes unnoticed) to 5 (severe).
-    pixel_segf1
-        Whether the pixel metrics have `segf1`.
-    seed
-        Of the detector, of the samples that the limits take, and of the corruptions' draws,
-        which depend on it, on the corruption and on an image's path from the root alone.
-    cache_dir
-        As `run_benchmark`, for the training images; test images are not cached.
-    roi
-        As `run_benchmark`; it stays where it is in the frame, whatever moves in it.
-    create
-        Makes a detector from the model's name and keywords, where it is not to be one of ours.
-    bit_depth
+    {options}
+    listener, create
         As `run_benchmark`.
 
     Returns
@@ -116,59 +98,8 @@ def run_robust_benchmark(
     UsageError, DataError
         As `run_benchmark`; also for an unknown corruption, or a severity other than 1 to 5.
     """
-    asked = {
-        "dataset": dataset,
-        "category": category if isinstance(category, str) else list(category),
-        "corruptions": corruptions,
-        "severities": severities,
-        "split": split,
-        "allow_outside": allow_outside,
-        "model": model,
-        "device": device,
-        "preset": preset,
-        "pretrained": pretrained,
-        "contamination": contamination,
-        "resize": resize,
-        "model_kwargs": model_kwargs,
-        "calibration": calibration,
-        "calibration_quantile": calibration_quantile,
-        "calibration_tail": calibration_tail,
-        "exclude_suspects": exclude_suspects,
-        "exclude": None if exclude is None else str(exclude),
-        "limit_train": limit_train,
-        "limit_test": limit_test,
-        "seed": seed,
-        "pixel": pixel,
-        "pixel_aupro_limit": pixel_aupro_limit,
-        "pixel_segf1": pixel_segf1,
-        "on_error": on_error,
-        "save_run": save_run,
-        "per_image_jsonl": per_image_jsonl,
-        "cache_dir": None if cache_dir is None else str(cache_dir),
-        "num_threads": num_threads,
-        "max_pixels": max_pixels,
-        "save_model": False,
-        "roi": None if roi is None else str(roi),
-        "bit_depth": bit_depth,
-    }
-    if resume is not None:
-        ours = {name: value for name, value in asked.items() if name != "save_model"}
-        places = {"root": root, "output_dir": output_dir, "runs_dir": runs_dir}
-        given = given_besides(run_robust_benchmark, {**ours, **places})
-        require_same(RobustnessDocuments, resume, given)
-    return run_or_resume(
-        RobustnessDocuments,
-        partial(_measure, listener=listener, create=create),
-        asked,
-        root=root,
-        output_dir=output_dir,
-        runs_dir=runs_dir,
-        resume=resume,
-        force=force,
-        fail_fast=fail_fast,
-        listener=listener,
-        create=create,
-    )
+    given = dict(locals())  # the arguments by name, before anything else has a name
+    return run_or_resume(RobustnessDocuments, _measure, run_robust_benchmark, given)
 
 
 def _measure(

@@ -14,7 +14,6 @@ from ..runs import (
     ConditionResults,
     Problem,
     RobustnessCategoryReport,
-    RobustnessConfigDocument,
     RobustnessRecord,
     RobustnessSingleReport,
     RobustnessSuiteReport,
@@ -29,6 +28,7 @@ from .robustness_results import (
     metrics_by_name,
     summarize,
 )
+from .run import RobustnessConfigDocument
 from .run_documents import RunDocuments
 from .trial import Measurement
 
@@ -152,14 +152,11 @@ class RobustnessDocuments(RunDocuments[RobustnessConfig, RobustnessCategoryRepor
             summary=summarize(corruptions) if corruptions else None,
         )
 
-    def config_json(self) -> RobustnessConfigDocument:
-        names, severities = self.config.corruptions, self.config.severities
-        return RobustnessConfigDocument(
-            **self._config_fields(),
-            corruptions=list(names),
-            severities=list(severities),
-            corruption_parameters={
+    def _config_facts(self) -> dict[str, Any]:
+        severities = self.config.severities
+        return {
+            "corruption_parameters": {
                 name: [get_corruption(name).at(severity) for severity in severities]
-                for name in names
-            },
-        )
+                for name in self.config.corruptions
+            }
+        }

@@ -14,6 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from pydantic import BaseModel
+
 from .. import __version__
 from ..calibration import ScoreScale
 from ..datasets import Category, Sample
@@ -28,7 +30,6 @@ from ..runs import (
     Problem,
     RecordWriter,
     ResumedSession,
-    RunConfig,
     RunDirectory,
     RunFields,
     Status,
@@ -36,10 +37,11 @@ from ..runs import (
     shown,
     write_document,
 )
-from .config import BenchmarkConfig
+from .config import Options, as_json
 from .environment import command_line, describe_environment
 from .fitted import fitted_fields, plain_parameters
 from .opened_run import OpenedRun
+from .run import RobustnessConfigDocument, RunConfig
 from .suspect_pictures import MOST_PICTURES, write_picture
 from .trial import Measurement
 
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Report = TypeVar("Report", bound=FittedReport)
-Config = TypeVar("Config", bound=BenchmarkConfig)
+Config = TypeVar("Config", bound=Options)
 
 
 class RunDocuments(ABC, Generic[Config, Report]):
@@ -80,8 +82,8 @@ class RunDocuments(ABC, Generic[Config, Report]):
     #: Stands in the name of the run's directory; none for a benchmark.
     kind: ClassVar[str | None] = None
     #: The arguments, and the models of config.json and of a category's report.
-    config_class: ClassVar[type[BenchmarkConfig]]
-    config_document: ClassVar[type[RunConfig]]
+    config_class: ClassVar[type[Options]]
+    config_document: ClassVar[type[RunConfig | RobustnessConfigDocument]]
     report_class: ClassVar[type[FittedReport]]
 
     def __init__(
@@ -107,6 +109,7 @@ class RunDocuments(ABC, Generic[Config, Report]):
         self.started_at = started.isoformat(timespec="seconds")
         self.parameters = plain_parameters(opened.detector.get_params(), config)
         self.category = opened.category
+        self.ours = opened.ours
         self._writing = threading.RLock()
         self.resumed = earlier is not None
         self.directory = directory
@@ -357,36 +360,36 @@ class RunDocuments(ABC, Generic[Config, Report]):
     def _suite(self, fields: dict[str, Any]) -> RunFields:
         """That of several, given the fields that every kind of run has."""
 
-    def config_json(self) -> RunConfig:
+    def config_json(self) -> BaseModel:
         """config.json."""
-        return RunConfig(**self._config_fields())
-
-    def _config_fields(self) -> dict[str, Any]:
         config = self.config
-        return {
-            "pyimgano_version": __version__,
-            "started_at": self.started_at,
-            **self._asked(self.category),
-            "categories": self.names,
-            "allow_outside": config.allow_outside,
-            "detector_parameters": self.parameters,
-            "calibration": config.calibration,
-            "calibration_quantile": self.parameters["calibration_quantile"],
-            "calibration_tail": self.parameters.get("calibration_tail"),
-            "exclude_suspects": config.exclude_suspects,
-            "exclude": config.exclude,
-            "contamination": self.parameters["contamination"],
-            "limit_train": config.limit_train,
-            "limit_test": config.limit_test,
-            "seed": config.seed,
-            "pixel": config.pixel,
+        fields = {
+            **config.model_dump(),
+            "root": str(self.root),
+            "category": self.category,
+            "resize": self.parameters["resize"],
             "pixel_aupro_limit": self.aupro_limit,
-            "on_error": config.on_error,
-            "per_image_jsonl": config.per_image_jsonl,
             "max_pixels": max_pixels(),
-            "save_model": config.save_model,
-            "arguments": config.as_json(),
+            "model_kwargs": as_json(config.model_kwargs),
         }
+        if self.ours:  # another's detectors may not take these as keywords, if they are not given
+            for name in ("contamination", "calibration_quantile", "calibration_tail"):
+                fields[name] = self.parameters.get(name)
+            if self.parameters["resize"] is not None and fields["model_kwargs"]:
+                fields["model_kwargs"].pop("image_size", None)  # has become resize
+        return self.config_document(
+            **fields,
+            pyimgano_version=__version__,
+            started_at=self.started_at,
+            categories=self.names,
+            own_metrics=list(self.layout.own_metrics),
+            detector_parameters=config.further_parameters(self.parameters),
+            **self._config_facts(),
+        )
+
+    def _config_facts(self) -> dict[str, Any]:
+        """Further fields of config.json of this kind of run."""
+        return {}
 
 
 def _plain_report(report: RunFields) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from ..datasets import Category, limit_category, load_category
 from ..errors import DataError, PyimganoError, during
 from ..runs import FittedReport, shown
-from .config import BenchmarkConfig, RobustnessConfig, make_postprocess
+from .config import BenchmarkConfig, Options, make_postprocess
 from .exclusion import read_exclusions, without_excluded
 from .failures import failure_of
 from .files import used_files
@@ -70,7 +70,7 @@ def load_task(run: RunDocuments[Any, Any], name: str) -> CategoryTask:
     DataError
         No training images, or no validation images where they are wanted.
     """
-    config: BenchmarkConfig = run.config
+    config: Options = run.config
     with during("reading"):
         whole = load_category(run.layout, run.root, name)
         category = limit_category(whole, config.limit_train, config.limit_test, config.seed)
@@ -102,9 +102,9 @@ def load_task(run: RunDocuments[Any, Any], name: str) -> CategoryTask:
     )
 
 
-def pixel_protocol(config: BenchmarkConfig) -> dict[str, Any]:
+def pixel_protocol(config: Options) -> dict[str, Any]:
     """The fields of `EvaluationProtocol` about thresholds of pixels and post-processing."""
-    if isinstance(config, RobustnessConfig):
+    if not isinstance(config, BenchmarkConfig):
         return {"segf1": config.pixel_segf1}
     strategy = None
     if config.pixel_threshold_strategy is not None:

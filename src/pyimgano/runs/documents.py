@@ -10,12 +10,11 @@ from .environment_schema import EnvironmentDocument, FilesDocument
 from .inference_schema import InferenceRecord
 from .robustness_schema import (
     RobustnessCategoryReport,
-    RobustnessConfigDocument,
     RobustnessRecord,
     RobustnessSingleReport,
     RobustnessSuiteReport,
 )
-from .schema import CategoryReport, ImageRecord, RunConfig, SingleReport, SuiteReport
+from .schema import CategoryReport, ImageRecord, SingleReport, SuiteReport
 
 #: The documents of a run, by the name of their schema file.
 DOCUMENTS: dict[str, type[BaseModel]] = {
@@ -23,14 +22,12 @@ DOCUMENTS: dict[str, type[BaseModel]] = {
     "report.single": SingleReport,
     "report.suite": SuiteReport,
     "per_image": ImageRecord,
-    "config": RunConfig,
     "environment": EnvironmentDocument,
     "files": FilesDocument,
     "robustness.report.category": RobustnessCategoryReport,
     "robustness.report.single": RobustnessSingleReport,
     "robustness.report.suite": RobustnessSuiteReport,
     "robustness.per_image": RobustnessRecord,
-    "robustness.config": RobustnessConfigDocument,
     "inference": InferenceRecord,
 }
 
@@ -39,5 +36,12 @@ def json_schemas() -> dict[str, str]:
     """File name to JSON Schema text, for every document of a run."""
     return {
         f"{name}.schema.json": json.dumps(model.model_json_schema(), indent=2) + "\n"
-        for name, model in DOCUMENTS.items()
+        for name, model in {**DOCUMENTS, **_configs()}.items()
     }
+
+
+def _configs() -> dict[str, type[BaseModel]]:
+    """Return the models of config.json, whose fields are the options of the pipelines above."""
+    from ..pipelines.run import RobustnessConfigDocument, RunConfig
+
+    return {"config": RunConfig, "robustness.config": RobustnessConfigDocument}
