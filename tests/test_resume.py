@@ -66,10 +66,10 @@ def begin(root: Path, tmp_path: Path, **more: Any) -> dict[str, Any]:
     return run_benchmark(root=root, runs_dir=tmp_path / "runs", **given)
 
 
-def stopped(root: Path, tmp_path: Path, category: str = "nut", **more: Any) -> Path:
+def stopped(root: Path, tmp_path: Path, at: str = "nut", **more: Any) -> Path:
     """The directory of a run that was interrupted in a category's scoring."""
     with pytest.raises(KeyboardInterrupt):
-        begin(root, tmp_path, listener=Stop(category, "test images"), **more)
+        begin(root, tmp_path, listener=Stop(at, "test images"), **more)
     return newest(tmp_path)
 
 
@@ -362,7 +362,8 @@ def test_places_that_are_no_run(tmp_path: Path) -> None:
 
 def test_keywords_that_json_does_not_hold(root: Path, tmp_path: Path) -> None:
     mask = RegionOfInterest.from_polygons([[[0, 0], [1, 0], [1, 1]]])
-    run = stopped(root, tmp_path, model_kwargs={"roi": mask})
+    more = {"model": "vision_hbos", "pretrained": False, "model_kwargs": {"roi": mask}}
+    run = stopped(root, tmp_path, **more)
     assert json.loads((run / "config.json").read_text())["model_kwargs"] is None
     with pytest.raises(DataError, match="does not hold model_kwargs, which JSON could not"):
         run_benchmark(resume=run)

@@ -6,6 +6,7 @@ from .dataset import Dataset, DatasetInfo, load_dataset
 from .inside import load_category
 from .layout import Category, Layout, Sample, Saturation, Unused
 from .masks import NO_MASK, MaskError, Move, Region, load_mask, load_regions
+from .own_folders import require_good_parts
 from .sampling import limit_category, limit_samples
 from .unused import outside_of_categories
 
@@ -35,4 +36,5 @@ __all__ = [
     "load_regions",
     "open_root",
     "outside_of_categories",
+    "require_good_parts",
 ]

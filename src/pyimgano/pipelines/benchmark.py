@@ -16,6 +16,7 @@ from .benchmark_documents import BenchmarkDocuments
 from .config import BenchmarkConfig, Execution, describes
 from .opened_run import MakeDetector
 from .resuming import run_or_resume
+from .run_documents import write_page_facts
 from .submission import Submission
 from .suite import Listener, load_task
 from .trial import run_trial
@@ -63,6 +64,7 @@ def run_benchmark(
     save_model: bool = False,
     roi: str | Path | None = None,
     bit_depth: int | None = None,
+    html: bool = True,
     resume: str | Path | None = None,
     force: bool = False,
     fail_fast: bool = False,
@@ -129,11 +131,14 @@ def _measure(
     detector = create(run.config.model, **run.keywords)
     submission = Submission(run.layout, run.root, run.directory, category.test, detector)
     scales: list[ScoreScale] = []  # of the detector, once it is fitted
+    page = run.page_facts(name)
     with ExitStack() as stack:
         records = stack.enter_context(writer) if (writer := run.record_writer(name)) else None
 
         def record(sample: Sample, result: ImageScore) -> None:
             saved = submission.save(detector, sample, result)
+            if page is not None:
+                page.add(sample.label, result.index, result.score, result.anomaly_map)
             if records is not None:
                 records.write(
                     run.record(name, sample, result, detector.threshold_, saved, scales[-1])
@@ -156,12 +161,14 @@ def _measure(
             protocol=task.protocol,
             on_error=run.config.on_error,
             exclude_suspects=run.config.exclude_suspects,
-            keep_maps=submission.wanted,
+            keep_maps=submission.wanted or page is not None,
             on_fitted=keep,
             on_score=record,
             progress=None if listener is None else listener.stage,
         )
         submission.flush()
+    if page is not None:
+        write_page_facts(page, detector, trial, task.calibration_images is not None)
     notes = [*category.notes, *trial.notes, *submission.notes()]
     if not category.test:
         notes.append("there are no test images: the threshold is calibrated, nothing is measured")

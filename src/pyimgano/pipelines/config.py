@@ -92,7 +92,7 @@ class Options(_Options):
     dataset: Annotated[str, Shown("Dataset")] = Field(
         description=f"Layout of the dataset: {DATASETS}; demo needs no root."
     )
-    root: Annotated[SkipValidation[str | None], Shown("Dataset", path="any")] = Field(
+    root: Annotated[SkipValidation[str | Path | None], Shown("Dataset", path="any")] = Field(
         None, description="Folder of the dataset; for custom also a manifest (.csv, .jsonl)."
     )
     category: Annotated[str | list[str], Shown("Dataset")] = Field(
@@ -227,6 +227,11 @@ class Options(_Options):
     save_run: Annotated[Flag, Shown("Run")] = Field(True, description="Write a run directory.")
     per_image_jsonl: Annotated[Flag, Shown("Run")] = Field(
         True, description="Write a record of each test image to per_image.jsonl."
+    )
+    html: Annotated[Flag, Shown("Run")] = Field(
+        True,
+        description="Write report.html into the run directory, a page to look at in a browser; the "
+        "maps of a few images are kept for it.",
     )
 
     @classmethod
@@ -397,7 +402,9 @@ class RobustnessConfig(Options):
 class Execution(_Options):
     """Where and how this call runs; a resumed run has its own, so config.json does not hold it."""
 
-    resume: Annotated[SkipValidation[str | None], Shown("Run", metavar="RUN", path="any")] = Field(
+    resume: Annotated[
+        SkipValidation[str | Path | None], Shown("Run", metavar="RUN", path="any")
+    ] = Field(
         None, description="Continue a run that stopped, with the options it was started with."
     )
     force: Annotated[Flag, Shown("Run")] = Field(
@@ -408,11 +415,11 @@ class Execution(_Options):
     fail_fast: Annotated[Flag, Shown("Run")] = Field(
         False, description="Stop at the first category that fails."
     )
-    output_dir: Annotated[SkipValidation[str | None], Shown("Run", path="folder")] = Field(
+    output_dir: Annotated[SkipValidation[str | Path | None], Shown("Run", path="folder")] = Field(
         None,
         description="Write the run into this folder itself, which has to be empty or missing.",
     )
-    runs_dir: Annotated[SkipValidation[str | None], Shown("Run", path="folder")] = Field(
+    runs_dir: Annotated[SkipValidation[str | Path | None], Shown("Run", path="folder")] = Field(
         None,
         description="Make a named run directory in this folder, where --output-dir is not given. "
         "Default runs.",

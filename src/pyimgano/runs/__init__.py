@@ -4,6 +4,7 @@ from .directory import (
     DEFAULT_OUTPUT,
     RecordWriter,
     RunDirectory,
+    category_folder,
     flush_to_disk,
     require_empty,
     safe_name,
@@ -22,7 +23,7 @@ from .environment_schema import (
 )
 from .inference_schema import InferenceRecord, MapFile, MapRecord, RegionRecord, WatchedFile
 from .lines import append_line, as_line, read_scores
-from .maps import write_map, write_mask
+from .maps import read_map, write_map, write_mask
 from .models import MODEL_FOLDER, find_model
 from .plain_json import plain_json, write_json, write_json_lines
 from .robustness_schema import (
@@ -46,6 +47,7 @@ from .schema import (
     CalibrationReport,
     CategoryReport,
     Counts,
+    CurvesDocument,
     DefectResults,
     ExcludedReport,
     Failure,
@@ -68,6 +70,7 @@ from .schema import (
     SuspectReport,
     Text,
     Timings,
+    TrainingScoreRecord,
     shown,
     shown_within,
 )
@@ -83,6 +86,7 @@ __all__ = [
     "CorruptionResults",
     "Counts",
     "Cpu",
+    "CurvesDocument",
     "DefectResults",
     "EarlierRun",
     "EnvironmentDocument",
@@ -125,6 +129,7 @@ __all__ = [
     "SuiteReport",
     "Text",
     "Timings",
+    "TrainingScoreRecord",
     "UsedFile",
     "WatchedFile",
     "Worst",
@@ -137,7 +142,9 @@ __all__ = [
     "shown",
     "shown_within",
     "append_line",
+    "category_folder",
     "as_line",
+    "read_map",
     "read_scores",
     "write_bytes",
     "write_document",

@@ -14,7 +14,14 @@ from .robustness_schema import (
     RobustnessSingleReport,
     RobustnessSuiteReport,
 )
-from .schema import CategoryReport, ImageRecord, SingleReport, SuiteReport
+from .schema import (
+    CategoryReport,
+    CurvesDocument,
+    ImageRecord,
+    SingleReport,
+    SuiteReport,
+    TrainingScoreRecord,
+)
 
 #: The documents of a run, by the name of their schema file.
 DOCUMENTS: dict[str, type[BaseModel]] = {
@@ -24,6 +31,8 @@ DOCUMENTS: dict[str, type[BaseModel]] = {
     "per_image": ImageRecord,
     "environment": EnvironmentDocument,
     "files": FilesDocument,
+    "training_scores": TrainingScoreRecord,
+    "curves": CurvesDocument,
     "robustness.report.category": RobustnessCategoryReport,
     "robustness.report.single": RobustnessSingleReport,
     "robustness.report.suite": RobustnessSuiteReport,
