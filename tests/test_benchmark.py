@@ -457,14 +457,14 @@ def test_any_error_costs_its_category_alone(
 ) -> None:
     import pyimgano.pipelines.benchmark as pipeline
 
-    trial = pipeline.run_trial
+    fit = pipeline.fit
 
-    def failing(detector: Any, train: list[str], *rest: Any, **more: Any) -> Any:
-        if "bolt" in train[0]:
+    def failing(detector: Any, task: Any, *rest: Any) -> Any:
+        if "bolt" in task.train[0]:
             raise MemoryError("no room for the bank")
-        return trial(detector, train, *rest, **more)
+        return fit(detector, task, *rest)
 
-    monkeypatch.setattr(pipeline, "run_trial", failing)
+    monkeypatch.setattr(pipeline, "fit", failing)
     root = make_mvtec(("bolt", "nut"))
     report = run(root, tmp_path, category="all")
     assert report["status"] == "failed" and report["failed_categories"] == ["bolt"]

@@ -175,7 +175,7 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["ROOT", "--resize", "0", "64"], 2, "resize"),
     (["ROOT", "--device", "cuda:77"], 2, "device 'cuda:77' is not there"),
     (["ROOT", "--limit-train", "0"], 2, "limit_train"),
-    (["ROOT", "--on-error", "ignore"], 2, "on_error"),
+    (["ROOT", "--on-error", "ignore"], 2, "'--on-error': 'ignore' is not one of 'error', 'skip'"),
     (["--model-info", "vision_patchcor"], 2, "did you mean vision_patchcore"),
     (["--list-categories"], 2, "--dataset is missing"),
 ]

@@ -14,10 +14,8 @@ import pytest
 from pydantic import BaseModel
 
 from pyimgano import run_benchmark, run_robust_benchmark
-from pyimgano.cli.benchmark import command as benchmark
-from pyimgano.cli.infer import command as infer
+from pyimgano.cli import group
 from pyimgano.cli.options import SharedOption
-from pyimgano.cli.robust_benchmark import command as robust_benchmark
 from pyimgano.images import MAX_BIT_DEPTH, MIN_BIT_DEPTH
 from pyimgano.models import register_model
 from pyimgano.models.detector import Detector
@@ -31,14 +29,21 @@ from pyimgano.pipelines.config import (
 from .conftest import copy_registry
 
 BOTH = [
-    (run_benchmark, BenchmarkConfig, benchmark),
-    (run_robust_benchmark, RobustnessConfig, robust_benchmark),
+    (run_benchmark, BenchmarkConfig, "benchmark"),
+    (run_robust_benchmark, RobustnessConfig, "robust-benchmark"),
 ]
+
+
+def wide(command: str) -> click.Context:
+    """Return a context in which the help of a subcommand has no broken lines."""
+    found = group.get_command(click.Context(group), command)
+    assert found is not None
+    return click.Context(found, info_name="x", terminal_width=10_000, max_content_width=10_000)
 
 
 @pytest.mark.parametrize(("function", "options", "command"), BOTH)
 def test_the_signature_is_that_of_the_options(
-    function: Callable[..., Any], options: type[BaseModel], command: click.Command
+    function: Callable[..., Any], options: type[BaseModel], command: str
 ) -> None:
     parameters = dict(inspect.signature(function).parameters)
     del parameters["listener"], parameters["create"]
@@ -52,12 +57,12 @@ def test_the_signature_is_that_of_the_options(
 
 @pytest.mark.parametrize(("function", "options", "command"), BOTH)
 def test_the_docstring_and_the_help_explain_every_option(
-    function: Callable[..., Any], options: type[BaseModel], command: click.Command
+    function: Callable[..., Any], options: type[BaseModel], command: str
 ) -> None:
-    context = click.Context(command, info_name="x", terminal_width=10_000, max_content_width=10_000)
-    shown = command.get_help(context)
+    context = wide(command)
+    shown = context.get_help()
     told = " ".join((function.__doc__ or "").split())
-    flags = {flag for one in command.get_params(context) for flag in one.opts}
+    flags = {flag for one in context.command.get_params(context) for flag in one.opts}
     for name, (field, how) in options_of(options, Execution).items():
         meaning = field.description
         assert meaning and meaning[0].isupper() and meaning.endswith("."), name
@@ -68,10 +73,10 @@ def test_the_docstring_and_the_help_explain_every_option(
 
 
 def test_other_commands_explain_an_option_in_the_same_words() -> None:
-    context = click.Context(infer, info_name="x", terminal_width=10_000, max_content_width=10_000)
-    shared = [one for one in infer.params if isinstance(one, SharedOption)]
+    context = wide("infer")
+    shared = [one for one in context.command.params if isinstance(one, SharedOption)]
     assert {"bit_depth", "roi", "num_threads"} <= {one.name for one in shared}
-    shown = infer.get_help(context)
+    shown = context.get_help()
     for one in shared:
         description = options_of(BenchmarkConfig)[str(one.name)][0].description
         assert description and description in shown

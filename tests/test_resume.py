@@ -15,10 +15,8 @@ from pyimgano import load_dataset, run_benchmark, run_robust_benchmark
 from pyimgano.cli import benchmark, robust_benchmark
 from pyimgano.errors import DataError, UsageError
 from pyimgano.images import RegionOfInterest
-from pyimgano.pipelines import environment
 from pyimgano.pipelines.config import BenchmarkConfig
-from pyimgano.pipelines.files import used_files
-from pyimgano.runs import RunDirectory
+from pyimgano.runs import RunDirectory, environment, used_files
 
 from . import stubs
 from .conftest import MakeDataset, copy_registry, picture, save
@@ -535,10 +533,10 @@ def test_where_a_bug_is(
 def test_the_stage_of_metrics_and_of_a_missing_folder(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pyimgano.pipelines.trial as trial
+    import pyimgano.pipelines.measure as measuring
 
     (root / "nut/train/good").rename(root / "nut/train/bad")
-    measure = trial.measure_all
+    measure = measuring.measure_all
 
     def fail(detector: Any, protocol: Any, pixels: Any, scored: Any, *rest: Any) -> Any:
         if "bolt" in str(scored[0].path):
@@ -547,11 +545,11 @@ def test_the_stage_of_metrics_and_of_a_missing_folder(
             raise MemoryError
         return measure(detector, protocol, pixels, scored, *rest)
 
-    monkeypatch.setattr(trial, "measure_all", fail)
+    monkeypatch.setattr(measuring, "measure_all", fail)
     report = begin(root, tmp_path)
     found = {name: one["failure"] for name, one in report["per_category"].items()}
     assert found["bolt"]["stage"] == "metrics" and found["bolt"]["message"] == "broken"
-    assert found["bolt"]["where"].startswith("pipelines/trial.py:")
+    assert found["bolt"]["where"].startswith("pipelines/measure.py:")
     assert found["nut"]["stage"] == "reading" and found["nut"]["where"] is None
     assert found["washer"]["stage"] == "metrics" and found["washer"]["where"] is None
     assert found["washer"]["message"].startswith("not enough memory to score and measure")

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyimgano.datasets import Region, Sample
+from pyimgano.datasets import Pixels, Region, Sample
 from pyimgano.errors import DataError, ImageReadError, PyimganoError, UsageError
 from pyimgano.evaluation import evaluate_scores
 from pyimgano.images import FILL, RegionOfInterest, read_roi, resize_image, stream_images
@@ -23,7 +23,6 @@ from pyimgano.inference import infer
 from pyimgano.models import Detector, ImageScore, create_model, registry
 from pyimgano.models.anomaly_map import smooth_maps
 from pyimgano.pipelines import run_benchmark
-from pyimgano.pipelines.pixels import Pixels
 from pyimgano.pipelines.submission import Submission
 
 from .conftest import MakeDataset, copy_registry, picture, save

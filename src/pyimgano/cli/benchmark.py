@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .caller import detector_of_caller
+from .caller import current_caller, detector_of_caller
 from .console import (
     Console,
     complain_of_problems,
@@ -106,7 +106,7 @@ def command(
 
     from ..pipelines import run_benchmark
 
-    with Console() as console:
+    with Console(current_caller().interruption) as console:
         run = partial(
             run_benchmark,
             listener=console,
@@ -119,7 +119,7 @@ def command(
 
 def _resume(arguments: dict[str, Any], output: Path | None) -> int:
     from ..pipelines import run_benchmark
-    from ..pipelines.benchmark_documents import BenchmarkDocuments
+    from ..pipelines.report import BenchmarkRun
     from .resume import begin_again
 
     if output is not None:
@@ -133,8 +133,8 @@ def _resume(arguments: dict[str, Any], output: Path | None) -> int:
         del given[name]
     if post:
         given["pixel_postprocess"] = arguments["pixel_postprocess"]
-    again = begin_again(BenchmarkDocuments, arguments["resume"], given)
-    with Console() as console:
+    again = begin_again(BenchmarkRun, arguments["resume"], given)
+    with Console(current_caller().interruption) as console:
         run = partial(
             run_benchmark,
             resume=arguments["resume"],

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from rich.table import Table
     from typing_extensions import Self
 
+    from ..pipelines.run import Run
     from ..runs import FittedReport
+    from .interruption import Interruption
 
 #: The same for all commands that load detectors.
 ALLOW_WEIGHTS = "Read the weights file that the saved detector names even outside its folder."
@@ -73,9 +75,13 @@ class Bar:
 class Console(Bar):
     """Progress of a run, and its summary."""
 
-    def __init__(self) -> None:
+    def __init__(self, interruption: Interruption) -> None:
         super().__init__()
         self._title = ""
+        self._interruption = interruption
+
+    def run_begins(self, run: Run[Any, Any]) -> None:
+        self._interruption.run = run
 
     def category_started(self, name: str, number: int, total: int) -> None:
         self._title = name if total == 1 else f"{name} ({number}/{total})"

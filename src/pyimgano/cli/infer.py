@@ -22,7 +22,6 @@ from .infer_usage import (
     take_checkpoint,
     wants_detector_of_caller,
 )
-from .interruption import stand_down
 from .options import (
     SharedOption,
     bit_depth_option,
@@ -418,7 +417,7 @@ def _score(
                         stop_when_idle=given["stop_when_idle"],
                     )
                 except KeyboardInterrupt:  # the way to end it
-                    stand_down()
+                    current_caller().interruption.stand_down()
                     complain("stopped")
             else:
                 session.score(paths, root)

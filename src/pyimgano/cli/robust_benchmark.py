@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from .caller import detector_of_caller
+from .caller import current_caller, detector_of_caller
 from .console import (
     Console,
     complain_of_problems,
@@ -81,7 +81,7 @@ def command(
 
     from ..pipelines import run_robust_benchmark
 
-    with Console() as console:
+    with Console(current_caller().interruption) as console:
         run = partial(
             run_robust_benchmark,
             listener=console,
@@ -94,7 +94,7 @@ def command(
 
 def _resume(arguments: dict[str, Any], output: Path | None, input_mode: str | None) -> int:
     from ..pipelines import run_robust_benchmark
-    from ..pipelines.robustness_documents import RobustnessDocuments
+    from ..pipelines.robustness_report import RobustnessRun
     from .resume import begin_again
 
     if output is not None:
@@ -104,8 +104,8 @@ def _resume(arguments: dict[str, Any], output: Path | None, input_mode: str | No
         given["corruptions"] = parse_names(given["corruptions"])
     if "severities" in given:
         given["severities"] = parse_severities(given["severities"])
-    again = begin_again(RobustnessDocuments, arguments["resume"], given)
-    with Console() as console:
+    again = begin_again(RobustnessRun, arguments["resume"], given)
+    with Console(current_caller().interruption) as console:
         run = partial(
             run_robust_benchmark,
             resume=arguments["resume"],

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
-from ..calibration import ScoreScale
-from ..datasets import Sample, get_layout, open_root
-from ..models import ImageScore
+from ..datasets import get_layout, open_root
 from ..models.registry import create_model
-from ..runs import MODEL_FOLDER, CategoryReport
-from .benchmark_documents import BenchmarkDocuments
 from .config import BenchmarkConfig, Execution, describes
-from .opened_run import MakeDetector
-from .resuming import run_or_resume
-from .run_documents import write_page_facts
-from .submission import Submission
-from .suite import Listener, load_task
-from .trial import run_trial
+from .measure import fit, measure
+from .open_run import MakeDetector, open_run
+from .report import BenchmarkRun
+from .run import Listener
 
 
 @describes(BenchmarkConfig, Execution)
@@ -100,7 +93,23 @@ def run_benchmark(
         its report returned.
     """
     given = dict(locals())  # the arguments by name, before anything else has a name
-    return run_or_resume(BenchmarkDocuments, _measure, run_benchmark, given)
+    with open_run(BenchmarkRun, run_benchmark, given) as run:  # a new one, or one that goes on
+        for name in run.pending():
+            with run.reporting(name) as report:
+                task = report.load()
+                detector = report.create_detector()
+                fitted = fit(detector, task, run.progress)
+                report.fitted(fitted)
+                measured = measure(
+                    detector,
+                    task,
+                    fitted,
+                    keep_maps=report.wants_maps,
+                    on_score=report.record,
+                    progress=run.progress,
+                )
+                report.add(measured)
+    return run.summary()
 
 
 def list_dataset_categories(
@@ -110,7 +119,9 @@ def list_dataset_categories(
     split: str | None = None,
     allow_outside: bool = False,
 ) -> list[str]:
-    """Names of a dataset's categories, sorted; the arguments are those of `run_benchmark`.
+    """Return the names of a dataset's categories, sorted.
+
+    The arguments are those of `run_benchmark`.
 
     Raises
     ------
@@ -121,55 +132,3 @@ def list_dataset_categories(
     """
     layout = get_layout(dataset, split=split, allow_outside=allow_outside)
     return layout.list_categories(open_root(layout, root))
-
-
-def _measure(
-    run: BenchmarkDocuments, name: str, *, listener: Listener | None, create: MakeDetector
-) -> CategoryReport:
-    task = load_task(run, name)
-    category = task.category
-    detector = create(run.config.model, **run.keywords)
-    submission = Submission(run.layout, run.root, run.directory, category.test, detector)
-    scales: list[ScoreScale] = []  # of the detector, once it is fitted
-    page = run.page_facts(name)
-    with ExitStack() as stack:
-        records = stack.enter_context(writer) if (writer := run.record_writer(name)) else None
-
-        def record(sample: Sample, result: ImageScore) -> None:
-            saved = submission.save(detector, sample, result)
-            if page is not None:
-                page.add(sample.label, result.index, result.score, result.anomaly_map)
-            if records is not None:
-                records.write(
-                    run.record(name, sample, result, detector.threshold_, saved, scales[-1])
-                )
-
-        model_folder: Path | None = None
-        if run.directory is not None and run.config.save_model:
-            model_folder = run.directory.category(name) / MODEL_FOLDER
-
-        def keep() -> None:
-            scales.append(detector.score_scale())
-            if model_folder is not None:
-                detector.save(model_folder)
-
-        trial = run_trial(
-            detector,
-            task.train,
-            category.test,
-            calibration_images=task.calibration_images,
-            protocol=task.protocol,
-            on_error=run.config.on_error,
-            exclude_suspects=run.config.exclude_suspects,
-            keep_maps=submission.wanted or page is not None,
-            on_fitted=keep,
-            on_score=record,
-            progress=None if listener is None else listener.stage,
-        )
-        submission.flush()
-    if page is not None:
-        write_page_facts(page, detector, trial, task.calibration_images is not None)
-    notes = [*category.notes, *trial.notes, *submission.notes()]
-    if not category.test:
-        notes.append("there are no test images: the threshold is calibrated, nothing is measured")
-    return run.finished(category, detector, trial, notes, model_folder, task.excluded)

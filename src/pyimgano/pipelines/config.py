@@ -308,6 +308,15 @@ class Options(_Options):
             raise UsageError("image_size in model_kwargs is another name of resize; give it once")
         return {**preset, **given, **further}
 
+    def plain_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a detector's keywords as documents have them: plain JSON values.
+
+        `calibration` is the run's word for where the threshold comes from, which a detector does
+        not know.
+        """
+        plain: dict[str, Any] = json.loads(json.dumps(dict(parameters), default=_in_words))
+        return {**plain, "calibration": self.calibration}
+
     def further_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of a detector's parameters that are neither options nor `model_kwargs`."""
         given = {*_OF_DETECTORS, *self.model_kwargs}
@@ -487,6 +496,12 @@ def as_json(value: Any) -> Any:
         return json.loads(json.dumps(value, default=_plain, allow_nan=False))
     except (TypeError, ValueError):
         return None
+
+
+def _in_words(value: Any) -> str:
+    """Return text for what JSON does not know; never an address, which differs by run."""
+    text = str(value)
+    return type(value).__name__ if " at 0x" in text else text
 
 
 def _plain(value: Any) -> Any:

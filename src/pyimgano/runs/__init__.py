@@ -21,6 +21,7 @@ from .environment_schema import (
     ResumedSession,
     UsedFile,
 )
+from .fingerprint import changes, image_identity, used_files
 from .inference_schema import InferenceRecord, MapFile, MapRecord, RegionRecord, WatchedFile
 from .lines import append_line, as_line, read_scores
 from .maps import read_map, write_map, write_mask
@@ -133,13 +134,16 @@ __all__ = [
     "UsedFile",
     "WatchedFile",
     "Worst",
+    "changes",
     "find_model",
     "finished_report",
+    "image_identity",
     "flush_to_disk",
     "json_schemas",
     "require_empty",
     "safe_name",
     "shown",
+    "used_files",
     "shown_within",
     "append_line",
     "category_folder",

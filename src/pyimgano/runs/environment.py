@@ -16,8 +16,8 @@ from typing import Any
 
 from .. import __version__
 from ..foreign import open_regular
-from ..runs import Cpu, EnvironmentDocument
 from ..threads import available_cores, thread_count
+from .environment_schema import Cpu, EnvironmentDocument
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
