@@ -347,14 +347,11 @@ def test_the_test_of_likeness_has_its_level() -> None:
         detector = fitted(GOOD)
         detector.decision_scores_ = rng.normal(size=100)
         detector.calibration_ = calibrate(detector.decision_scores_, 0.95, method="m")
-        found = likeness(
-            detector.calibration_, detector.decision_scores_, list(rng.normal(size=60))
-        )
+        known = detector.calibration_, detector.decision_scores_
+        found = likeness(*known, list(rng.normal(size=60)))
         assert isinstance(found, Likeness)
         unlike += found.unlike
-        moved = likeness(
-            detector.calibration_, detector.decision_scores_, list(rng.normal(size=60) + 1.0)
-        )
+        moved = likeness(*known, list(rng.normal(size=60) + 1.0))
         assert moved is not None
         shifted += moved.unlike
     assert unlike <= 9 and shifted > 270
@@ -363,9 +360,8 @@ def test_the_test_of_likeness_has_its_level() -> None:
 
 def test_no_sentence_where_nothing_is_to_be_said() -> None:
     detector = fitted(ODD)
-    points = operating_points(
-        detector.calibration_, detector.decision_scores_, [45.0], [155.0] * 10
-    )
+    known = detector.calibration_, detector.decision_scores_
+    points = operating_points(*known, [45.0], [155.0] * 10)
     assert low_recall_note(points, 0.0, 1.0, detector.threshold_) is not None
     assert low_recall_note(points, 0.0, 0.6, detector.threshold_) is None
     assert low_recall_note(points, 0.9, 1.0, detector.threshold_) is None

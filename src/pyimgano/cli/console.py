@@ -227,6 +227,32 @@ def print_text(text: str) -> None:
         raise DataError(f"stdout: cannot be written ({error.strerror})") from error
 
 
+def images_in(folder: Path, what: str, *, good_for: str | None = None) -> list[str]:
+    """Return the images of a folder, which is to hold `what`.
+
+    `good_for` is the option that wants good parts alone.
+
+    Raises
+    ------
+    DataError
+        There is no such folder, it holds no image, or it holds bad parts where good ones are
+        wanted.
+    """
+    from ..datasets import require_good_parts
+    from ..inference.inputs import list_input
+
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; it has to hold {what}")
+    listing = list_input(str(folder))
+    if listing.problems:
+        raise DataError(listing.problems[0])
+    if good_for is not None:
+        require_good_parts(folder, listing.paths, option=good_for)
+    for note in listing.notes:
+        complain(note)
+    return listing.paths
+
+
 def parse_keywords(text: str | None) -> dict[str, Any]:
     """The object that `--model-kwargs` gives; raises `click.UsageError` where it is none."""
     if text is None:

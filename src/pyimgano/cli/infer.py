@@ -13,7 +13,7 @@ import click
 
 from ..threads import limited_threads
 from .caller import current_caller
-from .console import ALLOW_WEIGHTS, Bar, complain, parse_keywords, print_text
+from .console import ALLOW_WEIGHTS, Bar, complain, images_in, parse_keywords, print_text
 from .infer_usage import (
     SidesCommand,
     check_usage,
@@ -246,23 +246,6 @@ def _list_inputs(given: dict[str, Any], problems: list[str]) -> tuple[list[str],
     return paths, common_root(roots)
 
 
-def _good_images(folder: Path, what: str, option: str) -> list[str]:
-    """The images of a folder of good parts; one that holds bad ones too is refused."""
-    from ..datasets import require_good_parts
-    from ..errors import DataError
-    from ..inference.inputs import list_input
-
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; it has to hold {what}")
-    listing = list_input(str(folder))
-    if listing.problems:
-        raise DataError(listing.problems[0])
-    require_good_parts(folder, listing.paths, option=option)
-    for note in listing.notes:
-        complain(note)
-    return listing.paths
-
-
 def _wanted(given: dict[str, Any]) -> Wanted:
     from ..inference.outputs import Wanted
 
@@ -335,9 +318,11 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
         require_maps(detector)
     good = None
     if given["calibrate_on"] is not None:
-        good = _good_images(given["calibrate_on"], "good images to calibrate on", "--calibrate-on")
+        good = images_in(
+            given["calibrate_on"], "good images to calibrate on", good_for="--calibrate-on"
+        )
     if fitting:
-        images = _good_images(given["train_dir"], "good training images", "--train-dir")
+        images = images_in(given["train_dir"], "good training images", good_for="--train-dir")
         detector.fit(images, calibration_images=good, progress=bar.show)
     elif good is not None:
         quantile = given["calibration_quantile"]

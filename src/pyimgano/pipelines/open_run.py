@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+from .. import __version__
 from ..datasets import (
     Layout,
     get_layout,
@@ -226,6 +227,7 @@ def _look(
     # a device or weights that are not there fail here, not in each category
     backbone = detector.prepare()
     environment = describe_environment(
+        __version__,
         backbone,
         config.device,
         None if region is None else region.sha256,

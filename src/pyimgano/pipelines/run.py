@@ -136,7 +136,7 @@ class Listener(Protocol):
 
 
 @runtime_checkable
-class Interrupter(Protocol):
+class Interrupter(Listener, Protocol):
     """A listener that may have to end a run from another thread, by `Run.interrupt`."""
 
     def run_begins(self, run: Run[Any, Any]) -> None: ...
