@@ -198,6 +198,7 @@ class Run(ABC, Generic[Config, Report]):
         self.directory: RunDirectory | None = None
         self.resumed = earlier is not None
         self._writing = threading.RLock()
+        self._ended = False
         self._summary: dict[str, Any] = {}
         if earlier is not None:
             self.started_at = earlier.config.started_at
@@ -254,6 +255,7 @@ class Run(ABC, Generic[Config, Report]):
             elif isinstance(error, Exception):
                 self._fail(error)
         finally:
+            self._ended = True
             if self.directory is not None:
                 self.directory.close()
 
@@ -394,8 +396,8 @@ class Run(ABC, Generic[Config, Report]):
 
         For a process that is about to end and cannot wait for what it is doing.
         """
-        if not self._writing.acquire(timeout=1.0):
-            return  # the disk does not answer
+        if self._ended or not self._writing.acquire(timeout=1.0):
+            return  # there is nothing to interrupt, or the disk does not answer
         self._end_running("interrupted")
         self.write("interrupted")  # and never released
 
