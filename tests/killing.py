@@ -22,12 +22,12 @@ from typing import Any
 import cv2
 
 from pyimgano.pipelines import run_benchmark
+from pyimgano.pipelines.run import RunConfig
 from pyimgano.runs import (
     CategoryReport,
     EnvironmentDocument,
     FilesDocument,
     ImageRecord,
-    RunConfig,
     SuiteReport,
 )
 

@@ -445,7 +445,7 @@ def test_without_pixel_metrics(make_mvtec: MakeDataset, tmp_path: Path) -> None:
     ("keywords", "said"),
     [
         ({"corruptions": "lightning"}, "unknown corruption 'lightning'; did you mean lighting"),
-        ({"corruptions": []}, "corruptions must be names"),
+        ({"corruptions": []}, "corruptions: must be names"),
         ({"corruptions": "blur,,jpeg"}, "unknown corruption ''"),
         ({"corruptions": [1]}, "unknown corruption '1'"),
         ({"severities": []}, "severities: must be a list of integers from 1 to 5"),

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyimgano.datasets import Region, Sample
+from pyimgano.datasets import Pixels, Region, Sample
 from pyimgano.errors import DataError, ImageReadError, PyimganoError, UsageError
 from pyimgano.evaluation import evaluate_scores
 from pyimgano.images import FILL, RegionOfInterest, read_roi, resize_image, stream_images
@@ -23,7 +23,6 @@ from pyimgano.inference import infer
 from pyimgano.models import Detector, ImageScore, create_model, registry
 from pyimgano.models.anomaly_map import smooth_maps
 from pyimgano.pipelines import run_benchmark
-from pyimgano.pipelines.pixels import Pixels
 from pyimgano.pipelines.submission import Submission
 
 from .conftest import MakeDataset, copy_registry, picture, save
@@ -400,7 +399,7 @@ def test_a_benchmark_with_a_region(make_mvtec: MakeDataset, tmp_path: Path) -> N
     assert any("region of interest of 79.7 % of the frame" in note for note in report["notes"])
     assert report["detector"]["parameters"]["roi"] == str(file)
     config = json.loads((Path(report["run_dir"]) / "config.json").read_text())
-    assert config["detector_parameters"]["roi"] == str(file)
+    assert config["roi"] == str(file)
     polygons = [[0, 0], [1, 0], [1, 0.8], [0, 0.8]]
     again = run_benchmark(model_kwargs={"roi": polygons}, **given)
     assert again["results"] == report["results"] and again["roi"]["share"] == region["share"]

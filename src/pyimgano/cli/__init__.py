@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import NoReturn
 
@@ -171,7 +172,8 @@ def _run(
     """
     streams = sys.stdout, sys.stderr
     # what stops services stops a run as Ctrl-C does: its reports say so
-    with ended_cleanly_by_signals(f"{name}: error: interrupted"):
+    with ended_cleanly_by_signals(f"{name}: error: interrupted") as interruption:
+        caller = replace(caller or Caller(), interruption=interruption)
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = warn

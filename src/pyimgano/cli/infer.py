@@ -13,7 +13,7 @@ import click
 
 from ..threads import limited_threads
 from .caller import current_caller
-from .console import ALLOW_WEIGHTS, Bar, complain, parse_keywords, print_text
+from .console import ALLOW_WEIGHTS, Bar, complain, images_in, parse_keywords, print_text
 from .infer_usage import (
     SidesCommand,
     check_usage,
@@ -22,8 +22,8 @@ from .infer_usage import (
     take_checkpoint,
     wants_detector_of_caller,
 )
-from .interruption import stand_down
 from .options import (
+    SharedOption,
     bit_depth_option,
     calibration_tail_option,
     checkpoint_option,
@@ -53,56 +53,25 @@ _NAMED = 20
 @checkpoint_option("a saved model (a folder), or")
 @click.option("--train-dir", type=_FOLDER, help="Fit a detector on the good images of this folder.")
 @click.option("--model", help="Model to fit. Default vision_patchcore.")
-@click.option(
-    "--preset", help="Settings: industrial-fast, industrial-balanced or industrial-accurate."
-)
-@click.option(
-    "--contamination",
-    type=float,
-    help="Share of training images that may lie above the threshold, in (0, 0.5].",
-)
-@click.option(
-    "--pretrained/--no-pretrained",
-    default=None,
-    help="Use ImageNet weights (the default), or random ones (for timing only).",
-)
-@click.option(
-    "--model-kwargs", metavar="JSON", help="Further keywords of the model, as a JSON object."
-)
-@click.option(
-    "--resize",
-    type=int,
-    nargs=2,
-    metavar="H W",
-    help="Height and width that the model sees images at. By default the model chooses; most "
-    "take 256 256.",
-)
-@click.option(
-    "--roi",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Fit and score only this region: a mask image, or a .json file of polygons.",
-)
+@click.option("--preset", cls=SharedOption)
+@click.option("--contamination", cls=SharedOption, type=float)
+@click.option("--pretrained/--no-pretrained", cls=SharedOption, default=None)
+@click.option("--model-kwargs", cls=SharedOption, metavar="JSON")
+@click.option("--resize", cls=SharedOption, type=int, nargs=2, metavar="H W")
+@click.option("--roi", cls=SharedOption, type=click.Path(path_type=Path), metavar="FILE")
 @click.option(
     "--save-model",
     type=_FOLDER,
     help="Save the detector that was fitted, or calibrated with --calibrate-on, in this folder.",
 )
-@click.option(
-    "--device", default="cpu", show_default=True, help="Run on auto, cpu, cuda or cuda:N."
-)
+@click.option("--device", cls=SharedOption, default="cpu", show_default=True)
 @click.option("--allow-outside", is_flag=True, help=ALLOW_WEIGHTS)
 @click.option(
     "--calibrate-on",
     type=_FOLDER,
     help="Calibrate the threshold on these good images, which the detector was not fitted on.",
 )
-@click.option(
-    "--calibration-quantile",
-    type=float,
-    help="Quantile of the good images' scores that becomes the threshold, in (0, 1). "
-    "Default 0.995.",
-)
+@click.option("--calibration-quantile", cls=SharedOption, type=float)
 @calibration_tail_option
 @click.option(
     "--threshold",
@@ -280,23 +249,6 @@ def _list_inputs(given: dict[str, Any], problems: list[str]) -> tuple[list[str],
     return paths, common_root(roots)
 
 
-def _good_images(folder: Path, what: str, option: str) -> list[str]:
-    """The images of a folder of good parts; one that holds bad ones too is refused."""
-    from ..datasets import require_good_parts
-    from ..errors import DataError
-    from ..inference.inputs import list_input
-
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; it has to hold {what}")
-    listing = list_input(str(folder))
-    if listing.problems:
-        raise DataError(listing.problems[0])
-    require_good_parts(folder, listing.paths, option=option)
-    for note in listing.notes:
-        complain(note)
-    return listing.paths
-
-
 def _wanted(given: dict[str, Any]) -> Wanted:
     from ..inference.outputs import Wanted
 
@@ -369,9 +321,11 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
         require_maps(detector)
     good = None
     if given["calibrate_on"] is not None:
-        good = _good_images(given["calibrate_on"], "good images to calibrate on", "--calibrate-on")
+        good = images_in(
+            given["calibrate_on"], "good images to calibrate on", good_for="--calibrate-on"
+        )
     if fitting:
-        images = _good_images(given["train_dir"], "good training images", "--train-dir")
+        images = images_in(given["train_dir"], "good training images", good_for="--train-dir")
         detector.fit(images, calibration_images=good, progress=bar.show)
     elif good is not None:
         quantile = given["calibration_quantile"]
@@ -457,7 +411,7 @@ def _score(
                         stop_when_idle=given["stop_when_idle"],
                     )
                 except KeyboardInterrupt:  # the way to end it
-                    stand_down()
+                    current_caller().interruption.stand_down()
                     complain("stopped")
             else:
                 session.score(paths, root)

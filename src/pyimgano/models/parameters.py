@@ -28,25 +28,23 @@ from pydantic import (
 )
 
 from ..errors import UsageError, invalid_value, unknown_name
-from ..images import MAX_BIT_DEPTH, MIN_BIT_DEPTH, RegionOfInterest
+from ..images import RegionOfInterest
+from . import ranges
 
-_Side = Annotated[int, Strict(), Field(ge=1, le=16384)]
-#: (height, width) in pixels.
-Size = tuple[_Side, _Side]
-Count = Annotated[int, Strict(), Field(ge=1)]
-Seed = Annotated[int, Strict(), Field(ge=0, le=2**63 - 1)]
-Ratio = Annotated[float, Strict(), Field(gt=0, le=1)]
+BitDepth = ranges.BitDepth
+Contamination = ranges.Contamination
+Count = ranges.Count
+Flag = ranges.Flag
+Quantile = ranges.Quantile
+Ratio = ranges.Ratio
+Seed = ranges.Seed
+Size = ranges.Size
 #: Images of a training step, for networks with batch norm.
 MinibatchSize = Annotated[int, Strict(), Field(ge=2, le=4096)]
 #: A learning rate or the like.
 Positive = Annotated[float, Strict(), Field(gt=0, le=1e6)]
 #: A momentum, a decay or the like.
 Share = Annotated[float, Strict(), Field(ge=0, lt=1)]
-Flag = Annotated[bool, Strict()]
-Contamination = Annotated[float, Strict(), Field(ge=1e-9, le=0.5)]
-Quantile = Annotated[float, Strict(), Field(gt=0, lt=1)]
-#: Bits that count of the 16 that a sample of an image has.
-BitDepth = Annotated[int, Strict(), Field(ge=MIN_BIT_DEPTH, le=MAX_BIT_DEPTH)]
 CalibrationSource = Literal["out-of-sample", "in-sample"]
 
 
