@@ -31,6 +31,7 @@ _COMMANDS = {
         "robust_benchmark",
         "Find out what drift on the line does to a detector.",
     ),
+    "compare": ("compare", "Put runs side by side, with the decisions that changed."),
     "datasets": ("datasets", "List datasets, and look one over for what is wrong with it."),
     "distill-teacher": (
         "distill_teacher",
@@ -38,6 +39,7 @@ _COMMANDS = {
     ),
     "export": ("export", "Write a detector as a folder that runs without pyimgano."),
     "infer": ("infer", "Score new images with a fitted detector."),
+    "leaderboard": ("leaderboard", "Make a leaderboard of runs, to paste into a paper."),
     "weights": ("weights", "List published weights of backbones, and fetch them."),
     "report": ("report", "Make the page of a run, report.html, from its directory."),
     "threshold": ("threshold", "Move the threshold of a saved detector, without a refit."),
@@ -123,6 +125,16 @@ def run_subcommand(
 def benchmark(arguments: Sequence[str] | None = None) -> NoReturn:
     """`pyimgano-benchmark`, the same as `pyimgano benchmark`."""
     sys.exit(run_subcommand("benchmark", arguments))
+
+
+def compare(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`pyimgano-compare`, the same as `pyimgano compare`."""
+    sys.exit(run_subcommand("compare", arguments))
+
+
+def leaderboard(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`pyimgano-leaderboard`, the same as `pyimgano leaderboard`."""
+    sys.exit(run_subcommand("leaderboard", arguments))
 
 
 def datasets(arguments: Sequence[str] | None = None) -> NoReturn:
