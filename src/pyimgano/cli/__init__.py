@@ -25,6 +25,7 @@ from .interruption import INTERRUPTED, ended_cleanly_by_signals
 
 #: Subcommand to the module that holds it and the line that `--help` shows.
 _COMMANDS = {
+    "check": ("check", "Learn from photos of good parts and judge new ones."),
     "benchmark": ("benchmark", "Run a detector over a dataset and leave a run directory."),
     "robust-benchmark": (
         "robust_benchmark",

@@ -209,6 +209,14 @@ _NAMED = 20
     help="Leave out regions of fewer pixels of the image.",
 )
 @click.option(
+    "--on-error",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    show_default=True,
+    help="With error, an unreadable training image ends the command and an unreadable input makes "
+    "the exit status 1; with skip, both are left out and listed, and the status is 0.",
+)
+@click.option(
     "--batch-size", type=click.IntRange(min=1), help="Score so many images, or tiles, together."
 )
 @bit_depth_option
@@ -220,7 +228,8 @@ def command(**given: Any) -> int:
     The detector comes from --from-run, --model-dir, or --train-dir, which fits one on good
     images first. Progress and warnings go to stderr.
 
-    Exit status: 0 done; 1 an image could not be read, or an input matched nothing; 2 usage.
+    Exit status: 0 done; 1 an image could not be read (see --on-error), or an input matched
+    nothing; 2 usage.
     """
     given["inputs"] = [*given["inputs"], *given.pop("more_inputs")]
     take_checkpoint(given)
@@ -232,7 +241,7 @@ def command(**given: Any) -> int:
         problems: list[str] = []
         paths, root = _list_inputs(given, problems)
         with Bar() as bar:
-            detector = _detector(given, bar)
+            detector = _detector(given, paths, bar)
         return _score(given, detector, paths, root, problems, records)
 
 
@@ -268,7 +277,9 @@ def _list_inputs(given: dict[str, Any], problems: list[str]) -> tuple[list[str],
     return paths, common_root(roots)
 
 
-def _good_images(folder: Path, what: str, option: str) -> list[str]:
+def good_images(
+    folder: Path, what: str, option: str = "", *, leave_out: Sequence[Path] = ()
+) -> list[str]:
     """The images of a folder of good parts; one that holds bad ones too is refused."""
     from ..datasets import require_good_parts
     from ..errors import DataError
@@ -276,7 +287,7 @@ def _good_images(folder: Path, what: str, option: str) -> list[str]:
 
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; it has to hold {what}")
-    listing = list_input(str(folder))
+    listing = list_input(str(folder), leave_out=leave_out)
     if listing.problems:
         raise DataError(listing.problems[0])
     require_good_parts(folder, listing.paths, option=option)
@@ -303,9 +314,13 @@ def _wanted(given: dict[str, Any]) -> Wanted:
     )
 
 
-def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
-    """Loaded or fitted, tiled if that is wanted, calibrated; what is to be known is said."""
+def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> Scorer:
+    """Loaded or fitted, tiled if that is wanted, calibrated; what is to be known is said.
+
+    `paths` are the images that it is to score, as far as they are known.
+    """
     from ..calibration import DEFAULT_QUANTILE, DEFAULT_TAIL
+    from ..images import strangers
     from ..inference import calibrate_threshold
     from ..inference.detectors import (
         make_detector,
@@ -314,7 +329,7 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
         tiled,
     )
     from ..inference.scoring import require_maps
-    from ..models.detector import require_fitted
+    from ..models.detector import OnError, require_fitted
     from ..models.saving import require_place, require_saveable
     from ..models.tiled import TiledDetector
 
@@ -357,10 +372,18 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
         require_maps(detector)
     good = None
     if given["calibrate_on"] is not None:
-        good = _good_images(given["calibrate_on"], "good images to calibrate on", "--calibrate-on")
+        good = good_images(given["calibrate_on"], "good images to calibrate on", "--calibrate-on")
     if fitting:
-        images = _good_images(given["train_dir"], "good training images", "--train-dir")
-        detector.fit(images, calibration_images=good, progress=bar.show)
+        images = good_images(given["train_dir"], "good training images", "--train-dir")
+        for note in strangers(images, paths):
+            complain(f"note: {note}; scores may show this and no defect")
+        skip: OnError = "skip" if given["on_error"] == "skip" else "raise"
+        detector.fit(images, calibration_images=good, on_error=skip, progress=bar.show)
+        skipped = getattr(detector, "skipped_", [])
+        for one in skipped[:_NAMED]:
+            complain(f"{one.path}: {one.reason}; left out of the {one.role} images")
+        if len(skipped) > _NAMED:
+            complain(f"and {len(skipped) - _NAMED} more good images that could not be read")
     elif good is not None:
         quantile = given["calibration_quantile"]
         calibrate_threshold(
@@ -453,7 +476,8 @@ def _score(
     finally:
         out.close()
     out.summary(session.total, session.defective, session.unreadable)
-    return 1 if session.unreadable or problems else 0
+    unreadable = session.unreadable and given["on_error"] == "error"
+    return 1 if unreadable or problems else 0
 
 
 class _Output:
