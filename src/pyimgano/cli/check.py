@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .. import __version__
 from ..threads import limited_threads
 from .console import Bar, complain, plain, print_document, print_text
 from .infer import good_images
@@ -201,6 +202,7 @@ def _detector(given: dict[str, Any], good: Sequence[str], bar: Bar) -> tuple[Kep
     settings = {
         **made.get_params(),
         "model": given["model"],
+        "version": __version__,
         "paths": [str(Path(path).absolute()) for path in good],
         "max_pixels": given["max_pixels"],
         "roi": None if given["roi"] is None else read_roi(given["roi"]).sha256,

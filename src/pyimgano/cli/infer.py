@@ -373,11 +373,11 @@ def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> Scorer:
     good = None
     if given["calibrate_on"] is not None:
         good = good_images(given["calibrate_on"], "good images to calibrate on", "--calibrate-on")
+    skip: OnError = "skip" if given["on_error"] == "skip" else "raise"
     if fitting:
         images = good_images(given["train_dir"], "good training images", "--train-dir")
         for note in strangers(images, paths):
             complain(f"note: {note}; scores may show this and no defect")
-        skip: OnError = "skip" if given["on_error"] == "skip" else "raise"
         detector.fit(images, calibration_images=good, on_error=skip, progress=bar.show)
         skipped = getattr(detector, "skipped_", [])
         for one in skipped[:_NAMED]:
@@ -391,6 +391,7 @@ def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> Scorer:
             good,
             quantile=DEFAULT_QUANTILE if quantile is None else quantile,
             tail=given["calibration_tail"] or DEFAULT_TAIL,
+            on_error=skip,
             progress=bar.show,
         )
     require_fitted(detector)

@@ -20,7 +20,6 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from .. import __version__
 from ..errors import DataError, PyimganoError, UsageError
 from ..foreign import open_regular, parse_json, read_regular
 from ..models.loading import load_model
@@ -98,8 +97,11 @@ class KeptDetectors:
 
 
 def key_of_fit(contents: Iterable[str | None], settings: Mapping[str, Any]) -> str:
-    """Return the name of a fit on files with these `contents`, in their order, with `settings`."""
-    document = {"pyimgano": __version__, "settings": settings, "images": list(contents)}
+    """Return the name of a fit on files with these `contents`, in their order, with `settings`.
+
+    The settings have to tell all else that the fit depends on, the version of this package too.
+    """
+    document = {"settings": settings, "images": list(contents)}
     text = json.dumps(document, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
