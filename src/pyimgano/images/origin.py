@@ -216,6 +216,8 @@ def _sentence(number: int, total: int, called: str, other: str, usual: str) -> s
     return f"{some} {called} images {verb} {other}, and the training images are {usual}"
 
 
-def strangers(training: Iterable[str | Path], new: Iterable[str | Path]) -> list[str]:
+def strangers(
+    training: Iterable[str | Path], new: Iterable[str | Path], *, called: str = "new"
+) -> list[str]:
     """Return what `differences` says of the files of two sets, which are looked at here."""
-    return differences(origins_of(list(training)), origins_of(list(new)))
+    return differences(origins_of(list(training)), origins_of(list(new)), called=called)
