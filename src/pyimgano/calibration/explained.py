@@ -34,11 +34,11 @@ class ScoreScale:
         )
 
     def ratio(self, score: float) -> float | None:
-        """The score over the threshold; see `score_ratio`."""
+        """Return the score over the threshold; see `score_ratio`."""
         return score_ratio(score, self._threshold)
 
     def p_value(self, score: float) -> float | None:
-        """(1 + k) / (n + 1), where k of the n normal scores are at least as large.
+        """Return (1 + k) / (n + 1), where k of the n normal scores are at least as large.
 
         In (0, 1]; None without scores. A new image like the normal ones has a p-value of at
         most p with a probability of at most p.
@@ -51,7 +51,7 @@ class ScoreScale:
 
 
 def score_ratio(score: float, threshold: float) -> float | None:
-    """How far a score is on its way to the threshold: 1.0 and more is defective.
+    """Return the score as a multiple of the threshold: 1.0 and more is defective.
 
     It is score / threshold, written as 1 + (score - threshold) / |threshold|, so that it also
     grows with the score where the threshold is negative. None where the threshold is 0, or the

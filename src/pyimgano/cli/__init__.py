@@ -38,6 +38,8 @@ _COMMANDS = {
     ),
     "export": ("export", "Write a detector as a folder that runs without pyimgano."),
     "infer": ("infer", "Score new images with a fitted detector."),
+    "weights": ("weights", "List published weights of backbones, and fetch them."),
+    "report": ("report", "Make the page of a run, report.html, from its directory."),
     "threshold": ("threshold", "Move the threshold of a saved detector, without a refit."),
 }
 
@@ -141,6 +143,11 @@ def export(arguments: Sequence[str] | None = None) -> NoReturn:
 def robust_benchmark(arguments: Sequence[str] | None = None) -> NoReturn:
     """`pyimgano-robust-benchmark`, the same as `pyimgano robust-benchmark`."""
     sys.exit(run_subcommand("robust-benchmark", arguments))
+
+
+def report(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`pyimgano-report`, the same as `pyimgano report`."""
+    sys.exit(run_subcommand("report", arguments))
 
 
 def threshold(arguments: Sequence[str] | None = None) -> NoReturn:

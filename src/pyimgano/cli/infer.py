@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ..inference.outputs import Wanted
     from ..inference.records import RecordFile
     from ..inference.scoring import Scorer
+    from ..pages import NewImagesPage
     from ..runs import InferenceRecord
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -165,6 +167,13 @@ _NAMED = 20
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the records to this file too; with --watch, append, and skip images that have a "
     "record in it.",
+)
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a page of the images, the worst first, with maps and decisions; with --watch it is "
+    "kept up to date.",
 )
 @click.option("--quiet", is_flag=True, help="Print no records on stdout.")
 @click.option(
@@ -429,12 +438,14 @@ def _score(
     watching = given["watch"] is not None
     streaming = "-" in given["inputs"]
     out = _Output(given["quiet"], None if watching or streaming else len(paths))
+    page = _page(given, detector)
     session = Session(
         detector,
         _wanted(given),
         out.emit,
         pixel_threshold=given["pixel_threshold"],
         batch_size=given["batch_size"],
+        look=None if page is None else page.add,
         warn=complain,
     )
     if kept is not None:
@@ -444,7 +455,7 @@ def _score(
     elif watching:
         complain("without --save-jsonl nothing is remembered: a restart scores all files again")
     try:
-        with out.bar:
+        with out.bar, page or nullcontext():
             if watching:
                 watcher = Watcher(
                     given["watch"],
@@ -479,6 +490,28 @@ def _score(
     out.summary(session.total, session.defective, session.unreadable)
     unreadable = session.unreadable and given["on_error"] == "error"
     return 1 if unreadable or problems else 0
+
+
+def _page(given: dict[str, Any], detector: Scorer) -> NewImagesPage | None:
+    """Return the page that --html asks for."""
+    if given["html"] is None:
+        return None
+    from ..inference.detectors import bits_of
+    from ..pages import NewImagesPage
+
+    name = given["model"] or ("vision_patchcore" if given["train_dir"] is not None else None)
+    source = given["model_dir"] or given["from_run"]
+    watching = given["watch"] is not None or "-" in given["inputs"]
+    pixels = detector.pixel_calibration_
+    limit = given["pixel_threshold"]
+    return NewImagesPage(
+        given["html"],
+        detector=name or str(source),
+        normal=None if pixels is None else pixels.mean,
+        pixel_threshold=pixels.threshold if limit is None and pixels is not None else limit,
+        bit_depth=bits_of(detector),
+        watching=watching,
+    )
 
 
 class _Output:

@@ -397,6 +397,12 @@ run_options = _together(
         help="Write a record of each test image to per_image.jsonl.",
     ),
     click.option(
+        "--html/--no-html",
+        default=True,
+        show_default=True,
+        help="Write report.html into the run directory, a page to look at in a browser.",
+    ),
+    click.option(
         "--output",
         type=click.Path(path_type=Path, dir_okay=False),
         help="Also write the summary to this file.",

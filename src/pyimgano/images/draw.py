@@ -53,7 +53,7 @@ def draw_overlay(
     outline: npt.NDArray[np.bool_] | None = None,
     caption: str = "",
 ) -> _Image:
-    """A heat map over its image.
+    """Draw a heat map over its image.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def _draw_outline(drawn: _Image, mask: npt.NDArray[np.bool_]) -> None:
 
 
 def _legend(width: int, scale: HeatScale, caption: str) -> _Image:
-    """(h, width, 3): the caption on the left, the scale of colours on the right."""
+    """Draw the legend (h, width, 3): caption on the left, scale of colours on the right."""
     if width < _LEGEND_WIDTH:
         return np.zeros((0, width, 3), np.uint8)
     height = int(np.clip(width // 24, 20, 240))
@@ -136,7 +136,7 @@ def _legend(width: int, scale: HeatScale, caption: str) -> _Image:
 
 
 def _write(strip: _Image, text: str, left: int, right: int, height: int) -> None:
-    """One line between `left` and `right`, as large as fits."""
+    """Write one line between `left` and `right`, as large as fits."""
     size = _font_size(height * 0.45)
     thickness = max(1, round(size * 1.2))
     (wide, _), _ = cv2.getTextSize(text, _FONT, size, thickness)
@@ -157,5 +157,5 @@ def _write(strip: _Image, text: str, left: int, right: int, height: int) -> None
 
 
 def _font_size(pixels: float) -> float:
-    """The scale at which capitals of OpenCV's font are so many pixels high."""
+    """Return the scale at which capitals of OpenCV's font are so many pixels high."""
     return pixels / 22.0

@@ -56,7 +56,13 @@ from .operating_point import WithOperatingPoint
 from .parameters import FullSignature, check_parameters, parameter_names, reject_unknown
 from .seen_images import SeenImages, calibrate_apart, calibrate_on_distinct
 from .sklearn_face import SklearnFace
-from .suspects import ExcludedImage, TrainingSuspect, name_suspects, refit_without_suspects
+from .suspects import (
+    ExcludedImage,
+    TrainingSuspect,
+    image_names,
+    name_suspects,
+    refit_without_suspects,
+)
 
 if TYPE_CHECKING:
     from .saved_state import SavedState, State
@@ -217,6 +223,10 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
         (M,) float64 scores of the normal images that the threshold was calibrated on: the
         training images that were used, out-of-sample unless `calibration="in-sample"`; or
         the `calibration_images` of `fit`.
+    decision_images_
+        (M,) the images that these scores belong to: paths, or `image <index>` for arrays. None
+        where the method calibrates on a part of the images and does not say which, and after
+        loading a saved detector.
     threshold_
         `predict` calls an image defective if its score is greater than or equal to this. It may
         be set; `calibration_` then says so.
@@ -261,6 +271,7 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
     calibration_quantile: float | None
 
     decision_scores_: npt.NDArray[np.float64]
+    decision_images_: tuple[str, ...] | None = None
     params_: Any
     calibration_: Calibration
     pixel_calibration_: PixelCalibration | None
@@ -436,7 +447,7 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
         """
         note = dim_note(samples)
         if note is not None:
-            self.reading_notes_ = (note,)
+            self.reading_notes_ = (*self.reading_notes_, note)
             warnings.warn(note, stacklevel=3)
 
     # ---- region of interest
@@ -677,6 +688,7 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
     ) -> list[TrainingSuspect]:
         if held_out is not None:
             assert training.images is not None
+            self.decision_images_ = image_names(held_out, training.images)
             return name_suspects(self, held_out, training.images, "calibration", training.copies)
         positions = np.asarray(reading.indices)
         if training.images is not None:
@@ -687,6 +699,7 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
             now = self.calibration_
             self.calibration_ = replace(now, notes=(*now.notes, note))
             return []
+        self.decision_images_ = image_names(sources, positions)
         return name_suspects(self, sources, positions, "train", self.copies_)
 
     # ---- score

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -40,13 +41,15 @@ class BackboneDetector(Detector):
         A name of `pyimgano.backbones.list_backbones()`, or `timm:<name>`.
     layers
         The layers whose features are taken; by default the method's choice, or else the
-        backbone's own, strides 8 and 16.
+        backbone's own, strides 8 and 16. Those of a vision transformer are blocks, such as
+        `block9.normed` or `0.75.normed` (docs/transformers.md).
     pretrained
         False for random weights, drawn from `random_seed`.
     weights
-        A weights file for the backbone; beats `pretrained`.
+        A weights file for the backbone, or a folder that holds one; beats `pretrained`.
     resize
-        (height, width) that images are resized to and maps are given at.
+        (height, width) that images are resized to and maps are given at. A vision transformer
+        takes multiples of its patches: other sides are rounded, and a warning says so.
     device
         `auto`, `cpu`, `cuda` or `cuda:N`.
     engine
@@ -162,6 +165,16 @@ class BackboneDetector(Detector):
     def _start(self, params: Any, n_images: int) -> None:
         self._n_images = n_images
         self._backbone = self._make_backbone(params)
+        size = self._backbone.nearest_size(tuple(params.resize))
+        if size != tuple(params.resize):
+            multiple = self._backbone.network.multiple
+            note = (
+                f"{params.backbone} takes multiples of {multiple} pixels: images are resized to "
+                f"{size[0]} x {size[1]} instead of {params.resize[0]} x {params.resize[1]}"
+            )
+            self.reading_notes_ = (*self.reading_notes_, note)
+            warnings.warn(note, stacklevel=3)
+            params.resize = size
 
     def _recall(self) -> Recall | None:
         return self._backbone.cache

@@ -100,6 +100,13 @@ def name_suspects(
     return found
 
 
+def image_names(
+    sources: Sequence[ImageSource], positions: Sequence[int] | npt.NDArray[np.integer]
+) -> tuple[str, ...]:
+    """Return the names of the images at these positions: paths, or `image <index>` for arrays."""
+    return tuple(_name(sources[int(i)], int(i)) for i in positions)
+
+
 def _together(copies: Sequence[Sequence[int]]) -> dict[int, Sequence[int]]:
     """All copies of an image, itself included, by the position of each."""
     return {index: some for some in copies for index in some}

@@ -16,6 +16,7 @@ from ..runs import MODEL_FOLDER, CategoryReport
 from .benchmark_documents import BenchmarkDocuments
 from .opened_run import MakeDetector
 from .resuming import given_besides, require_same, run_or_resume
+from .run_documents import write_page_facts
 from .submission import Submission
 from .suite import Listener, load_task
 from .trial import run_trial
@@ -62,6 +63,7 @@ def run_benchmark(
     save_model: bool = False,
     roi: str | Path | None = None,
     bit_depth: int | None = None,
+    html: bool = True,
     resume: str | Path | None = None,
     force: bool = False,
     fail_fast: bool = False,
@@ -150,6 +152,9 @@ def run_benchmark(
     bit_depth
         How many bits the camera has, 9 to 16, where images have 16 bits a sample; by default what
         each file declares, and else all 16.
+    html
+        Whether the run gets a page to look at, `report.html`, when it is done. For it the maps of
+        a few images of each category are kept in the run.
     resume
         The directory of a run that stopped: it goes on with its own configuration. What is
         complete is kept as it is, the rest is done again. Beside it `num_threads`, `fail_fast`,
@@ -218,6 +223,7 @@ def run_benchmark(
         "save_model": save_model,
         "roi": None if roi is None else str(roi),
         "bit_depth": bit_depth,
+        "html": html,
     }
     if resume is not None:
         places = {"root": root, "output_dir": output_dir, "runs_dir": runs_dir}
@@ -266,11 +272,14 @@ def _measure(
     detector = create(run.config.model, **run.keywords)
     submission = Submission(run.layout, run.root, run.directory, category.test, detector)
     scales: list[ScoreScale] = []  # of the detector, once it is fitted
+    page = run.page_facts(name)
     with ExitStack() as stack:
         records = stack.enter_context(writer) if (writer := run.record_writer(name)) else None
 
         def record(sample: Sample, result: ImageScore) -> None:
             saved = submission.save(detector, sample, result)
+            if page is not None:
+                page.add(sample.label, result.index, result.score, result.anomaly_map)
             if records is not None:
                 records.write(
                     run.record(name, sample, result, detector.threshold_, saved, scales[-1])
@@ -293,12 +302,14 @@ def _measure(
             protocol=task.protocol,
             on_error=run.config.on_error,
             exclude_suspects=run.config.exclude_suspects,
-            keep_maps=submission.wanted,
+            keep_maps=submission.wanted or page is not None,
             on_fitted=keep,
             on_score=record,
             progress=None if listener is None else listener.stage,
         )
         submission.flush()
+    if page is not None:
+        write_page_facts(page, detector, trial, task.calibration_images is not None)
     notes = [*category.notes, *trial.notes, *submission.notes()]
     if not category.test:
         notes.append("there are no test images: the threshold is calibrated, nothing is measured")

@@ -87,6 +87,7 @@ class BenchmarkConfig(BaseModel):
     pixel_calibration_seed: Seed = 0
     pixel_postprocess: dict[str, Any] | None = None
     bit_depth: BitDepth | None = None  # runs of earlier versions have none
+    html: Flag = True
 
     @classmethod
     def check(cls, **values: Any) -> Self:

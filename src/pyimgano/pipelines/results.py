@@ -102,10 +102,11 @@ def measure_all(
     scores: list[float],
     no_pixel_reason: str,
     pixel_threshold: float | None = None,
+    pro_curve: list[list[float]] | None = None,
 ) -> dict[str, Any]:
     """All metrics, and under `per_defect` all of each kind that was scored.
 
-    `pixel_threshold` beats that of the detector.
+    `pixel_threshold` beats that of the detector. `pro_curve` is as in `evaluate_scores`.
     """
     threshold, no_threshold = _pixel_threshold(detector, protocol, pixel_threshold)
     labels = [sample.label for sample in samples]
@@ -119,7 +120,7 @@ def measure_all(
         unknown = "it is not known where the masks' regions saturate"
         keywords["no_regions_reason"] = pixels.no_regions or unknown
     arrays = pixels.arrays()
-    results = evaluate_scores(labels, scores, **keywords, **arrays)
+    results = evaluate_scores(labels, scores, **keywords, **arrays, pro_curve=pro_curve)
     results["pixel_aupro_limit"] = protocol.pro_integration_limit
     results["per_defect"] = evaluate_kinds(
         labels,

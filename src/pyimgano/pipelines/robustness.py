@@ -23,6 +23,7 @@ from .opened_run import MakeDetector
 from .resuming import given_besides, require_same, run_or_resume
 from .robustness_documents import RobustnessDocuments
 from .robustness_results import clean_results, condition_results
+from .run_documents import write_page_facts
 from .suite import Listener, load_task
 from .trial import Measurement, fit_detector, measure_detector
 
@@ -64,6 +65,7 @@ def run_robust_benchmark(
     max_pixels: int | None = None,
     roi: str | Path | None = None,
     bit_depth: int | None = None,
+    html: bool = True,
     resume: str | Path | None = None,
     force: bool = False,
     fail_fast: bool = False,
@@ -98,7 +100,7 @@ def run_robust_benchmark(
         As `run_benchmark`; it stays where it is in the frame, whatever moves in it.
     create
         Makes a detector from the model's name and keywords, where it is not to be one of ours.
-    bit_depth
+    bit_depth, html
         As `run_benchmark`.
 
     Returns
@@ -150,6 +152,7 @@ def run_robust_benchmark(
         "save_model": False,
         "roi": None if roi is None else str(roi),
         "bit_depth": bit_depth,
+        "html": html,
     }
     if resume is not None:
         ours = {name: value for name, value in asked.items() if name != "save_model"}
@@ -190,12 +193,15 @@ def _measure(
     )
     fit_seconds = perf_counter() - began
     scale = detector.score_scale()
+    page = run.page_facts(name)
     scorer = TimedScorer(detector, test)
     total = 1 + len(config.corruptions) * len(config.severities)
     with ExitStack() as stack:
         records = stack.enter_context(writer) if (writer := run.record_writer(name)) else None
 
         def record(condition: Condition, sample: Sample, result: ImageScore) -> None:
+            if page is not None and condition.corruption is None:
+                page.add(sample.label, result.index, result.score, result.anomaly_map)
             if records is not None:
                 records.write(run.line(condition, name, sample, result, detector.threshold_, scale))
 
@@ -213,6 +219,8 @@ def _measure(
 
         measured = measured_under(Condition(None, 0, config.seed, run.root), 1)
         clean = clean_results(measured)
+        if page is not None:
+            write_page_facts(page, detector, measured, task.calibration_images is not None)
         problems += measured.problems
         timings = RobustnessTimings(
             fit_seconds=fit_seconds,

@@ -7,7 +7,9 @@ is theirs.
 from __future__ import annotations
 
 import json
+import logging
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,8 +19,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from .. import __version__
 from ..calibration import ScoreScale
 from ..datasets import Category, Sample
+from ..errors import PyimganoError, during
 from ..images import max_pixels
+from ..memory import one_line
 from ..models import Detector, ImageScore
+from ..pages import REPORT_PAGE, PageFacts, write_report_page
 from ..runs import (
     EarlierRun,
     Failure,
@@ -45,6 +50,8 @@ from .trial import Measurement
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_log = logging.getLogger(__name__)
 
 Report = TypeVar("Report", bound=FittedReport)
 Config = TypeVar("Config", bound=BenchmarkConfig)
@@ -157,6 +164,12 @@ class RunDocuments(ABC, Generic[Config, Report]):
         ordered = {one: known[one] for one in map(shown, self.names) if one in known}
         self.environment = self.environment.model_copy(update={"dataset_fingerprints": ordered})
         self.directory.write("environment.json", self.environment)
+
+    def page_facts(self, category: str) -> PageFacts | None:
+        """Keeps what the page needs of a category while it is tested; None without a page."""
+        if self.directory is None or not self.config.html:
+            return None
+        return PageFacts(self.directory.category(category))
 
     def record_writer(self, category: str) -> RecordWriter | None:
         """Of the category's per_image.jsonl; None if it is not wanted."""
@@ -286,6 +299,8 @@ class RunDocuments(ABC, Generic[Config, Report]):
             report = self._top_report(status, failure)
             if self.directory is not None:
                 self.directory.write("report.json", report)
+                if self.config.html and status in ("complete", "failed"):
+                    _write_page(self.directory.path)
         return _plain_report(report)
 
     def finished_part(self, failure: Failure) -> dict[str, Any] | None:
@@ -387,6 +402,35 @@ class RunDocuments(ABC, Generic[Config, Report]):
             "save_model": config.save_model,
             "arguments": config.as_json(),
         }
+
+
+def write_page_facts(
+    page: PageFacts, detector: Detector, measured: Measurement, apart: bool
+) -> None:
+    """Write what the page needs of a category that was tested; `apart` says that other images than
+    the training images set the threshold."""
+    with during("writing"):
+        page.write(
+            detector.decision_scores_,
+            getattr(detector, "decision_images_", None),
+            threshold=detector.threshold_,
+            apart=apart,
+            pro_curve=measured.pro_curve,
+        )
+
+
+def _write_page(run: Path) -> None:
+    """Write the page of a run; where that fails the run is whole all the same, and this is said."""
+    try:
+        write_report_page(run)
+    except Exception as error:  # whatever it is, it must not cost hours of measuring
+        if not isinstance(error, PyimganoError):
+            _log.exception("the page of %s failed", run)
+        warnings.warn(
+            f"{run / REPORT_PAGE} could not be written ({one_line(error)}); "
+            "pyimgano report makes it from the run",
+            stacklevel=2,
+        )
 
 
 def _plain_report(report: RunFields) -> dict[str, Any]:

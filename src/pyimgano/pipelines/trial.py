@@ -66,6 +66,8 @@ class Measurement:
         What each promise would lead to on these images.
     likeness
         Whether the good ones are like those of the calibration; None if there are none.
+    pro_curve
+        Rates and overlaps of the curve under which AUPRO is the area; empty without it.
     """
 
     results: dict[str, Any]
@@ -77,6 +79,7 @@ class Measurement:
     score_seconds: float
     operating_points: list[OperatingPoint]
     likeness: Likeness | None
+    pro_curve: list[list[float]]
 
 
 @dataclass
@@ -378,6 +381,7 @@ def measure_detector(
     notes = known.notes()
     done = time.perf_counter()
 
+    pro_curve: list[list[float]] = []
     with during("metrics"):
         results = measure_all(
             detector,
@@ -387,6 +391,7 @@ def measure_detector(
             scores,
             no_pixel_reason or pixels.reason(detector),
             pixel_threshold,
+            pro_curve,
         )
         add_kinds(results, protocol, test)
         if protocol.background:
@@ -411,6 +416,7 @@ def measure_detector(
         score_seconds=done - began,
         operating_points=points,
         likeness=like,
+        pro_curve=pro_curve,
     )
 
 

@@ -4,6 +4,7 @@ from .directory import (
     DEFAULT_OUTPUT,
     RecordWriter,
     RunDirectory,
+    category_folder,
     flush_to_disk,
     require_empty,
     safe_name,
@@ -22,7 +23,7 @@ from .environment_schema import (
 )
 from .inference_schema import InferenceRecord, MapFile, MapRecord, RegionRecord, WatchedFile
 from .lines import append_line, as_line, read_scores
-from .maps import write_map, write_mask
+from .maps import read_map, write_map, write_mask
 from .models import MODEL_FOLDER, find_model
 from .plain_json import plain_json, write_json, write_json_lines
 from .robustness_schema import (
@@ -47,6 +48,7 @@ from .schema import (
     CalibrationReport,
     CategoryReport,
     Counts,
+    CurvesDocument,
     DefectResults,
     ExcludedReport,
     Failure,
@@ -68,6 +70,7 @@ from .schema import (
     SuiteReport,
     SuspectReport,
     Timings,
+    TrainingScoreRecord,
     shown,
 )
 
@@ -82,6 +85,7 @@ __all__ = [
     "CorruptionResults",
     "Counts",
     "Cpu",
+    "CurvesDocument",
     "DefectResults",
     "EarlierRun",
     "EnvironmentDocument",
@@ -124,6 +128,7 @@ __all__ = [
     "Status",
     "SuiteReport",
     "Timings",
+    "TrainingScoreRecord",
     "UsedFile",
     "WatchedFile",
     "Worst",
@@ -135,7 +140,9 @@ __all__ = [
     "safe_name",
     "shown",
     "append_line",
+    "category_folder",
     "as_line",
+    "read_map",
     "read_scores",
     "write_bytes",
     "write_document",

@@ -15,7 +15,15 @@ from .robustness_schema import (
     RobustnessSingleReport,
     RobustnessSuiteReport,
 )
-from .schema import CategoryReport, ImageRecord, RunConfig, SingleReport, SuiteReport
+from .schema import (
+    CategoryReport,
+    CurvesDocument,
+    ImageRecord,
+    RunConfig,
+    SingleReport,
+    SuiteReport,
+    TrainingScoreRecord,
+)
 
 #: The documents of a run, by the name of their schema file.
 DOCUMENTS: dict[str, type[BaseModel]] = {
@@ -26,6 +34,8 @@ DOCUMENTS: dict[str, type[BaseModel]] = {
     "config": RunConfig,
     "environment": EnvironmentDocument,
     "files": FilesDocument,
+    "training_scores": TrainingScoreRecord,
+    "curves": CurvesDocument,
     "robustness.report.category": RobustnessCategoryReport,
     "robustness.report.single": RobustnessSingleReport,
     "robustness.report.suite": RobustnessSuiteReport,

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import DataError, UsageError
 from ..foreign import parse_json, read_regular
-from .directory import as_file_name, safe_name
+from .directory import category_folder
 from .environment_schema import EnvironmentDocument, FilesDocument
-from .schema import SCHEMA_VERSION, FittedReport, RunConfig, shown
+from .schema import SCHEMA_VERSION, FittedReport, RunConfig
 
 _Config = TypeVar("_Config", bound=RunConfig)
 _Report = TypeVar("_Report", bound=FittedReport)
@@ -64,7 +64,7 @@ class EarlierRun(Generic[_Config, _Report]):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What was asked for.
+        """Return what was asked for.
 
         Raises
         ------
@@ -79,16 +79,18 @@ class EarlierRun(Generic[_Config, _Report]):
         return dict(self.config.arguments)
 
     def complete_report(self, category: str) -> _Report | None:
-        """The report of a category that was finished; None if it was not, or cannot be read."""
+        """Return the report of a category that was finished; None if it was not, or cannot be
+        read.
+        """
         report = _read(self._category(category) / "report.json", self._report)
         return report if report is not None and report.status == "complete" else None
 
     def files(self, category: str) -> FilesDocument | None:
-        """What the category was measured on; None if that is not known."""
+        """Return what the category was measured on; None if that is not known."""
         return _read(self._category(category) / "files.json", FilesDocument)
 
     def _category(self, name: str) -> Path:
-        return self.path / "categories" / as_file_name(safe_name(shown(name)))
+        return category_folder(self.path, name)
 
     def _require_kind(self, document: dict[str, Any], config: type[RunConfig]) -> None:
         is_robust, wanted = _ROBUSTNESS in document, _ROBUSTNESS in config.model_fields
@@ -99,7 +101,7 @@ class EarlierRun(Generic[_Config, _Report]):
 
 
 def finished_report(run: str | Path) -> dict[str, Any] | None:
-    """The top-level report of a run that is complete, as it stands there; None if it is not.
+    """Return the top-level report of a run that is complete, as it stands there; None if it is not.
 
     Raises
     ------
@@ -116,7 +118,7 @@ def finished_report(run: str | Path) -> dict[str, Any] | None:
 
 
 def _require_run(path: Path) -> dict[str, Any]:
-    """The config.json of a run directory."""
+    """Read the config.json of a run directory."""
     try:
         if not path.is_dir():
             what = "is no folder" if path.exists() else "no such folder"

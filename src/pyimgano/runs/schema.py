@@ -23,7 +23,7 @@ SCHEMA_VERSION = 1
 
 
 def shown(text: str) -> str:
-    """`text` as JSON can hold it: bytes of a file name that are no UTF-8 become \\xNN."""
+    """Return `text` as JSON can hold it: bytes of a file name that are no UTF-8 become \\xNN."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # half a character that stands for no byte either
@@ -428,6 +428,26 @@ class ImageRecord(Model):
     )
     error: Text | None = None
     map: Text | None = Field(None, description="file of its anomaly map, relative to the run")
+
+
+class TrainingScoreRecord(Model):
+    """A line of training_scores.jsonl: a good image that the threshold comes from."""
+
+    index: int = Field(description="position among the scores")
+    input: Text | None = Field(description="null where the method does not say which image it is")
+    role: Literal["train", "calibration"]
+    score: Number = Field(description="as the calibration has it: by default without the image")
+    score_ratio: Number | None = Field(None, description="score / threshold")
+
+
+class CurvesDocument(Model):
+    """curves.json: curves that cannot be had from per_image.jsonl."""
+
+    schema_version: int = SCHEMA_VERSION
+    pro_false_positive_rate: list[Rate] = Field(
+        description="of the pixels, from 0 to the limit of AUPRO; at most 200 of the curve's points"
+    )
+    pro_overlap: list[Rate] = Field(description="mean over the regions, at these rates")
 
 
 class RunConfig(Asked):
