@@ -89,13 +89,16 @@ def test_an_answer_with_its_files(check: Check, photos: Path) -> None:
     assert any(
         line.startswith("With 8 good photos, expect about one good part in 9") for line in lines
     )
-    assert "takes photos of bad parts" in out and "Everything is in answer" in out
+    assert "takes photos of bad parts" in out and "Open answer/report.html to look" in out
     assert "learning from 8 good photos" in err
     answer = photos / "answer"
     table = rows(answer)
     assert [row["verdict"] for row in table] == ["good", "good", "defective"]
     assert float(table[2]["score"]) >= float(table[2]["threshold"]) and table[2]["x"] != ""
     assert (answer / "overlays/tief/ä.png.overlay.png").is_file()
+    page = (answer / "report.html").read_text()
+    assert "3 images: 1 called defective" in page and "What this promises" in page
+    assert "one good part in 9" in page and "ä.png" in page
     records = [json.loads(line) for line in (answer / "records.jsonl").read_text().splitlines()]
     for record in records:
         InferenceRecord.model_validate(record)

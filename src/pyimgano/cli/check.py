@@ -42,8 +42,9 @@ GOOD is a folder that holds photos of good parts alone, also in folders in it. N
 file, a pattern or a list of paths, as for pyimgano infer.
 
 The detector is fitted the first time and kept, so that the next check with the same good photos
-begins at once. The answer is a table on stdout. A folder of its own gets results.csv for a
-spreadsheet, records.jsonl with all details, and a picture of each new image with what was found.
+begins at once. The answer is a table on stdout. A folder of its own gets report.html to look at,
+results.csv for a spreadsheet, records.jsonl with all details, and a picture of each new image with
+what was found.
 
 Exit status: 0 done; 1 a new image could not be read, or there was none; 2 usage.""",
 )
@@ -132,7 +133,7 @@ def _check(given: dict[str, Any]) -> int:
         notes = _notes(good, new)
         for note in notes:
             complain(f"note: {note}")
-        records = _judge(given, kept, new, root, output, bar)
+        records = _judge(given, kept, new, root, output, notes, bar)
     summary = _summary(given, kept, records, notes, problems, output)
     summary["fit"] = {"kept_before": seconds is None, "seconds": seconds}
     _write(output, records, summary)
@@ -246,11 +247,16 @@ def _judge(
     new: Sequence[str],
     root: str | None,
     output: Path,
+    notes: Sequence[str],
     bar: Bar,
 ) -> list[InferenceRecord]:
+    """Score the new images, and write what is left of each as it is made."""
+    from ..calibration import promise_of
+    from ..inference.detectors import bits_of
     from ..inference.outputs import Wanted
     from ..inference.records import RecordFile, as_line
     from ..inference.session import Session
+    from ..pages import NewImagesPage
 
     maps = kept.detector.has_maps
     wanted = Wanted(
@@ -264,8 +270,22 @@ def _judge(
         records.append(record)
         bar.show("judging", len(records), len(new))
 
+    detector = kept.detector
+    pixels = detector.pixel_calibration_
+    page = NewImagesPage(
+        output / "report.html",
+        detector=f"{given['model']}, fitted on {detector.n_train_} good photos of {given['good']}",
+        normal=None if pixels is None else pixels.mean,
+        pixel_threshold=None if pixels is None else pixels.threshold,
+        bit_depth=bits_of(detector),
+        facts=[
+            ("What this promises", promise_of(detector.calibration_)),
+            *(("Note", note) for note in notes),
+        ],
+    )
     try:
-        Session(kept.detector, wanted, emit, warn=complain).score(new, root)
+        with page:
+            Session(detector, wanted, emit, look=page.add, warn=complain).score(new, root)
     finally:
         file.close()
     return records
@@ -348,5 +368,6 @@ def _told(records: Sequence[InferenceRecord], summary: dict[str, Any]) -> list[s
             f"Have a look at the good photos that stand apart most: {plain(', '.join(suspects))}. "
             "If one shows a bad part, take it out."
         )
-    lines.append(f"Everything is in {plain(summary['output_dir'])}")
+    page = Path(summary["output_dir"]) / "report.html"
+    lines.append(f"Open {plain(str(page))} to look at them; beside it lies all else")
     return lines
