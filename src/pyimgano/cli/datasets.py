@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .console import ALLOW_OUTSIDE, DATASETS, Bar, complain, plain, print_document, print_text
+from .groups import SuggestingGroup
 from .options import bit_depth_option, max_pixels_option
 
 if TYPE_CHECKING:
@@ -17,15 +18,24 @@ if TYPE_CHECKING:
 _LISTED = 50
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=SuggestingGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Look datasets over before anything is fitted on them."""
+    """Look datasets over before anything is fitted on them.
+
+    \b
+      pyimgano datasets list
+      pyimgano datasets check --dataset custom --root photos
+    """
 
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(*, as_json: bool) -> int:
-    """Print the names that --dataset takes."""
+    """Print the names that --dataset takes.
+
+    \b
+      pyimgano datasets list
+    """
     from ..datasets import list_datasets
 
     names = list_datasets()

@@ -234,6 +234,11 @@ _NAMED = 20
 def command(**given: Any) -> int:
     """Score images with a fitted detector: one JSON record a line on stdout.
 
+    \b
+      pyimgano infer --model-dir models/lid photos/new --save-jsonl records.jsonl
+      pyimgano infer --train-dir photos/good photos/new --save-overlays overlays
+      pyimgano infer --model-dir models/lid --watch camera1 --save-jsonl camera1.jsonl
+
     The detector comes from --from-run, --model-dir, or --train-dir, which fits one on good
     images first. Progress and warnings go to stderr.
 
