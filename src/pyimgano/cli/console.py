@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -262,10 +262,17 @@ def print_text(text: str) -> None:
         raise DataError(f"stdout: cannot be written ({error.strerror})") from error
 
 
-def images_in(folder: Path, what: str, *, good_for: str | None = None) -> list[str]:
+def images_in(
+    folder: Path,
+    what: str,
+    *,
+    good_for: str | None = None,
+    leave_out: Sequence[Path] = (),
+) -> list[str]:
     """Return the images of a folder, which is to hold `what`.
 
-    `good_for` is the option that wants good parts alone.
+    `good_for` is the option or argument that wants good parts alone. Images in the folders
+    `leave_out` are not among them.
 
     Raises
     ------
@@ -278,7 +285,7 @@ def images_in(folder: Path, what: str, *, good_for: str | None = None) -> list[s
 
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; it has to hold {what}")
-    listing = list_input(str(folder))
+    listing = list_input(str(folder), leave_out=leave_out)
     if listing.problems:
         raise DataError(listing.problems[0])
     if good_for is not None:
