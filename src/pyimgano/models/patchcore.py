@@ -149,7 +149,9 @@ class VisionPatchCore(CoresetDetector):
             params.recipe = "whitened" if small else "paper"
         whitens = params.recipe == "whitened"
         if params.patch_grid is None:
-            params.patch_grid = "coarse" if whitens else "fine"
+            # of stride 16 with the published networks; vision transformers have it as they are
+            transformer = params.backbone.startswith(("dinov2_", "dinov3_"))
+            params.patch_grid = "coarse" if whitens and not transformer else "fine"
         if params.max_bank_size is None:
             params.max_bank_size = 10_000 if whitens else 32_768
         if params.resize is None and not whitens:
