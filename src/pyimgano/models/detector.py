@@ -707,7 +707,10 @@ class Detector(WithOperatingPoint, SklearnFace):
 
     def _take_restored(self, detector: Any, tiles: TileFacts | None) -> None:
         if type(detector) is not type(self) or tiles is not None:
-            raise SavedModelError(f"the pickled detector: is not a {type(self).__name__}")
+            found = "TiledDetector" if tiles is not None else type(detector).__name__
+            raise SavedModelError(
+                f"the pickled detector: is a {found}, not a {type(self).__name__}"
+            )
         self.__dict__.update(vars(detector))
 
     def _check_fitted(self) -> None:
