@@ -435,10 +435,8 @@ def test_scales_out_of_range_are_refused(tmp_path: Path, name: str, value: float
         facts[name] = value
     else:
         arrays[name] = np.full_like(arrays[name], value)
-    cells = [
-        len(detector.learned_.memories.near.border),
-        len(detector.learned_.memories.context.border),
-    ]
+    memories = detector.learned_.memories
+    cells = [len(memories.near.border), len(memories.context.border)]
     with pytest.raises(SavedModelError, match=name):
         NearAndContext.restored(SavedState(arrays, facts), memories.near.bank, cells, 192)
 
@@ -623,10 +621,8 @@ def test_detectors_saved_before_there_was_a_nuisance_still_load() -> None:
     state = detector.learned_.state()
     facts = {name: one for name, one in state.facts.items() if "nuisance" not in name}
     assert len(facts) == len(state.facts) - 2
-    cells = [
-        len(detector.learned_.memories.near.border),
-        len(detector.learned_.memories.context.border),
-    ]
+    memories = detector.learned_.memories
+    cells = [len(memories.near.border), len(memories.context.border)]
     loaded = NearAndContext.restored(
         SavedState(state.arrays, facts), memories.near.bank, cells, 192
     )

@@ -32,7 +32,6 @@ from .method import TrainingScores
 from .parameters import (
     CalibrationSource,
     Contamination,
-    DetectorParams,
     Quantile,
     Seed,
     Size,
@@ -127,11 +126,23 @@ class AdaptedParams(BaseModel):
             "Height and width of the images of one array where they are of several sizes."
         ),
     )
-    contamination: Contamination | None = DetectorParams.model_fields["contamination"]
+    contamination: Contamination | None = Field(
+        None,
+        description=(
+            "The expected share of the training images whose scores lie above the threshold, in "
+            "(0, 0.5]."
+        ),
+    )
     calibration: CalibrationSource = Field(
         "in-sample", description="Its training images are always scored as it has seen them."
     )
-    calibration_quantile: Quantile | None = DetectorParams.model_fields["calibration_quantile"]
+    calibration_quantile: Quantile | None = Field(
+        None,
+        description=(
+            "The quantile of the scores of good images that the threshold lies at, in (0, 1). It "
+            "takes precedence over `contamination`, and over the detector's own threshold."
+        ),
+    )
     device: str = Field("cpu", description="Not used: the detector decides where it computes.")
     random_seed: Seed = Field(0, description="Not used: the detector has its own.")
 

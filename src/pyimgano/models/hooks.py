@@ -18,7 +18,7 @@ from ..images import NetworkInput, RegionOfInterest
 from .anomaly_map import SIGMA, smooth_maps
 from .method import Learned, Method, TrainingScores
 from .on_backbone import open_backbone
-from .parameters import BackboneParams
+from .parameters import BackboneParams, DetectorParams
 from .saved_state import SavedState, State
 from .training_images import Progress, TrainingImages
 
@@ -115,7 +115,7 @@ class HookMethod(Method, Learned):
 class BackboneDetector(HookMethod):
     """A method of four steps on the features of a frozen backbone."""
 
-    Params = BackboneParams
+    Params: ClassVar[type[DetectorParams]] = BackboneParams
     patches: ClassVar[Literal["fine"] | None] = None
 
     grid_: tuple[int, int]

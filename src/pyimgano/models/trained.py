@@ -17,7 +17,7 @@ from ..images import NetworkInput
 from .hooks import BackboneDetector
 from .method import TrainingScores
 from .on_backbone import open_backbone
-from .parameters import BackboneParams, Count
+from .parameters import BackboneParams, Count, DetectorParams
 from .saved_state import SavedState, State
 from .spread import Spread
 from .training_images import Progress
@@ -83,7 +83,7 @@ class TrainedDetector(BackboneDetector):
     the number of threads (`pyimgano.models.training.loop`). On a GPU: not measured.
     """
 
-    Params = TrainedParams
+    Params: ClassVar[type[DetectorParams]] = TrainedParams
 
     history_: History
 

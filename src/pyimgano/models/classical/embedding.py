@@ -20,7 +20,7 @@ from ...errors import DataError, SavedModelError
 from ...images import NetworkInput
 from ..hooks import BackboneDetector
 from ..method import TrainingScores
-from ..parameters import BackboneParams, Flag
+from ..parameters import BackboneParams, DetectorParams, Flag
 from ..saved_state import SavedState, State
 from ..spread import Spread, spread_notes
 from ..training_images import Progress
@@ -87,7 +87,7 @@ class EmbeddingDetector(BackboneDetector):
     has seen, and nothing is promised.
     """
 
-    Params = EmbeddingParams
+    Params: ClassVar[type[DetectorParams]] = EmbeddingParams
 
     has_maps: ClassVar[bool] = False
     #: The distribution that the head is taken from.
@@ -292,7 +292,7 @@ class ScaledParams(EmbeddingParams):
 class ScaledDetector(EmbeddingDetector):
     """Base class of heads to which it matters how large a channel's numbers are."""
 
-    Params = ScaledParams
+    Params: ClassVar[type[DetectorParams]] = ScaledParams
 
     def _scaling(self, rows: _Rows) -> Scaling:
         return Scaling.of(rows) if self.params_.standardize else super()._scaling(rows)
