@@ -28,21 +28,12 @@ from pyimgano.inference import (
     threshold_from_defects,
 )
 from pyimgano.models import load_model, register_model
-from pyimgano.models.saved_state import SavedState
 from pyimgano.pipelines import run_benchmark
 
 from .conftest import copy_registry, save
-from .stubs import SavedDarkness as Saved
+from .stubs import SavedDarkness
 
 Call = Callable[..., tuple[int, Any, str]]
-
-
-class SavedDarkness(Saved):
-    """It can score once it was loaded."""
-
-    def _restore(self, saved: SavedState) -> None:
-        super()._restore(saved)
-        self.batches = []
 
 
 def grey(value: int) -> np.ndarray:

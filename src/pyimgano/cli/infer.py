@@ -297,7 +297,8 @@ def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> Scorer:
     )
     from ..inference.scoring import require_maps
     from ..models.detector import OnError, require_fitted
-    from ..models.saving import require_place, require_saveable
+    from ..models.saved import require_place
+    from ..models.saving import require_saveable
     from ..models.tiled import TiledDetector
 
     detector: Scorer
