@@ -384,7 +384,8 @@ def test_the_command_line_has_options_and_table(
     config = json.loads((Path(report["run_dir"]) / "config.json").read_text())
     assert config["exclude_suspects"] is True and config["arguments"]["exclude_suspects"] is True
     code, report, _ = run("--calibration-tail", "conformal")  # which every method has
-    assert code == 0 and report["model_kwargs"]["calibration_tail"] == "conformal"
+    config = json.loads((Path(report["run_dir"]) / "config.json").read_text())
+    assert code == 0 and config["detector_parameters"]["calibration_tail"] == "conformal"
 
 
 def test_the_tail_is_a_keyword_of_detectors() -> None:
