@@ -510,7 +510,7 @@ def flat_parts(n: int) -> list[npt.NDArray[np.uint8]]:
 def test_good_images_stay_good_when_they_are_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the nuisance their scores are far larger: what the test is worth."""
     from pyimgano.images import distort
-    from pyimgano.models import patchcore
+    from pyimgano.models import patchcore_whitened
 
     images = flat_parts(24)
     new, rng = flat_parts(30)[24:], np.random.default_rng(1)
@@ -522,7 +522,7 @@ def test_good_images_stay_good_when_they_are_compressed(monkeypatch: pytest.Monk
         return float(np.median(found) / np.median(clean))
 
     mended = ratio()
-    monkeypatch.setattr(patchcore, "everyday_copies", lambda images, cells, seed: [])
+    monkeypatch.setattr(patchcore_whitened, "everyday_copies", lambda images, cells, seed: [])
     assert mended < 1.0 + 0.5 * (ratio() - 1.0)
 
 
@@ -595,7 +595,7 @@ def test_few_images_are_disturbed_too(count: int) -> None:
 def test_drift_is_looked_at_only_where_everyday_disturbances_are_not_enough(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from pyimgano.models import patchcore
+    from pyimgano.models import patchcore_whitened
 
     asked: list[int] = []
 
@@ -603,7 +603,7 @@ def test_drift_is_looked_at_only_where_everyday_disturbances_are_not_enough(
         asked.append(len(images))
         return drift_copies(images, seed)
 
-    monkeypatch.setattr(patchcore, "drift_copies", counted)
+    monkeypatch.setattr(patchcore_whitened, "drift_copies", counted)
     different = [shaded(picture(i, 96), i) for i in range(24)]
     alike = [np.roll(picture(i, 96), (17 * i, 7 * i), (0, 1)) for i in range(8)]
     for images, counts in ((different, []), (alike, [8])):
