@@ -22,13 +22,13 @@ from typing import Any
 import cv2
 
 from pyimgano.pipelines import run_benchmark
+from pyimgano.pipelines.run import RunConfig
 from pyimgano.runs import (
     CategoryReport,
     CurvesDocument,
     EnvironmentDocument,
     FilesDocument,
     ImageRecord,
-    RunConfig,
     SuiteReport,
     TrainingScoreRecord,
 )

@@ -18,6 +18,6 @@ def context_share(
     """
     if score is None or anomaly_map is None or score <= 0:
         return None
-    if not getattr(detector, "context_counts", False):
+    if not getattr(getattr(detector, "learned_", None), "context_counts", False):
         return None
     return float(np.clip(1.0 - float(anomaly_map.max()) / score, 0.0, 1.0))

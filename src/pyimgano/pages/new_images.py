@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path, PurePath
@@ -54,6 +54,8 @@ class NewImagesPage:
         Of images with 16 bits a sample, as `read_image`.
     watching
         Whether the page says that more images are coming, and reloads itself, until then.
+    facts
+        Further names and values that stand at the top.
     clock
         Seconds, from anywhere, never backwards.
     """
@@ -67,6 +69,7 @@ class NewImagesPage:
         pixel_threshold: float | None = None,
         bit_depth: int | None = None,
         watching: bool = False,
+        facts: Sequence[tuple[str, str]] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = path
@@ -75,6 +78,7 @@ class NewImagesPage:
         self._pixel_threshold = pixel_threshold
         self._bit_depth = bit_depth
         self._watching = watching
+        self._facts = facts
         self._clock = clock
         self._began = datetime.now().astimezone()
         self._kept: list[tuple[float, int, Tile]] = []
@@ -183,6 +187,7 @@ class NewImagesPage:
             facts.append(("Threshold", f"{self._threshold:.6g}"))
         facts.append(("Began", f"{self._began:%Y-%m-%d %H:%M:%S}"))
         facts.append(("As of", f"{now:%Y-%m-%d %H:%M:%S}" + (", more may come" * going_on)))
+        facts += self._facts
         return render(
             "new_images.html",
             title=f"{self._defective} of {self._total} defective",
