@@ -435,7 +435,7 @@ def test_a_page_that_cannot_be_made_does_not_cost_the_run(
     def fail(run: Path) -> None:
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("pyimgano.pipelines.run_documents.write_report_page", fail)
+    monkeypatch.setattr("pyimgano.pipelines.run.write_report_page", fail)
     with pytest.warns(UserWarning, match=r"report\.html could not be written .*no ink"):
         folder = run(make_mvtec(), tmp_path)
     assert json.loads((folder / "report.json").read_text())["status"] == "complete"
@@ -515,6 +515,19 @@ def test_a_resumed_run_leaves_no_map_of_before(make_mvtec: MakeDataset, tmp_path
         (path / "report.json").write_text(json.dumps(report))
     run_benchmark(resume=folder)
     assert not stray.exists() and (folder / "report.html").exists()
+
+
+def test_resuming_a_complete_run_makes_the_page_that_a_kill_left_out(
+    make_mvtec: MakeDataset, tmp_path: Path
+) -> None:
+    folder = run(make_mvtec(), tmp_path)
+    page = folder / "report.html"
+    page.unlink()
+    run_benchmark(resume=folder)
+    assert page.exists()
+    page.write_text("mine")
+    run_benchmark(resume=folder)
+    assert page.read_text() == "mine"  # what is there stays
 
 
 # ---- words
