@@ -147,7 +147,8 @@ def take_picture(
     except ImageReadError as error:
         return Picture(0, 0, None, None, missing=error.reason)
     original = (image.shape[0], image.shape[1])
-    scale = min(1.0, LONGEST_SIDE / max(original))
+    # a small image is enlarged, so that outlines on it are fine lines
+    scale = min(2.0, LONGEST_SIDE / max(original))
     height, width = (max(1, round(scale * side)) for side in original)
     small = resize_image(image, (height, width))
     del image
