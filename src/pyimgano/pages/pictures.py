@@ -186,6 +186,8 @@ def _outlines(
         mask = load_mask(masks, image_size, size)
     except (ImageReadError, MaskError):
         return []
+    # around the defect, so that the line does not hide a thin one
+    mask = np.asarray(cv2.dilate(mask, np.ones((3, 3), np.uint8), iterations=3), np.uint8)
     contours, _ = cv2.findContours(
         np.ascontiguousarray(mask), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
     )
