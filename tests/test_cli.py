@@ -102,7 +102,7 @@ def test_every_flag_arrives(call: Command, make_mvtec: MakeDataset, tmp_path: Pa
     assert (config["limit_train"], config["limit_test"], config["seed"]) == (5, 4, 3)
     assert config["pixel"] is False and config["pixel_aupro_limit"] == 0.05
     assert config["on_error"] == "skip" and config["per_image_jsonl"] is False
-    assert not list(Path(report["run_dir"]).rglob("*.jsonl"))
+    assert not list(Path(report["run_dir"]).rglob("per_image.jsonl"))
 
 
 def test_no_save_run(

@@ -17,16 +17,12 @@ from pyimgano import run_benchmark, run_robust_benchmark
 from pyimgano.cli import group
 from pyimgano.cli.options import SharedOption
 from pyimgano.images import MAX_BIT_DEPTH, MIN_BIT_DEPTH
-from pyimgano.models import register_model
-from pyimgano.models.detector import Detector
 from pyimgano.pipelines.config import (
     BenchmarkConfig,
     Execution,
     RobustnessConfig,
     options_of,
 )
-
-from .conftest import copy_registry
 
 BOTH = [
     (run_benchmark, BenchmarkConfig, "benchmark"),
@@ -114,33 +110,3 @@ def test_the_meaning_of_keywords_is_shown(capsys: pytest.CaptureFixture[str]) ->
     assert "the joined channels are kept" in lines[at + 1]
     assert main(["benchmark", "--model-info", "vision_padim", "--json"]) == 0
     json.loads(capsys.readouterr().out)
-
-
-def test_keywords_without_a_description_have_that_of_the_docstring(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from pyimgano.cli import main
-
-    copy_registry(monkeypatch)
-
-    class Two(Detector):
-        """A method.
-
-        Parameters
-        ----------
-        one, two
-            Numbers that are
-            added.
-
-        Notes
-        -----
-        Nothing.
-        """
-
-        def __init__(self, *, one: int = 1, two: int = 2) -> None:
-            self.one, self.two = one, two
-
-    register_model("two")(Two)
-    assert main(["benchmark", "--model-info", "two"]) == 0
-    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    assert lines.count("Numbers that are added.") == 2

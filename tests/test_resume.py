@@ -506,28 +506,34 @@ def test_fail_fast(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    ("method", "stage"),
+    ("owner", "name", "stage", "called"),
     [
-        ("_learn", "fitting"),
-        ("_training_scores", "calibration"),
-        ("_state", "saving"),
-        ("_score_batch", "scoring"),
+        (stubs.SavedDarknessMethod, "learn", "fitting", "learn"),
+        (stubs.SavedDarknessMethod, "scores", "calibration", "learn"),
+        (stubs.LearnedMean, "state", "saving", "state"),
+        (stubs.LearnedMean, "score", "scoring", "score"),
     ],
 )
 def test_where_a_bug_is(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, stage: str
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    name: str,
+    stage: str,
+    called: str,
 ) -> None:
     def fail(*rest: Any, **more: Any) -> Any:
         raise ZeroDivisionError("two\nlines")
 
-    monkeypatch.setattr(stubs.SavedDarkness, method, fail)
+    monkeypatch.setattr(owner, name, fail)
     report = begin(root, tmp_path, fail_fast=True, save_model=True)
     failure = report["per_category"]["bolt"]["failure"]
     assert failure["kind"] == "ZeroDivisionError" and failure["message"] == "two lines"
     assert failure["stage"] == stage
     file, line = failure["where"].split(":")
     package = Path(environment.__file__).parents[1]
-    assert method in (package / file).read_text().splitlines()[int(line) - 1]
+    assert called in (package / file).read_text().splitlines()[int(line) - 1]
 
 
 def test_the_stage_of_metrics_and_of_a_missing_folder(

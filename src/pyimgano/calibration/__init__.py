@@ -1,7 +1,7 @@
 """Thresholds from the scores and maps of normal images, and how far they can be trusted."""
 
 from .choices import ChosenThreshold, threshold_for_costs, threshold_for_misses
-from .explained import ScoreScale, score_ratio
+from .explained import ScoreScale, promise_of, score_ratio
 from .operating_points import (
     Likeness,
     OperatingPoint,
@@ -57,6 +57,7 @@ __all__ = [
     "clopper_pearson",
     "fit_exponential_tail",
     "float32_threshold",
+    "promise_of",
     "rank_bound",
     "score_ratio",
     "threshold_for_costs",

@@ -32,6 +32,9 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from ..inference.outputs import Wanted
     from ..inference.records import RecordFile
     from ..inference.scoring import Scorer
@@ -187,6 +190,14 @@ _NAMED = 20
     help="Leave out regions of fewer pixels of the image.",
 )
 @click.option(
+    "--on-error",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    show_default=True,
+    help="With error, an unreadable training image ends the command and an unreadable input makes "
+    "the exit status 1; with skip, both are left out and listed, and the status is 0.",
+)
+@click.option(
     "--batch-size", type=click.IntRange(min=1), help="Score so many images, or tiles, together."
 )
 @bit_depth_option
@@ -195,10 +206,16 @@ _NAMED = 20
 def command(**given: Any) -> int:
     """Score images with a fitted detector: one JSON record a line on stdout.
 
+    \b
+      pyimgano infer --model-dir models/lid photos/new --save-jsonl records.jsonl
+      pyimgano infer --train-dir photos/good photos/new --save-overlays overlays
+      pyimgano infer --model-dir models/lid --watch camera1 --save-jsonl camera1.jsonl
+
     The detector comes from --from-run, --model-dir, or --train-dir, which fits one on good
     images first. Progress and warnings go to stderr.
 
-    Exit status: 0 done; 1 an image could not be read, or an input matched nothing; 2 usage.
+    Exit status: 0 done; 1 an image could not be read (see --on-error), or an input matched
+    nothing; 2 usage.
     """
     given["inputs"] = [*given["inputs"], *given.pop("more_inputs")]
     take_checkpoint(given)
@@ -210,7 +227,7 @@ def command(**given: Any) -> int:
         problems: list[str] = []
         paths, root = _list_inputs(given, problems)
         with Bar() as bar:
-            detector = _detector(given, bar)
+            detector = _detector(given, paths, bar)
         return _score(given, detector, paths, root, problems, records)
 
 
@@ -264,9 +281,13 @@ def _wanted(given: dict[str, Any]) -> Wanted:
     )
 
 
-def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
-    """Loaded or fitted, tiled if that is wanted, calibrated; what is to be known is said."""
+def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> Scorer:
+    """Loaded or fitted, tiled if that is wanted, calibrated; what is to be known is said.
+
+    `paths` are the images that it is to score, as far as they are known.
+    """
     from ..calibration import DEFAULT_QUANTILE, DEFAULT_TAIL
+    from ..images import strangers
     from ..inference import calibrate_threshold
     from ..inference.detectors import (
         make_detector,
@@ -275,8 +296,9 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
         tiled,
     )
     from ..inference.scoring import require_maps
-    from ..models.detector import require_fitted
-    from ..models.saving import require_place, require_saveable
+    from ..models.detector import OnError, require_fitted
+    from ..models.saved import require_place
+    from ..models.saving import require_saveable
     from ..models.tiled import TiledDetector
 
     detector: Scorer
@@ -321,9 +343,17 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
         good = images_in(
             given["calibrate_on"], "good images to calibrate on", good_for="--calibrate-on"
         )
+    skip: OnError = "skip" if given["on_error"] == "skip" else "raise"
     if fitting:
         images = images_in(given["train_dir"], "good training images", good_for="--train-dir")
-        detector.fit(images, calibration_images=good, progress=bar.show)
+        for note in strangers(images, paths):
+            complain(f"note: {note}; scores may show this and no defect")
+        detector.fit(images, calibration_images=good, on_error=skip, progress=bar.show)
+        skipped = getattr(detector, "skipped_", [])
+        for one in skipped[:_NAMED]:
+            complain(f"{one.path}: {one.reason}; left out of the {one.role} images")
+        if len(skipped) > _NAMED:
+            complain(f"and {len(skipped) - _NAMED} more good images that could not be read")
     elif good is not None:
         quantile = given["calibration_quantile"]
         calibrate_threshold(
@@ -331,6 +361,7 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
             good,
             quantile=DEFAULT_QUANTILE if quantile is None else quantile,
             tail=given["calibration_tail"] or DEFAULT_TAIL,
+            on_error=skip,
             progress=bar.show,
         )
     require_fitted(detector)
@@ -364,18 +395,24 @@ def _score(
     from ..inference.records import RecordFile
     from ..inference.session import Session
     from ..inference.watch import Watcher
+    from ..models.context_share import context_share
 
     watching = given["watch"] is not None
     streaming = "-" in given["inputs"]
     out = _Output(given["quiet"], None if watching or streaming else len(paths))
     page = _page(given, detector)
+
+    def shown(record: InferenceRecord, found: npt.NDArray[np.float32] | None) -> None:
+        assert page is not None
+        page.add(record, found, context_share(detector, record.score, found))
+
     session = Session(
         detector,
         _wanted(given),
         out.emit,
         pixel_threshold=given["pixel_threshold"],
         batch_size=given["batch_size"],
-        look=None if page is None else page.add,
+        look=None if page is None else shown,
         warn=complain,
     )
     if kept is not None:
@@ -418,7 +455,8 @@ def _score(
     finally:
         out.close()
     out.summary(session.total, session.defective, session.unreadable)
-    return 1 if session.unreadable or problems else 0
+    unreadable = session.unreadable and given["on_error"] == "error"
+    return 1 if unreadable or problems else 0
 
 
 def _page(given: dict[str, Any], detector: Scorer) -> NewImagesPage | None:
@@ -432,12 +470,11 @@ def _page(given: dict[str, Any], detector: Scorer) -> NewImagesPage | None:
     source = given["model_dir"] or given["from_run"]
     watching = given["watch"] is not None or "-" in given["inputs"]
     pixels = detector.pixel_calibration_
-    limit = given["pixel_threshold"]
     return NewImagesPage(
         given["html"],
         detector=name or str(source),
         normal=None if pixels is None else pixels.mean,
-        pixel_threshold=pixels.threshold if limit is None and pixels is not None else limit,
+        pixel_threshold=given["pixel_threshold"],
         bit_depth=bits_of(detector),
         watching=watching,
     )

@@ -5,9 +5,7 @@ The list is for a terminal; another program gets one name a line. `--json` print
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -117,10 +115,8 @@ def _about(info: Mapping[str, Any]) -> list[RenderableType]:
     for column in ("keyword", "default"):
         keywords.add_column(column, no_wrap=True)
     keywords.add_column("type and range, and what it means")
-    meanings = _meanings(info["name"])
     for name, one in info["parameters"].items():
-        meaning = one.get("description") or meanings.get(name, "")
-        said = [type_in_words(one["type"]), *([meaning] if meaning else [])]
+        said = [type_in_words(one["type"]), *([one["description"]] if one["description"] else [])]
         keywords.add_row(*map(Text, (name, json.dumps(one["default"]), "\n".join(said))))
     presets = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     presets.add_column("preset", no_wrap=True)
@@ -129,28 +125,6 @@ def _about(info: Mapping[str, Any]) -> list[RenderableType]:
         words = ", ".join(f"{key}={json.dumps(value)}" for key, value in preset.items())
         presets.add_row(Text(name), Text(words or "the defaults"))
     return [facts, keywords, *([presets] if info["presets"] else [])]
-
-
-def _meanings(name: str) -> dict[str, str]:
-    """Return what the docstrings of a model's class, and of those it is made from, say of keywords.
-
-    It is shown for keywords that have no description of their own.
-    """
-    from ..models.registry import model_entry
-
-    found: dict[str, str] = {}
-    for cls in model_entry(name).detector.__mro__:
-        section = re.search(
-            r"^Parameters\n-+\n(.*?)(?=\n\n\S[^\n]*\n-+\n|\Z)",
-            inspect.cleandoc(cls.__doc__ or ""),
-            re.S | re.M,
-        )
-        if section is None:
-            continue
-        for names, text in re.findall(r"^(\w[\w, ]*)\n((?:[ \t]+.*\n?|\n)+)", section[1], re.M):
-            for keyword in names.split(", "):
-                found.setdefault(keyword, " ".join(text.split()))
-    return found
 
 
 _BOUNDS = {

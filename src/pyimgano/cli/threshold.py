@@ -86,6 +86,10 @@ class _Share(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 def command(**given: Any) -> int:
     """Move the threshold of a saved detector, and write down where it comes from.
 
+    \b
+      pyimgano threshold models/lid --quantile 0.98
+      pyimgano threshold models/lid --bad photos/bad --miss-rate 2%
+
     The detector is the folder of a saved detector, or a run that kept one. Without an option that
     chooses a threshold the present one is printed. The result is one JSON document on stdout.
 

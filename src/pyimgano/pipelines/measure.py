@@ -29,7 +29,7 @@ from ..evaluation import compute_bg_fpr, compute_pixel_segf1, evaluate_kinds, ev
 from ..images import Signature, closed_after, copies_among
 from ..memory import memory_in_words
 from ..models import Detector, ImageScore
-from ..models.detector import Progress
+from ..models.training_images import Progress
 from ..runs import MeasuredRate, Problem, ProblemKind
 
 _UNREADABLE: dict[str, ProblemKind] = {
@@ -449,7 +449,7 @@ class _TestImages:
     """Tells test images that are copies of training images, or of another kind than these."""
 
     def __init__(self, detector: Detector) -> None:
-        self._learned = detector._signatures
+        self._learned = detector.signatures_
         self._paths: list[Path] = []
         self._signatures: list[Signature] = []
         self._unlike: list[tuple[Path, str]] = []

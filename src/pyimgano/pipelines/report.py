@@ -24,6 +24,7 @@ from ..errors import DataError, ImageReadError, during
 from ..evaluation import DECISION_METRICS, PIXEL_METRICS
 from ..images import read_image
 from ..models import Detector, ImageScore
+from ..models.context_share import context_share
 from ..pages import PageFacts
 from ..runs import (
     MODEL_FOLDER,
@@ -145,6 +146,7 @@ class CategoryReporter:
             pred=None if score is None else (1 if score >= threshold else 0),
             score_ratio=None if score is None else self._scale.ratio(score),
             p_value=None if score is None else self._scale.p_value(score),
+            context_share=context_share(self._detector, score, result.anomaly_map),
             error=None if result.error is None else result.error.reason,
             map=map_file,
         )

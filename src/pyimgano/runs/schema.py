@@ -426,6 +426,11 @@ class ImageRecord(Model):
         description="(1 + k) / (n + 1), where k of the n normal scores are at least as large; null "
         "where the detector had seen the images behind them",
     )
+    context_share: Rate | None = Field(
+        None,
+        description="share of the score that comes from context, which the map does not show; null "
+        "where the score comes from the map alone, or no map was made",
+    )
     error: Text | None = None
     map: Text | None = Field(None, description="file of its anomaly map, relative to the run")
 
