@@ -21,7 +21,7 @@ from ..memory import is_out_of_memory, one_line
 from ..models.registry import create_model
 from .caller import Caller
 from .console import complain, warn
-from .interruption import INTERRUPTED, ended_cleanly_by_signals
+from .interruption import INTERRUPTED, ended_cleanly_by_signals, how_to_go_on
 
 #: Subcommand to the module that holds it and the line that `--help` shows.
 _COMMANDS = {
@@ -197,6 +197,8 @@ def _run(
             return error.exit_code
         except (click.Abort, KeyboardInterrupt):
             complain(f"{name}: error: interrupted")
+            if (line := how_to_go_on()) is not None:
+                complain(line)
             return INTERRUPTED
         except SystemExit as left:  # by click, which has put its own streams in the way of ours
             sys.stdout, sys.stderr = streams

@@ -44,9 +44,7 @@ from .options import (
 @click.option(
     "--save-model", is_flag=True, help="Keep each category's detector in the run directory."
 )
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print lists as JSON too; the summary is always JSON."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON to a terminal too.")
 @click.option("--list-models", is_flag=True, help="Print the models and exit.")
 @click.option("--tags", metavar="A,B", help="List only models that have all of these tags.")
 @click.option(
@@ -68,7 +66,9 @@ def command(
 ) -> int:
     """Run a detector over a dataset's categories and leave a run directory.
 
-    The summary is one JSON document on stdout; progress and tables go to stderr.
+    A terminal shows the summary as a table, and where the page of the run is; elsewhere, and with
+    --json, stdout is one JSON document. Progress and messages go to stderr, in plain lines where it
+    is a file.
     --list-models and --model-info print tables to a terminal, and text or JSON elsewhere.
 
     Exit status: 0 done; 1 a category failed, or a test image could not be read; 2 usage.

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .console import Bar, complain, print_document
+from .console import JSON_TO_A_TERMINAL, Bar, complain, print_facts
 from .options import max_pixels_option
 
 
@@ -70,13 +70,19 @@ from .options import max_pixels_option
 )
 @max_pixels_option
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
+@click.option("--json", "as_json", is_flag=True, help=JSON_TO_A_TERMINAL)
 def command(
-    *, inputs: tuple[str, ...], output: Path, max_pixels: int | None, **settings: Any
+    *,
+    inputs: tuple[str, ...],
+    output: Path,
+    max_pixels: int | None,
+    as_json: bool,
+    **settings: Any,
 ) -> int:
     """Distil a teacher for vision_efficientad from a backbone, on your own images.
 
     Says on stderr how long it will take once the first steps are measured. The facts of the
-    teacher are one JSON document on stdout. Use the file with
+    teacher are a table on a terminal, and else one JSON document on stdout. Use the file with
     --model-kwargs '{"teacher": "FILE"}'.
 
     Exit status: 0 written; 1 an error of the run, and nothing is written; 2 usage.
@@ -101,5 +107,5 @@ def command(
             progress=bar.show,
         )
     shown = {k: v for k, v in facts.items() if k not in ("channel_mean", "channel_std")}
-    print_document({"teacher": str(output), **shown})
+    print_facts({"teacher": str(output), **shown}, as_json)
     return 0

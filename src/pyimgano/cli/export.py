@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .console import ALLOW_WEIGHTS, Bar, complain, print_document
+from .console import ALLOW_WEIGHTS, JSON_TO_A_TERMINAL, Bar, complain, print_facts
 from .options import max_pixels_option
 
 
@@ -48,6 +48,7 @@ from .options import max_pixels_option
 @max_pixels_option
 @click.option("--allow-outside", is_flag=True, help=ALLOW_WEIGHTS)
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export in that folder.")
+@click.option("--json", "as_json", is_flag=True, help=JSON_TO_A_TERMINAL)
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="")
 def command(
     *,
@@ -61,6 +62,7 @@ def command(
     max_pixels: int | None,
     allow_outside: bool,
     overwrite: bool,
+    as_json: bool,
     more: tuple[Path, ...],
 ) -> int:
     """Export a saved detector to one folder that runs without pyimgano.
@@ -68,7 +70,7 @@ def command(
     The model holds everything but decoding and resizing; metadata.json says how to resize, and
     example.py does it. The written model is checked against the detector, image by image.
 
-    The summary is one JSON document on stdout.
+    The summary is a table on a terminal, and else one JSON document on stdout.
 
     Exit status: 0 exported and checked; 1 the export differs from the detector, or an error of
     the run, and nothing is left; 2 usage.
@@ -120,5 +122,5 @@ def command(
         )
     facts = metadata.model_dump()
     chosen = ("format", "threshold", "pixel_threshold", "engine_settings", "files", "check")
-    print_document({"folder": str(output), **{name: facts[name] for name in chosen}})
+    print_facts({"folder": str(output), **{name: facts[name] for name in chosen}}, as_json)
     return 0

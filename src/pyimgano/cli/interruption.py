@@ -113,6 +113,14 @@ def _watch(signals: socket.socket, complaint: str, said: threading.Event) -> Non
     _end(None if said.is_set() else complaint)
 
 
+def how_to_go_on() -> str | None:
+    """Return a line that says how the run that was interrupted goes on; None if there is none."""
+    runs = sys.modules.get("pyimgano.runs")
+    path = None if runs is None else runs.RunDirectory.latest
+    command = None if path is None or runs is None else runs.resume_command(path)
+    return None if command is None else f"to go on: {command}"
+
+
 def _end(complaint: str | None) -> None:
     pipeline = sys.modules.get("pyimgano.pipelines.suite")
     with contextlib.suppress(Exception):
@@ -123,4 +131,6 @@ def _end(complaint: str | None) -> None:
             os.write(2, b"\r\x1b[K\x1b[?25h")  # a progress bar hides the cursor
         if complaint is not None:
             os.write(2, complaint.encode(errors="replace") + b"\n")
+            if (line := how_to_go_on()) is not None:
+                os.write(2, line.encode(errors="replace") + b"\n")
     os._exit(INTERRUPTED)

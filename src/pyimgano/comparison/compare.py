@@ -182,7 +182,7 @@ def short_labels(runs: Sequence[RunFacts]) -> list[str]:
 
 
 def _different_settings(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
-    found = {"model": [run.model for run in runs]}
+    found: dict[str, list[Any]] = {"model": [run.model for run in runs]}
     for name in dict.fromkeys(name for run in runs for name in run.settings):
         found[name] = [run.settings.get(name) for run in runs]
     return {
@@ -334,8 +334,8 @@ def _mean_rows(
     left = [name for name in categories if name not in both]
     if left:
         notes.append(
-            f"means are over the {len(both)} categories that every run has measured, without "
-            + ", ".join(left)
+            f"means are over {len(both)} of {len(categories)} categories, those that every run has "
+            f"measured: without {', '.join(left)}"
         )
     rows = []
     for name in METRICS:

@@ -429,6 +429,11 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
         shown = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
         return f"{type(self).__name__}({shown})"
 
+    def _repr_html_(self) -> str:
+        from .detector_face import detector_html
+
+        return detector_html(self)
+
     # ---- how images are read
 
     def bits_read(self) -> int | None:

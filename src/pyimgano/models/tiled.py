@@ -326,6 +326,11 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
         """Take the threshold from scores of held-out whole images."""
         found.calibrate(self, quantile, tail, origin)
 
+    def _repr_html_(self) -> str:
+        from .detector_face import detector_html
+
+        return detector_html(self)
+
     def as_fitted(self) -> TiledDetector:
         """Return the detector as it is now, as `Detector.as_fitted` does."""
         while True:

@@ -12,7 +12,7 @@ from ..calibration import ScoreScale
 from ..datasets import Sample, get_layout, open_root
 from ..models import ImageScore
 from ..models.registry import create_model
-from ..runs import MODEL_FOLDER, CategoryReport
+from ..runs import MODEL_FOLDER, CategoryReport, RunReport
 from .benchmark_documents import BenchmarkDocuments
 from .opened_run import MakeDetector
 from .resuming import given_besides, require_same, run_or_resume
@@ -229,7 +229,7 @@ def run_benchmark(
         places = {"root": root, "output_dir": output_dir, "runs_dir": runs_dir}
         given = given_besides(run_benchmark, {**asked, **places})
         require_same(BenchmarkDocuments, resume, given)
-    return run_or_resume(
+    report = run_or_resume(
         BenchmarkDocuments,
         partial(_measure, listener=listener, create=create),
         asked,
@@ -242,6 +242,7 @@ def run_benchmark(
         listener=listener,
         create=create,
     )
+    return RunReport(report)
 
 
 def list_dataset_categories(
