@@ -24,7 +24,6 @@ from pyimgano.images import read_image
 from pyimgano.inference import calibrate_threshold, infer, iter_infer
 from pyimgano.models import register_model, registry
 from pyimgano.models.loading import load_model
-from pyimgano.models.saved_state import SavedState
 from pyimgano.models.tiled import TiledDetector
 
 from .conftest import copy_registry, picture, save
@@ -392,9 +391,7 @@ def test_another_threshold_and_a_calibration_that_is_kept(
     call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Kept(SavedDarkness):
-        def _restore(self, saved: SavedState) -> None:
-            super()._restore(saved)
-            self.batches: list[int] = []
+        """Under a name of its own."""
 
     copy_registry(monkeypatch)
     register_model("kept")(Kept)
@@ -702,3 +699,23 @@ def test_images_to_calibrate_on_must_not_be_learned_from(call: Call, folder: Pat
     shared = plain()
     with pytest.raises(UsageError, match="image 1: is learned from"):
         Darkness().fit([plain(), shared], calibration_images=[plain(), shared])
+
+
+def test_unreadable_images_may_be_skipped(folder: Path, call: Call) -> None:
+    (folder / "train/cut.jpg").write_bytes(b"cut")
+    (folder / "parts/empty.png").write_bytes(b"")
+    status, records, err = call(*fit_on(folder), folder / "parts")
+    assert status == 1 and records == [] and "train/cut.jpg: not an image" in err
+    status, records, err = call(*fit_on(folder), folder / "parts", "--on-error", "skip")
+    assert status == 0 and [one["pred"] for one in records].count(None) == 1
+    assert "cut.jpg: not an image in a known format; left out of the train images" in err
+    assert "empty.png: the file is empty" in err and "1 unreadable" in err
+
+
+def test_new_images_of_another_kind_are_said_before_they_are_scored(
+    folder: Path, call: Call
+) -> None:
+    Image.fromarray(plain(220)).save(folder / "parts/new.jpg")
+    _, _, err = call(*fit_on(folder), folder / "parts")
+    said = "1 of 4 new images is JPEG, and the training images are PNG; scores may show this"
+    assert said in err and err.index(said) < err.index("threshold ")

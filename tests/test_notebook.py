@@ -116,8 +116,16 @@ def test_results_as_a_frame(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def run_options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return {"dataset": "demo", "category": "washer", "model": "vision_patchcore", "resize": (64, 64), "pixel": False,
-            "limit_train": 6, "limit_test": 12, "html": False}  # fmt: skip
+    return {
+        "dataset": "demo",
+        "category": "washer",
+        "model": "vision_patchcore",
+        "resize": (64, 64),
+        "pixel": False,
+        "html": False,
+        "limit_train": 6,
+        "limit_test": 12,
+    }
 
 
 def test_a_report(run_options: dict[str, Any], tmp_path: Path) -> None:

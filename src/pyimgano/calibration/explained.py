@@ -1,11 +1,14 @@
-"""Scores that can be explained: as a share of the threshold, and as a p-value."""
+"""Scores and thresholds in plain numbers and words: a share, a p-value, a promise."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+
+from .threshold import Calibration
 
 
 class ScoreScale:
@@ -64,3 +67,34 @@ def score_ratio(score: float, threshold: float) -> float | None:
     if score < threshold:
         return float(min(ratio, np.nextafter(1.0, 0.0)))
     return float(max(ratio, 1.0))
+
+
+def promise_of(calibration: Calibration, *, images: str = "good photos") -> str:
+    """Return what the images behind a threshold allow it to promise, in two or three sentences.
+
+    `images` is what they are called.
+    """
+    n = calibration.n_scores
+    missed = (
+        f"Which share of the defects is found, {images} alone cannot tell: that takes photos of "
+        "bad parts."
+    )
+    promised, bound = calibration.promised_false_alarm_rate, calibration.false_alarm_rate_bound
+    if promised is None or promised <= 0:
+        return f"These {n} {images} allow no promise about false alarms. {missed}"
+    said = (
+        f"With {n} {images}, expect about one good part in {max(1, round(1 / promised))} to be "
+        f"called defective ({_percent(promised)})"
+    )
+    if bound is not None:
+        sure = _percent(calibration.confidence)
+        said += f"; with {sure} confidence at most {_percent(bound)} of them"
+    wanted = 1 - calibration.quantile_asked
+    if promised > 1.5 * wanted:
+        needed = math.ceil(calibration.quantile_asked / wanted - 1e-9)
+        said += f". For the usual {_percent(wanted)}, give more of them: {needed} are always enough"
+    return f"{said}. {missed}"
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.2g} %"

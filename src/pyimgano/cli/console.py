@@ -10,7 +10,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -24,16 +24,9 @@ if TYPE_CHECKING:
     from rich.table import Table
     from typing_extensions import Self
 
+    from ..pipelines.run import Run
     from ..runs import FittedReport
-
-#: The built-in datasets, for help texts.
-DATASETS = "mvtec, mvtec_loco, mvtec_ad2, visa, btad, custom or demo"
-
-#: The same for all commands that read datasets.
-ALLOW_OUTSIDE = "Follow links and a manifest's paths out of the dataset's folder."
-
-#: The option --json of every command whose result is a table on a terminal.
-JSON_TO_A_TERMINAL = "Print JSON to a terminal too."
+    from .interruption import Interruption
 
 #: The same for all commands that load detectors.
 ALLOW_WEIGHTS = "Read the weights file that the saved detector names even outside its folder."
@@ -112,10 +105,15 @@ class Bar:
 class Console(Bar):
     """Progress of a run, and its summary."""
 
-    def __init__(self) -> None:
+    def __init__(self, interruption: Interruption) -> None:
         super().__init__()
         self._title = ""
         self._stage = ""
+        self._interruption = interruption
+
+    def run_begins(self, run: Run[Any, Any]) -> None:
+        """Note the run that a signal is to mark as interrupted."""
+        self._interruption.run = run
 
     def category_started(self, name: str, number: int, total: int) -> None:
         self._title = name if total == 1 else f"{name} ({number}/{total})"
@@ -339,6 +337,39 @@ def print_text(text: str) -> None:
         raise
     except OSError as error:
         raise DataError(f"stdout: cannot be written ({error.strerror})") from error
+
+
+def images_in(
+    folder: Path,
+    what: str,
+    *,
+    good_for: str | None = None,
+    leave_out: Sequence[Path] = (),
+) -> list[str]:
+    """Return the images of a folder, which is to hold `what`.
+
+    `good_for` is the option or argument that wants good parts alone. Images in the folders
+    `leave_out` are not among them.
+
+    Raises
+    ------
+    DataError
+        There is no such folder, it holds no image, or it holds bad parts where good ones are
+        wanted.
+    """
+    from ..datasets import require_good_parts
+    from ..inference.inputs import list_input
+
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; it has to hold {what}")
+    listing = list_input(str(folder), leave_out=leave_out)
+    if listing.problems:
+        raise DataError(listing.problems[0])
+    if good_for is not None:
+        require_good_parts(folder, listing.paths, option=good_for)
+    for note in listing.notes:
+        complain(note)
+    return listing.paths
 
 
 def parse_keywords(text: str | None) -> dict[str, Any]:

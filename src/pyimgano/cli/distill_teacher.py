@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from .console import JSON_TO_A_TERMINAL, Bar, complain, print_facts
-from .options import max_pixels_option
+from .console import Bar, complain, print_facts
+from .options import json_option, max_pixels_option
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,7 +70,7 @@ from .options import max_pixels_option
 )
 @max_pixels_option
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
-@click.option("--json", "as_json", is_flag=True, help=JSON_TO_A_TERMINAL)
+@json_option
 def command(
     *,
     inputs: tuple[str, ...],
@@ -80,6 +80,9 @@ def command(
     **settings: Any,
 ) -> int:
     """Distil a teacher for vision_efficientad from a backbone, on your own images.
+
+    \b
+      pyimgano distill-teacher --input photos --output teacher.safetensors
 
     Says on stderr how long it will take once the first steps are measured. The facts of the
     teacher are a table on a terminal, and else one JSON document on stdout. Use the file with

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from .console import ALLOW_WEIGHTS, JSON_TO_A_TERMINAL, Bar, complain, print_facts
-from .options import max_pixels_option
+from .console import ALLOW_WEIGHTS, Bar, complain, print_facts
+from .options import json_option, max_pixels_option
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -48,7 +48,7 @@ from .options import max_pixels_option
 @max_pixels_option
 @click.option("--allow-outside", is_flag=True, help=ALLOW_WEIGHTS)
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export in that folder.")
-@click.option("--json", "as_json", is_flag=True, help=JSON_TO_A_TERMINAL)
+@json_option
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="")
 def command(
     *,
@@ -66,6 +66,9 @@ def command(
     more: tuple[Path, ...],
 ) -> int:
     """Export a saved detector to one folder that runs without pyimgano.
+
+    \b
+      pyimgano export --model-dir models/lid --format openvino --output lid
 
     The model holds everything but decoding and resizing; metadata.json says how to resize, and
     example.py does it. The written model is checked against the detector, image by image.

@@ -54,7 +54,7 @@ def command(
     that have no category in common count as one. A run that lacks a category of the others is
     listed without a rank, and what it lacks is said.
 
-    Exit status: 0 done; 1 something is no run directory, or a file cannot be written; 2 usage.
+    Exit status: 0 done; 1 something named is no run, or a file cannot be written; 2 usage.
     """
     from ..comparison.leaderboard import form_of, make_leaderboard, write_leaderboard
 

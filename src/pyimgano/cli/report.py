@@ -21,6 +21,9 @@ from .options import require_writable
 def command(*, run: Path, output: Path | None) -> int:
     """Make the page of a run and print where it is.
 
+    \b
+      pyimgano report runs/20260105_101500_mvtec_vision_patchcore
+
     RUN is a run directory of pyimgano benchmark or robust-benchmark, complete or not. The images
     are read again from where they lie.
 

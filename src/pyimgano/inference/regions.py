@@ -9,6 +9,7 @@ from ..images import RegionOfInterest
 from ..images.map_scale import REGION_EDGE, MapScale
 from ..images.regions import Region, at_size, find_regions
 from ..models import Detector
+from ..models.context_share import context_share
 from ..models.tiled import TiledDetector
 
 __all__ = [
@@ -66,18 +67,6 @@ def deciding_regions(
         return find_regions(anomaly_map, pixel_threshold, min_area=min_area, roi=roi)
     edge = scale.value(REGION_EDGE)
     return find_regions(anomaly_map, edge, least_peak=scale.line, min_area=min_area, roi=roi)
-
-
-def context_share(
-    detector: Detector | TiledDetector, score: float, anomaly_map: npt.NDArray[np.float32]
-) -> float | None:
-    """Return the share of a score, in [0, 1], that comes from context, which the map does not show.
-
-    None where scores come from the map alone. `anomaly_map` is as the detector gives it.
-    """
-    if not getattr(detector, "context_counts", False) or score <= 0:
-        return None
-    return float(np.clip(1.0 - float(anomaly_map.max()) / score, 0.0, 1.0))
 
 
 def region_of(detector: Detector | TiledDetector) -> RegionOfInterest | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path, PurePath
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import __version__
 from ..errors import DataError
 from ..runs import InferenceRecord, write_text
 from . import words
@@ -55,6 +54,8 @@ class NewImagesPage:
         Of images with 16 bits a sample, as `read_image`.
     watching
         Whether the page says that more images are coming, and reloads itself, until then.
+    facts
+        Further names and values that stand at the top.
     clock
         Seconds, from anywhere, never backwards.
     """
@@ -68,6 +69,7 @@ class NewImagesPage:
         pixel_threshold: float | None = None,
         bit_depth: int | None = None,
         watching: bool = False,
+        facts: Sequence[tuple[str, str]] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = path
@@ -76,6 +78,7 @@ class NewImagesPage:
         self._pixel_threshold = pixel_threshold
         self._bit_depth = bit_depth
         self._watching = watching
+        self._facts = facts
         self._clock = clock
         self._began = datetime.now().astimezone()
         self._kept: list[tuple[float, int, Tile]] = []
@@ -84,8 +87,22 @@ class NewImagesPage:
         self._threshold: float | None = None
         self._next = clock()
 
-    def add(self, record: InferenceRecord, anomaly_map: npt.NDArray[np.float32] | None) -> None:
+    def add(
+        self,
+        record: InferenceRecord,
+        anomaly_map: npt.NDArray[np.float32] | None,
+        context: float | None = None,
+    ) -> None:
         """Take in a scored image; the page is written if it is time.
+
+        Parameters
+        ----------
+        record
+            Of the image.
+        anomaly_map
+            (H, W) as the detector gave it; None without.
+        context
+            Share of the score that the map does not show; None where it shows all of it.
 
         Raises
         ------
@@ -103,7 +120,7 @@ class NewImagesPage:
             rank = (record.score, -self._total)
             full = len(self._kept) >= MOST_IMAGES
             if not full or rank > self._kept[0][:2]:
-                entry = (*rank, self._tile(record, anomaly_map))
+                entry = (*rank, self._tile(record, anomaly_map, context))
                 (heapq.heapreplace if full else heapq.heappush)(self._kept, entry)
         if self._watching and self._clock() >= self._next:
             self._write(finished=False)
@@ -120,7 +137,12 @@ class NewImagesPage:
         with suppress(DataError):  # what went wrong before is the error to tell
             self._write(finished=True)
 
-    def _tile(self, record: InferenceRecord, anomaly_map: npt.NDArray[np.float32] | None) -> Tile:
+    def _tile(
+        self,
+        record: InferenceRecord,
+        anomaly_map: npt.NDArray[np.float32] | None,
+        context: float | None,
+    ) -> Tile:
         assert record.score is not None
         facts = None
         if record.threshold is not None:
@@ -146,7 +168,8 @@ class NewImagesPage:
             words.multiple(ratio) if ratio is not None else f"{record.score:.4g}",
             called,
             record.score,
-            record.remark,
+            ". ".join(one for one in (words.context_note(context), record.remark) if one),
+            ratio is not None,
         )
 
     def _write(self, *, finished: bool) -> None:
@@ -164,20 +187,19 @@ class NewImagesPage:
             facts.append(("Threshold", f"{self._threshold:.6g}"))
         facts.append(("Began", f"{self._began:%Y-%m-%d %H:%M:%S}"))
         facts.append(("As of", f"{now:%Y-%m-%d %H:%M:%S}" + (", more may come" * going_on)))
+        facts += self._facts
         return render(
             "new_images.html",
             title=f"{self._defective} of {self._total} defective",
             headline=self._headline(),
             facts=facts,
             tiles=[tile for _, _, tile in ordered],
-            as_multiples=any(one.called is not None for _, _, one in ordered),
             total=self._total,
             scored=self._total - self._errors,
             unreadable=self._unreadable,
             unreadable_count=self._errors,
             reload=_INTERVAL * 2 if going_on else None,
             scale=scale_of_colours(),
-            version=__version__,
         )
 
     def _headline(self) -> str:

@@ -188,7 +188,7 @@ def _outlines(
     contours, _ = cv2.findContours(
         np.ascontiguousarray(mask), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
     )
-    return list(contours)
+    return [np.asarray(one, np.int32) for one in contours]
 
 
 def _address(image: Image, most_bytes: int) -> str:

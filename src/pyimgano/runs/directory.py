@@ -26,7 +26,6 @@ import unicodedata
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar
 
 from pydantic import BaseModel
 
@@ -70,8 +69,6 @@ class RunDirectory:
     path
         The folder that was given; or `<runs>/<timestamp>_<dataset>_<model>`, with the kind of
         run before the dataset where it has one, and `_2`, `_3`, ... where that exists.
-    latest
-        The path of the one that this process has opened last; None if it has opened none.
 
     Raises
     ------
@@ -79,12 +76,9 @@ class RunDirectory:
         Another process writes it.
     """
 
-    latest: ClassVar[Path | None] = None
-
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = WriterLock(path)
-        RunDirectory.latest = path
 
     def close(self) -> None:
         """Let others write it."""
