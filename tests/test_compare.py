@@ -240,6 +240,8 @@ def test_the_page_escapes_names_and_has_pictures(
     # decides by the median of the training images: good ones become false alarms
     run_benchmark(**options, output_dir=tmp_path / "loose", calibration_quantile=0.1)
     found = compare_runs([tmp_path / "a<b>", tmp_path / "loose"])
+    memory = {one["cost"]: one["values"] for one in found.costs}["peak_memory_bytes"]
+    assert 5e7 < memory[0] <= memory[1] < 1e12  # of one process, which never forgets
     assert found.changes and not strict["problems"]
     page = comparison_page(found)
     assert "<b>" not in page.split("<main")[1].split("headline")[0]

@@ -94,7 +94,9 @@ def resume_command(run: Path) -> str | None:
         complete = finished_report(run) is not None
     except DataError:
         return None
-    if complete or document.get("arguments") is None:
+    # what a run was asked for may be nothing that JSON holds, such as an array
+    asked = document.get("model_kwargs", document.get("arguments"))
+    if complete or asked is None:
         return None
     command = "robust-benchmark" if _ROBUSTNESS in document else "benchmark"
     return f"pyimgano {command} --resume {shlex.quote(str(run))}"
