@@ -23,8 +23,12 @@ from pyimgano.comparison.page import comparison_page
 from pyimgano.comparison.run_facts import read_run_facts
 from pyimgano.errors import DataError, UsageError
 from pyimgano.evaluation import compute_auroc
+from pyimgano.pages.page_facts import map_file
+from pyimgano.runs import category_folder, write_map
 
-from .conftest import MakeDataset
+from .browser import Browser
+from .conftest import MakeDataset, picture, save
+from .test_pages import chromium  # noqa: F401
 
 MakeRun = Callable[..., Path]
 LABELS = [0, 0, 0, 0, 1, 1, 1, 1]
@@ -78,7 +82,7 @@ def make_run(tmp_path: Path) -> MakeRun:
                 "calibration": {"measured_false_alarm_rate": {"rate": alarms}},
                 "timings": {"fit_seconds": 2.5, "milliseconds_per_image": 10.0},
             }  # fmt: skip
-            folder = run / "categories" / category
+            folder = category_folder(run, category)
             folder.mkdir(parents=True)
             (folder / "per_image.jsonl").write_text("".join(f"{json.dumps(x)}\n" for x in lines))
             files = [
@@ -252,6 +256,39 @@ def test_the_page_escapes_names_and_has_pictures(
     page = comparison_page(compare_runs([failed, make_run("other", {"bolt": SCORES[::-1]})]))
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
     assert "no such file" in page  # of the images, which are not there
+
+
+def test_a_browser_shows_the_page(
+    make_run: MakeRun,
+    tmp_path: Path,
+    chromium: str,  # noqa: F811
+) -> None:
+    """The data lie where the runs say, and the runs keep maps, so there are pictures of all."""
+    script = "<img src=x onerror=window.hacked=1>"
+    root = tmp_path / "data"
+    for index, label in enumerate(LABELS):
+        kind = "spot" if label else "good"
+        save(root / script / "test" / kind / f"{index}.png", picture(index, spot=bool(label)))
+    one = make_run("one", {script: SCORES}, root=str(root))
+    two = make_run("two", {script: SCORES[::-1]}, root=str(root))
+    for index in range(len(LABELS)):
+        found = np.full((8, 8), 1 + index, np.float32)
+        write_map(map_file(category_folder(one, script), index), found)
+        write_map(map_file(category_folder(two, script), index), found.T + np.eye(8, dtype="f4"))
+    comparison = compare_runs([one, two])
+    page = tmp_path / "page.html"
+    page.write_text(comparison_page(comparison))
+    with Browser(tmp_path / "browser") as browser:
+        browser.open(page)
+        assert browser.evaluate("window.hacked") is None
+        cell = "document.querySelector('td[data-metric=auroc]').dataset.value"
+        assert float(browser.evaluate(cell)) == comparison.rows[0]["differences"][0]
+        assert browser.evaluate("document.querySelectorAll('figure button img').length") == 3 * 6
+        browser.click("button.pictures")
+        path = "document.getElementById('viewer-path').textContent"
+        assert browser.evaluate(path) == comparison.changes[0].image
+        assert browser.evaluate("document.querySelectorAll('#viewer-images img').length") == 3
+        assert browser.complaints == [] and browser.requests in ([], [page.as_uri()])
 
 
 def test_the_command(make_run: MakeRun, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
