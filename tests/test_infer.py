@@ -719,3 +719,21 @@ def test_new_images_of_another_kind_are_said_before_they_are_scored(
     _, _, err = call(*fit_on(folder), folder / "parts")
     said = "1 of 4 new images is JPEG, and the training images are PNG; scores may show this"
     assert said in err and err.index(said) < err.index("threshold ")
+
+
+def test_a_terminal_gets_a_line_for_each_image(
+    call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "parts" / "c.png").write_bytes(b"no image")
+    jsonl = folder / "r.jsonl"
+    words = [*fit_on(folder), folder / "parts", "--regions", "--save-jsonl", jsonl]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    with pytest.raises(SystemExit):
+        command([str(one) for one in words])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and lines[0].startswith("good    ") and lines[1].startswith("DEFECT ")
+    assert lines[1].endswith("1.png  1 region, the worst at 30, 10") and " x  " in lines[1]
+    assert lines[3].startswith("unread") and "not an image" in lines[3]
+    assert [json.loads(line)["pred"] for line in jsonl.read_text().splitlines()] == [0, 1, 0, None]
+    code, records, _ = call(*words, "--json")
+    assert code == 1 and len(records) == 4
