@@ -34,6 +34,8 @@ _Side = Annotated[int, Strict(), Field(ge=1, le=16384)]
 #: (height, width) in pixels.
 Size = tuple[_Side, _Side]
 Count = Annotated[int, Strict(), Field(ge=1)]
+#: A count that may be 0.
+Natural = Annotated[int, Strict(), Field(ge=0)]
 Seed = Annotated[int, Strict(), Field(ge=0, le=2**63 - 1)]
 Ratio = Annotated[float, Strict(), Field(gt=0, le=1)]
 #: Images of a training step, for networks with batch norm.
