@@ -288,8 +288,15 @@ def test_the_most_similar_are_not_those_left_out() -> None:
     assert most_similar(tokens, gallery, 9, left_out).tolist() == [[False, True, True, True]]
 
 
+def test_rad_takes_the_blocks_that_are_named() -> None:
+    detector = make("vision_rad", layers=["block0", "0.5.normed"]).fit(images(2))
+    described = detector.describe()
+    assert described["backbone"]["layers"] == ["block0", "block1.normed", "block3.normed.class"]
+    assert described["memory"] == {"images": 2, "blocks": 2}
+
+
 def test_rad_refuses_what_it_cannot_do() -> None:
-    with pytest.raises(UsageError, match="wants a vision transformer, which has a class token"):
+    with pytest.raises(UsageError, match="a vision transformer with a class token is wanted"):
         make("vision_rad", backbone="resnet18").fit(images(2))
     with pytest.raises(UsageError, match=r"memory_limit_gib=0\.001: \d+ images fit"):
         make("vision_rad", memory_limit_gib=0.001).fit(images(100))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -41,7 +42,7 @@ from .feature_cache import FeatureCache, recalled_features
 from .layouts import known_transformers, of_transformer
 from .network import FeatureGraph, PatchGraph, TappedNetwork
 from .programs import ProgramStore, code_hash
-from .published import fetched_file
+from .published import PUBLISHED, fetched_file
 from .resnet import drop_classifier, resnet18, resnet34, resnet50, wide_resnet50_2
 from .transformer import round_to_multiple
 from .weights import (
@@ -152,6 +153,11 @@ class Backbone:
     def precision(self) -> str:
         """What it is really computed in: `float32` or `bfloat16`."""
         return self._engine.precision
+
+    @property
+    def coarse(self) -> bool:
+        """Whether joined patches have half as many cells both ways as the finest layer."""
+        return isinstance(self._graph, PatchGraph) and self._graph.coarse
 
     @property
     def apart(self) -> tuple[int, ...]:
@@ -300,6 +306,31 @@ class Backbone:
 def list_backbones() -> list[str]:
     """Names of the built-in backbones; `timm:<name>` reaches any timm model besides."""
     return sorted(_RECIPES)
+
+
+def weights_at_hand(name: str) -> str | None:
+    """Return where the pretrained weights of a built-in backbone are found here, or None.
+
+    Nothing is read or fetched; of timm's, whether timm is installed is all that is looked at.
+    """
+    recipe = _RECIPES[name]
+    if recipe.package is not None and recipe.package.find() is not None:
+        return "package"
+    if name in PUBLISHED and fetched_file(name).is_file():
+        return "fetched"
+    return "timm" if recipe.timm_name and importlib.util.find_spec("timm") else None
+
+
+def ways_to_weights(name: str) -> str:
+    """Return how to get the pretrained weights of a built-in backbone, as something to do."""
+    recipe, published = _RECIPES[name], PUBLISHED.get(name)
+    if recipe.package is not None:
+        return f"pip install {recipe.package.distribution}"
+    if published is not None and published.url is not None:
+        return "pyimgano weights fetch NAME"
+    if published is not None:
+        return f"its authors give them at {published.page}, to be named as weights"
+    return "pip install 'pyimgano[timm]', or name a file as weights"
 
 
 def create_backbone(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..errors import UsageError
 from .network import TappedNetwork
 
 
@@ -104,3 +105,21 @@ class MiddleBlocks:
         depth = len({name.removesuffix(".normed") for name in network.layer_names})
         first, last = (min(round(share * depth), depth - 1) for share in (0.5, 0.75))
         return tuple(f"block{number}" for number in range(first, last + 1))
+
+
+@dataclass(frozen=True)
+class WithClassToken:
+    """Blocks of a vision transformer at `shares` of its depth, or those named, and its class token.
+
+    The class token is that of the last block, normed, and comes last. Of another network the call
+    raises `UsageError`.
+    """
+
+    shares: tuple[float, ...]
+    named: tuple[str, ...] | None = None
+
+    def __call__(self, network: TappedNetwork) -> tuple[str, ...]:
+        if network.pyramid or not getattr(network, "has_class", False):
+            raise UsageError("a vision transformer with a class token is wanted as the backbone")
+        blocks = Depths(self.shares)(network) if self.named is None else self.named
+        return (*blocks, f"{network.layer_names[-1]}.class")

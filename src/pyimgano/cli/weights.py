@@ -7,18 +7,28 @@ from pathlib import Path
 import click
 
 from .console import Bar, complain, print_document
+from .groups import SuggestingGroup
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
-@click.group(context_settings=_HELP)
+@click.group(cls=SuggestingGroup, context_settings=_HELP)
 def command() -> None:
-    """List the published weights of backbones, and fetch them from their authors."""
+    """List the published weights of backbones, and fetch them from their authors.
+
+    \b
+      pyimgano weights list
+      pyimgano weights fetch dinov2_vits14
+    """
 
 
 @command.command("list", context_settings=_HELP)
 def list_weights() -> int:
-    """Print which weights are published, where, and under which licence, as JSON."""
+    """Print which weights are published, where, and under which licence, as JSON.
+
+    \b
+      pyimgano weights list
+    """
     from ..backbones.published import PUBLISHED, fetched_file
 
     print_document(
@@ -47,6 +57,9 @@ def list_weights() -> int:
 @click.option("--dry-run", is_flag=True, help="Say what would be fetched, and fetch nothing.")
 def fetch_weights(name: str, output: Path | None, dry_run: bool) -> int:
     """Fetch the published weights of the backbone NAME.
+
+    \b
+      pyimgano weights fetch dinov2_vits14
 
     Says on stderr what is fetched from where, how large it is, and under which licence, before it
     begins. What comes is kept only if its SHA-256 is the published one. The backbone of that name

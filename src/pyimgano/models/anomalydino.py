@@ -8,28 +8,31 @@ of the largest 1 % of d.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from ..errors import SavedModelError
-from ..images import NetworkInput, Recall
-from .detector import Progress, TrainingScores
+from ..errors import SavedModelError, during
+from ..images import NetworkInput
+from .detector import Detector
 from .few_images import mean_of_top, turned
-from .on_backbone import BackboneDetector
-from .parameters import Count, Flag, Ratio, Size
+from .method import Learned, Method, TrainingScores
+from .on_backbone import PatchGrid, features_of, on_grid, open_backbone
+from .parameters import BackboneParams, Count, Flag, Ratio, Size
 from .registry import register_model
 from .saved_state import SavedState, State
+from .training_images import TrainingImages
 from .within_image import nearest_elsewhere, within_image_note
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..backbones import LayerChoice
+    from ..backbones import Backbone
     from .bank import MemoryBank
 
 # The middle of an image, where the object is: what is left without this share on each side.
@@ -125,6 +128,289 @@ def _whole(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return np.asarray(binary_fill_holes(closed), np.bool_)
 
 
+class AnomalyDINOParams(BackboneParams):
+    """The keywords of AnomalyDINO."""
+
+    turns: Count = Field(
+        8,
+        description=(
+            "How many times each reference is turned around, by equal angles: 8 is every 45 "
+            "degrees, 1 leaves it as it is. More than `turned_images` references, and references "
+            "with a region of interest, are not turned."
+        ),
+    )
+    turned_images: Count = Field(
+        16, description="How many references there may be for them to be turned."
+    )
+    object_mask: Flag = Field(
+        True,
+        description=(
+            "Whether distances count on the object alone, where the references tell it from its "
+            "background."
+        ),
+    )
+    top_share: Ratio = Field(
+        0.01,
+        description=(
+            "The share of an image's patches, those with the largest distances, whose mean "
+            "distance is its score."
+        ),
+    )
+    max_bank_size: Count = Field(
+        500_000,
+        description=(
+            "The largest number of patches that the memory keeps. Above it an evenly spread part "
+            "of the references' patches is kept, and the report says so."
+        ),
+    )
+    backbone: str = Field(
+        "dinov2_vits14",
+        description=(
+            "The network that gives the features, a vision transformer: a name of "
+            "`pyimgano.backbones.list_backbones()`, or `timm:<name>`. The layer is its last block, "
+            "normed, where none is named."
+        ),
+    )
+    resize: Size = Field(
+        (448, 448),
+        description="Height and width in pixels that images are resized to and maps are given at.",
+    )
+
+
+class AnomalyDINO(Method):
+    """Distances to all patches of few good images and their turned copies."""
+
+    Params = AnomalyDINOParams
+
+    def __init__(self, params: AnomalyDINOParams) -> None:
+        from ..backbones.choice import LastBlock
+
+        super().__init__(params)
+        # without a cache of features, for turned copies are made of pixels
+        self.backbone: Backbone = open_backbone(params, layers=LastBlock(), cached=False)
+
+    def learn(self, images: TrainingImages) -> tuple[LearnedAnomalyDINO, TrainingScores | None]:
+        import torch
+
+        from .bank import MemoryBank
+
+        params, grid = self.params, self._grid()
+        many = len(images) > params.turned_images or self.region.roi is not None
+        angles = [0.0] if many else [360.0 / params.turns * i for i in range(params.turns)]
+        share = min(1.0, params.max_bank_size / (len(images) * len(angles) * len(grid)))
+        memory: list[Tensor] = []
+        numbers: list[Tensor] = []  # of the images that the rows of the memory come from
+        plain: list[Tensor] = []
+        for batch in images.batches():
+            for image in batch:
+                assert isinstance(image, np.ndarray)
+                for angle in angles:
+                    patches = unit_patches(self.backbone, [turned(image, angle)])  # (1, hw, D)
+                    if angle == 0.0:
+                        plain.append(patches[0])
+                    kept = _spread_rows(len(grid), share, len(memory))
+                    memory.append(grid.counted(patches)[0, kept])
+                    numbers.append(torch.full((len(kept),), len(plain) - 1))
+        whole = torch.stack(plain)  # (n, hw, D), unturned
+        mask = None
+        if params.object_mask and self.region.roi is None:
+            mask = learn_object_mask(whole, grid.shape)
+        groups = torch.from_numpy(images.copy_groups())
+        owner = groups[torch.cat(numbers)].to(whole.device)
+        bank = MemoryBank(torch.cat(memory), owner, prune=False)
+        learned = LearnedAnomalyDINO(
+            self.backbone, grid, bank, mask, params.top_share, share, len(angles)
+        )
+        return learned, _score_training_images(learned, images, whole, groups.to(whole.device))
+
+    def _grid(self) -> PatchGrid:
+        shapes = self.backbone.shapes(self.region.size)  # (1, C_l, h_l, w_l)
+        return PatchGrid.of(shapes[0][2:], self.region, self.backbone.device)
+
+    def restore(self, saved: SavedState) -> LearnedAnomalyDINO:
+        import torch
+
+        from .bank import MemoryBank
+
+        grid, device = self._grid(), self.backbone.device
+        dimension = sum(shape[1] for shape in self.backbone.shapes(self.region.size))
+        if saved.fact("grid", list[int]) != list(grid.shape):
+            raise SavedModelError(f"state.grid: the backbone's grid is {list(grid.shape)}")
+        share = saved.fact("share", float)
+        if not 0 < share <= 1:
+            raise SavedModelError("state.share: a share in (0, 1] is wanted")
+        features = saved.array("features", "float32", (None, dimension))
+        image = saved.array("image", "int64", (len(features),))
+        if image.min() < 0 or image.max() >= saved.n_train:
+            raise SavedModelError("the array 'image' names images that do not exist")
+        rows, owner = torch.from_numpy(features).to(device), torch.from_numpy(image).to(device)
+        threshold = saved.fact("threshold", float | None)
+        mask = None
+        if threshold is not None:
+            direction = saved.array("direction", "float32", (dimension,))
+            mask = ObjectMask(torch.from_numpy(direction).to(device), threshold)
+        bank = MemoryBank(rows, owner, prune=False)
+        turns = saved.fact("turns", Count)
+        return LearnedAnomalyDINO(
+            self.backbone, grid, bank, mask, self.params.top_share, share, turns
+        )
+
+
+def unit_patches(backbone: Backbone, images: Sequence[NetworkInput]) -> Tensor:
+    """Return the patches of B images, each of length one, (B, hw, D) float32."""
+    from torch.nn.functional import normalize
+
+    return normalize(on_grid(features_of(backbone, list(images))).flatten(1, 2), dim=-1)
+
+
+@dataclass(eq=False)
+class LearnedAnomalyDINO(Learned):
+    """The memory of AnomalyDINO.
+
+    Attributes
+    ----------
+    backbone, grid
+        What gives patches, and where they are.
+    bank
+        (M, D) patches of length one, and the first copy of the image that each comes from.
+    object_mask_
+        How the object is told from its background; None where it is not.
+    top_share
+        The share of the largest distances whose mean is the score.
+    share, turns
+        Of the references' patches the share that is kept, and how many times each was turned.
+    """
+
+    backbone: Backbone
+    grid: PatchGrid
+    bank: MemoryBank
+    object_mask_: ObjectMask | None
+    top_share: float
+    share: float
+    turns: int
+
+    @property
+    def grid_(self) -> tuple[int, int]:
+        """The grid (h, w) of patches."""
+        return self.grid.shape
+
+    def score(
+        self, images: list[NetworkInput], maps: bool
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
+        import torch
+
+        with torch.inference_mode():
+            distances = self.distances(unit_patches(self.backbone, images))
+            scores = mean_of_top(distances, self.top_share)
+            found = self.grid.maps(distances).cpu().numpy() if maps else None
+            return scores.double().cpu().numpy(), found
+
+    def distances(self, patches: Tensor, owner: Tensor | None = None) -> Tensor:
+        """Return d (B, k) of patches (B, hw, D), without the rows of the images `owner` (B,)."""
+        queries = self.grid.counted(patches)  # (B, k, D)
+        own = None if owner is None else owner.repeat_interleave(queries.shape[1])
+        euclidean, _ = self.bank.search(queries.flatten(0, 1).contiguous(), own)
+        return self.cosine(euclidean.view(len(patches), -1), patches)
+
+    def cosine(self, euclidean: Tensor, patches: Tensor) -> Tensor:
+        """Return cosine distances (B, k) of Euclidean ones, 0 where the object is not."""
+        found = 0.5 * euclidean.square()
+        if self.object_mask_ is not None:
+            found = found * self.object_mask_.of(patches, self.grid.shape)
+        return found
+
+    def state(self) -> State:
+        mask = self.object_mask_
+        arrays = {
+            "features": self.bank.features.cpu().numpy(),
+            "image": self.bank.image.cpu().numpy(),
+        }
+        if mask is not None:
+            arrays["direction"] = mask.direction.cpu().numpy()
+        facts = {
+            "grid": list(self.grid_),
+            "turns": self.turns,
+            "share": self.share,
+            "threshold": None if mask is None else mask.threshold,
+        }
+        return State(arrays=arrays, facts=facts)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            **super().describe(),
+            "grid": list(self.grid_),
+            "memory_bank": {
+                "size": len(self.bank),
+                "dimension": int(self.bank.features.shape[1]),
+                "share": self.share,
+                "turns": self.turns,
+            },
+            "object_mask": self.object_mask_ is not None,
+        }
+
+
+def _score_training_images(
+    learned: LearnedAnomalyDINO, images: TrainingImages, patches: Tensor, groups: Tensor
+) -> TrainingScores | None:
+    """Return the scores of images with patches (n, hw, D), unturned, each against the others."""
+    import torch
+
+    if images.calibrate == "held-out-images":
+        return None
+    notes: tuple[str, ...] = ()
+    if learned.share < 1.0:
+        notes = (f"the memory holds {learned.share:.0%} of the patches, evenly spread",)
+    unseen, several = images.calibrate != "in-sample", len(groups.unique()) > 1
+    with during("calibration"), torch.inference_mode():
+        if unseen and not several:
+            method, notes = "within-image", (*notes, within_image_note(len(patches)))
+            distances = _within_image(learned, patches)
+        else:
+            method = "leave-one-image-out" if unseen else "in-sample"
+            distances = torch.cat(
+                [
+                    learned.distances(patches[some], groups[some] if unseen else None)
+                    for some in torch.arange(len(patches), device=groups.device).split(_AT_ONCE)
+                ]
+            )
+        return TrainingScores(
+            mean_of_top(distances, learned.top_share).double().cpu().numpy(),
+            method,
+            unseen and several,
+            notes=notes,
+            maps=learned.grid.statistics(distances, images.counted_pixels()),
+        )
+
+
+def _within_image(learned: LearnedAnomalyDINO, patches: Tensor) -> Tensor:
+    """Return d (n, k) of one image, and its copies, to what of it lies elsewhere, unturned."""
+    import torch
+
+    grid = learned.grid
+    queries = grid.counted(patches)  # (n, k, D)
+    cells = torch.arange(grid.shape[0] * grid.shape[1], device=patches.device)
+    cells = cells if grid.cells is None else grid.cells
+    every = torch.ones(queries.shape[0] * queries.shape[1], dtype=torch.bool, device=cells.device)
+    found, _ = nearest_elsewhere(
+        queries.flatten(0, 1).contiguous(),
+        cells.repeat(len(queries)),
+        every,
+        queries[0],
+        cells,
+        grid.shape,
+    )
+    return learned.cosine(found.view(len(queries), -1), patches)
+
+
+def _spread_rows(count: int, share: float, number: int) -> npt.NDArray[np.int64]:
+    """Return `share` of the rows 0 to count - 1, evenly spread; others for another `number`."""
+    if share >= 1.0:
+        return np.arange(count)
+    kept = max(1, int(share * count))
+    first = (number * 0.618034) % 1.0  # golden ratio: positions of many copies lie evenly
+    return np.unique(((np.arange(kept) + first) * count / kept).astype(np.int64) % count)
+
+
 @register_model(
     "vision_anomalydino",
     tags=("memory-bank", "few-shot", "pixel-map", "deep-features"),
@@ -143,27 +429,8 @@ def _whole(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         "industrial-accurate": {"resize": (672, 672)},
     },
 )
-class VisionAnomalyDINO(BackboneDetector):
+class VisionAnomalyDINO(Detector):
     """AnomalyDINO: patches of few good images and their turned copies, cosine distances.
-
-    Parameters
-    ----------
-    turns
-        How many times each reference is turned around, by equal angles: 8 is every 45 degrees, 1
-        leaves it as it is. More than `turned_images` references, and references with a region of
-        interest, are not turned.
-    turned_images
-        How many references there may be for them to be turned.
-    object_mask
-        Whether distances count on the object alone, where the references tell it from its
-        background.
-    top_share
-        Of the distances of an image, the share of the largest whose mean is its score.
-    max_bank_size
-        Bound of the memory. Above it an evenly spread part of the references' patches is kept,
-        and `describe` and the calibration say so.
-    shared
-        The keywords of `BackboneDetector`; the layer is the last block, normed.
 
     Attributes
     ----------
@@ -189,230 +456,4 @@ class VisionAnomalyDINO(BackboneDetector):
     >>> detector.fit(train_paths[:4]).predict(test_paths)  # doctest: +SKIP
     """
 
-    object_mask_: ObjectMask | None
-
-    def __init__(
-        self,
-        *,
-        turns: Count = 8,
-        turned_images: Count = 16,
-        object_mask: Flag = True,
-        top_share: Ratio = 0.01,
-        max_bank_size: Count = 500_000,
-        backbone: str = "dinov2_vits14",
-        resize: Size = (448, 448),
-        **shared: Any,
-    ) -> None:
-        super().__init__(backbone=backbone, resize=resize, **shared)
-        self.turns = turns
-        self.turned_images = turned_images
-        self.object_mask = object_mask
-        self.top_share = top_share
-        self.max_bank_size = max_bank_size
-
-    def _layer_choice(self) -> LayerChoice:
-        from ..backbones.choice import LastBlock
-
-        return LastBlock()
-
-    def _recall(self) -> Recall | None:
-        return None  # turned copies are made of pixels
-
-    # ---- patches of length one
-
-    def _patches(self, images: Sequence[NetworkInput]) -> Tensor:
-        """(B, hw, D) float32 of B images, each of length one."""
-        from torch.nn.functional import normalize
-
-        from .on_backbone import on_grid
-
-        grid = on_grid(self._features(list(images)))  # (B, h, w, D)
-        if not hasattr(self, "grid_"):
-            self._set_grid(int(grid.shape[1]), int(grid.shape[2]))
-        return normalize(grid.flatten(1, 2), dim=-1)
-
-    # ---- the memory
-
-    def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
-        import torch
-
-        params = self.params_
-        many = self._n_images > params.turned_images or self.roi_ is not None
-        angles = [0.0] if many else [360.0 / params.turns * i for i in range(params.turns)]
-        share = None
-        memory: list[Tensor] = []
-        numbers: list[Tensor] = []
-        plain: list[Tensor] = []
-        with torch.inference_mode():
-            for images in batches:
-                for image in images:
-                    assert isinstance(image, np.ndarray)
-                    number = len(plain)
-                    for angle in angles:
-                        patches = self._patches([turned(image, angle)])
-                        if angle == 0.0:
-                            plain.append(patches[0])
-                        some = self._counted(patches)[0]  # (k, D)
-                        if share is None:
-                            rows = self._n_images * len(angles) * len(some)
-                            share = min(1.0, params.max_bank_size / rows)
-                        # evenly spread, and beginning elsewhere in each copy
-                        kept = _spread_rows(len(some), share, len(memory))
-                        memory.append(some[kept])
-                        numbers.append(torch.full((len(kept),), number))
-            self._plain = torch.stack(plain)  # (n, hw, D), unturned
-            self._angles, self._share = angles, share or 1.0
-            self.object_mask_ = None
-            if params.object_mask and self.roi_ is None:
-                self.object_mask_ = learn_object_mask(self._plain, self.grid_)
-        groups = torch.from_numpy(self._copy_groups())
-        self._owner = groups
-        self._remember(torch.cat(memory), groups[torch.cat(numbers)])
-
-    def _remember(self, features: Tensor, image: Tensor) -> None:
-        from .bank import MemoryBank
-
-        self._bank: MemoryBank = MemoryBank(features, image.to(features.device), prune=False)
-
-    # ---- scores
-
-    def _weighed(self, distances: Tensor, patches: Tensor) -> Tensor:
-        """Cosine distances (B, k) of Euclidean ones, 0 where the object is not."""
-        found = 0.5 * distances.square()
-        if self.object_mask_ is not None:
-            found = found * self.object_mask_.of(patches, self.grid_)
-        return found
-
-    def _distances(self, patches: Tensor, owner: Tensor | None) -> Tensor:
-        """d of patches (B, hw, D), (B, k); without the rows of the images `owner` (B,)."""
-        queries = self._counted(patches)
-        own = None if owner is None else owner.repeat_interleave(queries.shape[1])
-        distances, _ = self._bank.search(queries.flatten(0, 1).contiguous(), own)
-        return self._weighed(distances.view(len(patches), -1), patches)
-
-    def _score_batch(
-        self, images: list[NetworkInput], maps: bool
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
-        import torch
-
-        with torch.inference_mode():
-            distances = self._distances(self._patches(images), None)
-            scores = mean_of_top(distances, self.params_.top_share)
-            found = self._maps(distances).cpu().numpy() if maps else None
-            return scores.double().cpu().numpy(), found
-
-    def _training_scores(self, unseen: bool) -> TrainingScores:
-        import torch
-
-        notes: tuple[str, ...] = ()
-        if self._share < 1.0:
-            notes = (f"the memory holds {self._share:.0%} of the patches, evenly spread",)
-        several = len(self._owner.unique()) > 1
-        with torch.inference_mode():
-            if unseen and not several:
-                distances = self._within_image()
-                method, notes = "within-image", (*notes, within_image_note(len(self._plain)))
-            else:
-                method = "leave-one-image-out" if unseen else "in-sample"
-                owner = self._owner.to(self._plain.device)
-                distances = torch.cat(
-                    [
-                        self._distances(some, owner[at] if unseen else None)
-                        for at in torch.arange(len(self._plain)).split(_AT_ONCE)
-                        for some in [self._plain[at]]
-                    ]
-                )
-            scores = mean_of_top(distances, self.params_.top_share)
-            return TrainingScores(
-                scores.double().cpu().numpy(),
-                method,
-                unseen and several,
-                notes=notes,
-                maps=self._statistics(distances),
-            )
-
-    def _within_image(self) -> Tensor:
-        """d (n, k) of the one image, and its copies, to what of it lies elsewhere."""
-        import torch
-
-        cells = torch.arange(self.grid_[0] * self.grid_[1], device=self._plain.device)
-        cells = cells if self._cells is None else self._cells
-        queries = self._counted(self._plain)
-        first = queries[0]  # unturned: of a turned copy it is not known where a patch was
-        found, _ = nearest_elsewhere(
-            queries.flatten(0, 1).contiguous(),
-            cells.repeat(len(queries)),
-            torch.ones(queries.shape[0] * queries.shape[1], dtype=torch.bool, device=cells.device),
-            first,
-            cells,
-            self.grid_,
-        )
-        return self._weighed(found.view(len(queries), -1), self._plain)
-
-    def _finish(self) -> None:
-        del self._plain, self._owner
-
-    # ---- saving
-
-    def _state(self) -> State:
-        arrays = {
-            "features": self._bank.features.cpu().numpy(),
-            "image": self._bank.image.cpu().numpy(),
-        }
-        mask = self.object_mask_
-        if mask is not None:
-            arrays["direction"] = mask.direction.cpu().numpy()
-        facts = {
-            "grid": list(self.grid_),
-            "turns": len(self._angles),
-            "share": self._share,
-            "threshold": None if mask is None else mask.threshold,
-        }
-        return State(arrays=arrays, facts=facts)
-
-    def _restore(self, saved: SavedState) -> None:
-        import torch
-
-        self._restore_backbone(saved)
-        device = self._backbone.device
-        shapes = self._backbone.shapes(self._size())
-        grid, dimension = list(shapes[0][2:]), sum(shape[1] for shape in shapes)
-        if saved.fact("grid", list[int]) != grid:
-            raise SavedModelError(f"state.grid: the backbone's grid is {grid}")
-        self._set_grid(grid[0], grid[1])
-        self._angles = [0.0] * saved.fact("turns", Count)
-        self._share = saved.fact("share", float)
-        if not 0 < self._share <= 1:
-            raise SavedModelError("state.share: a share in (0, 1] is wanted")
-        features = saved.array("features", "float32", (None, dimension))
-        image = saved.array("image", "int64", (len(features),))
-        if image.min() < 0 or image.max() >= self.n_train_:
-            raise SavedModelError("the array 'image' names images that do not exist")
-        self._remember(torch.from_numpy(features).to(device), torch.from_numpy(image))
-        threshold = saved.fact("threshold", float | None)
-        self.object_mask_ = None
-        if threshold is not None:
-            direction = saved.array("direction", "float32", (dimension,))
-            self.object_mask_ = ObjectMask(torch.from_numpy(direction).to(device), threshold)
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            **super().describe(),
-            "grid": list(self.grid_),
-            "memory_bank": {
-                "size": len(self._bank),
-                "dimension": int(self._bank.features.shape[1]),
-                "share": self._share,
-                "turns": len(self._angles),
-            },
-            "object_mask": self.object_mask_ is not None,
-        }
-
-
-def _spread_rows(count: int, share: float, number: int) -> npt.NDArray[np.int64]:
-    """Return `share` of the rows 0 to count - 1, evenly spread; others for another `number`."""
-    if share >= 1.0:
-        return np.arange(count)
-    kept = max(1, int(share * count))
-    first = (number * 0.618034) % 1.0  # golden ratio: positions of many copies lie evenly
-    return np.unique(((np.arange(kept) + first) * count / kept).astype(np.int64) % count)
+    method = AnomalyDINO

@@ -12,26 +12,28 @@ and the score of an image is the mean of the largest 1 % of d.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, Strict
 
-from ..errors import SavedModelError, UsageError
+from ..errors import SavedModelError, UsageError, during
 from ..images import NetworkInput
-from .detector import Progress, TrainingScores
+from .detector import Detector
 from .few_images import mean_of_top
-from .on_backbone import BackboneDetector
-from .parameters import Count, Natural, Ratio, Size
+from .method import Learned, Method, TrainingScores
+from .on_backbone import PatchGrid, features_of, open_backbone
+from .parameters import BackboneParams, Count, Natural, Ratio, Size
 from .registry import register_model
 from .saved_state import SavedState, State
+from .training_images import TrainingImages
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..backbones import Backbone, LayerChoice
+    from ..backbones import Backbone
 
 Gibibytes = Annotated[float, Strict(), Field(gt=0, le=1e6)]
 
@@ -94,6 +96,223 @@ def most_similar(tokens: Tensor, gallery: Tensor, count: int, left_out: Tensor) 
     return found & ~left_out
 
 
+class RADParams(BackboneParams):
+    """The keywords of RAD."""
+
+    similar_images: Count = Field(
+        150, description="How many good images an image is compared with, at most."
+    )
+    radius: Natural = Field(
+        1,
+        description=(
+            "How many rows and columns of patches away from its own place a patch is compared. "
+            "Parts that lie anyhow want more, or a method without places."
+        ),
+    )
+    top_share: Ratio = Field(
+        0.01,
+        description=(
+            "The share of an image's patches, those with the largest distances, whose mean "
+            "distance is its score."
+        ),
+    )
+    memory_limit_gib: Gibibytes = Field(
+        4.0,
+        description=(
+            "GiB that the patches of the good images may take. What would take more is refused "
+            "before an image is read."
+        ),
+    )
+    backbone: str = Field(
+        "dinov2_vits14",
+        description=(
+            "The network that gives the features, a vision transformer: a name of "
+            "`pyimgano.backbones.list_backbones()`, or `timm:<name>`. The layers are the blocks at "
+            "a quarter, half, three quarters and all of the depth, normed, where none are named."
+        ),
+    )
+    resize: Size = Field(
+        (448, 448),
+        description="Height and width in pixels that images are resized to and maps are given at.",
+    )
+
+
+class RAD(Method):
+    """The same place in the most similar good images."""
+
+    Params = RADParams
+
+    def __init__(self, params: RADParams) -> None:
+        from ..backbones.choice import WithClassToken
+
+        super().__init__(params)
+        named = None if params.layers is None else tuple(params.layers)
+        choice = WithClassToken((0.25, 0.5, 0.75, 1.0), named)
+        unnamed = params.model_copy(update={"layers": None})
+        self.backbone: Backbone = open_backbone(unnamed, layers=choice)
+
+    def learn(self, images: TrainingImages) -> tuple[LearnedRAD, TrainingScores | None]:
+        import torch
+
+        self._require_memory(len(images))
+        blocks: list[list[Tensor]] = [[] for _ in self.backbone.layers[:-1]]
+        tokens: list[Tensor] = []
+        for batch in images.batches():
+            maps, token = blocks_and_token(self.backbone, batch)
+            for block, some in zip(blocks, maps, strict=True):
+                block.append(some)
+            tokens.append(token)
+        memory: list[Tensor] = []
+        while blocks:  # one after another, so that no more than one is there twice
+            whole = torch.cat(blocks.pop(0))  # (n, h, w, C)
+            memory.append(whole.permute(1, 2, 0, 3).contiguous())
+        learned = self._learned(memory, torch.cat(tokens))
+        return learned, _score_training_images(learned, images)
+
+    def _learned(self, memory: list[Tensor], tokens: Tensor) -> LearnedRAD:
+        p = self.params
+        grid = PatchGrid.of(memory[0].shape[:2], self.region, self.backbone.device)
+        return LearnedRAD(
+            self.backbone, grid, memory, tokens, p.similar_images, p.radius, p.top_share
+        )
+
+    def _require_memory(self, n_images: int) -> None:
+        """Raise `UsageError` where the patches of the images would take more than they may."""
+        *shapes, _ = self.backbone.shapes(self.region.size)  # (1, C, h, w) of each block
+        limit = self.params.memory_limit_gib
+        gib = 4 * n_images * sum(c * h * w for _, c, h, w in shapes) / 2**30
+        if gib > limit:
+            raise UsageError(
+                f"the patches of {n_images} images take {gib:.1f} GiB, more than "
+                f"memory_limit_gib={limit:g}: {int(n_images * limit / gib)} images fit, or give "
+                "fewer layers, a smaller resize or a larger limit"
+            )
+
+    def restore(self, saved: SavedState) -> LearnedRAD:
+        import torch
+
+        device = self.backbone.device
+        *shapes, token = self.backbone.shapes(self.region.size)
+        grid = list(shapes[0][2:])
+        if saved.fact("grid", list[int]) != grid:
+            raise SavedModelError(f"state.grid: the backbone's grid is {grid}")
+        tokens = saved.array("tokens", "float32", (None, token[1]))
+        if len(tokens) != saved.n_train:
+            raise SavedModelError("the array 'tokens' has another number of images than the fit")
+        memory = []
+        for number, shape in enumerate(shapes):
+            wanted = (grid[0], grid[1], len(tokens), shape[1])
+            given = saved.array(f"memory.{number}", "float32", wanted)
+            memory.append(torch.from_numpy(given).to(device))
+        return self._learned(memory, torch.from_numpy(tokens).to(device))
+
+
+def blocks_and_token(backbone: Backbone, images: list[NetworkInput]) -> tuple[list[Tensor], Tensor]:
+    """Return of B images each block's patches (B, h, w, C), and class tokens (B, C).
+
+    All vectors are of length one.
+    """
+    from torch.nn.functional import normalize
+
+    *blocks, token = features_of(backbone, images)
+    maps = [normalize(one.permute(0, 2, 3, 1), dim=-1).contiguous() for one in blocks]
+    return maps, normalize(token.flatten(1), dim=-1)
+
+
+@dataclass(eq=False)
+class LearnedRAD(Learned):
+    """The memory of RAD.
+
+    Attributes
+    ----------
+    backbone, grid
+        What gives blocks and the class token, and where patches are.
+    memory
+        For each block (h, w, n, C), of n good images.
+    tokens
+        (n, C'), the class tokens of these.
+    similar_images, radius, top_share
+        The keywords.
+    """
+
+    backbone: Backbone
+    grid: PatchGrid
+    memory: list[Tensor]
+    tokens: Tensor
+    similar_images: int
+    radius: int
+    top_share: float
+
+    @property
+    def grid_(self) -> tuple[int, int]:
+        """The grid (h, w) of patches."""
+        return self.grid.shape
+
+    def score(
+        self, images: list[NetworkInput], maps: bool
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
+        import torch
+
+        with torch.inference_mode():
+            blocks, tokens = blocks_and_token(self.backbone, images)
+            nobody = torch.zeros_like(tokens @ self.tokens.T, dtype=torch.bool)
+            distances = self.distances(blocks, tokens, nobody)
+            scores = mean_of_top(distances, self.top_share)
+            found = self.grid.maps(distances).cpu().numpy() if maps else None
+            return scores.double().cpu().numpy(), found
+
+    def distances(self, blocks: list[Tensor], tokens: Tensor, left_out: Tensor) -> Tensor:
+        """Return d of B images at the cells that count, (B, k); images `left_out` (B, n) apart."""
+        import torch
+
+        similar = most_similar(tokens, self.tokens, self.similar_images, left_out)
+        found = [
+            same_place_distances(one, memory, similar, self.radius)
+            for one, memory in zip(blocks, self.memory, strict=True)
+        ]
+        return self.grid.counted(torch.stack(found).mean(dim=0).flatten(1))
+
+    def state(self) -> State:
+        arrays = {f"memory.{number}": one.cpu().numpy() for number, one in enumerate(self.memory)}
+        arrays["tokens"] = self.tokens.cpu().numpy()
+        return State(arrays=arrays, facts={"grid": list(self.grid_)})
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            **super().describe(),
+            "grid": list(self.grid_),
+            "memory": {"images": len(self.tokens), "blocks": len(self.memory)},
+        }
+
+
+def _score_training_images(learned: LearnedRAD, images: TrainingImages) -> TrainingScores | None:
+    """Return the scores of the training images, each against the others."""
+    import torch
+
+    if images.calibrate == "held-out-images":
+        return None
+    groups = torch.from_numpy(images.copy_groups()).to(learned.tokens.device)
+    unseen, several = images.calibrate != "in-sample", len(groups.unique()) > 1
+    parts = []
+    with during("calibration"), torch.inference_mode():
+        for some in torch.arange(len(groups), device=groups.device).split(_AT_ONCE):
+            blocks = [memory[:, :, some].permute(2, 0, 1, 3) for memory in learned.memory]
+            if unseen and not several:  # so that no patch is compared with itself
+                blocks = [one.roll(learned.radius + 1, dims=1) for one in blocks]
+            own = groups[some][:, None] == groups
+            left_out = own if unseen and several else torch.zeros_like(own)
+            parts.append(learned.distances(blocks, learned.tokens[some], left_out))
+        distances = torch.cat(parts)
+        method = "leave-one-image-out" if several else "within-image"
+        return TrainingScores(
+            mean_of_top(distances, learned.top_share).double().cpu().numpy(),
+            method if unseen else "in-sample",
+            unseen and several,
+            notes=(_ONE_IMAGE,) if unseen and not several else (),
+            maps=learned.grid.statistics(distances, images.counted_pixels()),
+        )
+
+
 @register_model(
     "vision_rad",
     tags=("memory-bank", "nearest-neighbours", "pixel-map", "deep-features"),
@@ -110,24 +329,8 @@ def most_similar(tokens: Tensor, gallery: Tensor, count: int, left_out: Tensor) 
         "industrial-accurate": {"backbone": "dinov3_vitb16"},
     },
 )
-class VisionRAD(BackboneDetector):
+class VisionRAD(Detector):
     """RAD: distances to the same place in the most similar good images, at several depths.
-
-    Parameters
-    ----------
-    similar_images
-        How many good images an image is compared with.
-    radius
-        How many rows and columns of patches away from its own place a patch is compared. Parts
-        that lie anyhow want more, or a method without places.
-    top_share
-        Of the distances of an image, the share of the largest whose mean is its score.
-    memory_limit_gib
-        GiB that the patches of the good images may take; what would take more is refused before
-        an image is read.
-    shared
-        The keywords of `BackboneDetector`; the layers are the blocks at a quarter, half, three
-        quarters and all of the depth, normed.
 
     Notes
     -----
@@ -144,175 +347,4 @@ class VisionRAD(BackboneDetector):
     >>> detector.fit(train_paths).predict(test_paths)  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        *,
-        similar_images: Count = 150,
-        radius: Natural = 1,
-        top_share: Ratio = 0.01,
-        memory_limit_gib: Gibibytes = 4.0,
-        backbone: str = "dinov2_vits14",
-        resize: Size = (448, 448),
-        **shared: Any,
-    ) -> None:
-        super().__init__(backbone=backbone, resize=resize, **shared)
-        self.similar_images = similar_images
-        self.radius = radius
-        self.top_share = top_share
-        self.memory_limit_gib = memory_limit_gib
-
-    # ---- features: the blocks, and the class token of the last one
-
-    def _make_backbone(self, params: Any) -> Backbone:
-        from types import SimpleNamespace
-
-        from ..backbones.choice import Depths
-
-        blocks = params.layers
-        if blocks is None:
-            plain = super()._make_backbone(params)
-            blocks = Depths((0.25, 0.5, 0.75, 1.0))(plain.network)
-            if plain.network.pyramid:
-                raise UsageError(
-                    f"vision_rad wants a vision transformer, which has a class token, got "
-                    f"{params.backbone!r}"
-                )
-        layers = (*blocks, "1.0.normed.class")
-        return super()._make_backbone(SimpleNamespace(**{**vars(params), "layers": layers}))
-
-    def _layer_choice(self) -> LayerChoice:
-        from ..backbones.choice import LastBlock
-
-        return LastBlock()
-
-    def _described(self, images: list[NetworkInput]) -> tuple[list[Tensor], Tensor]:
-        """Of B images for each block (B, h, w, C), and the class tokens (B, C), of length one."""
-        from torch.nn.functional import normalize
-
-        *blocks, token = self._features(images)
-        maps = [normalize(one.permute(0, 2, 3, 1), dim=-1).contiguous() for one in blocks]
-        return maps, normalize(token.flatten(1), dim=-1)
-
-    # ---- the memory
-
-    def _start(self, params: Any, n_images: int) -> None:
-        super()._start(params, n_images)
-        *shapes, _ = self._backbone.shapes(self._size())
-        numbers = n_images * sum(shape[1] * shape[2] * shape[3] for shape in shapes)
-        gib = 4 * numbers / 2**30
-        if gib > params.memory_limit_gib:
-            fits = int(n_images * params.memory_limit_gib / gib)
-            raise UsageError(
-                f"the patches of {n_images} images take {gib:.1f} GiB, more than "
-                f"memory_limit_gib={params.memory_limit_gib:g}: {fits} images fit, or give fewer "
-                "layers, a smaller resize or a larger limit"
-            )
-
-    def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
-        import torch
-
-        blocks: list[list[Tensor]] = []
-        tokens: list[Tensor] = []
-        with torch.inference_mode():
-            for images in batches:
-                maps, token = self._described(images)
-                if not blocks:
-                    blocks = [[] for _ in maps]
-                    self._set_grid(int(maps[0].shape[1]), int(maps[0].shape[2]))
-                for block, some in zip(blocks, maps, strict=True):
-                    block.append(some)
-                tokens.append(token)
-            self._memory: list[Tensor] = []
-            while blocks:  # one after another, so that no more than one is there twice
-                whole = torch.cat(blocks.pop(0))  # (n, h, w, C)
-                self._memory.append(whole.permute(1, 2, 0, 3).contiguous())
-            self._tokens = torch.cat(tokens)
-
-    # ---- scores
-
-    def _distances(self, maps: list[Tensor], tokens: Tensor, left_out: Tensor) -> Tensor:
-        """d of B images, (B, k) at the cells that count."""
-        import torch
-
-        params = self.params_
-        similar = most_similar(tokens, self._tokens, params.similar_images, left_out)
-        found = [
-            same_place_distances(one, memory, similar, params.radius)
-            for one, memory in zip(maps, self._memory, strict=True)
-        ]
-        return self._counted(torch.stack(found).mean(dim=0).flatten(1))
-
-    def _score_batch(
-        self, images: list[NetworkInput], maps: bool
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
-        import torch
-
-        with torch.inference_mode():
-            described, tokens = self._described(images)
-            nobody = torch.zeros(
-                (len(images), len(self._tokens)), dtype=torch.bool, device=tokens.device
-            )
-            distances = self._distances(described, tokens, nobody)
-            scores = mean_of_top(distances, self.params_.top_share)
-            found = self._maps(distances).cpu().numpy() if maps else None
-            return scores.double().cpu().numpy(), found
-
-    def _training_scores(self, unseen: bool) -> TrainingScores:
-        import torch
-
-        n = len(self._tokens)
-        groups = torch.from_numpy(self._copy_groups()).to(self._tokens.device)
-        several = len(groups.unique()) > 1
-        parts = []
-        with torch.inference_mode():
-            for some in torch.arange(n, device=groups.device).split(_AT_ONCE):
-                maps = [memory[:, :, some].permute(2, 0, 1, 3) for memory in self._memory]
-                if unseen and not several:  # so that no patch is compared with itself
-                    maps = [one.roll(self.params_.radius + 1, dims=1) for one in maps]
-                own = groups[some][:, None] == groups
-                left_out = own if unseen and several else torch.zeros_like(own)
-                parts.append(self._distances(maps, self._tokens[some], left_out))
-            distances = torch.cat(parts)
-            scores = mean_of_top(distances, self.params_.top_share)
-            method = "leave-one-image-out" if several else "within-image"
-            return TrainingScores(
-                scores.double().cpu().numpy(),
-                method if unseen else "in-sample",
-                unseen and several,
-                notes=(_ONE_IMAGE,) if unseen and not several else (),
-                maps=self._statistics(distances),
-            )
-
-    # ---- saving
-
-    def _state(self) -> State:
-        arrays = {f"memory.{number}": one.cpu().numpy() for number, one in enumerate(self._memory)}
-        arrays["tokens"] = self._tokens.cpu().numpy()
-        return State(arrays=arrays, facts={"grid": list(self.grid_)})
-
-    def _restore(self, saved: SavedState) -> None:
-        import torch
-
-        self._restore_backbone(saved)
-        device = self._backbone.device
-        *shapes, token = self._backbone.shapes(self._size())
-        grid = list(shapes[0][2:])
-        if saved.fact("grid", list[int]) != grid:
-            raise SavedModelError(f"state.grid: the backbone's grid is {grid}")
-        self._set_grid(grid[0], grid[1])
-        tokens = saved.array("tokens", "float32", (None, token[1]))
-        if len(tokens) != self.n_train_:
-            raise SavedModelError("the array 'tokens' has another number of images than the fit")
-        self._tokens = torch.from_numpy(tokens).to(device)
-        self._memory = []
-        for number, shape in enumerate(shapes):
-            wanted = (grid[0], grid[1], len(tokens), shape[1])
-            given = saved.array(f"memory.{number}", "float32", wanted)
-            self._memory.append(torch.from_numpy(given).to(device))
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            **super().describe(),
-            "grid": list(self.grid_),
-            "memory": {"images": len(self._tokens), "blocks": len(self._memory)},
-        }
+    method = RAD

@@ -9,27 +9,32 @@ that of an image the mean of the largest 1 %.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from ..errors import SavedModelError
-from ..images import NetworkInput, Recall
+from ..errors import SavedModelError, during
+from ..images import NetworkInput
 from ..threads import limited_threads
-from .detector import Progress, TrainingScores
+from .detector import Detector
 from .few_images import mean_of_top, turned
-from .on_backbone import BackboneDetector
-from .parameters import Count, Natural, Ratio, Size
+from .method import Learned, Method, TrainingScores
+from .on_backbone import PatchGrid, features_of, open_backbone
+from .parameters import BackboneParams, Count, Natural, Ratio, Size
 from .registry import register_model
 from .saved_state import SavedState, State
+from .training_images import TrainingImages
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..backbones import LayerChoice
+    from ..backbones import Backbone
 
 # Groups of images that are left out together, at most: of each the sums are kept.
 _GROUPS = 16
@@ -106,6 +111,232 @@ class Subspace:
         return rest.square().sum(dim=-1)
 
 
+class SubspaceParams(BackboneParams):
+    """The keywords of SubspaceAD."""
+
+    explained_variance: Ratio = Field(
+        0.99,
+        description=(
+            "Share of the variance that the components which are kept carry at least, in (0, 1]."
+        ),
+    )
+    turns: Natural = Field(
+        30,
+        description=(
+            "How many turned copies of each reference are learned from besides, at angles drawn "
+            "from `random_seed`; 0 where the orientation of a part may be the defect. More than "
+            "`turned_images` references, and references with a region of interest, are not turned."
+        ),
+    )
+    turned_images: Count = Field(
+        16, description="How many references there may be for them to be turned."
+    )
+    top_share: Ratio = Field(
+        0.01,
+        description=(
+            "The share of an image's patches, those with the largest errors, whose mean error is "
+            "its score."
+        ),
+    )
+    backbone: str = Field(
+        "dinov2_vits14",
+        description=(
+            "The network that gives the features, a vision transformer: a name of "
+            "`pyimgano.backbones.list_backbones()`, or `timm:<name>`. The layers, whose mean is "
+            "taken, are the blocks from half to three quarters of the depth, unnormed, where none "
+            "are named."
+        ),
+    )
+    resize: Size = Field(
+        (448, 448),
+        description="Height and width in pixels that images are resized to and maps are given at.",
+    )
+
+
+class SubspaceAD(Method):
+    """A subspace of the patches of few good images and their turned copies."""
+
+    Params = SubspaceParams
+
+    def __init__(self, params: SubspaceParams) -> None:
+        from ..backbones.choice import MiddleBlocks
+
+        super().__init__(params)
+        # without a cache of features, for turned copies are made of pixels
+        self.backbone: Backbone = open_backbone(params, layers=MiddleBlocks(), cached=False)
+
+    def learn(self, images: TrainingImages) -> tuple[LearnedSubspace, TrainingScores | None]:
+        import torch
+
+        params, grid = self.params, self._grid()
+        rng = np.random.default_rng(params.random_seed)
+        many = len(images) > params.turned_images or self.region.roi is not None
+        groups: dict[int, PatchSums] = {}
+        plain: list[Tensor] = []
+        with torch.inference_mode(), limited_threads(1):  # sums do not depend on their number
+            for batch in images.batches():
+                for image in batch:
+                    assert isinstance(image, np.ndarray)
+                    group = len(plain) % _GROUPS
+                    angles = [] if many else rng.uniform(0, 360, params.turns).tolist()
+                    for angle in (0.0, *angles):
+                        patches = mean_patches(self.backbone, grid, [turned(image, angle)])[0]
+                        if not plain:
+                            origin = patches.double().mean(dim=0)  # (D,)
+                        if angle == 0.0:
+                            plain.append(patches)
+                        sums = PatchSums.of(patches, origin)
+                        groups[group] = groups[group] + sums if group in groups else sums
+            whole = reduce(add, groups.values())
+            subspace = Subspace.of(whole, origin, params.explained_variance)
+        learned = LearnedSubspace(self.backbone, grid, subspace, params.top_share)
+        held = _Held(torch.stack(plain), origin, whole, groups, params.explained_variance)
+        return learned, _score_training_images(learned, images, held)
+
+    def _grid(self) -> PatchGrid:
+        shapes = self.backbone.shapes(self.region.size)  # (1, D, h, w) of each layer
+        return PatchGrid.of(shapes[0][2:], self.region, self.backbone.device)
+
+    def restore(self, saved: SavedState) -> LearnedSubspace:
+        import torch
+
+        grid, device = self._grid(), self.backbone.device
+        dimension = self.backbone.shapes(self.region.size)[0][1]
+        if saved.fact("grid", list[int]) != list(grid.shape):
+            raise SavedModelError(f"state.grid: the backbone's grid is {list(grid.shape)}")
+        count = saved.fact("n_components", int)
+        if not 0 <= count <= dimension:
+            raise SavedModelError(f"state.n_components: it must lie in 0..{dimension}")
+        mean = torch.from_numpy(saved.array("mean", "float32", (dimension,))).to(device)
+        components = mean.new_zeros((dimension, 0))
+        if count:
+            given = saved.array("components", "float32", (dimension, count))
+            components = torch.from_numpy(given).to(device)
+        subspace = Subspace(mean, components)
+        return LearnedSubspace(self.backbone, grid, subspace, self.params.top_share)
+
+
+def mean_patches(backbone: Backbone, grid: PatchGrid, images: list[NetworkInput]) -> Tensor:
+    """Return x of B images at the cells that count, the mean over the layers, (B, k, D) float32."""
+    import torch
+
+    maps = torch.stack(features_of(backbone, images)).mean(dim=0)  # (B, D, h, w)
+    return grid.counted(maps.flatten(2).transpose(1, 2).contiguous())
+
+
+@dataclass(eq=False)
+class LearnedSubspace(Learned):
+    """A subspace of good patches, and the grid that patches are on."""
+
+    backbone: Backbone
+    grid: PatchGrid
+    subspace: Subspace
+    top_share: float
+
+    @property
+    def grid_(self) -> tuple[int, int]:
+        """The grid (h, w) of patches."""
+        return self.grid.shape
+
+    @property
+    def n_components_(self) -> int:
+        """How many principal components are kept."""
+        return int(self.subspace.components.shape[1])
+
+    def score(
+        self, images: list[NetworkInput], maps: bool
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
+        import torch
+
+        with torch.inference_mode():
+            patches = mean_patches(self.backbone, self.grid, images)
+            residuals = self.subspace.residuals(patches)
+            scores = mean_of_top(residuals, self.top_share)
+            found = self.grid.maps(residuals).cpu().numpy() if maps else None
+            return scores.double().cpu().numpy(), found
+
+    def state(self) -> State:
+        arrays = {"mean": self.subspace.mean.cpu().numpy()}
+        if self.n_components_:
+            arrays["components"] = self.subspace.components.cpu().numpy()
+        facts = {"grid": list(self.grid_), "n_components": self.n_components_}
+        return State(arrays=arrays, facts=facts)
+
+    def describe(self) -> dict[str, Any]:
+        dimension = int(self.subspace.mean.numel())
+        return {
+            **super().describe(),
+            "grid": list(self.grid_),
+            "subspace": {"dimension": dimension, "components": self.n_components_},
+        }
+
+
+@dataclass(eq=False)
+class _Held:
+    """What calibration needs: patches (n, k, D), unturned, and the sums of all and of groups."""
+
+    plain: Tensor
+    origin: Tensor
+    whole: PatchSums
+    groups: dict[int, PatchSums]
+    share: float
+
+    def residuals(self, left_out: Iterable[PatchSums], numbers: npt.NDArray[np.int64]) -> Tensor:
+        """Return those (m, k) of images, each by all patches but what is left out for it."""
+        import torch
+
+        parts = []
+        for number, sums in zip(numbers, left_out, strict=True):
+            left = Subspace.of(self.whole - sums, self.origin, self.share)
+            parts.append(left.residuals(self.plain[int(number)][None]))
+        return torch.cat(parts)
+
+
+def _score_training_images(
+    learned: LearnedSubspace, images: TrainingImages, held: _Held
+) -> TrainingScores | None:
+    """Return the scores of training images, each by the subspace of the other groups."""
+    import torch
+
+    if images.calibrate == "held-out-images":
+        return None
+    n, copies = len(held.plain), images.copy_groups()
+    group = np.arange(n) % _GROUPS
+    # images whose copies are all in their own group, or that have none
+    alone = np.array(
+        [bool((group[copies == copies[number]] == group[number]).all()) for number in range(n)]
+    )
+    unseen = images.calibrate != "in-sample"
+    several = len(held.groups) > 1 and bool(alone.any())
+    kept, notes = np.arange(n), ()
+    method = "leave-one-image-out" if n <= _GROUPS else "refitted-folds"
+    with during("calibration"), torch.inference_mode(), limited_threads(1):
+        if not unseen:
+            method, residuals = "in-sample", learned.subspace.residuals(held.plain)
+        elif several:
+            if n > _GROUPS:
+                notes = (f"{n} images in {_GROUPS} groups, one of which is left out at a time",)
+            if not alone.all():
+                notes = (*notes, f"{n - alone.sum()} images with copies do not calibrate")
+            kept = np.flatnonzero(alone)
+            residuals = held.residuals((held.groups[int(group[one])] for one in kept), kept)
+        else:
+            method, notes = "within-image", (_TURNED_ALONE,)
+            own = reduce(add, (PatchSums.of(one, held.origin) for one in held.plain))
+            if held.whole.count == own.count:  # there is nothing else
+                residuals, notes = learned.subspace.residuals(held.plain), (_NOTHING_ELSE,)
+            else:
+                residuals = held.residuals((own for _ in kept), kept)
+        return TrainingScores(
+            mean_of_top(residuals, learned.top_share).double().cpu().numpy(),
+            method,
+            unseen and several,
+            notes=notes,
+            maps=learned.grid.statistics(residuals, images.counted_pixels()),
+            images=kept,
+        )
+
+
 @register_model(
     "vision_subspace",
     tags=("subspace", "few-shot", "pixel-map", "deep-features"),
@@ -124,24 +355,8 @@ class Subspace:
         "industrial-accurate": {"resize": (672, 672)},
     },
 )
-class VisionSubspace(BackboneDetector):
+class VisionSubspace(Detector):
     """SubspaceAD: squared error of rebuilding patches from a PCA of few turned good images.
-
-    Parameters
-    ----------
-    explained_variance
-        Share of the variance that the components which are kept carry at least, in (0, 1].
-    turns
-        How many turned copies of each reference are learned from besides, at angles drawn from
-        `random_seed`; 0 where the orientation of a part may be the defect. More than
-        `turned_images` references, and references with a region of interest, are not turned.
-    turned_images
-        How many references there may be for them to be turned.
-    top_share
-        Of the errors of an image's patches, the share of the largest whose mean is its score.
-    shared
-        The keywords of `BackboneDetector`; the layers, whose mean is taken, are the blocks from
-        half to three quarters of the depth, unnormed.
 
     Attributes
     ----------
@@ -165,186 +380,4 @@ class VisionSubspace(BackboneDetector):
     >>> detector.fit(train_paths[:4]).predict(test_paths)  # doctest: +SKIP
     """
 
-    n_components_: int
-
-    def __init__(
-        self,
-        *,
-        explained_variance: Ratio = 0.99,
-        turns: Natural = 30,
-        turned_images: Count = 16,
-        top_share: Ratio = 0.01,
-        backbone: str = "dinov2_vits14",
-        resize: Size = (448, 448),
-        **shared: Any,
-    ) -> None:
-        super().__init__(backbone=backbone, resize=resize, **shared)
-        self.explained_variance = explained_variance
-        self.turns = turns
-        self.turned_images = turned_images
-        self.top_share = top_share
-
-    def _layer_choice(self) -> LayerChoice:
-        from ..backbones.choice import MiddleBlocks
-
-        return MiddleBlocks()
-
-    def _recall(self) -> Recall | None:
-        return None  # turned copies are made of pixels
-
-    def _patches(self, images: list[NetworkInput]) -> Tensor:
-        """x of B images: (B, k, D) float32 of the cells that count, the mean over the layers."""
-        import torch
-
-        layers = self._features(images)
-        maps = torch.stack(layers).mean(dim=0)  # (B, D, h, w)
-        if not hasattr(self, "grid_"):
-            self._set_grid(int(maps.shape[2]), int(maps.shape[3]))
-        return self._counted(maps.flatten(2).transpose(1, 2).contiguous())
-
-    # ---- the subspace
-
-    def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
-        import torch
-
-        params = self.params_
-        rng = np.random.default_rng(params.random_seed)
-        many = self._n_images > params.turned_images or self.roi_ is not None
-        groups: dict[int, PatchSums] = {}
-        plain: list[Tensor] = []
-        with torch.inference_mode(), limited_threads(1):  # sums do not depend on their number
-            for images in batches:
-                for image in images:
-                    assert isinstance(image, np.ndarray)
-                    angles = [] if many else rng.uniform(0, 360, params.turns).tolist()
-                    for angle in (0.0, *angles):
-                        patches = self._patches([turned(image, angle)])[0]
-                        if not plain:
-                            self._origin = patches.double().mean(dim=0)
-                        if angle == 0.0:
-                            plain.append(patches)
-                        sums = PatchSums.of(patches, self._origin)
-                        group = (len(plain) - 1) % _GROUPS
-                        groups[group] = groups[group] + sums if group in groups else sums
-            self._plain = torch.stack(plain)  # (n, k, D), unturned
-            self._groups = groups
-            whole = next(iter(groups.values()))
-            for number, sums in groups.items():
-                whole = whole + sums if number else whole
-            self._whole = whole
-            self._subspace = Subspace.of(whole, self._origin, params.explained_variance)
-        self.n_components_ = int(self._subspace.components.shape[1])
-        if progress is not None:
-            progress("components", self.n_components_, self.n_components_)
-
-    # ---- scores
-
-    def _score_batch(
-        self, images: list[NetworkInput], maps: bool
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
-        import torch
-
-        with torch.inference_mode():
-            residuals = self._subspace.residuals(self._patches(images))
-            scores = mean_of_top(residuals, self.params_.top_share)
-            found = self._maps(residuals).cpu().numpy() if maps else None
-            return scores.double().cpu().numpy(), found
-
-    def _training_scores(self, unseen: bool) -> TrainingScores:
-        import torch
-
-        n = len(self._plain)
-        copies = self._copy_groups()
-        group = np.arange(n) % _GROUPS
-        # images whose copies are all in their own group, or have none
-        alone = np.array(
-            [bool((group[copies == copies[number]] == group[number]).all()) for number in range(n)]
-        )
-        notes: tuple[str, ...] = ()
-        several = len(self._groups) > 1 and bool(alone.any())
-        kept = np.arange(n)
-        method = "leave-one-image-out" if n <= _GROUPS else "refitted-folds"
-        with torch.inference_mode(), limited_threads(1):
-            if not unseen:
-                method = "in-sample"
-                residuals = self._subspace.residuals(self._plain)
-            elif several:
-                if n > _GROUPS:
-                    notes = (f"{n} images in {_GROUPS} groups, one of which is left out at a time",)
-                if not alone.all():
-                    notes = (*notes, f"{n - alone.sum()} images with copies do not calibrate")
-                kept = np.flatnonzero(alone)
-                left_out = (self._groups[int(group[number])] for number in kept)
-                residuals = self._without(left_out, kept)
-            else:
-                method, notes = "within-image", (_TURNED_ALONE,)
-                own = [PatchSums.of(one, self._origin) for one in self._plain]
-                if self._whole.count == sum(sums.count for sums in own):  # there is nothing else
-                    residuals, notes = self._subspace.residuals(self._plain), (_NOTHING_ELSE,)
-                else:
-                    everything = own[0]
-                    for sums in own[1:]:
-                        everything = everything + sums
-                    residuals = self._without((everything for _ in kept), kept)
-            scores = mean_of_top(residuals, self.params_.top_share)
-            return TrainingScores(
-                scores.double().cpu().numpy(),
-                method,
-                unseen and several,
-                notes=notes,
-                maps=self._statistics(residuals),
-                images=kept,
-            )
-
-    def _without(self, left_out: Iterable[PatchSums], kept: npt.NDArray[np.int64]) -> Tensor:
-        """Residuals (m, k) of the images `kept` (m,), each by all patches but those left out."""
-        import torch
-
-        share = self.params_.explained_variance
-        parts = []
-        for number, sums in zip(kept, left_out, strict=True):
-            left = Subspace.of(self._whole - sums, self._origin, share)
-            parts.append(left.residuals(self._plain[int(number)][None]))
-        return torch.cat(parts)
-
-    def _finish(self) -> None:
-        del self._plain, self._groups, self._whole, self._origin
-
-    # ---- saving
-
-    def _state(self) -> State:
-        arrays = {"mean": self._subspace.mean.cpu().numpy()}
-        if self.n_components_:
-            arrays["components"] = self._subspace.components.cpu().numpy()
-        facts = {"grid": list(self.grid_), "n_components": self.n_components_}
-        return State(arrays=arrays, facts=facts)
-
-    def _restore(self, saved: SavedState) -> None:
-        import torch
-
-        self._restore_backbone(saved)
-        device = self._backbone.device
-        shapes = self._backbone.shapes(self._size())
-        grid, dimension = list(shapes[0][2:]), shapes[0][1]
-        if saved.fact("grid", list[int]) != grid:
-            raise SavedModelError(f"state.grid: the backbone's grid is {grid}")
-        self._set_grid(grid[0], grid[1])
-        self.n_components_ = count = saved.fact("n_components", int)
-        if not 0 <= count <= dimension:
-            raise SavedModelError(f"state.n_components: it must lie in 0..{dimension}")
-        mean = torch.from_numpy(saved.array("mean", "float32", (dimension,))).to(device)
-        components = mean.new_zeros((dimension, 0))
-        if count:
-            given = saved.array("components", "float32", (dimension, count))
-            components = torch.from_numpy(given).to(device)
-        self._subspace = Subspace(mean, components)
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            **super().describe(),
-            "grid": list(self.grid_),
-            "subspace": {
-                "dimension": int(self._subspace.mean.numel()),
-                "components": self.n_components_,
-            },
-        }
+    method = SubspaceAD
