@@ -84,7 +84,9 @@ def calibrate_threshold(
     if not 0 < quantile < 1:
         raise UsageError(f"quantile must lie in (0, 1), got {quantile!r}")
     check_tail(tail)
-    found = score_held_out(detector, as_sources(inputs, name="inputs"), on_error, progress)
+    found = score_held_out(
+        detector, as_sources(inputs, name="inputs", learning=True), on_error, progress
+    )
     if found.skipped:
         left = f"{len(found.skipped)} of the images to calibrate on could not be read"
         found = replace(found, notes=(*found.notes, left))
