@@ -20,6 +20,10 @@ from pyimgano.backbones.layouts import known_transformers, of_transformer
 from pyimgano.backbones.network import initialise
 from pyimgano.backbones.transformer import VisionTransformer, round_to_multiple
 from pyimgano.errors import UsageError, WeightsError
+from pyimgano.images import resize_image
+from pyimgano.models import create_model, load_model
+from pyimgano.pipelines import export_detector
+from pyimgano.pipelines.export import formats
 
 DEPTH = 3
 TINY = {
@@ -470,11 +474,11 @@ def test_resizing_positions_is_torchs_bicubic(wanted: int, scale: float | None) 
     interpolate = torch.nn.functional.interpolate
     if scale is None:
         for smooth in (False, True):
-            m = cubic_resize(37, wanted, wanted / 37, smooth).double()
+            m = torch.from_numpy(cubic_resize(37, wanted, wanted / 37, smooth)).double()
             theirs = interpolate(x, (wanted, wanted), mode="bicubic", antialias=smooth)
             assert (m @ (x @ m.T) - theirs).abs().max() < 1e-5
     else:
-        m = cubic_resize(37, wanted, (wanted + scale) / 37, False).double()
+        m = torch.from_numpy(cubic_resize(37, wanted, (wanted + scale) / 37, False)).double()
         factor = (wanted + scale) / 37
         theirs = interpolate(x, scale_factor=(factor, factor), mode="bicubic")
         assert (m @ (x @ m.T) - theirs).abs().max() < 1e-5
@@ -604,3 +608,75 @@ def test_networks_have_their_published_sizes(name: str, millions: int) -> None:
             network = DinoV3(dinov3.SIZES[short])
     count = sum(value.numel() for value in network.parameters()) / 1e6
     assert abs(count - millions) < 0.03 * millions
+
+
+# ---- methods on them
+
+
+def textures(count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    base = rng.integers(60, 200, (84, 112, 3))
+    found = (base + rng.integers(-15, 16, base.shape) for _ in range(count))
+    return [np.clip(one, 0, 255).astype(np.uint8) for one in found]
+
+
+def spoilt(image: np.ndarray) -> np.ndarray:
+    image = image.copy()
+    image[30:54, 40:70] = (255, 0, 0)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("model", "keywords"),
+    [
+        ("vision_patchcore", {}),
+        ("vision_patchcore", {"layers": ["0.5.normed.unit", "1.normed.unit"]}),  # cosine
+        ("vision_patchcore", {"recipe": "whitened"}),
+        ("vision_softpatch", {}),
+        ("vision_padim", {"d_reduced": 20}),
+        ("vision_dfm", {}),
+        ("vision_knn", {}),
+        ("vision_mahalanobis", {}),
+        ("vision_spade", {"matching_level": 1}),
+    ],
+)
+def test_methods_take_transformers(model: str, keywords: dict[str, Any], tmp_path: Path) -> None:
+    images = textures(6)
+    detector = create_model(
+        model, backbone="dinov3_tiny", pretrained=False, device="cpu", resize=(84, 112), **keywords
+    )
+    with pytest.warns(UserWarning, match="images are resized to 80 x 112 instead of 84 x 112"):
+        detector.fit(images)
+    assert detector.params_.resize == (80, 112)
+    assert any("multiples of 16 pixels" in note for note in detector.reading_notes_)
+    good, bad = detector.decision_function([images[0], spoilt(images[0])])
+    assert bad > good
+    if detector.has_maps:
+        found = detector.get_anomaly_map(spoilt(images[0]))
+        assert found.shape == (80, 112)
+        row, column = np.unravel_index(found.argmax(), found.shape)
+        assert 16 < row < 64 and 24 < column < 88
+    detector.save(tmp_path / "saved")
+    again = load_model(tmp_path / "saved")
+    np.testing.assert_array_equal(again.decision_function([images[0]]), [good])
+
+
+@pytest.mark.parametrize("form", ["openvino", "onnx", "torch"])
+@pytest.mark.parametrize("name", ["dinov2_tiny", "dinov3_gated"])
+def test_exports_do_as_the_detector(name: str, form: str, tmp_path: Path) -> None:
+    for module in {"onnx": ("onnx", "onnxruntime")}.get(form, ()):
+        pytest.importorskip(module)
+    images = textures(4)
+    size = (5 * 14, 8 * 14) if name.startswith("dinov2") else (80, 112)
+    detector = create_model(
+        "vision_patchcore", backbone=name, pretrained=False, device="cpu", resize=size
+    ).fit(images)
+    shown = [images[0], spoilt(images[1])]
+    metadata = export_detector(detector, tmp_path / "out", format=form, check_images=shown)
+    assert metadata.check.images == 2 and metadata.check.labels_differ == 0
+    assert metadata.check.score.relative < 1e-5 and metadata.check.anomaly_map.relative < 1e-5
+    program, _ = formats.FORMATS[form].open(tmp_path / "out")
+    for count in (1, 2):  # the number of images is free
+        batch = np.stack([resize_image(image, size) for image in shown[:count]])
+        score, _, _ = program(batch)
+        np.testing.assert_allclose(score, detector.decision_function(shown[:count]), rtol=1e-5)

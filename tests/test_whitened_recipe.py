@@ -157,7 +157,7 @@ def test_against_a_plain_version() -> None:
     picked = detector.coreset_indices_.numpy()
     assert len(picked) == round(n * h * w * 0.1) and len(set(picked)) == len(picked)
     owner, everyday, moved = plain_moved(images, size)
-    memories = [memory for _, memory, _ in detector._memories.memories()]
+    memories = [memory for _, memory, _ in detector.learned_.memories.memories()]
     strengths = [memory.strength for memory in memories]
     assert set(strengths) <= set(STRENGTHS)
     near, context = (
@@ -335,7 +335,7 @@ def test_saved_and_loaded(tmp_path: Path, region: Any) -> None:
 def test_a_damaged_whitening_is_refused(tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
-    from pyimgano.models.saving import ARRAYS
+    from pyimgano.models.saved import ARRAYS
 
     make().fit(IMAGES).save(tmp_path / "d")
     arrays = load_file(tmp_path / "d" / ARRAYS)
@@ -429,15 +429,16 @@ def test_scales_out_of_range_are_refused(tmp_path: Path, name: str, value: float
     from pyimgano.models.saved_state import SavedState
 
     detector = make().fit(IMAGES)
-    state = detector._state()
+    state = detector.learned_.state()
     arrays, facts = dict(state.arrays), dict(state.facts)
     if name in facts:
         facts[name] = value
     else:
         arrays[name] = np.full_like(arrays[name], value)
-    cells = [len(detector._memories.near.border), len(detector._memories.context.border)]
+    memories = detector.learned_.memories
+    cells = [len(memories.near.border), len(memories.context.border)]
     with pytest.raises(SavedModelError, match=name):
-        NearAndContext.restored(SavedState(arrays, facts, None), detector._bank, cells, 192)
+        NearAndContext.restored(SavedState(arrays, facts), memories.near.bank, cells, 192)
 
 
 #: How many there are of how many images with how many patches.
@@ -509,7 +510,7 @@ def flat_parts(n: int) -> list[npt.NDArray[np.uint8]]:
 def test_good_images_stay_good_when_they_are_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the nuisance their scores are far larger: what the test is worth."""
     from pyimgano.images import distort
-    from pyimgano.models import patchcore
+    from pyimgano.models import patchcore_whitened
 
     images = flat_parts(24)
     new, rng = flat_parts(30)[24:], np.random.default_rng(1)
@@ -521,7 +522,7 @@ def test_good_images_stay_good_when_they_are_compressed(monkeypatch: pytest.Monk
         return float(np.median(found) / np.median(clean))
 
     mended = ratio()
-    monkeypatch.setattr(patchcore, "everyday_copies", lambda images, cells, seed: [])
+    monkeypatch.setattr(patchcore_whitened, "everyday_copies", lambda images, cells, seed: [])
     assert mended < 1.0 + 0.5 * (ratio() - 1.0)
 
 
@@ -587,14 +588,14 @@ def test_few_images_are_disturbed_too(count: int) -> None:
     detector = make().fit(IMAGES[:count])
     scores = detector.decision_function(TEST)
     assert np.isfinite(scores).all() and np.isfinite(detector.decision_scores_).all()
-    strengths = [memory.strength for _, memory, _ in detector._memories.memories()]
+    strengths = [memory.strength for _, memory, _ in detector.learned_.memories.memories()]
     assert count == 5 or set(strengths) == {STRENGTHS[0]}
 
 
 def test_drift_is_looked_at_only_where_everyday_disturbances_are_not_enough(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from pyimgano.models import patchcore
+    from pyimgano.models import patchcore_whitened
 
     asked: list[int] = []
 
@@ -602,13 +603,13 @@ def test_drift_is_looked_at_only_where_everyday_disturbances_are_not_enough(
         asked.append(len(images))
         return drift_copies(images, seed)
 
-    monkeypatch.setattr(patchcore, "drift_copies", counted)
+    monkeypatch.setattr(patchcore_whitened, "drift_copies", counted)
     different = [shaded(picture(i, 96), i) for i in range(24)]
     alike = [np.roll(picture(i, 96), (17 * i, 7 * i), (0, 1)) for i in range(8)]
     for images, counts in ((different, []), (alike, [8])):
         detector = make(resize=(96, 96)).fit(images)
         assert asked == counts
-        strengths = [memory.strength for _, memory, _ in detector._memories.memories()]
+        strengths = [memory.strength for _, memory, _ in detector.learned_.memories.memories()]
         assert (max(strengths) > STRENGTHS[0]) == bool(counts)
 
 
@@ -617,11 +618,12 @@ def test_detectors_saved_before_there_was_a_nuisance_still_load() -> None:
     from pyimgano.models.saved_state import SavedState
 
     detector = make().fit(IMAGES)
-    state = detector._state()
+    state = detector.learned_.state()
     facts = {name: one for name, one in state.facts.items() if "nuisance" not in name}
     assert len(facts) == len(state.facts) - 2
-    cells = [len(detector._memories.near.border), len(detector._memories.context.border)]
+    memories = detector.learned_.memories
+    cells = [len(memories.near.border), len(memories.context.border)]
     loaded = NearAndContext.restored(
-        SavedState(state.arrays, facts, None), detector._bank, cells, 192
+        SavedState(state.arrays, facts), memories.near.bank, cells, 192
     )
     assert loaded.near.strength is loaded.context.strength is None

@@ -155,6 +155,11 @@ class Backbone:
         return self._engine.precision
 
     @property
+    def coarse(self) -> bool:
+        """Whether joined patches have half as many cells both ways as the finest layer."""
+        return isinstance(self._graph, PatchGraph) and self._graph.coarse
+
+    @property
     def apart(self) -> tuple[int, ...]:
         """Numbers of the layers that are joined apart, of a backbone of patches."""
         return self._graph.apart if isinstance(self._graph, PatchGraph) else ()

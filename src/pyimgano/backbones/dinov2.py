@@ -11,6 +11,7 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -97,12 +98,11 @@ class DinoV2(VisionTransformer):
         self.norm = nn.LayerNorm(size.width, eps=_EPS)
 
     def tokens(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        n = int(x.shape[0])
         patches = self.patch_embed(x) + self.positions(grid)
         first = self.cls_token + self.pos_embed[:, :1]
-        before = [first.expand(n, -1, -1)]
+        before = [first.expand(x.shape[0], -1, -1)]
         if self.registers:  # these have no position
-            before.append(self.register_tokens.expand(n, -1, -1))
+            before.append(self.register_tokens.expand(x.shape[0], -1, -1))
         return torch.cat([*before, patches], dim=1)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
@@ -112,15 +112,17 @@ class DinoV2(VisionTransformer):
             return own
         square = own.reshape(self.native, self.native, self.width).permute(2, 0, 1)
         rows, columns = (
-            cubic_resize(self.native, side, (side + self.offset) / self.native, self.smooth)
+            torch.from_numpy(
+                cubic_resize(self.native, side, (side + self.offset) / self.native, self.smooth)
+            ).to(square)
             for side in grid
         )
-        scaled = rows.to(square) @ (square @ columns.to(square).T)  # (width, h, w)
+        scaled = rows @ (square @ columns.T)  # (width, h, w)
         return scaled.flatten(1).T[None]
 
 
 @lru_cache(maxsize=32)
-def cubic_resize(cells: int, wanted: int, scale: float, smooth: bool) -> Tensor:
+def cubic_resize(cells: int, wanted: int, scale: float, smooth: bool) -> npt.NDArray[np.float32]:
     """Return the matrix (wanted, cells) that resizes one axis as torch's bicubic interpolation.
 
     Parameters
@@ -142,12 +144,12 @@ def cubic_resize(cells: int, wanted: int, scale: float, smooth: bool) -> Tensor:
         weights[(near < 0) | (near >= cells)] = 0.0
         weights /= weights.sum(axis=1, keepdims=True)
     found = np.zeros((wanted, cells))
-    # or the last cell stands for them
+    # without `smooth` the last cell stands for them
     np.add.at(found, (np.arange(wanted)[:, None], near.clip(0, cells - 1)), weights)
-    return torch.from_numpy(found.astype(np.float32))
+    return found.astype(np.float32)
 
 
-def _cubic(x: np.ndarray, a: float) -> np.ndarray:
+def _cubic(x: npt.NDArray[np.float64], a: float) -> npt.NDArray[np.float64]:
     """Return the weights of cells at a distance x by the cubic convolution of Keys, 1981."""
     x = np.abs(x)
     inner = ((a + 2) * x - (a + 3)) * x * x + 1

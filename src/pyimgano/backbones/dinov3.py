@@ -11,6 +11,7 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -95,17 +96,18 @@ class DinoV3(VisionTransformer):
         self.norm = nn.LayerNorm(size.width, eps=_EPS)
 
     def tokens(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        n = int(x.shape[0])
         before = torch.cat([self.cls_token, self.storage_tokens], dim=1)
-        return torch.cat([before.expand(n, -1, -1), self.patch_embed(x)], dim=1)
+        return torch.cat([before.expand(x.shape[0], -1, -1), self.patch_embed(x)], dim=1)
 
     def rotation(self, grid: tuple[int, int], like: Tensor) -> Rotation:
         cosine, sine = rotary_positions(grid, self.head_width, 1 + self.registers)
-        return cosine.to(like), sine.to(like)
+        return torch.from_numpy(cosine).to(like), torch.from_numpy(sine).to(like)
 
 
 @lru_cache(maxsize=8)
-def rotary_positions(grid: tuple[int, int], head_width: int, before: int) -> Rotation:
+def rotary_positions(
+    grid: tuple[int, int], head_width: int, before: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Return cosine and sine of the angles (before + hw, head_width) of all tokens.
 
     Centres of patches lie from -1 to 1 along each axis, whatever the size of the grid. The first
@@ -119,4 +121,4 @@ def rotary_positions(grid: tuple[int, int], head_width: int, before: int) -> Rot
     angle = 2 * np.pi * place[:, :, None] * frequency  # (hw, 2, head_width / 4)
     angle = np.tile(angle.reshape(len(place), -1), 2)
     angle = np.concatenate([np.zeros((before, head_width)), angle]).astype(np.float32)
-    return torch.from_numpy(np.cos(angle)), torch.from_numpy(np.sin(angle))
+    return np.cos(angle), np.sin(angle)

@@ -41,13 +41,13 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rotation: Rotation | None) -> Tensor:
-        n, tokens, width = (int(side) for side in x.shape)
-        qkv = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads)
+        tokens, width = (int(side) for side in x.shape[1:])  # of an export N is left open
+        qkv = self.qkv(x).reshape(-1, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (N, heads, tokens, head dimension)
         if rotation is not None:
             q, k = _turned(q, rotation), _turned(k, rotation)
         y = functional.scaled_dot_product_attention(q, k, v)
-        found: Tensor = self.proj(y.transpose(1, 2).reshape(n, tokens, width))
+        found: Tensor = self.proj(y.transpose(1, 2).reshape(-1, tokens, width))
         return found
 
 

@@ -2,6 +2,14 @@
 
 from .choices import ChosenThreshold, threshold_for_costs, threshold_for_misses
 from .explained import ScoreScale, promise_of, score_ratio
+from .operating_points import (
+    Likeness,
+    OperatingPoint,
+    likeness,
+    low_recall_note,
+    operating_points,
+    unlike_note,
+)
 from .pixel_threshold import (
     MapStatistics,
     PixelCalibration,
@@ -37,7 +45,9 @@ __all__ = [
     "CalibrationTail",
     "ChosenThreshold",
     "ExponentialTail",
+    "Likeness",
     "MapStatistics",
+    "OperatingPoint",
     "PixelCalibration",
     "ScoreScale",
     "calibrate",
@@ -52,4 +62,8 @@ __all__ = [
     "score_ratio",
     "threshold_for_costs",
     "threshold_for_misses",
+    "likeness",
+    "low_recall_note",
+    "operating_points",
+    "unlike_note",
 ]

@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import NoReturn
 
@@ -37,6 +38,8 @@ _SECTIONS = {
             "robust_benchmark",
             "Find out what drift on the line does to a detector.",
         ),
+        "compare": ("compare", "Put runs side by side, with the decisions that changed."),
+        "leaderboard": ("leaderboard", "Make a leaderboard of runs, to paste into a paper."),
         "report": ("report", "Make the page of a run, report.html, from its directory."),
     },
     "To use one on the line": {
@@ -150,6 +153,16 @@ def benchmark(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(run_subcommand("benchmark", arguments))
 
 
+def compare(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`pyimgano-compare`, the same as `pyimgano compare`."""
+    sys.exit(run_subcommand("compare", arguments))
+
+
+def leaderboard(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`pyimgano-leaderboard`, the same as `pyimgano leaderboard`."""
+    sys.exit(run_subcommand("leaderboard", arguments))
+
+
 def datasets(arguments: Sequence[str] | None = None) -> NoReturn:
     """`pyimgano-datasets`, the same as `pyimgano datasets`."""
     sys.exit(run_subcommand("datasets", arguments))
@@ -197,7 +210,8 @@ def _run(
     """
     streams = sys.stdout, sys.stderr
     # what stops services stops a run as Ctrl-C does: its reports say so
-    with ended_cleanly_by_signals(f"{name}: error: interrupted"):
+    with ended_cleanly_by_signals(f"{name}: error: interrupted") as interruption:
+        caller = replace(caller or Caller(), interruption=interruption)
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = warn

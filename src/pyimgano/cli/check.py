@@ -12,8 +12,7 @@ import click
 
 from .. import __version__
 from ..threads import limited_threads
-from .console import Bar, complain, plain, print_document, print_text
-from .infer import good_images
+from .console import Bar, complain, images_in, plain, print_document, print_text
 from .options import bit_depth_option, max_pixels_option, num_threads_option
 
 if TYPE_CHECKING:
@@ -170,7 +169,9 @@ def _images(
                 f"{folder}: is the folder of good photos too; new ones are wanted that were not "
                 "learned from"
             )
-    good = good_images(good_folder, "photos of good parts", leave_out=[*results, *folders])
+    good = images_in(
+        good_folder, "photos of good parts", good_for="", leave_out=[*results, *folders]
+    )
     paths: list[str] = []
     roots: list[str] = []
     problems: list[str] = []

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .console import ALLOW_OUTSIDE, DATASETS, Bar, complain, plain, print_document, print_text
+from .console import Bar, complain, plain, print_document, print_text
 from .groups import SuggestingGroup
-from .options import bit_depth_option, max_pixels_option
+from .options import SharedOption, bit_depth_option, max_pixels_option
 
 if TYPE_CHECKING:
     from ..datasets import CategoryCheck, DatasetCheck, Finding
@@ -47,15 +47,11 @@ def list_command(*, as_json: bool) -> int:
 
 
 @command.command("check")
-@click.option("--dataset", required=True, help=f"Layout of the dataset: {DATASETS}.")
-@click.option(
-    "--root",
-    type=click.Path(path_type=Path),
-    help="Folder of the dataset; for custom also a manifest (.csv, .jsonl).",
-)
+@click.option("--dataset", cls=SharedOption, required=True)
+@click.option("--root", cls=SharedOption, type=click.Path(path_type=Path))
 @click.option("--category", default="all", show_default=True, help="Check one category, or all.")
 @click.option("--split", help="Which of the authors' splits to check, as for pyimgano benchmark.")
-@click.option("--allow-outside", is_flag=True, help=ALLOW_OUTSIDE)
+@click.option("--allow-outside", cls=SharedOption, is_flag=True)
 @click.option(
     "--deep/--quick",
     default=True,

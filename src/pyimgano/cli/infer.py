@@ -13,7 +13,7 @@ import click
 
 from ..threads import limited_threads
 from .caller import current_caller
-from .console import ALLOW_WEIGHTS, Bar, complain, parse_keywords, print_text
+from .console import ALLOW_WEIGHTS, Bar, complain, images_in, parse_keywords, print_text
 from .infer_usage import (
     SidesCommand,
     check_usage,
@@ -22,8 +22,8 @@ from .infer_usage import (
     take_checkpoint,
     wants_detector_of_caller,
 )
-from .interruption import stand_down
 from .options import (
+    SharedOption,
     bit_depth_option,
     calibration_tail_option,
     checkpoint_option,
@@ -32,6 +32,9 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from ..inference.outputs import Wanted
     from ..inference.records import RecordFile
     from ..inference.scoring import Scorer
@@ -50,56 +53,25 @@ _NAMED = 20
 @checkpoint_option("a saved model (a folder), or")
 @click.option("--train-dir", type=_FOLDER, help="Fit a detector on the good images of this folder.")
 @click.option("--model", help="Model to fit. Default vision_patchcore.")
-@click.option(
-    "--preset", help="Settings: industrial-fast, industrial-balanced or industrial-accurate."
-)
-@click.option(
-    "--contamination",
-    type=float,
-    help="Share of training images that may lie above the threshold, in (0, 0.5].",
-)
-@click.option(
-    "--pretrained/--no-pretrained",
-    default=None,
-    help="Use ImageNet weights (the default), or random ones (for timing only).",
-)
-@click.option(
-    "--model-kwargs", metavar="JSON", help="Further keywords of the model, as a JSON object."
-)
-@click.option(
-    "--resize",
-    type=int,
-    nargs=2,
-    metavar="H W",
-    help="Height and width that the model sees images at. By default the model chooses; most "
-    "take 256 256.",
-)
-@click.option(
-    "--roi",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Fit and score only this region: a mask image, or a .json file of polygons.",
-)
+@click.option("--preset", cls=SharedOption)
+@click.option("--contamination", cls=SharedOption, type=float)
+@click.option("--pretrained/--no-pretrained", cls=SharedOption, default=None)
+@click.option("--model-kwargs", cls=SharedOption, metavar="JSON")
+@click.option("--resize", cls=SharedOption, type=int, nargs=2, metavar="H W")
+@click.option("--roi", cls=SharedOption, type=click.Path(path_type=Path), metavar="FILE")
 @click.option(
     "--save-model",
     type=_FOLDER,
     help="Save the detector that was fitted, or calibrated with --calibrate-on, in this folder.",
 )
-@click.option(
-    "--device", default="cpu", show_default=True, help="Run on auto, cpu, cuda or cuda:N."
-)
+@click.option("--device", cls=SharedOption, default="cpu", show_default=True)
 @click.option("--allow-outside", is_flag=True, help=ALLOW_WEIGHTS)
 @click.option(
     "--calibrate-on",
     type=_FOLDER,
     help="Calibrate the threshold on these good images, which the detector was not fitted on.",
 )
-@click.option(
-    "--calibration-quantile",
-    type=float,
-    help="Quantile of the good images' scores that becomes the threshold, in (0, 1). "
-    "Default 0.995.",
-)
+@click.option("--calibration-quantile", cls=SharedOption, type=float)
 @calibration_tail_option
 @click.option(
     "--threshold",
@@ -291,25 +263,6 @@ def _list_inputs(given: dict[str, Any], problems: list[str]) -> tuple[list[str],
     return paths, common_root(roots)
 
 
-def good_images(
-    folder: Path, what: str, option: str = "", *, leave_out: Sequence[Path] = ()
-) -> list[str]:
-    """The images of a folder of good parts; one that holds bad ones too is refused."""
-    from ..datasets import require_good_parts
-    from ..errors import DataError
-    from ..inference.inputs import list_input
-
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; it has to hold {what}")
-    listing = list_input(str(folder), leave_out=leave_out)
-    if listing.problems:
-        raise DataError(listing.problems[0])
-    require_good_parts(folder, listing.paths, option=option)
-    for note in listing.notes:
-        complain(note)
-    return listing.paths
-
-
 def _wanted(given: dict[str, Any]) -> Wanted:
     from ..inference.outputs import Wanted
 
@@ -344,7 +297,8 @@ def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> Scorer:
     )
     from ..inference.scoring import require_maps
     from ..models.detector import OnError, require_fitted
-    from ..models.saving import require_place, require_saveable
+    from ..models.saved import require_place
+    from ..models.saving import require_saveable
     from ..models.tiled import TiledDetector
 
     detector: Scorer
@@ -386,10 +340,12 @@ def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> Scorer:
         require_maps(detector)
     good = None
     if given["calibrate_on"] is not None:
-        good = good_images(given["calibrate_on"], "good images to calibrate on", "--calibrate-on")
+        good = images_in(
+            given["calibrate_on"], "good images to calibrate on", good_for="--calibrate-on"
+        )
     skip: OnError = "skip" if given["on_error"] == "skip" else "raise"
     if fitting:
-        images = good_images(given["train_dir"], "good training images", "--train-dir")
+        images = images_in(given["train_dir"], "good training images", good_for="--train-dir")
         for note in strangers(images, paths):
             complain(f"note: {note}; scores may show this and no defect")
         detector.fit(images, calibration_images=good, on_error=skip, progress=bar.show)
@@ -439,18 +395,24 @@ def _score(
     from ..inference.records import RecordFile
     from ..inference.session import Session
     from ..inference.watch import Watcher
+    from ..models.context_share import context_share
 
     watching = given["watch"] is not None
     streaming = "-" in given["inputs"]
     out = _Output(given["quiet"], None if watching or streaming else len(paths))
     page = _page(given, detector)
+
+    def shown(record: InferenceRecord, found: npt.NDArray[np.float32] | None) -> None:
+        assert page is not None
+        page.add(record, found, context_share(detector, record.score, found))
+
     session = Session(
         detector,
         _wanted(given),
         out.emit,
         pixel_threshold=given["pixel_threshold"],
         batch_size=given["batch_size"],
-        look=None if page is None else page.add,
+        look=None if page is None else shown,
         warn=complain,
     )
     if kept is not None:
@@ -477,7 +439,7 @@ def _score(
                         stop_when_idle=given["stop_when_idle"],
                     )
                 except KeyboardInterrupt:  # the way to end it
-                    stand_down()
+                    current_caller().interruption.stand_down()
                     complain("stopped")
             else:
                 session.score(paths, root)
@@ -508,12 +470,11 @@ def _page(given: dict[str, Any], detector: Scorer) -> NewImagesPage | None:
     source = given["model_dir"] or given["from_run"]
     watching = given["watch"] is not None or "-" in given["inputs"]
     pixels = detector.pixel_calibration_
-    limit = given["pixel_threshold"]
     return NewImagesPage(
         given["html"],
         detector=name or str(source),
         normal=None if pixels is None else pixels.mean,
-        pixel_threshold=pixels.threshold if limit is None and pixels is not None else limit,
+        pixel_threshold=given["pixel_threshold"],
         bit_depth=bits_of(detector),
         watching=watching,
     )

@@ -127,9 +127,10 @@ def check_usage(given: dict[str, Any]) -> None:
             raise click.UsageError(
                 f"--pixel-threshold must be finite, got {given['pixel_threshold']!r}"
             )
-        if not (given["regions"] or given["save_masks"] or given["save_overlays"]):
+        if not any(given[name] for name in ("regions", "save_masks", "save_overlays", "html")):
             raise click.UsageError(
-                "--pixel-threshold has no effect without --regions, --save-masks or --save-overlays"
+                "--pixel-threshold has no effect without --regions, --save-masks, --save-overlays "
+                "or --html"
             )
     if (given["watch"] is None) == (not given["inputs"]):
         raise click.UsageError("either --input, at least once, or --watch is wanted")

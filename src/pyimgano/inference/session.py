@@ -35,7 +35,7 @@ class Session:
     emit
         Given each record, when its files are on disk.
     pixel_threshold
-        Of regions, masks and outlines, instead of the detector's.
+        Of regions, masks and outlines, instead of those that explain the decision.
     batch_size
         As `iter_infer`.
     look
@@ -70,7 +70,7 @@ class Session:
     ) -> None:
         if wanted.needs_maps:
             require_maps(detector)
-        limit = pixel_threshold_of(detector, pixel_threshold) if wanted.needs_threshold else None
+        limit = pixel_threshold_of(detector, pixel_threshold) if wanted.needs_regions else None
         self._detector = detector
         self._maps = wanted.needs_maps or (look is not None and detector.has_maps)
         self._look = look

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import __version__
 from ..errors import DataError
 from ..runs import InferenceRecord, write_text
 from . import words
@@ -49,7 +48,8 @@ class NewImagesPage:
     detector
         What the page calls the detector.
     normal, pixel_threshold
-        Mean of the pixels of normal images, and threshold of pixels; None where there is none.
+        Mean of the pixels of normal images, and a threshold of pixels for every image; None where
+        there is none.
     bit_depth
         Of images with 16 bits a sample, as `read_image`.
     watching
@@ -87,8 +87,22 @@ class NewImagesPage:
         self._threshold: float | None = None
         self._next = clock()
 
-    def add(self, record: InferenceRecord, anomaly_map: npt.NDArray[np.float32] | None) -> None:
+    def add(
+        self,
+        record: InferenceRecord,
+        anomaly_map: npt.NDArray[np.float32] | None,
+        context: float | None = None,
+    ) -> None:
         """Take in a scored image; the page is written if it is time.
+
+        Parameters
+        ----------
+        record
+            Of the image.
+        anomaly_map
+            (H, W) as the detector gave it; None without.
+        context
+            Share of the score that the map does not show; None where it shows all of it.
 
         Raises
         ------
@@ -106,7 +120,7 @@ class NewImagesPage:
             rank = (record.score, -self._total)
             full = len(self._kept) >= MOST_IMAGES
             if not full or rank > self._kept[0][:2]:
-                entry = (*rank, self._tile(record, anomaly_map))
+                entry = (*rank, self._tile(record, anomaly_map, context))
                 (heapq.heapreplace if full else heapq.heappush)(self._kept, entry)
         if self._watching and self._clock() >= self._next:
             self._write(finished=False)
@@ -123,7 +137,12 @@ class NewImagesPage:
         with suppress(DataError):  # what went wrong before is the error to tell
             self._write(finished=True)
 
-    def _tile(self, record: InferenceRecord, anomaly_map: npt.NDArray[np.float32] | None) -> Tile:
+    def _tile(
+        self,
+        record: InferenceRecord,
+        anomaly_map: npt.NDArray[np.float32] | None,
+        context: float | None,
+    ) -> Tile:
         assert record.score is not None
         facts = None
         if record.threshold is not None:
@@ -149,7 +168,8 @@ class NewImagesPage:
             words.multiple(ratio) if ratio is not None else f"{record.score:.4g}",
             called,
             record.score,
-            record.remark,
+            ". ".join(one for one in (words.context_note(context), record.remark) if one),
+            ratio is not None,
         )
 
     def _write(self, *, finished: bool) -> None:
@@ -174,14 +194,12 @@ class NewImagesPage:
             headline=self._headline(),
             facts=facts,
             tiles=[tile for _, _, tile in ordered],
-            as_multiples=any(one.called is not None for _, _, one in ordered),
             total=self._total,
             scored=self._total - self._errors,
             unreadable=self._unreadable,
             unreadable_count=self._errors,
             reload=_INTERVAL * 2 if going_on else None,
             scale=scale_of_colours(),
-            version=__version__,
         )
 
     def _headline(self) -> str:

@@ -14,7 +14,9 @@ import numpy.typing as npt
 from ..datasets import MaskError, load_mask
 from ..errors import ImageReadError
 from ..images import read_image, resize_image
-from ..images.draw import HeatScale, draw_overlay
+from ..images.draw import MULTIPLES, draw_overlay
+from ..images.map_scale import REGION_EDGE, MapScale
+from ..images.regions import find_regions
 
 Image = npt.NDArray[np.uint8]
 Map = npt.NDArray[np.float32]
@@ -38,13 +40,14 @@ class MapFacts:
     normal
         Mean of the pixels of normal images' maps; None if it is not known.
     pixel_threshold
-        A pixel at or above it is called defective; None if there is none.
+        Outlines surround the pixels at or above it, whatever the image is called. None for
+        regions that explain the decision: an image that is called good has none.
     """
 
     score: float
     threshold: float
     normal: float | None
-    pixel_threshold: float | None
+    pixel_threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,17 +97,18 @@ def draw_map(image: Image, anomaly_map: Map, facts: MapFacts) -> tuple[Image, in
     int
         How many regions are outlined.
     """
-    normal = facts.normal
-    limit = facts.pixel_threshold
+    scale = MapScale.of(
+        float(anomaly_map.max()),
+        score=facts.score,
+        threshold=facts.threshold,
+        normal=facts.normal or 0.0,
+    )
+    limit, peak = facts.pixel_threshold, None
     if limit is None:
-        limit = float(anomaly_map.max()) + 1.0
-    if normal is None or limit <= normal:
-        normal = limit - 1.0
-    scale = HeatScale(normal, normal + 5.0 * (limit - normal), limit)
-    mask = np.asarray(anomaly_map >= limit)
-    drawn = draw_overlay(image, anomaly_map, scale, outline=mask)
-    count, _ = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    return np.ascontiguousarray(drawn[: image.shape[0]]), count - 1
+        limit, peak = scale.value(REGION_EDGE), scale.line
+    found, mask = find_regions(anomaly_map, limit, least_peak=peak)
+    drawn = draw_overlay(image, anomaly_map, scale, outline=mask, legend=False)
+    return drawn, len(found)
 
 
 def take_picture(
@@ -184,7 +188,7 @@ def _outlines(
     contours, _ = cv2.findContours(
         np.ascontiguousarray(mask), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
     )
-    return list(contours)
+    return [np.asarray(one, np.int32) for one in contours]
 
 
 def _address(image: Image, most_bytes: int) -> str:
@@ -205,11 +209,11 @@ def _address(image: Image, most_bytes: int) -> str:
 
 
 def scale_of_colours() -> str:
-    """Return a narrow picture of the scale, from normal to the top, for the page's legend."""
+    """Return a narrow picture of the scale, from half to twice the threshold, for the legend."""
     width, height = 220, 8
-    ramp = np.tile(np.linspace(0.0, 5.0, width, dtype=np.float32), (height, 1))
+    multiples = np.geomspace(MULTIPLES[0], MULTIPLES[-1], width, dtype=np.float32)
     grey = np.full((height, width, 3), 128, np.uint8)
-    drawn = draw_overlay(grey, ramp, HeatScale(0.0, 5.0, 1.0))[:height]
+    drawn = draw_overlay(grey, np.tile(multiples, (height, 1)), MapScale(0.0, 1.0), legend=False)
     encoded, data = cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
     assert encoded
     return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode("ascii")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import re
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -44,30 +46,10 @@ _TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.
 
 @contextmanager
 def _matplotlib() -> Iterator[Any]:
-    """Import matplotlib if need be, and give it with settings of its own defaults.
-
-    As it is imported matplotlib lists the fonts of the system by means of another process, and
-    keeps the list in a folder of its own. These plots need none of these fonts, since their text
-    stays text. So where nobody has imported it yet, it is told to look for none, and its folder is
-    one in our cache.
-    """
+    """Import matplotlib if need be, and give it with settings of its own defaults."""
     if "matplotlib.font_manager" not in sys.modules:
-        from platformdirs import user_cache_path
-
-        folder = user_cache_path("pyimgano") / "matplotlib"
-        before = {
-            name: os.environ.get(name) for name in ("MPLCONFIGDIR", "MPL_IGNORE_SYSTEM_FONTS")
-        }
-        os.environ.setdefault("MPLCONFIGDIR", str(folder))
-        os.environ["MPL_IGNORE_SYSTEM_FONTS"] = "1"
-        try:
-            import matplotlib.figure
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+        _import_quietly()
+    import matplotlib.backends.backend_svg
     import matplotlib.figure
 
     with matplotlib.rc_context():
@@ -80,6 +62,7 @@ def _matplotlib() -> Iterator[Any]:
                 "axes.edgecolor": _MUTED,
                 "axes.labelcolor": _INK,
                 "axes.titlecolor": _INK,
+                "axes.facecolor": "none",
                 "axes.spines.top": False,
                 "axes.spines.right": False,
                 "axes.linewidth": 0.8,
@@ -97,16 +80,55 @@ def _matplotlib() -> Iterator[Any]:
         yield matplotlib
 
 
+def _import_quietly() -> None:
+    """Import matplotlib such that it starts no process and leaves no file outside of our cache.
+
+    As it is imported it lists the fonts of the system by means of another process, and keeps the
+    list in a folder of its own. These plots need none of these fonts, since their text stays text.
+    So it is told to look for none, which versions before 3.11 do not understand: there it finds no
+    program that would list them. Its folder is one in our cache, since a list without the system's
+    fonts must not come into a folder of the user's.
+    """
+    from platformdirs import user_cache_path
+
+    told = {
+        "MPLCONFIGDIR": str(user_cache_path("pyimgano") / "matplotlib"),
+        "MPL_IGNORE_SYSTEM_FONTS": "1",
+    }
+    before = {name: os.environ.get(name) for name in told}
+    check_output, here = subprocess.check_output, threading.get_ident()
+
+    def no_program(*command: Any, **how: Any) -> Any:
+        if threading.get_ident() != here:
+            return check_output(*command, **how)
+        raise FileNotFoundError("no program is started while matplotlib is imported")
+
+    os.environ.update(told)
+    subprocess.check_output = no_program
+    try:
+        import matplotlib.backends.backend_svg  # noqa: F401
+    finally:
+        subprocess.check_output = check_output
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def _svg(matplotlib: Any, figure: Any, name: str, description: str) -> Markup:
     """Return the figure as an SVG element whose identifiers no other figure of the page has."""
     matplotlib.rcParams["svg.hashsalt"] = name
     text = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+    figure.patch.set_visible(False)
+    # drawn once; `savefig` draws everything twice
+    matplotlib.backends.backend_svg.FigureCanvasSVG(figure).print_svg(text, metadata=nothing)
     drawn = text.getvalue()
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r"\s*<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
     drawn = re.sub(r' id="[\w.]+_\d+"', "", drawn)  # nothing refers to these
+    drawn = re.sub(r"<style\b.*?</style>", "", drawn, flags=re.DOTALL)  # is for the whole page
     drawn = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 sans-serif", drawn)
     drawn = re.sub(r"font-family: [^;\"]*", "font-family: inherit", drawn)
     for colour, variable in _VARIABLES.items():
@@ -119,6 +141,17 @@ def _svg(matplotlib: Any, figure: Any, name: str, description: str) -> Markup:
         f'aria-label="{escape(description)}">'
     )
     return Markup(head + drawn[first:])
+
+
+def _place(figure: Any, *, left: float, right: float, bottom: float, top: float) -> None:
+    """Leave so many inches for labels; to measure them would take longer than to draw."""
+    width, height = figure.get_size_inches()
+    figure.subplots_adjust(
+        left=left / width,
+        right=1.0 - right / width,
+        bottom=bottom / height,
+        top=1.0 - top / height,
+    )
 
 
 def thin(points: int, most: int = MOST_POINTS) -> npt.NDArray[np.intp]:
@@ -190,7 +223,8 @@ def histogram(
             last.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
         last.set_xlim(edges[0], edges[-1])
         last.set_xlabel(said)
-        figure.tight_layout(h_pad=0.4)
+        _place(figure, left=0.5, right=0.12, bottom=0.5, top=0.48)
+        figure.subplots_adjust(hspace=0.62)
         parts = [f"{len(scores)} {title}" for title, _, scores in shown]
         described = f"Histogram of the scores: {'; '.join(parts)}."
         return _svg(matplotlib, figure, name, described)
@@ -292,16 +326,7 @@ def trade_off(
             _cross(ax, one.false_alarms, one.recall, _MUTED, "o", 4)
         _cross(ax, at, recall, _ACCENT, "D", 7)
         said = f"{now[1]} of {bad} defects, {now[0]} of {good} false alarms"
-        left = at.rate < 0.5 * end
-        low = recall.rate > 0.35
-        ax.annotate(
-            said,
-            (100 * at.rate, 100 * recall.rate),
-            (12 if left else -12, -16 if low else 14),
-            textcoords="offset points",
-            ha="left" if left else "right",
-            color=_ACCENT,
-        )
+        ax.text(1.0, 1.02, said, transform=ax.transAxes, ha="right", va="bottom", color=_ACCENT)
         if promised is not None and promised <= end:
             ax.axvline(100 * promised, color=_MUTED, linewidth=1.0, dashes=(2, 2))
             ax.text(
@@ -316,7 +341,7 @@ def trade_off(
         ax.set_ylim(-2, 104)
         ax.set_xlabel("false alarms: good test images called defective, %")
         ax.set_ylabel("recall: defects found, %")
-        figure.tight_layout()
+        _place(figure, left=0.6, right=0.15, bottom=0.5, top=0.28)
         described = (
             f"Recall against false alarms on {good} good and {bad} defective test images. {said}."
         )
@@ -416,7 +441,7 @@ def _square(
         ax.set_title(title, fontsize=9.0, loc="left")
         ax.set_xlabel(along)
         ax.set_ylabel(up)
-        figure.tight_layout()
+        _place(figure, left=0.62, right=0.15, bottom=0.5, top=0.32)
         return _svg(matplotlib, figure, name, f"{title}.")
 
 
@@ -435,7 +460,7 @@ def drift(
             ax.plot(
                 *zip(*known, strict=True) if known else ((), ()),
                 color=colours[number % len(colours)],
-                dashes=dashes[number % len(dashes)],
+                dashes=dashes[(number + number // len(colours)) % len(dashes)],
                 marker=markers[number % len(markers)],
                 markersize=4,
                 markeredgewidth=0,
@@ -447,5 +472,5 @@ def drift(
         ax.set_ylabel("%")
         ax.set_title(title, fontsize=9.0, loc="left")
         ax.legend(fontsize=7.5, frameon=False, labelcolor=_INK)
-        figure.tight_layout()
+        _place(figure, left=0.62, right=0.15, bottom=0.5, top=0.32)
         return _svg(matplotlib, figure, name, f"{title}, by corruption and severity.")

@@ -57,7 +57,7 @@ def render(template: str, **values: Any) -> str:
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     )
-    return (
+    page = (
         _environment()
         .get_template(template)
         .render(
@@ -67,3 +67,5 @@ def render(template: str, **values: Any) -> str:
             style=Markup(_part("style.css")),
         )
     )
+    # half a character, of a name that is no text, has no place in UTF-8
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from .. import __version__
 from ..calibration import score_ratio
 from ..errors import DataError
 from ..images import limited_pixels
@@ -25,6 +24,7 @@ from ..runs import (
     SuiteReport,
     TrainingScoreRecord,
     read_map,
+    write_bytes,
     write_text,
 )
 from ..threads import thread_count
@@ -88,6 +88,8 @@ class Tile:
         As a number.
     note
         What else is to be said.
+    times
+        Whether `ratio` is a multiple of the threshold; the score itself where there is none.
     """
 
     picture: Picture
@@ -98,6 +100,7 @@ class Tile:
     called: str | None
     score: float
     note: str | None = None
+    times: bool = True
 
 
 @dataclass(frozen=True)
@@ -148,10 +151,13 @@ def write_report_page(run: str | Path, output: str | Path | None = None) -> Path
         It is no run directory, one of its files is damaged, or the page cannot be written.
     """
     files = read_run(run)
-    target = Path(output) if output is not None else files.path / REPORT_PAGE
     with limited_pixels(files.max_pixels):
         page = report_page(files)
-    write_text(target, page)
+    if output is not None:
+        write_text(Path(output), page)
+        return Path(output)
+    target = files.path / REPORT_PAGE
+    write_bytes(target, page.encode())  # in place of a link, which a run does not have
     return target
 
 
@@ -175,7 +181,6 @@ def report_page(run: RunFiles) -> str:
         scale=scale_of_colours(),
         settings=_settings(run),
         environment=_environment(run),
-        version=__version__,
     )
 
 
@@ -287,7 +292,7 @@ def _section(run: RunFiles, files: CategoryFiles, number: int, most_bytes: int) 
         "kinds": _kinds(report),
         "drift": _drift(report),
         "points": report.operating_points,
-        "notes": [*report.notes, *([] if calibration is None else calibration.notes)],
+        "notes": [] if calibration is None else list(calibration.notes),
         "timings": _timings(report),
     }
 
@@ -483,12 +488,12 @@ def _galleries(
             kind = record.defect if record.y_true else "good"
             if record.y_true is None:
                 kind = "no label"
+            note = words.context_note(record.context_share)
             anomaly_map = _map_of(run, files, record)
             facts = MapFacts(
                 record.score,
                 record.threshold,
                 None if calibration is None else calibration.mean,
-                None if calibration is None else calibration.value,
             )
         else:
             kind = "training" if record.role == "train" else "set aside for the threshold"
@@ -513,6 +518,7 @@ def _galleries(
             called,
             record.score,
             note,
+            ratio is not None,
         )
 
     with ThreadPoolExecutor(thread_count(), thread_name_prefix="pictures") as pool:
@@ -538,17 +544,16 @@ def _means(run: RunFiles) -> dict[str, Any] | None:
     """Return the table over the categories; None where there is one."""
     if len(run.categories) < 2:
         return None
-    rows = []
-    for number, one in enumerate(run.categories):
-        values = metrics_of(one.report)
-        rows.append(
-            {
-                "name": one.name,
-                "anchor": f"category-{number}",
-                "status": one.report.status,
-                "values": [values.get(name) for name in _COLUMNS],
-            }
-        )
+    values = [[metrics_of(one.report).get(name) for name in _COLUMNS] for one in run.categories]
+    rows = [
+        {
+            "name": one.name,
+            "anchor": f"category-{number}",
+            "status": one.report.status,
+            "values": values[number],
+        }
+        for number, one in enumerate(run.categories)
+    ]
     report = run.report
     mean, spread = [], []
     for column, name in enumerate(_COLUMNS):
@@ -556,7 +561,7 @@ def _means(run: RunFiles) -> dict[str, Any] | None:
             mean.append(report.mean_metrics.get(name))
             spread.append(report.std_metrics.get(name))
             continue
-        known = [row["values"][column] for row in rows if row["values"][column] is not None]
+        known = [value for row in values if (value := row[column]) is not None]
         mean.append(float(np.mean(known)) if known else None)
         spread.append(float(np.std(known)) if known else None)
     return {

@@ -105,7 +105,7 @@ class RunFiles:
     @property
     def bit_depth(self) -> int | None:
         """How many bits of 16 the run's images use; None for what files declare."""
-        value = (self.config.get("arguments") or {}).get("bit_depth")
+        value = (self.config.get("arguments") or self.config).get("bit_depth")
         return value if isinstance(value, int) else None
 
     @property

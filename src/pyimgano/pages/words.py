@@ -225,6 +225,10 @@ def _of_category(report: AnyCategory) -> list[Wrong]:
         if decides(suspect.reasons):
             text = f"One training image decides the threshold: {suspect.reasons[0]}."
             found.append(Wrong("warning", name, text, (suspect.path,)))
+    unlike = report.likeness is not None and report.likeness.unlike
+    for note in report.notes:
+        if not (unlike and note.startswith("the good test images are not like")):  # said above
+            found.append(Wrong("note", name, note[:1].upper() + note[1:] + "."))
     return found
 
 
@@ -276,11 +280,17 @@ def multiple(ratio: float | None) -> str:
     """Return a score as a multiple of the threshold, never rounded across it."""
     if ratio is None:
         return "\N{EN DASH}"
-    for digits in (2, 3, 4, 6):
-        text = f"{ratio:.{digits}f}"
-        if (float(text) >= 1.0) == (ratio >= 1.0):
-            return text
-    return "1.000000" if ratio >= 1.0 else "0.999999"
+    text = f"{ratio:.2f}"
+    if (float(text) >= 1.0) != (ratio >= 1.0):
+        return "1.00" if ratio >= 1.0 else "0.99"
+    return text
+
+
+def context_note(share: float | None) -> str | None:
+    """Return how much of a score its map does not show; None where it shows all of it."""
+    if share is None or share < 0.005:
+        return None
+    return f"{percent(share, 0)} of the score is context, which the map does not show"
 
 
 def seconds(value: float | None) -> str:

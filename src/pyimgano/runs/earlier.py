@@ -11,9 +11,9 @@ from ..errors import DataError, UsageError
 from ..foreign import parse_json, read_regular
 from .directory import category_folder
 from .environment_schema import EnvironmentDocument, FilesDocument
-from .schema import SCHEMA_VERSION, FittedReport, RunConfig
+from .schema import FittedReport
 
-_Config = TypeVar("_Config", bound=RunConfig)
+_Config = TypeVar("_Config", bound=BaseModel)
 _Report = TypeVar("_Report", bound=FittedReport)
 _Document = TypeVar("_Document", bound=BaseModel)
 
@@ -29,7 +29,8 @@ class EarlierRun(Generic[_Config, _Report]):
     path
         The run directory.
     config, report
-        The models of its config.json, and of a category's report.json.
+        The models of its config.json (which says what versions it reads), and of a category's
+        report.json.
 
     Attributes
     ----------
@@ -51,32 +52,17 @@ class EarlierRun(Generic[_Config, _Report]):
         document = _require_run(path)
         self._require_kind(document, config)
         version = document.get("schema_version")
-        if version != SCHEMA_VERSION:
+        readable: tuple[int, ...] = config.readable  # type: ignore[attr-defined]
+        if version not in readable:
             raise DataError(
                 f"{path / 'config.json'}: schema_version is {version!r}, this program reads "
-                f"{SCHEMA_VERSION}"
+                f"{' and '.join(map(str, readable))}"
             )
         try:
             self.config = config.model_validate(document)
         except ValidationError as error:
             raise DataError(f"{path / 'config.json'}: {_first(error)}") from None
         self.environment = _read(path / "environment.json", EnvironmentDocument)
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Return what was asked for.
-
-        Raises
-        ------
-        DataError
-            It is not known.
-        """
-        if self.config.arguments is None:
-            raise DataError(
-                f"{self.path}: cannot be resumed: its config.json does not hold the arguments, "
-                "which JSON could not, or an earlier version wrote it"
-            )
-        return dict(self.config.arguments)
 
     def complete_report(self, category: str) -> _Report | None:
         """Return the report of a category that was finished; None if it was not, or cannot be
@@ -92,7 +78,7 @@ class EarlierRun(Generic[_Config, _Report]):
     def _category(self, name: str) -> Path:
         return category_folder(self.path, name)
 
-    def _require_kind(self, document: dict[str, Any], config: type[RunConfig]) -> None:
+    def _require_kind(self, document: dict[str, Any], config: type[BaseModel]) -> None:
         is_robust, wanted = _ROBUSTNESS in document, _ROBUSTNESS in config.model_fields
         if is_robust != wanted:
             kinds = {False: ("benchmark", "benchmark"), True: ("robustness", "robust-benchmark")}

@@ -80,7 +80,6 @@ class WhitenedGraph(MapGraph):
         memories: NearAndContext,
         *,
         context_cells: Tensor | None,
-        coarse: bool,
         grid: tuple[int, int],
         size: tuple[int, int],
         sigma: float,
@@ -90,7 +89,7 @@ class WhitenedGraph(MapGraph):
         """Of a detector's parts, copied to the CPU."""
         network = copy.deepcopy(backbone.network).cpu()
         maps = FeatureGraph(network, backbone.layers)
-        patches = PatchGraph(maps, coarse=coarse, apart=backbone.apart)
+        patches = PatchGraph(maps, coarse=backbone.coarse, apart=backbone.apart)
         cells = None if context_cells is None else context_cells.cpu()
         return cls(patches, memories, cells, grid, size, sigma, threshold, region).eval()
 

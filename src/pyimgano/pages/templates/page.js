@@ -55,8 +55,9 @@
     setInterval(() => { if (!viewer.open) location.reload(); }, 1000 * seconds);
   }
 
-  // on paper what is folded away is left out, but for what a warning is about
+  // on paper are all pictures, and of what is folded away what a warning is about
   addEventListener("beforeprint", () => {
+    document.querySelectorAll("img").forEach((one) => { one.loading = "eager"; });
     document.querySelectorAll(".wrongs details").forEach((one) => { one.open = true; });
   });
 })();

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..calibration import BinomialInterval, Calibration, calibrate, clopper_pearson
-from ..models import Detector
+from .threshold import BinomialInterval, Calibration, calibrate, clopper_pearson
 
+Scores = npt.NDArray[np.float64]
 #: Promised false-alarm rates of the table.
 PROMISES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
 #: The good test images count as unlike the training images below this p-value.
@@ -75,19 +75,19 @@ class Likeness:
 
 
 def operating_points(
-    detector: Detector, good: Sequence[float], defective: Sequence[float]
+    now: Calibration,
+    normal_scores: Scores,
+    good: Sequence[float],
+    defective: Sequence[float],
 ) -> list[OperatingPoint]:
-    """The table, from the scores of good and of defective test images.
+    """Return the table, from the scores of good and of defective test images.
 
-    It is empty where the detector has a threshold and no scores that other ones could come from.
+    `now` is the calibration of the detector, and `normal_scores` (n,) are what it comes from.
     """
-    now = detector.calibration_
-    if len(detector.decision_scores_) == 0:
-        return []
     found = []
     for rate in PROMISES:
         point = calibrate(
-            detector.decision_scores_,
+            normal_scores,
             round(1 - rate, 6),
             method=now.method,
             unseen=now.unseen,
@@ -104,13 +104,12 @@ def operating_points(
     return found
 
 
-def likeness(detector: Detector, good: Sequence[float]) -> Likeness | None:
-    """The tests of good test scores against the calibration; None without such scores."""
+def likeness(now: Calibration, normal_scores: Scores, good: Sequence[float]) -> Likeness | None:
+    """Return the tests of good test scores against the calibration; None without such scores."""
     if not good:
         return None
     from scipy.stats import betabinom, mannwhitneyu
 
-    now = detector.calibration_
     alarms = _share_at(good, now.threshold).events
     false_alarms = rank = None
     promised = now.promised_false_alarm_rate
@@ -121,7 +120,7 @@ def likeness(detector: Detector, good: Sequence[float]) -> Likeness | None:
         count = betabinom(len(good), promised * weight, (1 - promised) * weight)
         false_alarms = min(1.0, max(0.0, float(count.sf(alarms - 1))))
     if now.unseen:
-        rank = float(mannwhitneyu(good, detector.decision_scores_, alternative="greater").pvalue)
+        rank = float(mannwhitneyu(good, normal_scores, alternative="greater").pvalue)
     return Likeness(len(good), false_alarms, rank)
 
 

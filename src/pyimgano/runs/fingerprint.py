@@ -7,21 +7,21 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from ..datasets import Category
 from ..foreign import open_regular
-from ..runs import FilesDocument, UsedFile, shown
 from ..threads import thread_count
-from .conditions import image_identity
+from .environment_schema import FilesDocument, UsedFile
+from .schema import shown
 
 
-def used_files(category: Category, root: Path, known: FilesDocument | None = None) -> FilesDocument:
-    """Every image and mask of a category, with the hash of its content.
+def used_files(category: Any, root: Path, known: FilesDocument | None = None) -> FilesDocument:
+    """Return every image and mask of a category, with the hash of its content.
 
     Parameters
     ----------
     category
-        With as many images as were asked for.
+        A `pyimgano.datasets.Category`, with as many images as were asked for.
     root
         Of the dataset; files are named by their path from there.
     known
@@ -51,8 +51,20 @@ def used_files(category: Category, root: Path, known: FilesDocument | None = Non
     return FilesDocument(fingerprint=digest.hexdigest(), files=files)
 
 
+def image_identity(path: Path, root: Path) -> str:
+    """Return the path of an image from its dataset's root, with forward slashes.
+
+    It is the same wherever the dataset lies, as long as its images are in it.
+    """
+    start = root.parent if root.is_file() else root
+    try:
+        return Path(os.path.relpath(path, start)).as_posix()
+    except ValueError:  # on another drive
+        return path.as_posix()
+
+
 def changes(then: FilesDocument, now: FilesDocument) -> str | None:
-    """What differs between two looks at a category, in words; None if nothing does."""
+    """Return what differs between two looks at a category, in words; None if nothing does."""
     if then.fingerprint == now.fingerprint:
         return None
     old, new = ({one.path: _facts(one) for one in each.files} for each in (then, now))
@@ -92,6 +104,6 @@ def _count(what: str, names: list[str]) -> str:
     return f"{names[0]}{more} {what}"
 
 
-def _saturation(category: Category) -> str:
+def _saturation(category: Any) -> str:
     meaning: Mapping[int, object] = category.saturation or {}
     return repr(sorted(meaning.items()))

@@ -1,31 +1,40 @@
-"""The ground truth of a trial's pixels: masks beside maps, gathered image by image."""
+"""The ground truth of pixels: masks beside maps, gathered image by image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ..datasets import (
-    NO_MASK,
-    MaskError,
-    Move,
-    Region,
-    Sample,
-    Saturation,
-    load_mask,
-    load_regions,
-)
 from ..errors import DataError, ImageReadError
-from ..models import Detector, ImageScore
-from ..runs import Problem, ProblemKind
+from .layout import Sample, Saturation
+from .masks import NO_MASK, MaskError, Move, Region, load_mask, load_regions
 
 Mask = npt.NDArray[np.uint8]
+
+
+class ScoredImage(Protocol):
+    """What is asked of the score of an image."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def anomaly_map(self) -> npt.NDArray[np.float32] | None: ...
+    @property
+    def original_size(self) -> tuple[int, int] | None: ...
+
+
+class PixelProblem(NamedTuple):
+    """Something wrong with a file, of a kind that reports know."""
+
+    kind: str
+    path: str
+    message: str
 
 
 @dataclass
@@ -74,9 +83,9 @@ class Pixels:
     unusable: list[str] = field(default_factory=list)
     no_regions: str | None = None
     postprocess: Callable[[npt.NDArray[np.float32]], Any] | None = None
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[PixelProblem] = field(default_factory=list)
 
-    def add(self, sample: Sample, result: ImageScore, move: Move | None = None) -> None:
+    def add(self, sample: Sample, result: ScoredImage, move: Move | None = None) -> None:
         """Take in a scored image; `move` moves its mask files as the image was moved."""
         if not self.wanted or result.anomaly_map is None:
             return
@@ -159,7 +168,7 @@ class Pixels:
                 return self._regions_of(sample, image_size, self.saturation, move)
             mask = load_mask(sample.mask_paths, image_size, self.resize, move)
         except ImageReadError as error:
-            kind: ProblemKind = "mask_missing" if error.missing else "mask_unreadable"
+            kind = "mask_missing" if error.missing else "mask_unreadable"
             self.note(kind, error.path, error.reason)
             return None, []
         except MaskError as error:
@@ -209,8 +218,9 @@ class Pixels:
         reason = f"nothing is left of the mask at {width} x {height} pixels"
         self.note("mask_vanishes", path, reason)
 
-    def note(self, kind: ProblemKind, path: str | Path, message: str) -> None:
-        self.problems.append(Problem(kind=kind, path=str(path), message=message))
+    def note(self, kind: str, path: str | Path, message: str) -> None:
+        """Note that something is wrong with a file."""
+        self.problems.append(PixelProblem(kind, str(path), message))
 
     def arrays(self) -> dict[str, Any]:
         """Keywords of `evaluate_scores`; none without usable masks."""
@@ -226,9 +236,9 @@ class Pixels:
             "pixel_counted": np.stack(self.counted) if self.counted else None,
         }
 
-    def reason(self, detector: Detector) -> str:
-        """Why there are no pixel metrics."""
-        if not detector.has_maps:
+    def reason(self, has_maps: bool) -> str:
+        """Return why there are no pixel metrics."""
+        if not has_maps:
             return "the method scores whole images and has no anomaly maps"
         if not self.wanted:
             return "pixel metrics were not asked for"

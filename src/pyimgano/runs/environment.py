@@ -10,14 +10,13 @@ import re
 import sys
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..foreign import open_regular
-from ..runs import Cpu, EnvironmentDocument
 from ..threads import available_cores, thread_count
+from .environment_schema import Cpu, EnvironmentDocument
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -50,16 +49,19 @@ _FILES = ("teacher", "penalty_images")
 
 
 def describe_environment(
+    version: str,
     backbone: Any,
     device: str,
     roi_sha256: str | None,
     started_at: str,
     keywords: Mapping[str, Any] | None = None,
 ) -> EnvironmentDocument:
-    """What there is now.
+    """Return what there is now.
 
     Parameters
     ----------
+    version
+        Of pyimgano.
     backbone
         What `Detector.prepare` gave.
     device
@@ -77,7 +79,7 @@ def describe_environment(
         weights = facts["weights"]["sha256"] or backbone.state_sha256
     return EnvironmentDocument(
         started_at=started_at,
-        pyimgano_version=__version__,
+        pyimgano_version=version,
         code_sha256=code_sha256(),
         git_commit=git_commit(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
@@ -207,8 +209,8 @@ def _resolve(head: str, git: Path, common: Path) -> str | None:
 def _versions() -> tuple[tuple[str, str], ...]:
     found = []
     for name in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found.append((name, version(name)))
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append((name, metadata.version(name)))
     return tuple(found)
 
 

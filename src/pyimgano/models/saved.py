@@ -1,22 +1,37 @@
-"""`detector.json`: what stands in it, and reading it without trusting it."""
+"""The folder of a saved detector: what stands in it, writing it, and reading it without trust.
+
+`detector.json` is one document, and arrays lie beside it as safetensors. Nothing here knows what a
+detector is: whoever saves one hands over a document and arrays.
+
+The folder is written under another name beside its place, `.<name>.<random>.tmp`, each file
+flushed to the disk, and then renamed, so that at its place there is a whole detector or none.
+A detector that is replaced is first moved to `.<name>.<random>.old` beside it and removed last:
+a crash between the two leaves it there, whole.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import secrets
 import stat
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..calibration import CALIBRATION_TAILS, CONFIDENCE, Calibration
-from ..errors import SavedModelError
+from ..errors import DataError, SavedModelError, UsageError
 from ..foreign import parse_json, reason_of_failure
 
 if TYPE_CHECKING:
-    from .detector import SkippedImage
     from .suspects import ExcludedImage, TrainingSuspect
+    from .training_images import SkippedImage
 
 #: Raised when a saved detector means something else, or lacks something that is needed.
 SCHEMA_VERSION = 1
@@ -27,6 +42,9 @@ BACKBONE = "backbone.safetensors"
 FILES = (DOCUMENT, ARRAYS, BACKBONE)
 #: What file managers leave in folders; nobody's doing, and never opened.
 DROPPINGS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+
+#: What a method's arrays are called in the file, before their own names.
+STATE = "state."
 
 #: No saved detector has larger files.
 MAX_BYTES = 2**33
@@ -287,8 +305,6 @@ def read_file(path: Path, limit: int, facts: FileFacts | None = None) -> bytes:
     SavedModelError
         It is missing, something else, too large, of another length or another hash.
     """
-    import hashlib
-
     # a pipe would wait for ever, a link may lead anywhere
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     flags |= getattr(os, "O_BINARY", 0)
@@ -342,3 +358,174 @@ def _parse(path: Path, data: bytes) -> SavedDocument:
 
 def _short(value: int) -> str:
     return str(value) if abs(value) < 10**9 else "out of range"
+
+
+def read_arrays(folder: Path, document: SavedDocument) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of a saved detector by name, which the document says belong to it.
+
+    Raises
+    ------
+    SavedModelError
+        The file is damaged or another one, or holds arrays that nobody saved.
+    """
+    from safetensors.numpy import load
+
+    path = folder / ARRAYS
+    data = read_file(path, MAX_BYTES, document.arrays)
+    try:
+        arrays: dict[str, npt.NDArray[Any]] = load(data)
+    except Exception as error:  # the reader has errors of its own, and no code of the file runs
+        reason = " ".join(str(error).split())[:200]
+        raise SavedModelError(f"{path}: not a readable safetensors file ({reason})") from error
+    for name, array in arrays.items():
+        known = name == "decision_scores" or name.startswith(STATE)
+        if not known and not (name == "roi" and has_mask(document)):
+            raise SavedModelError(f"{path}: an unexpected array {name!r}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise SavedModelError(f"{path}: {name} holds values that are not finite")
+    scores = arrays.get("decision_scores")
+    if scores is None or scores.dtype != np.float64 or scores.ndim != 1 or not len(scores):
+        raise SavedModelError(f"{path}: decision_scores, float64 of shape (any), is missing")
+    return arrays
+
+
+def has_mask(document: SavedDocument) -> bool:
+    """Return whether the region of interest is the array `roi`."""
+    return document.roi is not None and document.roi.polygons is None
+
+
+# ---- writing
+
+
+def serialized(
+    name: str, arrays: Mapping[str, npt.NDArray[Any]], files: dict[str, bytes]
+) -> FileFacts:
+    """Put arrays as the safetensors file `name` into `files`, and return what the document says.
+
+    Raises
+    ------
+    UsageError
+        They are more than a saved detector may have.
+    DataError
+        Some numbers are not finite.
+    """
+    from safetensors.numpy import save
+
+    total = sum(array.nbytes for array in arrays.values())
+    if total > MAX_BYTES - 2**20:
+        raise UsageError(f"{name}: {total} bytes are more than a saved detector may have")
+    for key, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise DataError(f"{name}: {key} holds values that are not finite")
+    data = save({key: np.ascontiguousarray(array) for key, array in arrays.items()})
+    files[name] = data
+    return FileFacts(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> Path:
+    """Write the files of a saved detector, all or none; return the folder's full path.
+
+    Raises
+    ------
+    UsageError
+        `folder` is no place for it, or something lies there that is not replaced.
+    DataError
+        It cannot be written.
+    """
+    folder = require_place(folder, overwrite)
+    beside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside.mkdir()
+        try:
+            for file, data in files.items():
+                _write(beside / file, data)
+            _flush(beside)
+            _move_into_place(beside, folder)
+        finally:
+            _remove(beside)
+        _flush(folder.parent)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    return folder
+
+
+def require_place(folder: Path, overwrite: bool = False) -> Path:
+    """Return the full path of a folder, if a detector can be saved there as far as can be told.
+
+    Raises
+    ------
+    UsageError
+        It is no place for it, or something lies there that is not replaced.
+    DataError
+        It cannot be read.
+    """
+    if "\0" in str(folder):
+        raise UsageError(f"folder: {str(folder)!r} is no name of a folder")
+    # a link stays a link, and so does the ~ of a user that is not there
+    folder = Path(os.path.abspath(os.path.expanduser(folder)))  # noqa: PTH100, PTH111
+    if folder == Path.cwd():
+        raise UsageError(f"{folder}: is the working folder; give one in it")
+    if not folder.name:
+        raise UsageError(f"folder: {folder} is no place for a saved detector")
+    if not os.path.lexists(folder):
+        return folder
+    if folder.is_dir() and not folder.is_symlink():
+        try:
+            if not any(folder.iterdir()):
+                return folder
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
+    if not overwrite:
+        raise UsageError(f"{folder}: exists already; overwrite=True replaces a saved detector")
+    try:
+        if folder.is_symlink():
+            raise SavedModelError("is a link")
+        if any(one.is_symlink() or not one.is_file() for one in folder.iterdir()):
+            raise SavedModelError("holds something else")
+        read_document(folder)
+    except (SavedModelError, OSError) as error:
+        raise UsageError(
+            f"{folder}: is no saved detector of this version and is not replaced ({error})"
+        ) from error
+    return folder
+
+
+def _move_into_place(beside: Path, folder: Path) -> None:
+    if not os.path.lexists(folder):
+        beside.rename(folder)
+        return
+    old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old")
+    folder.rename(old)
+    try:
+        beside.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+    _remove(old)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush(folder: Path) -> None:
+    if os.name != "posix":  # Windows cannot open folders, and needs no such flush
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(folder: Path) -> None:
+    """A folder of ours with what we put there; anything else in it stays."""
+    for name in (*FILES, *DROPPINGS):
+        with contextlib.suppress(OSError):
+            (folder / name).unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()

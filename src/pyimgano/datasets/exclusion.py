@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..datasets import Category
 from ..errors import DataError, UsageError
 from ..foreign import quoted
+from .layout import Category
 
 
 def read_exclusions(file: str | Path, root: Path) -> list[str]:
