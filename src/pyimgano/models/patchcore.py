@@ -21,7 +21,8 @@ from ..threads import single_torch_thread
 from .anomaly_map import SIGMA
 from .coreset_detector import CoresetDetector
 from .detector import Progress, TrainingScores
-from .near_and_context import CONTEXT_SHARE, CONTEXT_WEIGHT, NearAndContext
+from .image_score import image_scores, joint_score, power_means_of
+from .near_and_context import CONTEXT_SHARE, NearAndContext
 from .nuisance import DisturbedCopy, drift_copies, everyday_copies
 from .parameters import Count, Size
 from .registry import register_model
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from .bank import PatchMemoryLearner
 
 # What is kept from learning to calibrating.
-_FOR_CALIBRATION = ("_learners", "_unseen_peaks")
+_FOR_CALIBRATION = ("_learners", "_unseen_means")
 # Layers of larger strides see mostly what lies around a patch.
 _NEAR = 16
 
@@ -105,11 +106,10 @@ class VisionPatchCore(CoresetDetector):
     more so where good images hardly differ from each other. Distances are divided by how large they
     are among good images where the nearest patch lies, and at the border of the frame
     (`bank.patch_memory`). What deeper layers see around a patch has a memory of its own
-    (`near_and_context`): a score is the peak of the map, which comes from the near layers alone,
-    and half of the largest distance of the context, both in units of what they are in a good image,
-    1 in the middle. The working size follows the images; the grid is that of stride 16; a bank is
-    selected from six times as many patches, spread over all; and a map's smoothing is 4 pixels in
-    256, at any size.
+    (`near_and_context`): maps come from the near layers alone, and scores from the distances of
+    both (`image_score`), in units of what they are in a good image, 1 in the middle. The working
+    size follows the images; the grid is that of stride 16; a bank is selected from six times as
+    many patches, spread over all; and a map's smoothing is 4 pixels in 256, at any size.
 
     With a region of interest the bank holds, and the score comes from, the patches whose cell of
     the grid has a pixel that counts.
@@ -213,11 +213,11 @@ class VisionPatchCore(CoresetDetector):
         self._learn_disturbances(progress)
         near, *others = (learner.finish() for learner in self._learners)
         self._memories = NearAndContext(near, others[0] if others else None)
-        peaks = self._peaks_of_each([learner.unseen for learner in self._learners])
-        self._unseen_peaks = peaks
-        self._memories.near_unit = _middle(peaks[0])
+        means = power_means_of([learner.unseen for learner in self._learners])
+        self._unseen_means = means
+        self._memories.near_unit = _middle(means[0])
         if others:
-            self._memories.context_unit = _middle(peaks[1])
+            self._memories.context_unit = _middle(means[1])
         self._bank, self._selections = near.bank, 1
         assert near.indices is not None
         self.coreset_indices_ = near.indices
@@ -311,15 +311,13 @@ class VisionPatchCore(CoresetDetector):
             return super()._training_scores(unseen)
         with torch.inference_mode():
             memories = [(memory, unit) for _, memory, unit in self._memories.memories()]
-            distances, peaks = [one.unseen for one in self._learners], self._unseen_peaks
+            distances, means = [one.unseen for one in self._learners], self._unseen_means
             if not unseen:
                 pairs = zip(self._learners, memories, strict=True)
                 distances = [learner.in_sample(memory) for learner, (memory, _) in pairs]
-                peaks = self._peaks_of_each(distances)
+                means = power_means_of(distances)
             whole = evenly(np.arange(len(distances[0])), WHOLE_MAPS)
-            scores = peaks[0] / memories[0][1]
-            if len(peaks) > 1:
-                scores = scores + CONTEXT_WEIGHT * peaks[1] / memories[1][1]
+            scores = joint_score(*(each / unit for each, (_, unit) in zip(means, memories)))
             several = all(learner.several for learner in self._learners)
             method = "leave-one-image-out" if several else "within-image"
             notes = list(spread_notes(len(scores), self._n_seen))
@@ -367,19 +365,9 @@ class VisionPatchCore(CoresetDetector):
             with single_torch_thread(self._few(patches[0])):
                 near, context = self._memories.distances(patches)
                 found = self._maps(near)
-                scores = self._peaks(found)
-                if context is not None:
-                    scores = scores + CONTEXT_WEIGHT * context.amax(dim=1)
+                means = self._memories.power_means
+                scores = image_scores(near, context, means, lambda: self._peaks(found))
             return scores.double().cpu().numpy(), found.cpu().numpy() if maps else None
-
-    def _peaks_of_each(self, distances: list[Tensor]) -> list[Tensor]:
-        """(B,) the peaks of the maps of near distances (B, k), and the largest around (B, l)."""
-        import torch
-
-        near, *around = distances
-        maps = (self._maps(some) for some in near.split(64))
-        peaks = torch.cat([self._peaks(some) for some in maps])
-        return [peaks, *(some.amax(dim=1) for some in around)]
 
     def _peaks(self, maps: Tensor) -> Tensor:
         """(B,) the largest value of maps (B, H, W), where pixels count."""
@@ -476,7 +464,7 @@ class VisionPatchCore(CoresetDetector):
         return found
 
 
-def _middle(peaks: Tensor) -> float:
+def _middle(means: Tensor) -> float:
     """Their median; 1 where it is 0."""
-    found = float(np.median(peaks.double().cpu().numpy()))
+    found = float(np.median(means.double().cpu().numpy()))
     return found if found > 0 else 1.0
