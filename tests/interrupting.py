@@ -6,12 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyimgano.pipelines.trial as trial
+import pyimgano.pipelines.measure as measuring
 from pyimgano.cli import benchmark
 
 from . import stubs
 
-_measure = trial.measure_all
+_measure = measuring.measure_all
 
 
 def measure_all(detector: Any, *rest: Any) -> Any:
@@ -25,5 +25,5 @@ def measure_all(detector: Any, *rest: Any) -> Any:
 
 if __name__ == "__main__":
     stubs.register()
-    trial.measure_all = measure_all
+    measuring.measure_all = measure_all
     benchmark()

@@ -22,12 +22,12 @@ from typing import Any
 import cv2
 
 from pyimgano.pipelines import run_benchmark
+from pyimgano.pipelines.run import RunConfig
 from pyimgano.runs import (
     CategoryReport,
     EnvironmentDocument,
     FilesDocument,
     ImageRecord,
-    RunConfig,
     SuiteReport,
 )
 
@@ -96,6 +96,8 @@ def contents(run: Path) -> dict[str, Any]:
         name = path.relative_to(run).as_posix()
         if path.suffix == ".json":
             found[name] = _timeless(json.loads(path.read_bytes()))
+        elif path.suffix == ".html":
+            found[name] = "the page, which has times and follows from the rest"
         elif path.is_file():
             found[name] = path.read_bytes()
     return found

@@ -4,93 +4,114 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
-from pyimgano.models import register_model
-from pyimgano.models.detector import TrainingScores
-from pyimgano.models.parameters import CalibrationSource, Contamination, Quantile, Seed, Size
+from pyimgano.errors import during
+from pyimgano.models import Detector, register_model
+from pyimgano.models.method import Learned, TrainingScores
 from pyimgano.models.saved_state import SavedState, State
+from pyimgano.models.training_images import TrainingImages
 
-from .pixel_detector import Darkness
+from .pixel_detector import DarknessMethod, DarknessParams, LearnedDarkness
 
 
-class SavedDarkness(Darkness):
+@dataclass(eq=False)
+class LearnedMean(LearnedDarkness):
+    """The mean of the training maps, which scores do not depend on."""
+
+    mean: Any = None
+
+    def state(self) -> State:
+        return State({"mean": self.mean})
+
+
+class SavedDarknessMethod(DarknessMethod):
+    """`Darkness` that can be saved."""
+
+    Learned = LearnedMean
+
+    def learn(self, images: TrainingImages) -> tuple[Learned, TrainingScores | None]:
+        maps = np.concatenate([LearnedMean().of(batch) for batch in images.batches()])
+        mean = np.mean(maps, axis=0, dtype=np.float64).astype(np.float32)
+        learned = self.Learned(mean=mean)
+        with during("calibration"):
+            return learned, self.scores(maps, images)
+
+    def restore(self, saved: SavedState) -> Learned:
+        return self.Learned(mean=saved.array("mean", "float32", tuple(self.params.resize)))
+
+
+class SavedDarkness(Detector):
     """`Darkness` that can be saved; it has learned the mean of its training maps."""
 
-    def _training_scores(self, unseen: bool) -> TrainingScores:
-        self._mean = np.mean(self._maps, axis=0, dtype=np.float64).astype(np.float32)
-        return super()._training_scores(unseen)
-
-    def _finish(self) -> None:
-        del self._maps
-
-    def _state(self) -> State:
-        return State({"mean": self._mean})
-
-    def _restore(self, saved: SavedState) -> None:
-        self._mean = saved.array("mean", "float32", tuple(self.params_.resize))
+    method = SavedDarknessMethod
 
 
-class Busy(SavedDarkness):
+class BusyParams(DarknessParams):
+    """The keywords of `Busy`."""
+
+    at: str = Field("", description="The place: fit, calibration or scoring.")
+    how: str = Field("", description="The way: python, native or thread.")
+    sign: str = Field("", description="The file that is touched.")
+
+
+@dataclass(eq=False)
+class LearnedBusy(LearnedMean):
+    """What is busy while it scores."""
+
+    params: Any = None
+
+    def score(self, images: list[Any], maps: bool) -> Any:
+        work(self.params, "scoring")
+        return super().score(images, maps)
+
+
+class BusyMethod(SavedDarknessMethod):
+    """Is busy for a minute at one place."""
+
+    Params = BusyParams
+
+    def learn(self, images: TrainingImages) -> tuple[Learned, TrainingScores | None]:
+        learned, found = super().learn(images)
+        work(self.params, "fit")
+        with during("calibration"):
+            work(self.params, "calibration")
+        return LearnedBusy(mean=learned.mean, params=self.params), found  # type: ignore[attr-defined]
+
+    def restore(self, saved: SavedState) -> Learned:
+        learned = super().restore(saved)
+        return LearnedBusy(mean=learned.mean, params=self.params)  # type: ignore[attr-defined]
+
+
+class Busy(Detector):
     """Is busy for a minute at one place (`at`), in one way (`how`), once it has touched a file."""
 
-    def __init__(
-        self,
-        *,
-        at: str = "",
-        how: str = "",
-        sign: str = "",
-        resize: Size = (64, 64),
-        contamination: Contamination | None = None,
-        calibration: CalibrationSource = "out-of-sample",
-        calibration_quantile: Quantile | None = None,
-        device: str = "cpu",
-        random_seed: Seed = 0,
-    ) -> None:
-        super().__init__(
-            resize=resize,
-            contamination=contamination,
-            calibration=calibration,
-            calibration_quantile=calibration_quantile,
-            device=device,
-            random_seed=random_seed,
-        )
-        self.at, self.how, self.sign = at, how, sign
+    method = BusyMethod
 
-    def _learn(self, batches: Iterator[list[Any]], progress: Any) -> None:
-        super()._learn(batches, progress)
-        self._work("fit")
 
-    def _training_scores(self, unseen: bool) -> TrainingScores:
-        self._work("calibration")
-        return super()._training_scores(unseen)
-
-    def _score_batch(self, images: list[Any], maps: bool) -> Any:
-        self._work("scoring")
-        return super()._score_batch(images, maps)
-
-    def _work(self, place: str) -> None:
-        if place != self.at:
-            return
-        Path(self.sign).touch()
-        if self.how == "python":
-            end = time.monotonic() + 60
-            while time.monotonic() < end:
-                sum(range(1000))
-        elif self.how == "native":  # the main thread does not come back to Python code
-            mutex = ctypes.create_string_buffer(64)
-            libc = ctypes.CDLL(None)
-            libc.pthread_mutex_init(mutex, None)
-            libc.pthread_mutex_lock(mutex)
-            libc.pthread_mutex_lock(mutex)
-        elif self.how == "thread":  # and waits for it, whatever comes
-            with ThreadPoolExecutor(1) as pool:
-                pool.submit(time.sleep, 60).result()
+def work(params: Any, place: str) -> None:
+    if place != params.at:
+        return
+    Path(params.sign).touch()
+    if params.how == "python":
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            sum(range(1000))
+    elif params.how == "native":  # the main thread does not come back to Python code
+        mutex = ctypes.create_string_buffer(64)
+        libc = ctypes.CDLL(None)
+        libc.pthread_mutex_init(mutex, None)
+        libc.pthread_mutex_lock(mutex)
+        libc.pthread_mutex_lock(mutex)
+    elif params.how == "thread":  # and waits for it, whatever comes
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(time.sleep, 60).result()
 
 
 def register() -> None:

@@ -13,6 +13,7 @@ import jsonschema
 import numpy as np
 import pytest
 from PIL import Image
+from referencing import Registry, Resource
 
 import pyimgano
 from pyimgano.datasets import load_dataset
@@ -26,6 +27,7 @@ from pyimgano.pipelines.mvtec_visa import (
     load_benchmark_split,
 )
 from pyimgano.runs import RunDirectory, json_schemas
+from pyimgano.runs.documents import schema_files
 
 from .conftest import MakeDataset, picture, save, spot_mask
 
@@ -377,7 +379,7 @@ def test_keywords_presets_and_what_beats_what(make_mvtec: MakeDataset, tmp_path:
     random = run(root, tmp_path, pretrained=False, seed=4)
     assert random["detector"]["backbone"]["weights"]["detail"] == "seed 4"
     config = json.loads((Path(random["run_dir"]) / "config.json").read_text())
-    assert config["seed"] == 4 and config["detector_parameters"]["pretrained"] is False
+    assert config["seed"] == 4 and config["pretrained"] is False
 
 
 @pytest.mark.parametrize(
@@ -445,11 +447,27 @@ def test_the_report_is_true_while_the_run_goes_on(make_mvtec: MakeDataset, tmp_p
 
 
 def test_schemas_in_the_docs_are_those_of_the_code() -> None:
-    for name, text in json_schemas().items():
+    files = schema_files()
+    assert {path.name for path in (DOCS / "schemas").iterdir()} == set(files)
+    for name, text in files.items():
         # compared as JSON: versions of pydantic write 1 or 1.0
         assert json.loads((DOCS / "schemas" / name).read_text()) == json.loads(text), (
             "python -m pyimgano.runs docs/schemas"
         )
+
+
+def test_the_schemas_in_the_docs_check_documents(make_mvtec: MakeDataset, tmp_path: Path) -> None:
+    run_dir = Path(run(make_mvtec(("nut",)), tmp_path)["run_dir"])
+    shared = json.loads((DOCS / "schemas" / "documents.schema.json").read_text())
+    resource = Resource.from_contents(shared)
+    registry: Registry[Any] = Registry().with_resource("documents.schema.json", resource)
+    for name, document in (("report.single", "report.json"), ("config", "config.json")):
+        schema = json.loads((DOCS / "schemas" / f"{name}.schema.json").read_text())
+        content = json.loads((run_dir / document).read_text())
+        validator = jsonschema.Draft202012Validator(schema, registry=registry)
+        validator.validate(content)
+        with pytest.raises(jsonschema.ValidationError):
+            validator.validate({**content, "unknown": 1})
 
 
 def test_any_error_costs_its_category_alone(
@@ -457,14 +475,14 @@ def test_any_error_costs_its_category_alone(
 ) -> None:
     import pyimgano.pipelines.benchmark as pipeline
 
-    trial = pipeline.run_trial
+    fit = pipeline.fit
 
-    def failing(detector: Any, train: list[str], *rest: Any, **more: Any) -> Any:
-        if "bolt" in train[0]:
+    def failing(detector: Any, task: Any, *rest: Any) -> Any:
+        if "bolt" in task.train[0]:
             raise MemoryError("no room for the bank")
-        return trial(detector, train, *rest, **more)
+        return fit(detector, task, *rest)
 
-    monkeypatch.setattr(pipeline, "run_trial", failing)
+    monkeypatch.setattr(pipeline, "fit", failing)
     root = make_mvtec(("bolt", "nut"))
     report = run(root, tmp_path, category="all")
     assert report["status"] == "failed" and report["failed_categories"] == ["bolt"]

@@ -12,13 +12,13 @@ from pyimgano.models.detector import Detector
 from pyimgano.pipelines import run_benchmark
 
 from .conftest import copy_registry
+from .pixel_detector import DarknessMethod
 
 
 class Plain(Detector):
     """A method without a network, weights or a cache."""
 
-    def __init__(self, *, resize: tuple[int, int] = (8, 8)) -> None:
-        self.resize = resize
+    method = DarknessMethod
 
 
 @pytest.mark.parametrize(

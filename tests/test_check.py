@@ -255,3 +255,23 @@ def test_the_empty_mask_of_magnetic_tile_is_found(real_mvtec: Path) -> None:
     assert found(real_mvtec, category="magnetic_tile") == [
         ("mask_empty", "exp3_num_45042_mask.png", True)
     ]
+
+
+def test_copies_and_images_of_another_make_are_found_by_the_command(
+    make_mvtec: MakeDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_mvtec(good=4)
+    (root / "nut/test/good/003.png").unlink()
+    with Image.open(root / "nut/train/good/000.png") as image:
+        image.save(root / "nut/test/good/copy.jpg", quality=90)
+
+    def said(*words: str) -> str:
+        with pytest.raises(SystemExit) as left:
+            datasets(["check", "--dataset", "mvtec", "--root", str(root), *words])
+        assert left.value.code == 0  # remarks are no errors
+        return capsys.readouterr().out
+
+    text = said()
+    assert "remark: shared_image" in text and "copy.jpg" in text and "000.png (train)" in text
+    assert "1 of 7 test images is JPEG, and the training images are PNG" in text
+    assert "shared_image" not in said("--quick") and said("--deep") == text

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pyimgano.errors import DataError, SavedModelError, UsageError
-from pyimgano.models import create_model, list_models, load_model
+from pyimgano.models import Detector, create_model, list_models, load_model
 from pyimgano.models.classical import embedding as adapter
 from pyimgano.models.classical.embedding import EmbeddingDetector
 from pyimgano.models.classical.pooling import Scaling, pool, pooled_width
@@ -41,7 +41,7 @@ def fitted(name: str) -> EmbeddingDetector:
 
 
 def rows_of(detector: EmbeddingDetector, images: list[np.ndarray]) -> np.ndarray:
-    return detector._embed(images).astype(np.float64)  # type: ignore[arg-type]
+    return detector.learned_._embed(images).astype(np.float64)  # type: ignore[arg-type]
 
 
 def scaled(train: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -56,9 +56,9 @@ def scaled(train: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def test_an_embedding_is_layers_pooled() -> None:
     detector = fitted("vision_knn")
-    first, second = (layer[0].numpy() for layer in detector._features([IMAGES[0]]))
+    first, second = (layer[0].numpy() for layer in detector.backbone_.features([IMAGES[0]]))
     parts = [first.mean((1, 2)), first.max((1, 2)), second.mean((1, 2)), second.max((1, 2))]
-    (found,) = detector._embed([IMAGES[0]])
+    (found,) = detector.learned_._embed([IMAGES[0]])
     np.testing.assert_allclose(found, np.concatenate(parts), rtol=1e-5, atol=1e-6)
     assert len(found) == pooled_width("mean+max", [len(first), len(second)])
     assert detector.describe()["embedding"] == {"pooling": "mean+max", "dimension": len(found)}
@@ -78,8 +78,7 @@ def test_pooling() -> None:
 
 def test_layers_are_those_of_strides_8_16_and_32() -> None:
     detector = create_model("vision_knn", resize=(64, 64), device="cpu", engine="torch")
-    detector._start(detector.validate_params(), 1)
-    assert detector._frozen_backbone().layers == ("blocks.4", "blocks.10", "blocks.15")
+    assert detector.prepare().layers == ("blocks.4", "blocks.10", "blocks.15")
 
 
 def test_a_channel_that_hardly_moves_drowns_no_other() -> None:
@@ -98,6 +97,11 @@ def test_without_standardising_the_rows_are_as_they_are() -> None:
 
 
 # ---- heads
+
+
+def method_of(detector: Detector) -> Any:
+    """Return the method that the detector's keywords ask for."""
+    return detector.method(detector.validate_params())
 
 
 def by_neighbours(train: np.ndarray, row: np.ndarray) -> float:
@@ -243,18 +247,17 @@ def test_heads_written_here_score_as_those_of_pyod(name: str) -> None:
     theirs = getattr(module, name.upper())().fit(train)
     wanted = [float(theirs.decision_function(row[None])[0]) for row in rows]
     detector = make(f"vision_{name}")
-    detector.params_ = detector.validate_params()
-    head = detector._fit_rows(train)
-    found = [float(detector._score_rows(head, row[None])[0]) for row in rows]
+    head = method_of(detector)._fit_rows(train)
+    found = [float(method_of(detector)._score_rows(head, row[None])[0]) for row in rows]
     np.testing.assert_allclose(found, wanted, rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["vision_ecod", "vision_copod"])
 def test_a_channel_in_which_all_is_equal_says_nothing(name: str) -> None:
     detector = make(name)
-    head = detector._fit_rows(np.full((9, 3), 0.1))
-    assert detector._score_rows(head, np.full((1, 3), 0.1)) == [0.0]
-    assert 0.0 < detector._score_rows(head, np.array([[0.1, 0.1, 7.0]]))[0] < np.inf
+    head = method_of(detector)._fit_rows(np.full((9, 3), 0.1))
+    assert method_of(detector)._score_rows(head, np.full((1, 3), 0.1)) == [0.0]
+    assert 0.0 < method_of(detector)._score_rows(head, np.array([[0.1, 0.1, 7.0]]))[0] < np.inf
 
 
 @pytest.mark.parametrize("name", ["vision_ecod", "vision_hbos"])
@@ -314,20 +317,20 @@ def test_kernels_are_summed_exactly_in_many_dimensions() -> None:
     rng = np.random.default_rng(0)
     train, row = rng.normal(size=(120, 600)), rng.normal(size=600) * 1.5
     detector = make("vision_kde", standardize=False)
-    detector.params_ = detector.validate_params()
-    estimator = detector._fit_rows(train)
+    estimator = method_of(detector)._fit_rows(train)
     wanted = by_kernels(train, row)
-    assert detector._score_rows(estimator, row[None])[0] == pytest.approx(wanted, rel=1e-12)
+    assert method_of(detector)._score_rows(estimator, row[None])[0] == pytest.approx(
+        wanted, rel=1e-12
+    )
     tree = KernelDensity(bandwidth="scott", algorithm="kd_tree", rtol=0, atol=0).fit(train)
     assert abs(-tree.score_samples(row[None])[0] - wanted) > 1.0
 
 
 def test_a_mixture_has_no_more_components_than_images_bear() -> None:
     detector = make("vision_gmm", n_components=5)
-    detector.params_ = detector.validate_params()
     rows = np.random.default_rng(0).normal(size=(20, 4))
-    assert detector._fit_rows(rows).n_components == 2
-    assert detector._fit_rows(rows[:3]).n_components == 1
+    assert method_of(detector)._fit_rows(rows).n_components == 2
+    assert method_of(detector)._fit_rows(rows[:3]).n_components == 1
 
 
 def test_in_sample_promises_nothing() -> None:
@@ -354,14 +357,14 @@ def test_many_images_are_calibrated_on_a_part(monkeypatch: pytest.MonkeyPatch) -
 
 def test_features_that_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = make("vision_pca").fit(IMAGES[:4])
-    embed = detector._embed
+    embed = adapter.EmbeddingDetector._embed
 
-    def broken(images: list[Any]) -> np.ndarray:
-        found = embed(images)
+    def broken(method: Any, images: list[Any]) -> np.ndarray:
+        found = embed(method, images)
         found[1, 0] = np.nan
         return found
 
-    monkeypatch.setattr(detector, "_embed", broken)
+    monkeypatch.setattr(adapter.EmbeddingDetector, "_embed", broken)
     recorded = list(detector.score_images(TEST, on_error="record"))
     assert [one.score is None for one in recorded] == [False, True, False]
     with pytest.raises(DataError, match="features of training images that are not finite"):

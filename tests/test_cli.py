@@ -94,15 +94,15 @@ def test_every_flag_arrives(call: Command, make_mvtec: MakeDataset, tmp_path: Pa
     assert code == 0
     report = json.loads(out)
     config = json.loads((Path(report["run_dir"]) / "config.json").read_text())
-    assert config["detector_parameters"]["n_neighbors"] == 2
-    assert config["detector_parameters"]["pretrained"] is False
+    assert config["model_kwargs"] == {"n_neighbors": 2}
+    assert config["pretrained"] is False
     assert config["detector_parameters"]["max_bank_size"] == 4096  # the preset's
     assert config["resize"] == [64, 64]  # not the preset's
     assert config["contamination"] == 0.25 and config["calibration"] == "in-sample"
     assert (config["limit_train"], config["limit_test"], config["seed"]) == (5, 4, 3)
     assert config["pixel"] is False and config["pixel_aupro_limit"] == 0.05
     assert config["on_error"] == "skip" and config["per_image_jsonl"] is False
-    assert not list(Path(report["run_dir"]).rglob("*.jsonl"))
+    assert not list(Path(report["run_dir"]).rglob("per_image.jsonl"))
 
 
 def test_no_save_run(
@@ -175,7 +175,7 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["ROOT", "--resize", "0", "64"], 2, "resize"),
     (["ROOT", "--device", "cuda:77"], 2, "device 'cuda:77' is not there"),
     (["ROOT", "--limit-train", "0"], 2, "limit_train"),
-    (["ROOT", "--on-error", "ignore"], 2, "on_error"),
+    (["ROOT", "--on-error", "ignore"], 2, "'--on-error': 'ignore' is not one of 'error', 'skip'"),
     (["--model-info", "vision_patchcor"], 2, "did you mean vision_patchcore"),
     (["--list-categories"], 2, "--dataset is missing"),
 ]
@@ -335,7 +335,7 @@ def test_one_command_under_all_its_names(make_mvtec: MakeDataset, tmp_path: Path
         subprocess.run([*name, "--help"], capture_output=True, text=True, check=True).stdout
         for name in names
     ]
-    texts = [text.split("Options:")[1] for text in helps]
+    texts = [text.split("Dataset options:")[1] for text in helps]
     assert texts[0] == texts[1] == texts[2] and "--calibration-quantile" in texts[0]
     version = subprocess.run(
         [*names[2][:3], "--version"], check=True, capture_output=True, text=True

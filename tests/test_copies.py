@@ -18,7 +18,7 @@ from pyimgano.models import Detector, create_model, load_model
 from pyimgano.models.gaussian import group_left_out
 from pyimgano.models.seen_images import SeenImages, calibrate_apart, largest_of_each
 from pyimgano.models.training.images import divide
-from pyimgano.pipelines.trial import run_trial
+from pyimgano.pipelines.measure import Task, fit, measure
 
 from .pixel_detector import Darkness
 
@@ -324,10 +324,11 @@ def test_a_run_tells_of_shared_images_and_of_other_kinds(tmp_path: Path) -> None
     root = dataset(tmp_path)
     detector = Darkness(resize=(64, 64))
     category = load_category(get_layout("mvtec"), root, "nut")
-    trial = run_trial(detector, [str(one.path) for one in category.train], category.test)
+    task = Task([str(one.path) for one in category.train], category.test)
+    measured = measure(detector, task, fit(detector, task))
     assert detector.copies_ == ((2, 6),)
     assert detector.calibration_.n_scores == 6
-    other, shared = trial.notes
+    other, shared = measured.notes
     assert other.startswith("1 of 4 test images is of another kind")
     assert "002.png: 128 x 256 pixels" in other
     assert shared.startswith("1 of 4 test images is a copy of training images")

@@ -8,14 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pyimgano.images.draw import HeatScale, draw_overlay
+from pyimgano.calibration import score_ratio
+from pyimgano.images.draw import draw_overlay
+from pyimgano.images.map_scale import MapScale
 from pyimgano.inference import find_regions
-from pyimgano.inference.outputs import heat_scale
-from pyimgano.inference.regions import at_size
+from pyimgano.inference.regions import at_size, deciding_regions
 
-from .pixel_detector import Darkness, fitted, plain
+from .pixel_detector import plain
 
-SCALE = HeatScale(0.0, 10.0, 5.0)
+SCALE = MapScale(0.0, 5.0)
 
 
 def test_what_scores_low_is_left_as_it_is() -> None:
@@ -30,13 +31,13 @@ def test_what_scores_low_is_left_as_it_is() -> None:
 def test_colour_and_opacity_grow_with_the_score_and_with_nothing_else() -> None:
     grey = plain(100, 64, 64)
     scores = np.zeros((64, 64), np.float32)
-    scores[10, 10], scores[20, 20], scores[30, 30], scores[40, 40] = 2, 6, 10, 1e6
+    scores[10, 10], scores[20, 20], scores[30, 30], scores[40, 40] = 3.5, 6, 10, 1e6
     drawn = draw_overlay(grey, scores, SCALE).astype(int)
     away = [np.abs(drawn[at, at] - 100).sum() for at in (0, 10, 20, 30, 40)]
     assert away[0] == 0 < away[1] < away[2] < away[3] == away[4]
     assert drawn[10, 10, 2] > drawn[10, 10, 0]  # blue below
     assert drawn[30, 30, 0] > drawn[30, 30, 2]  # red above
-    alone = draw_overlay(grey, np.where(scores == 2, scores, 0), SCALE)
+    alone = draw_overlay(grey, np.where(scores == 3.5, scores, 0), SCALE)
     np.testing.assert_array_equal(alone[10, 10], drawn[10, 10])  # whatever else is in the image
 
 
@@ -73,23 +74,77 @@ def test_the_legend_takes_rows_of_its_own_and_its_caption_is_drawn() -> None:
     assert tiny.shape == (5, 7, 3)
 
 
-def test_a_scale_without_extent_draws_what_is_above_it() -> None:
-    drawn = draw_overlay(plain(9, 4, 4), np.eye(4, dtype=np.float32), HeatScale(0.5, 0.5))
-    assert (drawn[0, 0] != 9).any() and (drawn[0, 1] == 9).all()
+@pytest.mark.parametrize("score", [2.9, 3.1])
+def test_the_border_of_colours_lies_at_half_of_the_threshold(score: float) -> None:
+    scores = np.zeros((4, 4), np.float32)
+    scores[1, 1], scores[2, 2] = 3.0, 1.0
+    scale = MapScale.of(3.0, score=score, threshold=3.0)
+    drawn = draw_overlay(plain(90, 4, 4), scores, scale)
+    assert (drawn[2, 2] == 90).all() and (drawn[1, 1] != 90).any()
 
 
-def test_the_scale_comes_from_the_calibration() -> None:
-    detector = fitted()
-    pixels = detector.pixel_calibration_
-    assert pixels is not None
-    scale = heat_scale(detector, pixels.threshold)
-    assert scale.low == pixels.mean < pixels.threshold < scale.high
-    assert scale.threshold == pixels.threshold
-    other = heat_scale(detector, 17.0)  # given by the user: a mark, no other colours
-    assert (other.low, other.high, other.threshold) == (scale.low, scale.high, 17.0)
-    flat = Darkness().fit([plain(200), plain(200)])
-    assert flat.pixel_calibration_ is not None and flat.pixel_calibration_.std == 0
-    assert heat_scale(flat, 60.0).low < heat_scale(flat, 60.0).high
+FINITE = st.floats(-1e6, 1e6, width=32)
+
+
+@given(FINITE, FINITE, FINITE, FINITE)
+def test_a_map_reaches_the_line_exactly_where_the_score_reaches_the_threshold(
+    peak: float, score: float, threshold: float, normal: float
+) -> None:
+    scale = MapScale.of(peak, score=score, threshold=threshold, normal=normal)
+    anomaly_map = np.full((2, 2), peak, np.float32)
+    assert bool((anomaly_map >= scale.line).all()) == (score >= threshold)
+    assert scale.normal < scale.line and np.isfinite([scale.normal, scale.line]).all()
+    assert np.isfinite(scale.multiples(anomaly_map)).all()
+
+
+@given(st.floats(0.1, 100), st.floats(0.1, 100), st.floats(0.1, 100), st.floats(0, 0.99))
+def test_the_peak_has_the_multiple_of_the_score(
+    peak: float, score: float, threshold: float, normal: float
+) -> None:
+    scale = MapScale.of(peak, score=score, threshold=threshold, normal=normal * peak)
+    # where the normal value is close to the peak, float32 tells them apart with few digits
+    precision = 1e-6 / (1 - normal)
+    wanted = score_ratio(score, threshold)
+    assert scale.multiple(peak) == pytest.approx(wanted, rel=precision)
+    assert scale.multiple(normal * peak) == pytest.approx(0.0, abs=precision * (wanted or 1))
+    assert scale.value(1.0) == scale.line
+
+
+def test_a_region_surrounds_a_place_that_reaches_the_threshold() -> None:
+    scores = np.full((40, 60), 1.0, np.float32)
+    scores[5:15, 5:15] = 4.0
+    scores[10, 10] = 7.0  # the peak
+    scores[20:30, 20:30] = 4.0  # nowhere near the threshold
+    scores[35, 50] = 6.5
+    good = MapScale.of(7.0, score=9.0, threshold=9.5, normal=1.0)
+    bad = MapScale.of(7.0, score=10.0, threshold=9.5, normal=1.0)
+    assert bad.line == pytest.approx(1 + 6 * 0.95)
+    found, mask = deciding_regions(scores, good)
+    assert found == [] and not mask.any()
+    found, mask = deciding_regions(scores, bad)
+    assert [region.box for region in found] == [(5, 5, 10, 10)] and mask.sum() == 100
+    clear = MapScale.of(7.0, score=19.0, threshold=9.5, normal=1.0)
+    found, mask = deciding_regions(scores, clear)
+    assert [region.peak for region in found] == [7.0, 6.5, 4.0] and mask.sum() == 201
+    found, mask = deciding_regions(scores, good, pixel_threshold=6.0)  # whatever was decided
+    assert [region.peak for region in found] == [7.0, 6.5] and mask.sum() == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays(np.float32, (9, 11), elements=st.floats(-5, 5, width=16)),
+    st.floats(-4, 20),
+    st.floats(-4, 20),
+    st.floats(-6, 6),
+)
+def test_outlines_agree_with_the_verdict(
+    anomaly_map: np.ndarray, score: float, threshold: float, normal: float
+) -> None:
+    scale = MapScale.of(float(anomaly_map.max()), score=score, threshold=threshold, normal=normal)
+    found, mask = deciding_regions(anomaly_map, scale)
+    assert bool(found) == bool(mask.any()) == (score >= threshold)
+    if found:
+        assert found[0].peak == anomaly_map.max()
 
 
 def test_regions_in_pixels() -> None:

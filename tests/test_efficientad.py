@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from pyimgano.errors import SavedModelError, UsageError, WeightsError
 from pyimgano.models import create_model, load_model
 from pyimgano.models.detector import Detector
 from pyimgano.models.distillation import Estimate, distill_teacher
-from pyimgano.models.efficientad import p_hard_at
+from pyimgano.models.efficientad import EfficientAd, p_hard_at
 from pyimgano.models.efficientad_networks import (
     Autoencoder,
     EfficientAdGraph,
@@ -207,7 +208,7 @@ class TestDetector:
         good = [picture(100 + i) for i in range(5)]
         # losses of steps are no measure: fewer and harder elements count in later ones
         with torch.no_grad():
-            local, _ = fitted._network(torch.from_numpy(np.stack(good)))
+            local, _ = fitted.learned_._network(torch.from_numpy(np.stack(good)))
         assert float(local.mean()) < 0.7  # that of saying the mean is 1
         bad = [picture(200 + i, spot=True) for i in range(5)]
         assert fitted.decision_function(bad).min() > fitted.decision_function(good).max()
@@ -220,21 +221,21 @@ class TestDetector:
     ) -> None:
         seen: list[tuple[Detector, list[int]]] = []
         detector = cheap(teacher, steps=1)
-        measure = detector._measure_maps
+        measure = EfficientAd._measure_maps
 
-        def spy() -> None:
-            parts = detector._parts
+        def spy(method: EfficientAd) -> None:
+            parts = method._parts
             assert not set(parts.watch) & (set(parts.learn) | set(parts.calibrate))
             local = [
-                detector._network(torch.from_numpy(detector._images.pixels[i : i + 1]))[0]
+                method._network(torch.from_numpy(method._images.pixels[i : i + 1]))[0]
                 for i in parts.watch
             ]
-            measure()
+            measure(method)
             wanted = np.quantile(torch.cat(local).double().numpy(), (0.9, 0.995))
-            np.testing.assert_allclose(detector._quantiles[0], wanted, rtol=1e-4)
+            np.testing.assert_allclose(method._quantiles[0], wanted, rtol=1e-4)
             seen.append((detector, list(parts.watch)))
 
-        monkeypatch.setattr(detector, "_measure_maps", spy)
+        monkeypatch.setattr(EfficientAd, "_measure_maps", spy)
         with torch.no_grad():
             detector.fit(GOOD)
         assert len(seen) == 1 and len(seen[0][1]) >= 1
@@ -269,7 +270,8 @@ class TestDetector:
     def test_a_saved_size_that_its_arrays_do_not_have(
         self, fitted: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        state, blank, built = fitted._state(), fitted._blank, []
+        learned: Any = fitted.learned_
+        state, blank, built = learned.state(), learned._blank, []
 
         def spy() -> torch.nn.Module:
             built.append(blank())
@@ -277,10 +279,10 @@ class TestDetector:
 
         def restore(channels: int) -> None:
             facts = {**state.facts, "channels": channels}
-            fitted._restore(SavedState(state.arrays, facts, fitted._backbone.state_sha256))
+            learned.restore(SavedState(state.arrays, facts))
 
-        monkeypatch.setattr(fitted, "_blank", spy)
-        before = dict(vars(fitted))
+        monkeypatch.setattr(learned, "_blank", spy)
+        before = dict(vars(learned))
         try:
             with pytest.raises(
                 SavedModelError, match=r"network\..* wanted float32 of shape \(1, 4096"
@@ -291,7 +293,7 @@ class TestDetector:
             with pytest.raises(SavedModelError, match=r"state\.channels: .* 4096"):
                 restore(4097)
         finally:
-            vars(fitted).update(before)
+            vars(learned).update(before)
 
     def test_an_interrupted_fit_knows_the_files_it_read(
         self, teacher: Path, tmp_path: Path
@@ -300,25 +302,26 @@ class TestDetector:
         own.write_bytes(teacher.read_bytes())
         save(others / "0.png", picture(0))
         detector = cheap(own, penalty_images=str(others))
-        detector._params = detector.validate_params()
-        first = detector._outside_files()
-        assert detector._outside_files() == first and len(first) == 2
+        method = EfficientAd(detector.validate_params())
+        method._params = method.params
+        first = method._outside_files()
+        assert method._outside_files() == first and len(first) == 2
         save(others / "0.png", picture(1))
-        second = detector._outside_files()
+        second = method._outside_files()
         assert second["teacher_sha256"] == first["teacher_sha256"]
         assert second["penalty_sha256"] != first["penalty_sha256"]
         state = load_file(own)
         state["0.bias"] += 1
         save_file(state, own)
-        assert detector._outside_files()["teacher_sha256"] != first["teacher_sha256"]
+        assert method._outside_files()["teacher_sha256"] != first["teacher_sha256"]
 
     def test_a_teacher_that_learned_nothing(self) -> None:
         detector = cheap(None, steps=1, teacher_steps=1, learning_rate=1e-9).fit(GOOD)
-        assert detector._taught["best_held_out_loss"] >= 0.95
+        assert detector.learned_._taught["best_held_out_loss"] >= 0.95
         (note,) = [n for n in detector.calibration_.notes if "teacher" in n]
         assert "raise teacher_steps" in note
         # its channels hardly differ from patch to patch, and that is not made louder
-        assert float(detector._network.std.min()) == pytest.approx(0.3)
+        assert float(detector.learned_._network.std.min()) == pytest.approx(0.3)
 
     def test_distils_by_itself(self) -> None:
         detector = cheap(None, steps=1, teacher_steps=2).fit(GOOD[:3])

@@ -16,8 +16,8 @@ import pytest
 from pyimgano import __version__, run_benchmark, run_robust_benchmark
 from pyimgano.cli import benchmark
 from pyimgano.datasets import Category, Sample
-from pyimgano.pipelines.environment import command_line, git_commit
-from pyimgano.pipelines.files import changes, used_files
+from pyimgano.runs import changes, used_files
+from pyimgano.runs.environment import command_line, git_commit
 
 from . import stubs
 from .conftest import MakeDataset, copy_registry, picture, save
@@ -172,7 +172,7 @@ def test_the_fingerprint_is_of_names_uses_and_content(tmp_path: Path) -> None:
 def test_a_file_that_looks_the_same_is_not_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pyimgano.pipelines.files as files
+    import pyimgano.runs.fingerprint as files
 
     path = save(tmp_path / "a.png", picture(1))
     category = Category("c", (sample(path),))

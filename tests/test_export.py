@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,10 +31,13 @@ from pyimgano.models.anomaly_map import smooth_maps
 from pyimgano.models.bank import MemoryBank
 from pyimgano.models.graphs import PatchCoreGraph
 from pyimgano.models.patchcore import VisionPatchCore
+from pyimgano.models.patchcore_paper import LearnedPaper
+from pyimgano.models.region_cells import RegionCells
 from pyimgano.pipelines import export_detector
 from pyimgano.pipelines.export import formats, writing
 
 from .conftest import picture, save
+from .pixel_detector import DarknessMethod
 
 SIZE = (64, 48)
 EVERY = ("openvino", "onnx", "torch")
@@ -189,7 +193,7 @@ def test_the_graph_in_torch(b: int, ratio: float) -> None:
 
 def test_a_bank_of_one_row() -> None:
     found = fitted(coreset_sampling_ratio=1e-9)
-    assert len(found._bank) == 1
+    assert len(found.learned_.bank)  # type: ignore[attr-defined] == 1
     with torch.inference_mode():
         batch = torch.from_numpy(np.stack([resize_image(image, SIZE) for image in IMAGES]))
         score, _, _ = found.export_graph()(batch)
@@ -239,6 +243,14 @@ class _HalfOfTheFrame:
         return np.where(self.counted(image.shape[:2], source)[:, :, None], image, np.uint8(127))
 
 
+@dataclass(frozen=True)
+class HalfCells(RegionCells):
+    counted: tuple[int, ...] = ()
+
+    def cells(self, grid: tuple[int, int]) -> np.ndarray:
+        return np.array(self.counted)
+
+
 @pytest.mark.parametrize("form", EVERY)
 def test_outside_the_region_nothing_counts(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -250,8 +262,11 @@ def test_outside_the_region_nothing_counts(
     # 28 of 48 columns reach into four cells of 8
     across = np.arange(grid[1]) * 48 // grid[1] < 28
     cells = np.flatnonzero(np.tile(across, grid[0]))
-    monkeypatch.setattr(detector, "roi_", roi, raising=False)
-    monkeypatch.setattr(detector, "counted_cells", lambda grid: cells, raising=False)
+    learned = detector.learned_
+    assert isinstance(learned, LearnedPaper)
+    region = HalfCells(SIZE, roi, tuple(cells))  # type: ignore[arg-type]
+    learned = replace(learned, grid=replace(learned.grid, region=region))
+    monkeypatch.setattr(detector, "learned_", learned)
     written = formats.FORMATS[form]
     written.write(detector.export_graph((96, 96)), SIZE, tmp_path)
     program, _ = written.open(tmp_path)
@@ -266,11 +281,12 @@ def test_outside_the_region_nothing_counts(
     # the detector's own distances, of the patches that count
     filled = roi.fill(pixels, (96, 96), "")
     with torch.inference_mode():
-        patches = detector._patches([filled]).flatten(1, 2)[:, cells]
-        distances, rows = detector._bank.search(patches[0])
+        (features,) = learned.backbone.features([filled])
+        patches = features.flatten(1, 2)[:, cells]
+        distances, rows = learned.bank.search(patches[0])
     values, counted = torch.zeros(len(across) * grid[0]), torch.zeros(len(across) * grid[0])
     values[cells], counted[cells] = distances, 1.0
-    sigma = detector._sigma()
+    sigma = learned.grid.sigma
     value, weight = (
         smooth_maps(v.view(1, *grid), SIZE, sigma)[0].numpy() for v in (values, counted)
     )
@@ -278,7 +294,7 @@ def test_outside_the_region_nothing_counts(
     found = anomaly_map[0][inside]
     np.testing.assert_allclose(found, value[inside] / weight[inside], rtol=1e-5, atol=1e-4)
     with torch.inference_mode():
-        expected = detector._image_scores(patches, distances[None], rows[None], None)
+        expected = learned.image_scores(patches, distances[None], rows[None])
     assert float(score[0]) == pytest.approx(float(expected[0]), rel=1e-5)
 
 
@@ -288,7 +304,8 @@ def test_a_region_of_the_whitened_recipe(form: str, tmp_path: Path) -> None:
     require(form)
     half = [[[0.0, 0.0], [0.55, 0.0], [0.55, 1.0], [0.0, 1.0]]]
     detector = fitted(recipe="whitened", roi=half, resize=(96, 128))
-    assert detector._context_cells is not None and len(detector._context_cells) == 9
+    context = detector.learned_.grids[1].cells  # type: ignore[attr-defined]
+    assert context is not None and len(context) == 9
     written = formats.FORMATS[form]
     written.write(detector.export_graph((96, 96)), (96, 128), tmp_path)
     program, _ = written.open(tmp_path)
@@ -399,10 +416,7 @@ def test_what_is_within_rounding_is_kept_and_said(
 class Mute(Detector):
     """A detector that has no graph."""
 
-    def _start(self, params: Any, n_images: int) -> None: ...
-    def _learn(self, batches: Any, progress: Any) -> None: ...
-    def _training_scores(self, unseen: bool) -> Any: ...
-    def _score_batch(self, images: Any, maps: bool) -> Any: ...
+    method = DarknessMethod
 
 
 def test_what_cannot_be_exported_says_so(
@@ -627,7 +641,7 @@ def test_the_command_starts_without_torch() -> None:
 
 
 def test_the_bank_of_a_graph_is_a_copy(detector: VisionPatchCore) -> None:
-    bank: MemoryBank = detector._bank
+    bank: MemoryBank = detector.learned_.memories.near.bank  # type: ignore[attr-defined]
     before = bank.features.clone()
     graph = detector.export_graph()
     graph.near.nearest.bank.zero_()  # type: ignore[union-attr,operator]

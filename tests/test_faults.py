@@ -26,7 +26,7 @@ from pyimgano.runs import RunDirectory, append_line
 
 from .conftest import MakeDataset, copy_registry, picture, save
 from .faults import fill_disk, forbidden, permissions_bite, small_disk, watchdog
-from .pixel_detector import Darkness
+from .pixel_detector import Darkness, LearnedDarkness
 
 Call = Callable[..., tuple[int, str, str]]
 COMMANDS = {"benchmark": benchmark_command, "infer": infer_command}
@@ -159,13 +159,13 @@ def test_what_was_measured_is_printed_where_its_report_cannot_be_written(
     call: Call, make_mvtec: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_mvtec(("nut",))
-    scored = Darkness._score_batch
+    scored = LearnedDarkness.score
 
-    def then_full(self: Darkness, *arguments: Any) -> Any:
+    def then_full(self: LearnedDarkness, *arguments: Any) -> Any:
         fill_disk(monkeypatch, lambda path: "report.json" in path.name)
         return scored(self, *arguments)
 
-    monkeypatch.setattr(Darkness, "_score_batch", then_full)
+    monkeypatch.setattr(LearnedDarkness, "score", then_full)
     code, out, err = call("benchmark", *benchmark(root, tmp_path / "runs", category="nut"))
     assert code == 1
     assert error_line(err).endswith(f"categories/nut/report.json: cannot be written ({FULL})")
@@ -302,14 +302,14 @@ def test_a_run_folder_that_becomes_read_only(
 ) -> None:
     root = make_mvtec(("a", "b"))
     runs = tmp_path / "runs"
-    scored = Darkness._score_batch
+    scored = LearnedDarkness.score
 
     def lock(self: Darkness, *arguments: Any) -> Any:
         if (run_of(runs) / "categories" / "b").exists():
             (run_of(runs) / "categories" / "b").chmod(0o500)
         return scored(self, *arguments)
 
-    monkeypatch.setattr(Darkness, "_score_batch", lock)
+    monkeypatch.setattr(LearnedDarkness, "score", lock)
     with permissions_bite():
         code, _, err = call("benchmark", *benchmark(root, runs))
     (run_of(runs) / "categories" / "b").chmod(0o700)

@@ -143,9 +143,12 @@ def test_categories_and_defects_of_any_name(
     for name in HOSTILE:
         folder = run / "categories" / safe_name(shown(name))
         assert sorted(path.name for path in folder.iterdir()) == [
+            "curves.json",
             "files.json",
+            "maps",
             "per_image.jsonl",
             "report.json",
+            "training_scores.jsonl",
         ]
         lines = (folder / "per_image.jsonl").read_bytes().decode().splitlines()
         assert len([json.loads(line) for line in lines]) == 2

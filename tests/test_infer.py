@@ -24,7 +24,6 @@ from pyimgano.images import read_image
 from pyimgano.inference import calibrate_threshold, infer, iter_infer
 from pyimgano.models import register_model, registry
 from pyimgano.models.loading import load_model
-from pyimgano.models.saved_state import SavedState
 from pyimgano.models.tiled import TiledDetector
 
 from .conftest import copy_registry, picture, save
@@ -183,8 +182,30 @@ def test_usage_is_checked_at_once() -> None:
         infer(fitted(), "a.png")  # type: ignore[arg-type]
     detector = fitted()
     detector.pixel_calibration_ = None
+    assert infer(detector, [spotted()], regions=True)[0].regions  # the decision explains itself
+    vars(detector)["threshold_"] = None  # as of another program's detector
     with pytest.raises(UsageError, match="no threshold for pixels"):
         infer(detector, [], regions=True)
+
+
+def test_maps_explain_the_decision() -> None:
+    """Whatever the threshold is moved to: no region where good, the strongest place where not."""
+    faint = plain(220)
+    faint[10:12, 10:12] = 190  # 65 against 35 around
+    detector = fitted()
+    for threshold in (30.0, 64.0, 65.0, 66.0, 300.0):
+        detector.set_threshold(threshold)
+        for result in infer(
+            detector, [plain(220), faint, spotted()], include_maps=True, regions=True
+        ):
+            assert bool(result.regions) == (result.label == 1)
+            assert result.anomaly_map is not None and result.map_scale is not None
+            multiples = result.map_scale.multiples(result.anomaly_map)
+            assert (multiples.max() >= 1) == (result.label == 1)
+            if result.score != 35.0:  # all over as a normal image, a map has nothing to say
+                assert multiples.max() == pytest.approx(result.score_ratio, rel=1e-5)
+    plainly = infer(detector, [faint])[0]
+    assert plainly.map_scale is None and plainly.context_share is None
 
 
 def test_a_threshold_from_held_out_images(tmp_path: Path) -> None:
@@ -268,6 +289,9 @@ def test_files_beside_the_records(call: Call, folder: Path) -> None:
     region = records[1]["regions"][0]
     assert region["box"] == [30, 10, 20, 10] and region["area"] == 200 == (mask > 0).sum()
     assert region["peak"] == 250.0 and records[0]["regions"] == []
+    assert region["peak_ratio"] == pytest.approx(records[1]["score_ratio"])
+    assert "context_share" not in records[1]  # the score is the peak of the map
+    assert not read_image(records[0]["mask"]).any() and not read_image(records[2]["mask"]).any()
     saved = tifffile.imread(records[0]["map"]["path"])
     assert saved.shape == (96, 128) == tuple(records[0]["map"]["shape"])
     assert saved.dtype == np.float16 and records[0]["map"]["peak"] == 35.0
@@ -367,9 +391,7 @@ def test_another_threshold_and_a_calibration_that_is_kept(
     call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Kept(SavedDarkness):
-        def _restore(self, saved: SavedState) -> None:
-            super()._restore(saved)
-            self.batches: list[int] = []
+        """Under a name of its own."""
 
     copy_registry(monkeypatch)
     register_model("kept")(Kept)
@@ -613,13 +635,18 @@ def test_a_real_detector_end_to_end(folder: Path, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as left:
         command(
             ["--train-dir", str(folder / "striped"), "--resize", "64", "64", "--regions",
-             "--input", str(folder / "new"), "--save-overlays", str(folder / "o")]
+             "--input", str(folder / "new"), "--save-overlays", str(folder / "o"),
+             "--include-maps"]
         )  # fmt: skip
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert left.value.code == 0 and [r["pred"] for r in records] == [1, 0]
     peak = records[0]["regions"][0]["peak_at"]
     assert 28 <= peak[0] <= 48 and 28 <= peak[1] <= 48  # the spot is at 32 to 44
     assert Image.open(records[0]["overlay"]).size == (64, 64)
+    assert records[1]["regions"] == []
+    for record in records:  # a score is no sum of which context would be a part
+        assert "context_share" not in record
+    assert records[0]["regions"][0]["peak_ratio"] == pytest.approx(records[0]["score_ratio"])
 
 
 def test_a_region_of_interest_and_threads_for_a_model_fitted_on_the_spot(
@@ -670,3 +697,23 @@ def test_images_to_calibrate_on_must_not_be_learned_from(call: Call, folder: Pat
     shared = plain()
     with pytest.raises(UsageError, match="image 1: is learned from"):
         Darkness().fit([plain(), shared], calibration_images=[plain(), shared])
+
+
+def test_unreadable_images_may_be_skipped(folder: Path, call: Call) -> None:
+    (folder / "train/cut.jpg").write_bytes(b"cut")
+    (folder / "parts/empty.png").write_bytes(b"")
+    status, records, err = call(*fit_on(folder), folder / "parts")
+    assert status == 1 and records == [] and "train/cut.jpg: not an image" in err
+    status, records, err = call(*fit_on(folder), folder / "parts", "--on-error", "skip")
+    assert status == 0 and [one["pred"] for one in records].count(None) == 1
+    assert "cut.jpg: not an image in a known format; left out of the train images" in err
+    assert "empty.png: the file is empty" in err and "1 unreadable" in err
+
+
+def test_new_images_of_another_kind_are_said_before_they_are_scored(
+    folder: Path, call: Call
+) -> None:
+    Image.fromarray(plain(220)).save(folder / "parts/new.jpg")
+    _, _, err = call(*fit_on(folder), folder / "parts")
+    said = "1 of 4 new images is JPEG, and the training images are PNG; scores may show this"
+    assert said in err and err.index(said) < err.index("threshold ")

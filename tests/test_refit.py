@@ -11,10 +11,11 @@ import pytest
 
 from pyimgano.errors import NotFittedError
 from pyimgano.inference import calibrate_threshold, iter_infer
+from pyimgano.models import Detector
 from pyimgano.models.tiled import TiledDetector
 
 from .conftest import picture
-from .pixel_detector import Darkness, plain
+from .pixel_detector import Darkness, DarknessMethod, LearnedDarkness, plain
 from .test_models import fitted_once
 
 OTHER = [picture(60 + i, 64, spot=True) for i in range(4)]
@@ -139,17 +140,27 @@ def test_threads_that_score_see_one_of_two_states_or_an_error() -> None:
     assert not wrong and seen >= {"dark", "light"}
 
 
-class Shifted(Darkness):
+class LearnedShift(LearnedDarkness):
+    shift = 0.0
+
+    def score(self, images, maps):  # type: ignore[no-untyped-def]
+        scores, found = super().score(images, maps)
+        return scores - self.shift, found
+
+
+class ShiftedMethod(DarknessMethod):
+    Learned = LearnedShift
+
+    def learn(self, images):  # type: ignore[no-untyped-def]
+        learned, found = super().learn(images)
+        learned.shift = float(np.max(found.scores))  # type: ignore[attr-defined, union-attr]
+        return learned, found
+
+
+class Shifted(Detector):
     """Scores relative to the darkest training image, so that scores depend on the fit."""
 
-    def _training_scores(self, unseen: bool):  # type: ignore[no-untyped-def]
-        found = super()._training_scores(unseen)
-        self._shift = float(np.max(found.scores))
-        return found
-
-    def _score_batch(self, images, maps):  # type: ignore[no-untyped-def]
-        scores, found = super()._score_batch(images, maps)
-        return scores - self._shift, found
+    method = ShiftedMethod
 
 
 def test_calibration_comes_as_a_whole() -> None:

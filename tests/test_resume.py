@@ -14,10 +14,9 @@ import pytest
 from pyimgano import load_dataset, run_benchmark, run_robust_benchmark
 from pyimgano.cli import benchmark, robust_benchmark
 from pyimgano.errors import DataError, UsageError
-from pyimgano.pipelines import environment
+from pyimgano.images import RegionOfInterest
 from pyimgano.pipelines.config import BenchmarkConfig
-from pyimgano.pipelines.files import used_files
-from pyimgano.runs import RunDirectory
+from pyimgano.runs import RunDirectory, environment, used_files
 
 from . import stubs
 from .conftest import MakeDataset, copy_registry, picture, save
@@ -65,10 +64,10 @@ def begin(root: Path, tmp_path: Path, **more: Any) -> dict[str, Any]:
     return run_benchmark(root=root, runs_dir=tmp_path / "runs", **given)
 
 
-def stopped(root: Path, tmp_path: Path, category: str = "nut", **more: Any) -> Path:
+def stopped(root: Path, tmp_path: Path, at: str = "nut", **more: Any) -> Path:
     """The directory of a run that was interrupted in a category's scoring."""
     with pytest.raises(KeyboardInterrupt):
-        begin(root, tmp_path, listener=Stop(category, "test images"), **more)
+        begin(root, tmp_path, listener=Stop(at, "test images"), **more)
     return newest(tmp_path)
 
 
@@ -214,17 +213,6 @@ def edit_the_seed(root: Path, run: Path) -> None:
     edit(run / "config.json", seed=5)
 
 
-def edit_the_arguments(root: Path, run: Path) -> None:
-    config = json.loads((run / "config.json").read_text())
-    parameters = {**config["detector_parameters"], "random_seed": 5}
-    edit(
-        run / "config.json",
-        seed=5,
-        detector_parameters=parameters,
-        arguments={**config["arguments"], "seed": 5},
-    )
-
-
 def another_version(root: Path, run: Path) -> None:
     edit(run / "environment.json", pyimgano_version="0.0.1")
 
@@ -253,8 +241,7 @@ CHANGES: list[tuple[Callable[[Path, Path], None], str]] = [
     (change_a_mask, "bolt: bolt/ground_truth/spot/000_mask.png changed"),
     (add_a_category, "the categories were bolt, nut, washer and are bolt, nut, screw, washer"),
     (remove_a_category, "bolt/train/good: no such folder"),
-    (edit_the_seed, "config.json has seed 5, which comes to 0"),
-    (edit_the_arguments, "bolt was measured with other parameters than config.json has"),
+    (edit_the_seed, "bolt was measured with other parameters than config.json has"),
     (another_version, "pyimgano was 0.0.1 and is 0.1.0"),
     (another_code, "the code of pyimgano 0.1.0 was changed"),
     (another_numpy, "numpy was 1.0 and is "),
@@ -320,18 +307,16 @@ def a_wrong_value(run: Path) -> None:
     edit(run / "config.json", seed="three")
 
 
-def a_wrong_argument(run: Path) -> None:
-    arguments = json.loads((run / "config.json").read_text())["arguments"]
-    edit(run / "config.json", arguments={**arguments, "limit_test": -1})
+def a_wrong_limit(run: Path) -> None:
+    edit(run / "config.json", limit_test=-1)
 
 
-def an_unknown_argument(run: Path) -> None:
-    arguments = json.loads((run / "config.json").read_text())["arguments"]
-    edit(run / "config.json", arguments={**arguments, "cls": -1})
+def an_unknown_option(run: Path) -> None:
+    edit(run / "config.json", cls=-1)
 
 
-def no_arguments(run: Path) -> None:
-    edit(run / "config.json", arguments=None)
+def no_keywords(run: Path) -> None:
+    edit(run / "config.json", model_kwargs=None)
 
 
 def of_the_future(run: Path) -> None:
@@ -346,10 +331,10 @@ def of_the_future(run: Path) -> None:
         (a_list, r"config\.json: is no config of a run"),
         (deep, r"config\.json: is not JSON"),
         (a_wrong_value, r"config\.json: seed: .*, got 'three'"),
-        (a_wrong_argument, r"config\.json: arguments: limit_test: .* got -1"),
-        (an_unknown_argument, r"config\.json: arguments: 'cls' is unknown or missing"),
-        (no_arguments, "cannot be resumed: its config.json does not hold the arguments"),
-        (of_the_future, r"config\.json: schema_version is 99, this program reads 1"),
+        (a_wrong_limit, r"config\.json: limit_test: .* got -1"),
+        (an_unknown_option, r"config\.json: cls: Extra inputs are not permitted, got -1"),
+        (no_keywords, "cannot be resumed: its config.json does not hold model_kwargs"),
+        (of_the_future, r"config\.json: schema_version is 99, this program reads 1 and 2"),
     ],
 )
 def test_what_is_no_run_is_one_line(
@@ -373,12 +358,68 @@ def test_places_that_are_no_run(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
-def test_arguments_that_json_does_not_hold(root: Path, tmp_path: Path) -> None:
-    run = stopped(root, tmp_path)
-    arguments = json.loads((run / "config.json").read_text())["arguments"]
-    assert BenchmarkConfig.check(**arguments).as_json() == arguments
-    keywords = {"layers": {1, 2}, "weights": tmp_path}
-    assert BenchmarkConfig.check(**{**arguments, "model_kwargs": keywords}).as_json() is None
+def test_keywords_that_json_does_not_hold(root: Path, tmp_path: Path) -> None:
+    mask = RegionOfInterest.from_polygons([[[0, 0], [1, 0], [1, 1]]])
+    more = {"model": "vision_hbos", "pretrained": False, "model_kwargs": {"roi": mask}}
+    run = stopped(root, tmp_path, **more)
+    assert json.loads((run / "config.json").read_text())["model_kwargs"] is None
+    with pytest.raises(DataError, match="does not hold model_kwargs, which JSON could not"):
+        run_benchmark(resume=run)
+
+
+def first_version(run: Path, **given: Any) -> None:
+    """Write config.json as the first version did: most options twice."""
+    config = json.loads((run / "config.json").read_text())
+    arguments = {
+        name: config[name]
+        for name in BenchmarkConfig.model_fields
+        if name not in ("root", "bit_depth")  # of an option that was not there yet
+    }
+    top = {
+        name: config[name]
+        for name in (
+            *("dataset", "root", "split", "own_metrics", "category", "model", "preset", "device"),
+            *("resize", "pyimgano_version", "started_at", "categories", "allow_outside"),
+            *("calibration", "calibration_quantile", "calibration_tail", "contamination"),
+            *("exclude_suspects", "exclude", "limit_train", "limit_test", "seed", "pixel"),
+            *("pixel_aupro_limit", "on_error", "per_image_jsonl", "max_pixels", "save_model"),
+            "detector_parameters",
+        )
+    }
+    arguments.update({"resize": None, "pixel_aupro_limit": None, "max_pixels": None, **given})
+    document = {"schema_version": 1, **top, "arguments": arguments}
+    (run / "config.json").write_text(json.dumps(document))
+
+
+def test_a_run_of_the_first_version_goes_on(root: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"seed": 3, "limit_test": 3, "category": "bolt,nut", "pixel": False}
+    whole = Path(begin(root, tmp_path, **given)["run_dir"])
+    run = stopped(root, tmp_path, **given)
+    first_version(run, category=["bolt", "nut"], model_kwargs={"image_size": 64})
+    for wrong, said in (
+        ({"seed": 4}, "seed: the run has 3, got 4"),
+        ({"pixel": True, "limit_test": 4}, "limit_test: the run has 3, got 4"),
+        ({"resize": (32, 32)}, r"resize: the run has \(64, 64\), got \(32, 32\)"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            run_benchmark(resume=run, **wrong)
+    report = run_benchmark(resume=run, seed=3, resize=(64, 64), max_pixels=2**28)
+    assert report["status"] == "complete" and report["category"] == "bolt,nut"
+    ours, theirs = contents(run), contents(whole)
+    assert ours.pop("config.json") != theirs.pop("config.json") and ours == theirs
+    (run / "report.json").unlink()
+    first_version_without_arguments = json.loads((run / "config.json").read_text())
+    edit(run / "config.json", **{**first_version_without_arguments, "arguments": None})
+    with pytest.raises(DataError, match="does not hold model_kwargs"):
+        run_benchmark(resume=run)
+
+
+def test_a_list_of_categories_is_resumed_as_it_was(root: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"category": ["bolt", "nut"]}
+    run = stopped(root, tmp_path, **given)
+    save(root / "screw/train/good/0.png", picture(5))  # not asked for
+    report = run_benchmark(resume=run, **given)
+    assert report["status"] == "complete" and report["categories"] == ["bolt", "nut"]
 
 
 def test_one_writer(root: Path, tmp_path: Path) -> None:
@@ -465,37 +506,43 @@ def test_fail_fast(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    ("method", "stage"),
+    ("owner", "name", "stage", "called"),
     [
-        ("_learn", "fitting"),
-        ("_training_scores", "calibration"),
-        ("_state", "saving"),
-        ("_score_batch", "scoring"),
+        (stubs.SavedDarknessMethod, "learn", "fitting", "learn"),
+        (stubs.SavedDarknessMethod, "scores", "calibration", "learn"),
+        (stubs.LearnedMean, "state", "saving", "state"),
+        (stubs.LearnedMean, "score", "scoring", "score"),
     ],
 )
 def test_where_a_bug_is(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, stage: str
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    name: str,
+    stage: str,
+    called: str,
 ) -> None:
     def fail(*rest: Any, **more: Any) -> Any:
         raise ZeroDivisionError("two\nlines")
 
-    monkeypatch.setattr(stubs.SavedDarkness, method, fail)
+    monkeypatch.setattr(owner, name, fail)
     report = begin(root, tmp_path, fail_fast=True, save_model=True)
     failure = report["per_category"]["bolt"]["failure"]
     assert failure["kind"] == "ZeroDivisionError" and failure["message"] == "two lines"
     assert failure["stage"] == stage
     file, line = failure["where"].split(":")
     package = Path(environment.__file__).parents[1]
-    assert method in (package / file).read_text().splitlines()[int(line) - 1]
+    assert called in (package / file).read_text().splitlines()[int(line) - 1]
 
 
 def test_the_stage_of_metrics_and_of_a_missing_folder(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pyimgano.pipelines.trial as trial
+    import pyimgano.pipelines.measure as measuring
 
     (root / "nut/train/good").rename(root / "nut/train/bad")
-    measure = trial.measure_all
+    measure = measuring.measure_all
 
     def fail(detector: Any, protocol: Any, pixels: Any, scored: Any, *rest: Any) -> Any:
         if "bolt" in str(scored[0].path):
@@ -504,11 +551,11 @@ def test_the_stage_of_metrics_and_of_a_missing_folder(
             raise MemoryError
         return measure(detector, protocol, pixels, scored, *rest)
 
-    monkeypatch.setattr(trial, "measure_all", fail)
+    monkeypatch.setattr(measuring, "measure_all", fail)
     report = begin(root, tmp_path)
     found = {name: one["failure"] for name, one in report["per_category"].items()}
     assert found["bolt"]["stage"] == "metrics" and found["bolt"]["message"] == "broken"
-    assert found["bolt"]["where"].startswith("pipelines/trial.py:")
+    assert found["bolt"]["where"].startswith("pipelines/measure.py:")
     assert found["nut"]["stage"] == "reading" and found["nut"]["where"] is None
     assert found["washer"]["stage"] == "metrics" and found["washer"]["where"] is None
     assert found["washer"]["message"].startswith("not enough memory to score and measure")
@@ -522,11 +569,9 @@ def test_options_that_say_what_the_run_has(root: Path, tmp_path: Path) -> None:
     assert resumed["status"] == "complete"
 
 
-def test_a_path_of_a_method_is_found_from_anywhere(root: Path, tmp_path: Path) -> None:
-    run = stopped(root, tmp_path)
-    arguments = json.loads((run / "config.json").read_bytes())["arguments"]
+def test_a_path_of_a_method_is_found_from_anywhere() -> None:
     keywords = {"teacher": "t.safetensors", "penalty_images": "p", "steps": 1}
-    config = BenchmarkConfig.check(**{**arguments, "model_kwargs": keywords})
+    config = BenchmarkConfig.check(dataset="mvtec", model_kwargs=keywords)
     assert config.model_kwargs["teacher"] == str(Path.cwd() / "t.safetensors")
     assert config.model_kwargs["penalty_images"] == str(Path.cwd() / "p")
 

@@ -23,7 +23,7 @@ from pyimgano.datasets import Saturation, load_mask, load_regions
 from pyimgano.errors import UsageError
 from pyimgano.evaluation import compute_auroc
 from pyimgano.images import CORRUPTIONS, corrupt_image, corrupt_mask, read_image, resize_image
-from pyimgano.models import register_model
+from pyimgano.models import Detector, register_model
 from pyimgano.pipelines import run_benchmark, run_robust_benchmark
 from pyimgano.runs import json_schemas
 
@@ -31,17 +31,24 @@ from . import pixel_detector
 from .conftest import MakeDataset, copy_registry, picture, save
 
 
-class Darkness(pixel_detector.Darkness):
+class LearnedMeans(pixel_detector.LearnedDarkness):
+    def of(self, images: list[Any]) -> np.ndarray:
+        return np.stack([255.0 - image.astype(np.float32).mean(axis=2) for image in images])
+
+
+class CountedMethod(pixel_detector.DarknessMethod):
+    Learned = LearnedMeans
+
+    def learn(self, images: Any) -> Any:
+        Darkness.fits += 1
+        return super().learn(images)
+
+
+class Darkness(Detector):
     """Of the mean of the channels; counts its fits."""
 
     fits = 0
-
-    def _start(self, params: Any, n_images: int) -> None:
-        type(self).fits += 1
-        super()._start(params, n_images)
-
-    def _of(self, images: list[Any]) -> np.ndarray:
-        return np.stack([255.0 - image.astype(np.float32).mean(axis=2) for image in images])
+    method = CountedMethod
 
 
 @pytest.fixture(autouse=True)
@@ -445,7 +452,7 @@ def test_without_pixel_metrics(make_mvtec: MakeDataset, tmp_path: Path) -> None:
     ("keywords", "said"),
     [
         ({"corruptions": "lightning"}, "unknown corruption 'lightning'; did you mean lighting"),
-        ({"corruptions": []}, "corruptions must be names"),
+        ({"corruptions": []}, "corruptions: must be names"),
         ({"corruptions": "blur,,jpeg"}, "unknown corruption ''"),
         ({"corruptions": [1]}, "unknown corruption '1'"),
         ({"severities": []}, "severities: must be a list of integers from 1 to 5"),

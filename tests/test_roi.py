@@ -14,16 +14,17 @@ import tifffile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from pyimgano.datasets import Region, Sample
+from pyimgano.datasets import Pixels, Region, Sample
 from pyimgano.errors import DataError, ImageReadError, PyimganoError, UsageError
 from pyimgano.evaluation import evaluate_scores
 from pyimgano.images import FILL, RegionOfInterest, read_roi, resize_image, stream_images
 from pyimgano.inference import infer
 from pyimgano.models import Detector, ImageScore, create_model, registry
 from pyimgano.models.anomaly_map import smooth_maps
+from pyimgano.models.method import Method
 from pyimgano.pipelines import run_benchmark
-from pyimgano.pipelines.pixels import Pixels
 from pyimgano.pipelines.submission import Submission
 
 from .conftest import MakeDataset, copy_registry, picture, save
@@ -261,7 +262,7 @@ def test_the_bank_and_the_score_are_of_cells_that_count() -> None:
     height, width = detector.grid_  # type: ignore[attr-defined]
     counted = roi.counted((48, 64))
     cells = counted.reshape(height, 48 // height, width, 64 // width).any(axis=(1, 3))
-    found = detector.counted_cells((height, width))
+    found = detector.region_cells.cells((height, width))
     assert found is not None and 0 < len(found) < height * width
     np.testing.assert_array_equal(found, np.flatnonzero(cells))
     indices = detector.coreset_indices_.numpy()  # type: ignore[attr-defined]
@@ -270,9 +271,10 @@ def test_the_bank_and_the_score_are_of_cells_that_count() -> None:
     assert set(indices // (height * width)) <= set(range(5))
     # the bank's own patches are at distance 0 of it, where the indices say
     n, place = divmod(int(indices[0]), height * width)
-    patches = detector._patches([roi.fill(resize_image(images[n], (48, 64)), (64, 64), "it")])
+    filled = roi.fill(resize_image(images[n], (48, 64)), (64, 64), "it")
+    (patches,) = detector.backbone_.features([filled])
     row = patches.flatten(1, 2)[0, place]
-    bank = detector._bank.features[0]  # type: ignore[attr-defined]
+    bank = detector.learned_.bank.features[0]  # type: ignore[attr-defined]
     np.testing.assert_allclose(row.numpy(), bank.numpy(), rtol=1e-4, atol=1e-4)
 
 
@@ -400,7 +402,7 @@ def test_a_benchmark_with_a_region(make_mvtec: MakeDataset, tmp_path: Path) -> N
     assert any("region of interest of 79.7 % of the frame" in note for note in report["notes"])
     assert report["detector"]["parameters"]["roi"] == str(file)
     config = json.loads((Path(report["run_dir"]) / "config.json").read_text())
-    assert config["detector_parameters"]["roi"] == str(file)
+    assert config["roi"] == str(file)
     polygons = [[0, 0], [1, 0], [1, 0.8], [0, 0.8]]
     again = run_benchmark(model_kwargs={"roi": polygons}, **given)
     assert again["results"] == report["results"] and again["roi"]["share"] == region["share"]
@@ -417,9 +419,14 @@ def test_a_benchmark_with_a_region(make_mvtec: MakeDataset, tmp_path: Path) -> N
 
 
 def test_a_region_that_means_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class PlainParams(BaseModel):
+        resize: tuple[int, int] = (8, 8)
+
+    class PlainMethod(Method):
+        Params = PlainParams  # type: ignore[assignment]
+
     class Plain(Detector):
-        def __init__(self, *, resize: tuple[int, int] = (8, 8)) -> None:
-            self.resize = resize
+        method = PlainMethod
 
     copy_registry(monkeypatch)
     registry.register_model("plain")(Plain)
@@ -445,9 +452,9 @@ def test_maps_do_not_fade_towards_the_edge() -> None:
     np.testing.assert_allclose(found[8:32, 16:56].numpy(), 3.0, rtol=1e-5)
     assert smooth_maps(3.0 * counted[None], (48, 64))[0, 8, 16] < 2
     detector = make(roi=POLYGON).fit([picture(i) for i in range(4)])
-    cells, inside = detector.counted_cells((6, 8)), detector.counted_pixels((48, 64))
+    cells, inside = detector.region_cells.cells((6, 8)), detector.counted_pixels((48, 64))
     assert cells is not None and inside is not None
-    maps = detector._maps(torch.full((1, len(cells)), 3.0))  # type: ignore[attr-defined]
+    maps = detector.learned_.grid.maps(torch.full((1, len(cells)), 3.0))  # type: ignore[attr-defined]
     np.testing.assert_allclose(maps[0].numpy()[inside], 3.0, rtol=1e-5)
 
 

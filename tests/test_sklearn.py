@@ -28,6 +28,7 @@ from pyimgano.models import Detector, create_model, list_models
 from pyimgano.models.tiled import TiledDetector
 
 from .conftest import picture, save
+from .pixel_detector import DarknessMethod
 
 GOOD = [picture(i, 32) for i in range(8)]
 BAD = [picture(50 + i, 32, spot=True) for i in range(4)]
@@ -199,7 +200,7 @@ class _Given(Detector):
     def decision_function(self, X: Any) -> np.ndarray:
         return self.given
 
-    _start = _learn = _training_scores = _score_batch = None  # type: ignore[assignment]
+    method = DarknessMethod
 
 
 @pytest.mark.parametrize(

@@ -186,9 +186,9 @@ def test_a_saved_gallery_is_checked(
     np.testing.assert_array_equal(
         loaded.predict_anomaly_map(TEST), fitted.predict_anomaly_map(TEST)
     )
-    state = fitted._state()
+    state = fitted.learned_.state()
     arrays = {**state.arrays, "pooled": state.arrays["pooled"][:3]}
-    monkeypatch.setattr(fitted, "_state", lambda: spade.State(arrays, state.facts))
+    monkeypatch.setattr(fitted.learned_, "state", lambda: spade.State(arrays, state.facts))
     other = fitted.save(tmp_path / "other")
     with pytest.raises(SavedModelError, match="'pooled' is float64 of shape"):
         load_model(other)

@@ -26,7 +26,9 @@ from pyimgano.backbones import backbone as backbone_module
 from pyimgano.backbones import create_backbone
 from pyimgano.cli import benchmark
 from pyimgano.errors import DataError, NotFittedError, SavedModelError, UsageError
-from pyimgano.models import Detector, create_model, registry, saved_document, saving
+from pyimgano.models import Detector, create_model, registry, saved, saving
+from pyimgano.models.method import Method
+from pyimgano.models.patchcore import PatchCore
 from pyimgano.pipelines import run_benchmark
 from pyimgano.runs import find_model
 
@@ -250,7 +252,7 @@ def test_a_crash_leaves_what_was_there(
     place = tmp_path / "model"
     if overwrite:
         fitted.save(place)
-    write, rename = saving._write, Path.rename
+    write, rename = saved._write, Path.rename
 
     def crash(path: Path, data: bytes) -> None:
         if path.name == "detector.json" or moment == "arrays":
@@ -266,7 +268,7 @@ def test_a_crash_leaves_what_was_there(
     if moment == "renaming":
         monkeypatch.setattr(Path, "rename", fail)
     else:
-        monkeypatch.setattr(saving, "_write", crash)
+        monkeypatch.setattr(saved, "_write", crash)
     with pytest.raises((KeyboardInterrupt, DataError)):
         make(random_seed=1).fit(TRAIN).save(place, overwrite=overwrite)
     monkeypatch.undo()
@@ -279,15 +281,15 @@ def test_what_a_kill_leaves_is_no_detector(
     fitted: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody tidies up after a kill."""
-    write = saving._write
+    write = saved._write
 
     def stop(path: Path, data: bytes) -> None:
         if path.name == "detector.json":
             raise KeyboardInterrupt
         write(path, data)
 
-    monkeypatch.setattr(saving, "_write", stop)
-    monkeypatch.setattr(saving, "_remove", lambda folder: None)
+    monkeypatch.setattr(saved, "_write", stop)
+    monkeypatch.setattr(saved, "_remove", lambda folder: None)
     with pytest.raises(KeyboardInterrupt):
         fitted.save(tmp_path / "model")
     (left,) = tmp_path.iterdir()
@@ -676,8 +678,8 @@ def test_models_that_cannot_be_saved(
     registry.register_model("other")(Other)
     folder = other.save(tmp_path / "a")
     assert isinstance(load_model(folder), Other)
-    monkeypatch.setattr(Other, "_restore", Detector._restore)
-    with pytest.raises(UsageError, match="Other cannot be saved: it lacks _state or _restore"):
+    monkeypatch.setattr(PatchCore, "restore", Method.restore)
+    with pytest.raises(UsageError, match="Other cannot be saved: its method has no restore"):
         other.save(tmp_path / "b")
     refused(folder, "model 'other' cannot be loaded here")
     fetched = make()
@@ -737,7 +739,7 @@ def test_a_run_that_cannot_save_fails_before_it_scores(
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saving, "_write", full)
+    monkeypatch.setattr(saved, "_write", full)
     given: dict[str, Any] = {"dataset": "mvtec", "root": make_mvtec(), "resize": (32, 32)}
     with pytest.raises(DataError, match=r"model: cannot be written \(No space left"):
         run_benchmark(category="nut", save_model=True, runs_dir=tmp_path / "runs", **given)
@@ -750,7 +752,7 @@ def test_the_document_says_what_the_docs_say(pristine: Path) -> None:
     text = (Path(__file__).parents[1] / "docs" / "saved-detectors.md").read_text()
     for name in document:
         assert f"`{name}`" in text, name
-    assert set(document) == set(saved_document.SavedDocument.model_fields)
+    assert set(document) == set(saved.SavedDocument.model_fields)
 
 
 def test_saving_over_its_own_folder_keeps_the_weights(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -200,20 +201,21 @@ class TestDetector:
 def test_a_saved_width_that_its_arrays_do_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
     polygons = [[(0.0, 0.0), (0.6, 0.0), (0.6, 0.6), (0.0, 0.6)]]
     detector = cheap(steps=1, roi=polygons).fit(GOOD[:3])
-    state, backbone = detector._state(), detector._backbone.state_sha256
-    detector._restore(SavedState(state.arrays, state.facts, backbone))
+    learned: Any = detector.learned_
+    state = learned.state()
+    learned.restore(SavedState(state.arrays, state.facts))
     detector.params_.hidden_dim = 8192
     devices: list[str] = []
-    blank = detector._blank
+    blank = learned._blank
 
     def spy() -> torch.nn.Module:
         made = blank()
         devices.extend(one.device.type for one in made.parameters())
         return made
 
-    monkeypatch.setattr(detector, "_blank", spy)
+    monkeypatch.setattr(learned, "_blank", spy)
     with pytest.raises(SavedModelError, match=r"segmentation.* wanted float32 of shape \(8192"):
-        detector._restore(SavedState(state.arrays, state.facts, backbone))
+        learned.restore(SavedState(state.arrays, state.facts))
     assert set(devices) == {"meta"}
     with pytest.raises(UsageError, match="hidden_dim"):
         cheap(hidden_dim=8193).validate_params()

@@ -223,11 +223,13 @@ def test_images_that_the_table_of_visa_does_not_name(tmp_path: Path) -> None:
     assert one.message == "1 image is not used: absent from the table of the split"
 
 
-def test_a_flat_folder_says_what_lies_below_it(tmp_path: Path) -> None:
+def test_a_flat_folder_takes_what_lies_below_it_and_says_so(tmp_path: Path) -> None:
     save(tmp_path / "0.png", picture(0))
     save(tmp_path / "more/1.png", picture(1))
     (one,) = found(tmp_path, "custom")
-    assert one.message == f"1 image in more is not used: {DEEPER}"
+    assert one.message == (
+        f"{tmp_path}: took itself: 1 image, more: 1 image for good training images"
+    )
 
 
 def test_training_images_that_all_lie_too_deep(make_mvtec: MakeDataset) -> None:

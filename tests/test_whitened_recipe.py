@@ -22,8 +22,9 @@ from pyimgano.images import resize_image
 from pyimgano.models import create_model, load_model
 from pyimgano.models.bank import Moments, PooledCoreset, Whitening
 from pyimgano.models.bank.nuisance import STRENGTHS, Nuisance
-from pyimgano.models.image_score import CONTEXT_POWER, NEAR_POWER, joint_score, power_mean
 from pyimgano.models.nuisance import DRIFT, EVERYDAY, drift_copies, everyday_copies
+from pyimgano.models.on_backbone import features_of
+from pyimgano.models.power_means import CONTEXT_POWER, NEAR_POWER, joint_score, power_mean
 from pyimgano.models.working_size import working_size
 
 from .conftest import picture, save
@@ -161,7 +162,7 @@ def test_against_a_plain_version() -> None:
     picked = detector.coreset_indices_.numpy()
     assert len(picked) == round(n * h * w * 0.1) and len(set(picked)) == len(picked)
     owner, everyday, moved = plain_moved(images, size)
-    memories = [memory for _, memory, _ in detector._memories.memories()]
+    memories = [memory for _, memory, _ in detector.learned_.memories.memories()]
     strengths = [memory.strength for memory in memories]
     assert set(strengths) <= set(STRENGTHS)
     near, context = (
@@ -344,7 +345,7 @@ def test_saved_and_loaded(tmp_path: Path, region: Any) -> None:
 def test_a_damaged_whitening_is_refused(tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
-    from pyimgano.models.saving import ARRAYS
+    from pyimgano.models.saved import ARRAYS
 
     make().fit(IMAGES).save(tmp_path / "d")
     arrays = load_file(tmp_path / "d" / ARRAYS)
@@ -399,9 +400,9 @@ def test_a_fit_that_fails_keeps_nothing(tmp_path: Path) -> None:
     detector = make()
     with pytest.raises(PyimganoError, match=r"no\.png"):
         detector.fit(images)
-    assert not {"_learners", "_unseen_means", "_memories"} & set(vars(detector))
+    assert not {"_learners", "_unseen_peaks", "_memories"} & set(vars(detector))
     detector.fit(images[:4]).set_params(recipe="paper").fit(images[:4])
-    assert not {"_learners", "_unseen_means", "_memories", "_context_cells"} & set(vars(detector))
+    assert not {"_learners", "_unseen_peaks", "_memories", "_context_cells"} & set(vars(detector))
 
 
 def test_few_that_can_be_read_of_many() -> None:
@@ -438,15 +439,16 @@ def test_scales_out_of_range_are_refused(tmp_path: Path, name: str, value: float
     from pyimgano.models.saved_state import SavedState
 
     detector = make().fit(IMAGES)
-    state = detector._state()
+    state = detector.learned_.state()
     arrays, facts = dict(state.arrays), dict(state.facts)
     if name in facts:
         facts[name] = value
     else:
         arrays[name] = np.full_like(arrays[name], value)
-    cells = [len(detector._memories.near.border), len(detector._memories.context.border)]
+    memories = detector.learned_.memories
+    cells = [len(memories.near.border), len(memories.context.border)]
     with pytest.raises(SavedModelError, match=name):
-        NearAndContext.restored(SavedState(arrays, facts, None), detector._bank, cells, 192)
+        NearAndContext.restored(SavedState(arrays, facts), memories.near.bank, cells, 192)
 
 
 #: How many there are of how many images with how many patches.
@@ -518,7 +520,7 @@ def flat_parts(n: int) -> list[npt.NDArray[np.uint8]]:
 def test_good_images_stay_good_when_they_are_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the nuisance their scores are far larger: what the test is worth."""
     from pyimgano.images import distort
-    from pyimgano.models import patchcore
+    from pyimgano.models import patchcore_whitened
 
     images = flat_parts(24)
     new, rng = flat_parts(30)[24:], np.random.default_rng(1)
@@ -530,7 +532,7 @@ def test_good_images_stay_good_when_they_are_compressed(monkeypatch: pytest.Monk
         return float(np.median(found) / np.median(clean))
 
     mended = ratio()
-    monkeypatch.setattr(patchcore, "everyday_copies", lambda images, cells, seed: [])
+    monkeypatch.setattr(patchcore_whitened, "everyday_copies", lambda images, cells, seed: [])
     assert mended < 1.0 + 0.5 * (ratio() - 1.0)
 
 
@@ -596,14 +598,14 @@ def test_few_images_are_disturbed_too(count: int) -> None:
     detector = make().fit(IMAGES[:count])
     scores = detector.decision_function(TEST)
     assert np.isfinite(scores).all() and np.isfinite(detector.decision_scores_).all()
-    strengths = [memory.strength for _, memory, _ in detector._memories.memories()]
+    strengths = [memory.strength for _, memory, _ in detector.learned_.memories.memories()]
     assert count == 5 or set(strengths) == {STRENGTHS[0]}
 
 
 def test_drift_is_looked_at_only_where_everyday_disturbances_are_not_enough(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from pyimgano.models import patchcore
+    from pyimgano.models import patchcore_whitened
 
     asked: list[int] = []
 
@@ -611,13 +613,13 @@ def test_drift_is_looked_at_only_where_everyday_disturbances_are_not_enough(
         asked.append(len(images))
         return drift_copies(images, seed)
 
-    monkeypatch.setattr(patchcore, "drift_copies", counted)
+    monkeypatch.setattr(patchcore_whitened, "drift_copies", counted)
     different = [shaded(picture(i, 96), i) for i in range(24)]
     alike = [np.roll(picture(i, 96), (17 * i, 7 * i), (0, 1)) for i in range(8)]
     for images, counts in ((different, []), (alike, [8])):
         detector = make(resize=(96, 96)).fit(images)
         assert asked == counts
-        strengths = [memory.strength for _, memory, _ in detector._memories.memories()]
+        strengths = [memory.strength for _, memory, _ in detector.learned_.memories.memories()]
         assert (max(strengths) > STRENGTHS[0]) == bool(counts)
 
 
@@ -626,12 +628,13 @@ def test_detectors_saved_before_there_was_a_nuisance_still_load() -> None:
     from pyimgano.models.saved_state import SavedState
 
     detector = make().fit(IMAGES)
-    state = detector._state()
+    state = detector.learned_.state()
     facts = {name: one for name, one in state.facts.items() if "nuisance" not in name}
     assert len(facts) == len(state.facts) - 2
-    cells = [len(detector._memories.near.border), len(detector._memories.context.border)]
+    memories = detector.learned_.memories
+    cells = [len(memories.near.border), len(memories.context.border)]
     loaded = NearAndContext.restored(
-        SavedState(state.arrays, facts, None), detector._bank, cells, 192
+        SavedState(state.arrays, facts), memories.near.bank, cells, 192
     )
     assert loaded.near.strength is loaded.context.strength is None
 
@@ -644,9 +647,11 @@ def test_detectors_saved_before_scores_were_power_means_score_as_they_did(tmp_pa
     assert document["state"].pop("score") == "power means"
     (tmp_path / "d" / "detector.json").write_text(json.dumps(document))
     loaded = load_model(tmp_path / "d")
-    assert not loaded._memories.power_means and detector._memories.power_means
-    patches = loaded._counted_each(loaded._features([resize_image(one, SIZE) for one in TEST]))
-    _, context = loaded._memories.distances(patches)
+    learned = loaded.learned_
+    assert not learned.memories.power_means and detector.learned_.memories.power_means
+    assert learned.context_counts and not detector.learned_.context_counts
+    features = features_of(learned.backbone, [resize_image(one, SIZE) for one in TEST])
+    _, context = learned.memories.distances([some.flatten(1, 2) for some in features])
     expected = loaded.predict_anomaly_map(TEST).max((1, 2)) + 0.5 * context.amax(1).numpy()
     np.testing.assert_allclose(loaded.decision_function(TEST), expected, rtol=1e-6)
     pixels = torch.from_numpy(np.stack([resize_image(one, SIZE) for one in TEST]))

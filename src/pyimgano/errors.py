@@ -63,7 +63,7 @@ class ImageReadError(DataError):
 
     @property
     def missing(self) -> bool:
-        """Whether the reason is that there is no such file."""
+        """Return whether the reason is that there is no such file."""
         return isinstance(self.__cause__, FileNotFoundError)
 
     def __reduce__(self) -> tuple[type[ImageReadError], tuple[str, str]]:
@@ -102,7 +102,7 @@ def during(stage: str) -> Iterator[None]:
 
 
 def stage_of(error: BaseException) -> str | None:
-    """What was being done when it was raised, as far as `during` knows."""
+    """Return what was being done when the error was raised, as far as `during` knows."""
     if isinstance(error, ImageReadError):
         return "reading"
     stage = getattr(error, "stage", None)
@@ -112,7 +112,7 @@ def stage_of(error: BaseException) -> str | None:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """One line for an unknown name: the near ones if there are any, else all of them."""
+    """Write one line for an unknown name: the near ones if there are any, else all of them."""
     names = sorted(known)
     near = get_close_matches(name, names, n=3, cutoff=0.6)
     if near:
@@ -121,7 +121,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def invalid_value(error: ValidationError, given: Mapping[str, Any]) -> UsageError:
-    """The first complaint of pydantic's as one line that names the argument and its value."""
+    """Write pydantic's first complaint as one line that names the argument and its value."""
     first = error.errors()[0]
     argument = str(first["loc"][0]) if first["loc"] else "argument"
     message = first["msg"].removeprefix("Value error, ")

@@ -24,7 +24,7 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
 def read_regular(path: str | Path, limit: int = MAX_TEXT_BYTES) -> bytes:
-    """The content of a regular file; links are followed.
+    """Read a regular file; links are followed.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def read_regular(path: str | Path, limit: int = MAX_TEXT_BYTES) -> bytes:
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """A regular file, open for reading, which is not waited for; errors as `read_regular`."""
+    """Open a regular file for reading without waiting for it; errors as `read_regular`."""
     require_regular_file(path)
     file = os.fdopen(os.open(path, _FLAGS), "rb")
     try:
@@ -64,12 +64,12 @@ def _require_regular(mode: int) -> None:
 
 
 def reason_of_failure(error: OSError | ValueError) -> str:
-    """What `read_regular` and `parse_json` complain of, on one line, without the path."""
+    """Return the complaint of `read_regular` or `parse_json` on one line, without the path."""
     return " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON in which no name stands twice; raises `ValueError`."""
+    """Return a JSON object in which no name stands twice; raises `ValueError`."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name stands twice in an object")
@@ -116,7 +116,9 @@ def quoted(value: object, limit: int = 80) -> str:
 
 
 def leads_out(path: str | Path, folder: str | Path) -> bool:
-    """Whether `path`, with all links followed, lies outside `folder`; `ValueError` for no path."""
+    """Return whether `path`, with all links followed, lies outside `folder`; `ValueError` for no
+    path.
+    """
     real, home = os.path.realpath(path), os.path.realpath(folder)
     try:
         return os.path.commonpath([real, home]) != home

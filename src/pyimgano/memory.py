@@ -30,7 +30,7 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory that ran out is what an error says."""
+    """Return whether memory that ran out is what an error says."""
     if isinstance(error, MemoryError):
         return True
     if getattr(error, "code", None) == _CV2_NO_MEMORY and type(error).__module__ == "cv2":
@@ -52,14 +52,14 @@ def memory_in_words(doing: str, advice: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error that nobody put in words says: its kind, and the beginning of its text."""
+    """Describe an error that nobody put in words: its kind, and the beginning of its text."""
     text = " ".join(str(error).split())
     kind = type(error).__name__
     return f"{kind}: {text[:200]}{'...' * (len(text) > 200)}" if text else kind
 
 
 def in_blocks(work: Callable[[int, int], _T], total: int, block: int, least: int) -> list[_T]:
-    """`work(start, stop)` for all of 0 to `total`, at most `block` at a time, in order.
+    """Do `work(start, stop)` for all of 0 to `total`, at most `block` at a time, in order.
 
     Where memory runs out, that part is done again with half the block, and so on, down to
     `least`; when that does not fit either, the error is raised.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
-    """For a while, where the device is a GPU; then all is as it was."""
+    """Compute in full precision for a while on a GPU; afterwards all is as it was."""
     return _full if device.type == "cuda" else nullcontext()
 
 

@@ -39,7 +39,7 @@ _before: dict[str, int] = {}
 
 
 def available_cores() -> int:
-    """How many cores this process may use, which is not always how many there are.
+    """Return how many cores this process may use, which is not always how many there are.
 
     The affinity of the process counts, and the share of processor time that its container is
     given (cgroup v2), rounded up.
@@ -62,7 +62,7 @@ def thread_count() -> int:
 
 
 def thread_count_by_default() -> int:
-    """Those of OMP_NUM_THREADS, else all cores."""
+    """Return the number in OMP_NUM_THREADS, else that of all cores."""
     cores = available_cores()
     # a list, "4,2", gives the number of each level of nesting
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
@@ -99,7 +99,7 @@ def set_num_threads(count: int | None) -> None:
 
 @contextmanager
 def limited_threads(count: int | None) -> Iterator[None]:
-    """`set_num_threads` for a while; None changes nothing."""
+    """Set the number of threads for a while, as `set_num_threads`; None changes nothing."""
     global _chosen
     if count is None:
         yield
@@ -208,7 +208,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def single_threaded(libraries: ThreadpoolController, user_api: str | None = None) -> Iterator[None]:
-    """One thread for the `libraries`: for their `blas` or their `openmp`, or for both by default.
+    """Give one thread to the `libraries`: to their `blas`, their `openmp`, or by default both.
 
     By one thread of the program after another. Of two that overlap, the second would take the one
     thread that it finds for what there was, and bring that back for good.
@@ -219,7 +219,7 @@ def single_threaded(libraries: ThreadpoolController, user_api: str | None = None
 
 @contextmanager
 def single_blas_thread() -> Iterator[None]:
-    """One thread for what numpy leaves to its BLAS.
+    """Give one thread to what numpy leaves to its BLAS.
 
     Sums are then the same whatever the number of threads; and those of numpy's BLAS keep their
     cores busy for long after each call, cores that torch's need next.
@@ -278,7 +278,7 @@ class _Told(NamedTuple):
 
 
 def _told() -> dict[str, _Told]:
-    """Those that are imported."""
+    """Return those of the libraries that are imported."""
     found = {}
     if "torch" in sys.modules:
         torch = sys.modules["torch"]

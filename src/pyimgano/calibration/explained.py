@@ -1,11 +1,14 @@
-"""Scores that can be explained: as a share of the threshold, and as a p-value."""
+"""Scores and thresholds in plain numbers and words: a share, a p-value, a promise."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+
+from .threshold import Calibration
 
 
 class ScoreScale:
@@ -31,11 +34,11 @@ class ScoreScale:
         )
 
     def ratio(self, score: float) -> float | None:
-        """The score over the threshold; see `score_ratio`."""
+        """Return the score over the threshold; see `score_ratio`."""
         return score_ratio(score, self._threshold)
 
     def p_value(self, score: float) -> float | None:
-        """(1 + k) / (n + 1), where k of the n normal scores are at least as large.
+        """Return (1 + k) / (n + 1), where k of the n normal scores are at least as large.
 
         In (0, 1]; None without scores. A new image like the normal ones has a p-value of at
         most p with a probability of at most p.
@@ -48,7 +51,7 @@ class ScoreScale:
 
 
 def score_ratio(score: float, threshold: float) -> float | None:
-    """How far a score is on its way to the threshold: 1.0 and more is defective.
+    """Return the score as a multiple of the threshold: 1.0 and more is defective.
 
     It is score / threshold, written as 1 + (score - threshold) / |threshold|, so that it also
     grows with the score where the threshold is negative. None where the threshold is 0, or the
@@ -64,3 +67,34 @@ def score_ratio(score: float, threshold: float) -> float | None:
     if score < threshold:
         return float(min(ratio, np.nextafter(1.0, 0.0)))
     return float(max(ratio, 1.0))
+
+
+def promise_of(calibration: Calibration, *, images: str = "good photos") -> str:
+    """Return what the images behind a threshold allow it to promise, in two or three sentences.
+
+    `images` is what they are called.
+    """
+    n = calibration.n_scores
+    missed = (
+        f"Which share of the defects is found, {images} alone cannot tell: that takes photos of "
+        "bad parts."
+    )
+    promised, bound = calibration.promised_false_alarm_rate, calibration.false_alarm_rate_bound
+    if promised is None or promised <= 0:
+        return f"These {n} {images} allow no promise about false alarms. {missed}"
+    said = (
+        f"With {n} {images}, expect about one good part in {max(1, round(1 / promised))} to be "
+        f"called defective ({_percent(promised)})"
+    )
+    if bound is not None:
+        sure = _percent(calibration.confidence)
+        said += f"; with {sure} confidence at most {_percent(bound)} of them"
+    wanted = 1 - calibration.quantile_asked
+    if promised > 1.5 * wanted:
+        needed = math.ceil(calibration.quantile_asked / wanted - 1e-9)
+        said += f". For the usual {_percent(wanted)}, give more of them: {needed} are always enough"
+    return f"{said}. {missed}"
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.2g} %"

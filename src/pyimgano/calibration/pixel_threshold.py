@@ -68,7 +68,7 @@ class MapStatistics:
             self._images += 1
 
     def calibrate(self, method: str, *, unseen: bool = True) -> PixelCalibration | None:
-        """The threshold; None without maps.
+        """Calibrate the threshold for pixels; None without maps.
 
         Raises
         ------

@@ -87,21 +87,23 @@ class ExponentialTail:
 
     @property
     def decides_among(self) -> int:
-        """How many of the largest scores the tail is better than."""
+        """Return how many of the largest scores the tail is better than."""
         return min(_DECIDES_AMONG, int(_DECIDES_SHARE * self.n_excesses))
 
     @property
     def believed(self) -> bool:
-        """Whether the test of fit does not speak against the tail."""
+        """Return whether the test of fit does not speak against the tail."""
         return self.fit_p_value >= SIGNIFICANCE
 
     def threshold(self, rate: float) -> float:
-        """The score that new normal scores exceed at the expected `rate`, at most `share`."""
+        """Return the score that new normal scores exceed at the expected `rate`, at most
+        `share`.
+        """
         factor = float((self.share / rate) ** (1 / self.n_used)) - 1
         return self.begin + self.total * factor
 
     def rate(self, threshold: float) -> float:
-        """The expected rate of new normal scores above a threshold of at least `begin`."""
+        """Return the expected rate of new normal scores above a threshold of at least `begin`."""
         return float(self.share * (1 + (threshold - self.begin) / self.total) ** -self.n_used)
 
     def rates(self, rate: float, rank: int) -> npt.NDArray[np.float64]:

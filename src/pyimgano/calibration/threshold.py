@@ -110,7 +110,7 @@ class BinomialInterval:
 
 
 def choose_quantile(quantile: float | None, contamination: float | None) -> float:
-    """The quantile to calibrate at: given, or `1 - contamination`, or 0.995.
+    """Choose the quantile to calibrate at: given, or `1 - contamination`, or 0.995.
 
     Raises
     ------
@@ -222,7 +222,7 @@ def calibrate(
 def _with_tail(
     conformal: Calibration, ordered: npt.NDArray[np.float64], rate: float, rank: int
 ) -> Calibration:
-    """The calibration with an exponential tail, where that is believed and lower."""
+    """Return the calibration with an exponential tail, where that is believed and lower."""
     fitted = fit_exponential_tail(ordered)
     if isinstance(fitted, str):
         return conformal
@@ -331,7 +331,7 @@ def _ordered(scores: Sequence[float] | npt.NDArray[np.floating]) -> npt.NDArray[
 
 
 def float32_threshold(threshold: float) -> float:
-    """The float32 t for which `score >= t` decides as `score >= threshold`.
+    """Return the float32 t for which `score >= t` decides as `score >= threshold`.
 
     It is the least float32 that is not below `threshold`, so the two agree on every float32
     score. For a positive threshold it is at least the least normal number: engines take

@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import NoReturn
 
@@ -21,31 +22,47 @@ from ..memory import is_out_of_memory, one_line
 from ..models.registry import create_model
 from .caller import Caller
 from .console import complain, warn
+from .groups import SuggestingGroup
 from .interruption import INTERRUPTED, ended_cleanly_by_signals
 
-#: Subcommand to the module that holds it and the line that `--help` shows.
-_COMMANDS = {
-    "benchmark": ("benchmark", "Run a detector over a dataset and leave a run directory."),
-    "robust-benchmark": (
-        "robust_benchmark",
-        "Find out what drift on the line does to a detector.",
-    ),
-    "datasets": ("datasets", "List datasets, and look one over for what is wrong with it."),
-    "distill-teacher": (
-        "distill_teacher",
-        "Distil a teacher for vision_efficientad on your own images.",
-    ),
-    "export": ("export", "Write a detector as a folder that runs without pyimgano."),
-    "infer": ("infer", "Score new images with a fitted detector."),
-    "threshold": ("threshold", "Move the threshold of a saved detector, without a refit."),
+#: Subcommand to the module that holds it and the line that `--help` shows, by what they are for.
+_SECTIONS = {
+    "To begin with": {
+        "check": ("check", "Learn from photos of good parts and judge new ones."),
+        "doctor": ("doctor", "Say what this machine has and lacks, and time one image."),
+    },
+    "To measure detectors": {
+        "datasets": ("datasets", "List datasets, and look one over for what is wrong with it."),
+        "benchmark": ("benchmark", "Run a detector over a dataset and leave a run directory."),
+        "robust-benchmark": (
+            "robust_benchmark",
+            "Find out what drift on the line does to a detector.",
+        ),
+        "compare": ("compare", "Put runs side by side, with the decisions that changed."),
+        "leaderboard": ("leaderboard", "Make a leaderboard of runs, to paste into a paper."),
+        "report": ("report", "Make the page of a run, report.html, from its directory."),
+    },
+    "To use one on the line": {
+        "infer": ("infer", "Score new images with a fitted detector."),
+        "threshold": ("threshold", "Move the threshold of a saved detector, without a refit."),
+        "export": ("export", "Write a detector as a folder that runs without pyimgano."),
+    },
+    "To get weights": {
+        "weights": ("weights", "List published weights of backbones, and fetch them."),
+        "distill-teacher": (
+            "distill_teacher",
+            "Distil a teacher for vision_efficientad on your own images.",
+        ),
+    },
 }
+_COMMANDS = {name: one for some in _SECTIONS.values() for name, one in some.items()}
 
 
 #: Options of `pyimgano` itself.
 _OF_THE_GROUP = ("-h", "--help", "--version")
 
 
-class _LazyGroup(click.Group):
+class _LazyGroup(SuggestingGroup):
     """Knows its subcommands by name, and imports one when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -54,19 +71,34 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = import_module(f".{_COMMANDS[cmd_name][0]}", __name__)
-        command: click.Command = module.command
-        return command
+        return _command(cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in sorted(_COMMANDS.items())])
+        width = max(map(len, _COMMANDS))
+        for title, some in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), line) for name, (_, line) in some.items()])
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pyimgano")
 def group() -> None:
-    """Visual anomaly detection for industrial inspection."""
+    """Find defective parts with photos of good ones alone.
+
+    \b
+      pyimgano check photos/good photos/new
+      pyimgano benchmark --dataset demo
+      pyimgano COMMAND --help
+    """
+
+
+def _command(subcommand: str) -> click.Command:
+    """Import a subcommand; each knows --version too, since it also has a name of its own."""
+    module = import_module(f".{_COMMANDS[subcommand][0]}", __name__)
+    command: click.Command = module.command
+    if all(one.name != "version" for one in command.params):
+        click.version_option(__version__, prog_name="pyimgano")(command)
+    return command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,14 +144,23 @@ def run_subcommand(
     caller
         What the command is to take from whoever calls it.
     """
-    module = import_module(f".{_COMMANDS[subcommand][0]}", __name__)
     words = None if argv is None else [str(one) for one in argv]
-    return _run(module.command, name or f"pyimgano-{subcommand}", words, caller)
+    return _run(_command(subcommand), name or f"pyimgano-{subcommand}", words, caller)
 
 
 def benchmark(arguments: Sequence[str] | None = None) -> NoReturn:
     """`pyimgano-benchmark`, the same as `pyimgano benchmark`."""
     sys.exit(run_subcommand("benchmark", arguments))
+
+
+def compare(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`pyimgano-compare`, the same as `pyimgano compare`."""
+    sys.exit(run_subcommand("compare", arguments))
+
+
+def leaderboard(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`pyimgano-leaderboard`, the same as `pyimgano leaderboard`."""
+    sys.exit(run_subcommand("leaderboard", arguments))
 
 
 def datasets(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -140,6 +181,11 @@ def export(arguments: Sequence[str] | None = None) -> NoReturn:
 def robust_benchmark(arguments: Sequence[str] | None = None) -> NoReturn:
     """`pyimgano-robust-benchmark`, the same as `pyimgano robust-benchmark`."""
     sys.exit(run_subcommand("robust-benchmark", arguments))
+
+
+def report(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`pyimgano-report`, the same as `pyimgano report`."""
+    sys.exit(run_subcommand("report", arguments))
 
 
 def threshold(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -164,7 +210,8 @@ def _run(
     """
     streams = sys.stdout, sys.stderr
     # what stops services stops a run as Ctrl-C does: its reports say so
-    with ended_cleanly_by_signals(f"{name}: error: interrupted"):
+    with ended_cleanly_by_signals(f"{name}: error: interrupted") as interruption:
+        caller = replace(caller or Caller(), interruption=interruption)
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = warn

@@ -8,9 +8,8 @@ from typing import Any
 
 import click
 
-from .caller import detector_of_caller
+from .caller import current_caller, detector_of_caller
 from .console import (
-    DATASETS,
     Console,
     complain_of_problems,
     parse_keywords,
@@ -21,32 +20,29 @@ from .console import (
     require_report,
 )
 from .options import (
+    Option,
+    OptionsCommand,
     checkpoint_option,
-    dataset_options,
     given_options,
-    measuring_options,
-    model_options,
+    json_option,
+    output_option,
     pixel_options,
+    require_dataset,
     require_writable,
-    run_options,
     take_postprocess,
     with_weights,
 )
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@dataset_options
-@model_options
-@checkpoint_option()
-@measuring_options
+@click.command(
+    cls=OptionsCommand,
+    classes=("BenchmarkConfig", "Execution"),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@checkpoint_option(cls=Option, section="Model")
 @pixel_options
-@run_options
-@click.option(
-    "--save-model", is_flag=True, help="Keep each category's detector in the run directory."
-)
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print lists as JSON too; the summary is always JSON."
-)
+@output_option
+@json_option
 @click.option("--list-models", is_flag=True, help="Print the models and exit.")
 @click.option("--tags", metavar="A,B", help="List only models that have all of these tags.")
 @click.option(
@@ -55,8 +51,6 @@ from .options import (
 @click.option("--list-categories", is_flag=True, help="Print the dataset's categories and exit.")
 def command(
     *,
-    dataset: str | None,
-    model_kwargs: str | None,
     output: Path | None,
     as_json: bool,
     list_models: bool,
@@ -91,17 +85,12 @@ def command(
     del arguments["pixel_aupro_thresholds"]  # AUPRO is exact
     if arguments["resume"] is not None and not list_categories:
         return _resume(arguments, output)
-    if dataset is None:
-        raise click.UsageError(f"--dataset is missing ({DATASETS})")
+    require_dataset(arguments)
     if list_categories:
         from ..pipelines import list_dataset_categories
 
-        names_found = list_dataset_categories(
-            dataset=dataset,
-            root=arguments["root"],
-            split=arguments["split"],
-            allow_outside=arguments["allow_outside"],
-        )
+        asked = ("dataset", "root", "split", "allow_outside")
+        names_found = list_dataset_categories(**{name: arguments[name] for name in asked})
         _print_list(names_found, as_json)
         return 0
     if checkpoint_path is not None:
@@ -110,18 +99,16 @@ def command(
                 f"--checkpoint-path {checkpoint_path}: is a folder, as a saved model is; a "
                 "benchmark fits its models, and pyimgano infer --model-dir uses a saved one"
             )
-        model_kwargs = with_weights(model_kwargs, checkpoint_path)
-    keywords = parse_keywords(model_kwargs)
+        arguments["model_kwargs"] = with_weights(arguments["model_kwargs"], checkpoint_path)
+    arguments["model_kwargs"] = parse_keywords(arguments["model_kwargs"])
     if output is not None:
         require_writable(output)
 
     from ..pipelines import run_benchmark
 
-    with Console() as console:
+    with Console(current_caller().interruption) as console:
         run = partial(
             run_benchmark,
-            dataset=dataset,
-            model_kwargs=keywords,
             listener=console,
             **arguments,
             **detector_of_caller(arguments),
@@ -132,7 +119,7 @@ def command(
 
 def _resume(arguments: dict[str, Any], output: Path | None) -> int:
     from ..pipelines import run_benchmark
-    from ..pipelines.benchmark_documents import BenchmarkDocuments
+    from ..pipelines.report import BenchmarkRun
     from .resume import begin_again
 
     if output is not None:
@@ -146,8 +133,8 @@ def _resume(arguments: dict[str, Any], output: Path | None) -> int:
         del given[name]
     if post:
         given["pixel_postprocess"] = arguments["pixel_postprocess"]
-    again = begin_again(BenchmarkDocuments, arguments["resume"], given)
-    with Console() as console:
+    again = begin_again(BenchmarkRun, arguments["resume"], given)
+    with Console(current_caller().interruption) as console:
         run = partial(
             run_benchmark,
             resume=arguments["resume"],

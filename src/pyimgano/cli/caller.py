@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import click
 
 from ..models.registry import create_model
+from .interruption import Interruption
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,13 @@ class Caller:
         Makes the detector; a script may have put its own function there.
     map_format
         Of saved maps, where `--map-format` says nothing.
+    interruption
+        Is told of the run under way, for a signal to mark it.
     """
 
     create_model: Callable[..., Any] = create_model
     map_format: Literal["tiff", "npy"] = "tiff"
+    interruption: Interruption = field(default_factory=Interruption)
 
     @property
     def makes_its_own(self) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,17 +20,15 @@ if TYPE_CHECKING:
     from rich.table import Table
     from typing_extensions import Self
 
+    from ..pipelines.run import Run
     from ..runs import FittedReport
-
-#: The built-in datasets, for help texts.
-DATASETS = "mvtec, mvtec_loco, mvtec_ad2, visa, btad, custom or demo"
-
-#: The same for all commands that read datasets.
-ALLOW_OUTSIDE = "Follow links and a manifest's paths out of the dataset's folder."
+    from .interruption import Interruption
 
 #: The same for all commands that load detectors.
 ALLOW_WEIGHTS = "Read the weights file that the saved detector names even outside its folder."
 
+# Of a table in a file of messages.
+_LOG_WIDTH = 160
 #: Problems listed by name at the end; all of them stand in the report.
 _LISTED = 20
 # Characters of a line on stderr; text from an untrusted file may have millions.
@@ -79,9 +77,13 @@ class Bar:
 class Console(Bar):
     """Progress of a run, and its summary."""
 
-    def __init__(self) -> None:
+    def __init__(self, interruption: Interruption) -> None:
         super().__init__()
         self._title = ""
+        self._interruption = interruption
+
+    def run_begins(self, run: Run[Any, Any]) -> None:
+        self._interruption.run = run
 
     def category_started(self, name: str, number: int, total: int) -> None:
         self._title = name if total == 1 else f"{name} ({number}/{total})"
@@ -143,6 +145,39 @@ _DECISIONS = ("recall", "false alarms", "promised")
 def on_terminal() -> bool:
     """Whether somebody looks at stderr."""
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+def for_people(as_json: bool) -> bool:
+    """Return whether stdout shows a table to a person instead of JSON to a program."""
+    return not as_json and sys.stdout is not None and sys.stdout.isatty()
+
+
+def print_for_people(parts: Iterable[Table | str], *, on_stdout: bool) -> None:
+    """Print tables and lines where a person looks, and into a file of messages too.
+
+    Parameters
+    ----------
+    parts
+        Tables of rich, and lines without control characters.
+    on_stdout
+        Whether stdout is the terminal they are for. They go to stderr as well where that is
+        another thing, such as a log file; there they are plain lines, as wide as they have to be.
+    """
+    from rich.console import Console as RichConsole
+    from rich.text import Text
+
+    consoles = []
+    if on_stdout:
+        consoles.append(RichConsole(file=sys.stdout))
+    if sys.stderr is not None and not (on_stdout and on_terminal()):
+        width = None if on_terminal() else _LOG_WIDTH
+        consoles.append(RichConsole(stderr=True, width=width, color_system="auto"))
+    shown = [
+        Text(one, no_wrap=True, overflow="ignore") if isinstance(one, str) else one for one in parts
+    ]
+    for console in consoles:
+        for part in shown:
+            console.print(part)
 
 
 def plain(message: str) -> str:
@@ -225,6 +260,39 @@ def print_text(text: str) -> None:
         raise
     except OSError as error:
         raise DataError(f"stdout: cannot be written ({error.strerror})") from error
+
+
+def images_in(
+    folder: Path,
+    what: str,
+    *,
+    good_for: str | None = None,
+    leave_out: Sequence[Path] = (),
+) -> list[str]:
+    """Return the images of a folder, which is to hold `what`.
+
+    `good_for` is the option or argument that wants good parts alone. Images in the folders
+    `leave_out` are not among them.
+
+    Raises
+    ------
+    DataError
+        There is no such folder, it holds no image, or it holds bad parts where good ones are
+        wanted.
+    """
+    from ..datasets import require_good_parts
+    from ..inference.inputs import list_input
+
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; it has to hold {what}")
+    listing = list_input(str(folder), leave_out=leave_out)
+    if listing.problems:
+        raise DataError(listing.problems[0])
+    if good_for is not None:
+        require_good_parts(folder, listing.paths, option=good_for)
+    for note in listing.notes:
+        complain(note)
+    return listing.paths
 
 
 def parse_keywords(text: str | None) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .console import ALLOW_OUTSIDE, DATASETS, Bar, complain, plain, print_document, print_text
-from .options import bit_depth_option, max_pixels_option
+from .console import Bar, complain, plain, print_document, print_text
+from .groups import SuggestingGroup
+from .options import SharedOption, bit_depth_option, max_pixels_option
 
 if TYPE_CHECKING:
     from ..datasets import CategoryCheck, DatasetCheck, Finding
@@ -17,15 +18,24 @@ if TYPE_CHECKING:
 _LISTED = 50
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=SuggestingGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Look datasets over before anything is fitted on them."""
+    """Look datasets over before anything is fitted on them.
+
+    \b
+      pyimgano datasets list
+      pyimgano datasets check --dataset custom --root photos
+    """
 
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(*, as_json: bool) -> int:
-    """Print the names that --dataset takes."""
+    """Print the names that --dataset takes.
+
+    \b
+      pyimgano datasets list
+    """
     from ..datasets import list_datasets
 
     names = list_datasets()
@@ -37,17 +47,18 @@ def list_command(*, as_json: bool) -> int:
 
 
 @command.command("check")
-@click.option("--dataset", required=True, help=f"Layout of the dataset: {DATASETS}.")
-@click.option(
-    "--root",
-    type=click.Path(path_type=Path),
-    help="Folder of the dataset; for custom also a manifest (.csv, .jsonl).",
-)
+@click.option("--dataset", cls=SharedOption, required=True)
+@click.option("--root", cls=SharedOption, type=click.Path(path_type=Path))
 @click.option("--category", default="all", show_default=True, help="Check one category, or all.")
 @click.option("--split", help="Which of the authors' splits to check, as for pyimgano benchmark.")
-@click.option("--allow-outside", is_flag=True, help=ALLOW_OUTSIDE)
+@click.option("--allow-outside", cls=SharedOption, is_flag=True)
 @click.option(
-    "--deep", is_flag=True, help="Decode every image, which finds damage inside files too."
+    "--deep/--quick",
+    default=True,
+    show_default=True,
+    help="Decode every image, which finds damage inside files, images that are copies of others "
+    "without being the same file, and test images of another format, camera or colour than the "
+    "training images; or read headers alone.",
 )
 @bit_depth_option
 @max_pixels_option
@@ -66,9 +77,14 @@ def check_command(
 ) -> int:
     """Count what a dataset holds, and list what is wrong with it, file by file.
 
-    Reads the headers of images and the pixels of masks. Errors are files that are missing,
-    unreadable or empty, masks that do not go with their image, images that are in train and in
-    test alike, and images that lie where the dataset is not read from.
+    \b
+      pyimgano datasets check --dataset custom --root photos
+      pyimgano datasets check --dataset mvtec --root /data/mvtec --category bottle
+
+    Errors are files that are missing, unreadable or empty, masks that do not go with their image,
+    images that are in train and in test alike, and images that lie where the dataset is not read
+    from. Remarks are what is worth knowing: what was taken for what in folders of your own,
+    copies, and test images that were made in another way than the training images.
 
     Exit status: 0 no errors; 1 there are some; 2 usage.
     """

@@ -75,6 +75,9 @@ def command(
 ) -> int:
     """Distil a teacher for vision_efficientad from a backbone, on your own images.
 
+    \b
+      pyimgano distill-teacher --input photos --output teacher.safetensors
+
     Says on stderr how long it will take once the first steps are measured. The facts of the
     teacher are one JSON document on stdout. Use the file with
     --model-kwargs '{"teacher": "FILE"}'.

@@ -65,6 +65,9 @@ def command(
 ) -> int:
     """Export a saved detector to one folder that runs without pyimgano.
 
+    \b
+      pyimgano export --model-dir models/lid --format openvino --output lid
+
     The model holds everything but decoding and resizing; metadata.json says how to resize, and
     example.py does it. The written model is checked against the detector, image by image.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import click
 
 from ..threads import limited_threads
 from .caller import current_caller
-from .console import ALLOW_WEIGHTS, Bar, complain, parse_keywords, print_text
+from .console import ALLOW_WEIGHTS, Bar, complain, images_in, parse_keywords, print_text
 from .infer_usage import (
     SidesCommand,
     check_usage,
@@ -21,8 +22,8 @@ from .infer_usage import (
     take_checkpoint,
     wants_detector_of_caller,
 )
-from .interruption import stand_down
 from .options import (
+    SharedOption,
     bit_depth_option,
     calibration_tail_option,
     checkpoint_option,
@@ -31,9 +32,13 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from ..inference.outputs import Wanted
     from ..inference.records import RecordFile
     from ..inference.scoring import Scorer
+    from ..pages import NewImagesPage
     from ..runs import InferenceRecord
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -48,56 +53,25 @@ _NAMED = 20
 @checkpoint_option("a saved model (a folder), or")
 @click.option("--train-dir", type=_FOLDER, help="Fit a detector on the good images of this folder.")
 @click.option("--model", help="Model to fit. Default vision_patchcore.")
-@click.option(
-    "--preset", help="Settings: industrial-fast, industrial-balanced or industrial-accurate."
-)
-@click.option(
-    "--contamination",
-    type=float,
-    help="Share of training images that may lie above the threshold, in (0, 0.5].",
-)
-@click.option(
-    "--pretrained/--no-pretrained",
-    default=None,
-    help="Use ImageNet weights (the default), or random ones (for timing only).",
-)
-@click.option(
-    "--model-kwargs", metavar="JSON", help="Further keywords of the model, as a JSON object."
-)
-@click.option(
-    "--resize",
-    type=int,
-    nargs=2,
-    metavar="H W",
-    help="Height and width that the model sees images at. By default the model chooses; most "
-    "take 256 256.",
-)
-@click.option(
-    "--roi",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Fit and score only this region: a mask image, or a .json file of polygons.",
-)
+@click.option("--preset", cls=SharedOption)
+@click.option("--contamination", cls=SharedOption, type=float)
+@click.option("--pretrained/--no-pretrained", cls=SharedOption, default=None)
+@click.option("--model-kwargs", cls=SharedOption, metavar="JSON")
+@click.option("--resize", cls=SharedOption, type=int, nargs=2, metavar="H W")
+@click.option("--roi", cls=SharedOption, type=click.Path(path_type=Path), metavar="FILE")
 @click.option(
     "--save-model",
     type=_FOLDER,
     help="Save the detector that was fitted, or calibrated with --calibrate-on, in this folder.",
 )
-@click.option(
-    "--device", default="cpu", show_default=True, help="Run on auto, cpu, cuda or cuda:N."
-)
+@click.option("--device", cls=SharedOption, default="cpu", show_default=True)
 @click.option("--allow-outside", is_flag=True, help=ALLOW_WEIGHTS)
 @click.option(
     "--calibrate-on",
     type=_FOLDER,
     help="Calibrate the threshold on these good images, which the detector was not fitted on.",
 )
-@click.option(
-    "--calibration-quantile",
-    type=float,
-    help="Quantile of the good images' scores that becomes the threshold, in (0, 1). "
-    "Default 0.995.",
-)
+@click.option("--calibration-quantile", cls=SharedOption, type=float)
 @calibration_tail_option
 @click.option(
     "--threshold",
@@ -166,6 +140,13 @@ _NAMED = 20
     help="Write the records to this file too; with --watch, append, and skip images that have a "
     "record in it.",
 )
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a page of the images, the worst first, with maps and decisions; with --watch it is "
+    "kept up to date.",
+)
 @click.option("--quiet", is_flag=True, help="Print no records on stdout.")
 @click.option(
     "--include-maps", is_flag=True, help="Put the shape, peak and mean of each map into its record."
@@ -209,6 +190,14 @@ _NAMED = 20
     help="Leave out regions of fewer pixels of the image.",
 )
 @click.option(
+    "--on-error",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    show_default=True,
+    help="With error, an unreadable training image ends the command and an unreadable input makes "
+    "the exit status 1; with skip, both are left out and listed, and the status is 0.",
+)
+@click.option(
     "--batch-size", type=click.IntRange(min=1), help="Score so many images, or tiles, together."
 )
 @bit_depth_option
@@ -217,10 +206,16 @@ _NAMED = 20
 def command(**given: Any) -> int:
     """Score images with a fitted detector: one JSON record a line on stdout.
 
+    \b
+      pyimgano infer --model-dir models/lid photos/new --save-jsonl records.jsonl
+      pyimgano infer --train-dir photos/good photos/new --save-overlays overlays
+      pyimgano infer --model-dir models/lid --watch camera1 --save-jsonl camera1.jsonl
+
     The detector comes from --from-run, --model-dir, or --train-dir, which fits one on good
     images first. Progress and warnings go to stderr.
 
-    Exit status: 0 done; 1 an image could not be read, or an input matched nothing; 2 usage.
+    Exit status: 0 done; 1 an image could not be read (see --on-error), or an input matched
+    nothing; 2 usage.
     """
     given["inputs"] = [*given["inputs"], *given.pop("more_inputs")]
     take_checkpoint(given)
@@ -232,7 +227,7 @@ def command(**given: Any) -> int:
         problems: list[str] = []
         paths, root = _list_inputs(given, problems)
         with Bar() as bar:
-            detector = _detector(given, bar)
+            detector = _detector(given, paths, bar)
         return _score(given, detector, paths, root, problems, records)
 
 
@@ -268,20 +263,6 @@ def _list_inputs(given: dict[str, Any], problems: list[str]) -> tuple[list[str],
     return paths, common_root(roots)
 
 
-def _images_in(folder: Path, what: str) -> list[str]:
-    from ..errors import DataError
-    from ..inference.inputs import list_input
-
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; it has to hold {what}")
-    listing = list_input(str(folder))
-    if listing.problems:
-        raise DataError(listing.problems[0])
-    for note in listing.notes:
-        complain(note)
-    return listing.paths
-
-
 def _wanted(given: dict[str, Any]) -> Wanted:
     from ..inference.outputs import Wanted
 
@@ -300,9 +281,13 @@ def _wanted(given: dict[str, Any]) -> Wanted:
     )
 
 
-def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
-    """Loaded or fitted, tiled if that is wanted, calibrated; what is to be known is said."""
+def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> Scorer:
+    """Loaded or fitted, tiled if that is wanted, calibrated; what is to be known is said.
+
+    `paths` are the images that it is to score, as far as they are known.
+    """
     from ..calibration import DEFAULT_QUANTILE, DEFAULT_TAIL
+    from ..images import strangers
     from ..inference import calibrate_threshold
     from ..inference.detectors import (
         make_detector,
@@ -311,8 +296,9 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
         tiled,
     )
     from ..inference.scoring import require_maps
-    from ..models.detector import require_fitted
-    from ..models.saving import require_place, require_saveable
+    from ..models.detector import OnError, require_fitted
+    from ..models.saved import require_place
+    from ..models.saving import require_saveable
     from ..models.tiled import TiledDetector
 
     detector: Scorer
@@ -354,10 +340,20 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
         require_maps(detector)
     good = None
     if given["calibrate_on"] is not None:
-        good = _images_in(given["calibrate_on"], "good images to calibrate on")
+        good = images_in(
+            given["calibrate_on"], "good images to calibrate on", good_for="--calibrate-on"
+        )
+    skip: OnError = "skip" if given["on_error"] == "skip" else "raise"
     if fitting:
-        images = _images_in(given["train_dir"], "good training images")
-        detector.fit(images, calibration_images=good, progress=bar.show)
+        images = images_in(given["train_dir"], "good training images", good_for="--train-dir")
+        for note in strangers(images, paths):
+            complain(f"note: {note}; scores may show this and no defect")
+        detector.fit(images, calibration_images=good, on_error=skip, progress=bar.show)
+        skipped = getattr(detector, "skipped_", [])
+        for one in skipped[:_NAMED]:
+            complain(f"{one.path}: {one.reason}; left out of the {one.role} images")
+        if len(skipped) > _NAMED:
+            complain(f"and {len(skipped) - _NAMED} more good images that could not be read")
     elif good is not None:
         quantile = given["calibration_quantile"]
         calibrate_threshold(
@@ -365,6 +361,7 @@ def _detector(given: dict[str, Any], bar: Bar) -> Scorer:
             good,
             quantile=DEFAULT_QUANTILE if quantile is None else quantile,
             tail=given["calibration_tail"] or DEFAULT_TAIL,
+            on_error=skip,
             progress=bar.show,
         )
     require_fitted(detector)
@@ -398,16 +395,24 @@ def _score(
     from ..inference.records import RecordFile
     from ..inference.session import Session
     from ..inference.watch import Watcher
+    from ..models.context_share import context_share
 
     watching = given["watch"] is not None
     streaming = "-" in given["inputs"]
     out = _Output(given["quiet"], None if watching or streaming else len(paths))
+    page = _page(given, detector)
+
+    def shown(record: InferenceRecord, found: npt.NDArray[np.float32] | None) -> None:
+        assert page is not None
+        page.add(record, found, context_share(detector, record.score, found))
+
     session = Session(
         detector,
         _wanted(given),
         out.emit,
         pixel_threshold=given["pixel_threshold"],
         batch_size=given["batch_size"],
+        look=None if page is None else shown,
         warn=complain,
     )
     if kept is not None:
@@ -417,7 +422,7 @@ def _score(
     elif watching:
         complain("without --save-jsonl nothing is remembered: a restart scores all files again")
     try:
-        with out.bar:
+        with out.bar, page or nullcontext():
             if watching:
                 watcher = Watcher(
                     given["watch"],
@@ -434,7 +439,7 @@ def _score(
                         stop_when_idle=given["stop_when_idle"],
                     )
                 except KeyboardInterrupt:  # the way to end it
-                    stand_down()
+                    current_caller().interruption.stand_down()
                     complain("stopped")
             else:
                 session.score(paths, root)
@@ -450,7 +455,29 @@ def _score(
     finally:
         out.close()
     out.summary(session.total, session.defective, session.unreadable)
-    return 1 if session.unreadable or problems else 0
+    unreadable = session.unreadable and given["on_error"] == "error"
+    return 1 if unreadable or problems else 0
+
+
+def _page(given: dict[str, Any], detector: Scorer) -> NewImagesPage | None:
+    """Return the page that --html asks for."""
+    if given["html"] is None:
+        return None
+    from ..inference.detectors import bits_of
+    from ..pages import NewImagesPage
+
+    name = given["model"] or ("vision_patchcore" if given["train_dir"] is not None else None)
+    source = given["model_dir"] or given["from_run"]
+    watching = given["watch"] is not None or "-" in given["inputs"]
+    pixels = detector.pixel_calibration_
+    return NewImagesPage(
+        given["html"],
+        detector=name or str(source),
+        normal=None if pixels is None else pixels.mean,
+        pixel_threshold=given["pixel_threshold"],
+        bit_depth=bits_of(detector),
+        watching=watching,
+    )
 
 
 class _Output:

@@ -100,9 +100,10 @@ def check_usage(given: dict[str, Any]) -> None:
             raise click.UsageError(
                 f"--pixel-threshold must be finite, got {given['pixel_threshold']!r}"
             )
-        if not (given["regions"] or given["save_masks"] or given["save_overlays"]):
+        if not any(given[name] for name in ("regions", "save_masks", "save_overlays", "html")):
             raise click.UsageError(
-                "--pixel-threshold has no effect without --regions, --save-masks or --save-overlays"
+                "--pixel-threshold has no effect without --regions, --save-masks, --save-overlays "
+                "or --html"
             )
     if (given["watch"] is None) == (not given["inputs"]):
         raise click.UsageError("either --input, at least once, or --watch is wanted")
@@ -157,7 +158,14 @@ def _check_outputs(given: dict[str, Any]) -> None:
         complaint = require_folder_of(given["save_jsonl"], "--save-jsonl")
         if complaint is not None:
             raise click.UsageError(complaint)
-        _check_jsonl(given["save_jsonl"], given["inputs"])
+        _check_written(given["save_jsonl"], given["inputs"], "--save-jsonl", "records")
+    if given["html"] is not None:
+        complaint = require_folder_of(given["html"], "--html")
+        if complaint is not None:
+            raise click.UsageError(complaint)
+        _check_written(given["html"], given["inputs"], "--html", "a page")
+        if given["html"].resolve() == (given["save_jsonl"] or Path()).resolve():
+            raise click.UsageError("--html and --save-jsonl name the same file")
     _check_models(given)
     read = [Path(one) for one in given["inputs"] if one != "-"]
     read += [given[name] for name in ("watch", "train_dir", "calibrate_on") if given[name]]
@@ -174,14 +182,14 @@ def _check_outputs(given: dict[str, Any]) -> None:
                 )
 
 
-def _check_jsonl(target: Path, inputs: list[str]) -> None:
+def _check_written(target: Path, inputs: list[str], option: str, what: str) -> None:
     """It is written from its beginning: not over an image, nor over a list of images."""
     from ..images import IMAGE_SUFFIXES
 
     read = {Path(one.removeprefix("@")).resolve() for one in inputs}
     if target.suffix.lower() in IMAGE_SUFFIXES or target.resolve() in read:
         raise click.UsageError(
-            f"--save-jsonl {target}: is an image or an input, not a place for records"
+            f"{option} {target}: is an image or an input, not a place for {what}"
         )
 
 
@@ -190,7 +198,7 @@ def _check_models(given: dict[str, Any]) -> None:
     models = [given[name].resolve() for name in ("save_model", "model_dir") if given[name]]
     if given["from_run"]:
         models += [path.resolve() for path in given["from_run"].glob("categories/*/model")]
-    for name in ("save_jsonl", "save_maps", "save_overlays", "save_masks"):
+    for name in ("save_jsonl", "html", "save_maps", "save_overlays", "save_masks"):
         if given[name] is None:
             continue
         target = given[name].resolve()

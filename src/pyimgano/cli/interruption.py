@@ -17,6 +17,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..pipelines.run import Run
 
 #: Seconds that the main thread has.
 PATIENCE = 3.5
@@ -26,20 +30,42 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _DONE = 0
 
 
+class Interruption:
+    """What a signal is to do besides ending the process.
+
+    Attributes
+    ----------
+    run
+        The run that is under way, which is marked as interrupted; None if there is none.
+    """
+
+    def __init__(self) -> None:
+        self.run: Run[Any, Any] | None = None
+        self._handler: _Handler | None = None
+        self._wakes: socket.socket | None = None
+
+    def stand_down(self) -> None:
+        """Let the program end as it always does: the signal was the way to end what was done."""
+        if self._handler is not None and self._wakes is not None:
+            self._handler.called = False
+            self._wakes.send(bytes([_DONE]))
+
+
 @contextlib.contextmanager
-def ended_cleanly_by_signals(complaint: str) -> Iterator[None]:
+def ended_cleanly_by_signals(complaint: str) -> Iterator[Interruption]:
     """Within, SIGINT and SIGTERM end the process as described above.
 
     Once a signal has come it stays so: what the interpreter waits for when it ends may take as
-    long as what was interrupted.
+    long as what was interrupted. Gives what is to be told of the run under way.
 
     Parameters
     ----------
     complaint
         The line for stderr, where the main thread does not get to saying it.
     """
+    interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are another's affair
+        yield interruption  # signals are another's affair
         return
     ours, pythons = socket.socketpair()
     pythons.setblocking(False)
@@ -52,14 +78,14 @@ def ended_cleanly_by_signals(complaint: str) -> Iterator[None]:
         signal.signal(one, handler)
     said = threading.Event()
     watcher = threading.Thread(
-        target=_watch, args=(ours, complaint, said), name="interruption", daemon=True
+        target=_watch, args=(ours, complaint, said, interruption), name="interruption", daemon=True
     )
     watcher.start()
-    _under_way.append((handler, pythons))
+    interruption._handler, interruption._wakes = handler, pythons
     try:
-        yield
+        yield interruption
     finally:
-        _under_way.pop()
+        interruption._handler = interruption._wakes = None
         if handler.called:
             said.set()  # by the main thread, which now waits for others to end
             _kept.append(pythons)
@@ -73,14 +99,6 @@ def ended_cleanly_by_signals(complaint: str) -> Iterator[None]:
             pythons.close()
 
 
-def stand_down() -> None:
-    """The signal that came was the way to end what was done: the program ends as it always does."""
-    for handler, pythons in _under_way:
-        handler.called = False
-        pythons.send(bytes([_DONE]))
-
-
-_under_way: list[tuple[_Handler, socket.socket]] = []
 #: Open until the process ends.
 _kept: list[socket.socket] = []
 
@@ -97,7 +115,9 @@ class _Handler:
             raise KeyboardInterrupt
 
 
-def _watch(signals: socket.socket, complaint: str, said: threading.Event) -> None:
+def _watch(
+    signals: socket.socket, complaint: str, said: threading.Event, interruption: Interruption
+) -> None:
     """Wait for a first signal, then for a second, or for as long as the main thread has."""
     came = 0
     while came < 2:
@@ -110,14 +130,13 @@ def _watch(signals: socket.socket, complaint: str, said: threading.Event) -> Non
         came += sum(number in _SIGNALS for number in numbers)
         if came:
             signals.settimeout(PATIENCE)
-    _end(None if said.is_set() else complaint)
+    _end(None if said.is_set() else complaint, interruption.run)
 
 
-def _end(complaint: str | None) -> None:
-    pipeline = sys.modules.get("pyimgano.pipelines.suite")
-    with contextlib.suppress(Exception):
-        if pipeline is not None:
-            pipeline.interrupt_all()
+def _end(complaint: str | None, run: Run[Any, Any] | None) -> None:
+    with contextlib.suppress(Exception):  # a disk that is full
+        if run is not None:
+            run.interrupt()
     with contextlib.suppress(Exception):
         if sys.stderr.isatty():
             os.write(2, b"\r\x1b[K\x1b[?25h")  # a progress bar hides the cursor

@@ -114,9 +114,10 @@ def _about(info: Mapping[str, Any]) -> list[RenderableType]:
     keywords = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("keyword", "default"):
         keywords.add_column(column, no_wrap=True)
-    keywords.add_column("type and range")
+    keywords.add_column("type and range, and what it means")
     for name, one in info["parameters"].items():
-        keywords.add_row(*map(Text, (name, json.dumps(one["default"]), type_in_words(one["type"]))))
+        said = [type_in_words(one["type"]), *([one["description"]] if one["description"] else [])]
+        keywords.add_row(*map(Text, (name, json.dumps(one["default"]), "\n".join(said))))
     presets = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     presets.add_column("preset", no_wrap=True)
     presets.add_column("keywords")

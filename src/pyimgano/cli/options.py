@@ -1,64 +1,147 @@
-"""Options that commands which fit and evaluate have in common."""
+"""Options of the commands: those of a benchmark are made from the classes that define them."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 
-from .console import ALLOW_OUTSIDE, DATASETS, parse_keywords
+from .console import parse_keywords
 
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
+    from ..pipelines.config import Shown
 
-def _together(*options: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]:
-    """One decorator of several options; `--help` shows them in this order."""
-
-    def decorate(command: Decorated) -> Decorated:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
+#: What asks for models, and all that goes with it; no other option has to be known for that.
+_ABOUT_MODELS = frozenset({"--list-models", "--model-info"})
+_WITH_THESE = frozenset({"--tags", "--json"})
 
 
-num_threads_option = click.option(
-    "--num-threads",
-    type=int,
-    metavar="N",
-    help="Use this many threads, at most one a core. By default OMP_NUM_THREADS, or else all "
-    "cores.",
-)
+class Option(click.Option):
+    """An option that stands in a section of `--help`."""
 
-max_pixels_option = click.option(
-    "--max-pixels",
-    type=int,
-    metavar="N",
-    help="Refuse images and masks whose header declares more pixels (height times width). "
-    "Default 2^28.",
-)
+    def __init__(self, *names: Any, section: str = "Other", **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.section = section
 
+
+class SharedOption(click.Option):
+    """An option of another command that means what it means to a benchmark."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        from ..pipelines.config import BenchmarkConfig, options_of
+
+        assert self.name is not None
+        self.help = options_of(BenchmarkConfig)[self.name][0].description
+        return super().get_help_record(ctx)
+
+
+class OptionsCommand(click.Command):
+    """A command that has the options of some classes in `pipelines.config`, and its own.
+
+    The classes are imported when the options are asked for.
+    """
+
+    def __init__(self, *rest: Any, classes: tuple[str, ...], **settings: Any) -> None:
+        super().__init__(*rest, **settings)
+        self._classes = classes
+        self._made: list[click.Parameter] | None = None
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        own = super().get_params(ctx)
+        if ctx.meta.get(__name__) == "listing":
+            return own
+        if self._made is None:
+            config = import_module("pyimgano.pipelines.config")
+            known = config.options_of(*(getattr(config, name) for name in self._classes))
+            declared = {one.name for one in own}
+            self._made = [_flag(name, *one) for name, one in known.items() if name not in declared]
+        return [*self._made, *own]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        words = {word.partition("=")[0] for word in args if word.startswith("-")}
+        if words & _ABOUT_MODELS and words <= _ABOUT_MODELS | _WITH_THESE:
+            ctx.meta[__name__] = "listing"
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for one in self.get_params(ctx):
+            record = one.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(one, "section", "Other"), []).append(record)
+        sections["Other"] = sections.pop("Other", [])  # last
+        for title, records in sections.items():
+            with formatter.section(f"{title} options"):
+                formatter.write_dl(records)
+
+
+def _flag(name: str, field: FieldInfo, shown: Shown) -> Option:
+    """Return the flag of an option."""
+    flag = f"--{name.replace('_', '-')}"
+    kind, parts = _kind_of(field.annotation)
+    default = None if field.is_required() or kind is dict else field.default
+    settings: dict[str, Any] = {
+        "section": shown.section,
+        "help": field.description,
+        "metavar": shown.metavar,
+        "default": shown.default or default,
+        "show_default": default is not None and default is not False,
+    }
+    if kind is bool:
+        settings["is_flag"] = True
+        if default or shown.negatable:
+            flag += f"/--no-{flag[2:]}"
+    elif shown.path is not None:
+        settings["type"] = click.Path(
+            path_type=Path, file_okay=shown.path != "folder", dir_okay=shown.path != "file"
+        )
+    elif kind is Literal:
+        settings["type"] = click.Choice(parts)
+    elif kind is tuple and shown.default is None:
+        several = Ellipsis in parts
+        settings |= {"multiple": True} if several else {"type": int, "nargs": len(parts)}
+    elif kind in (int, float):
+        settings["type"] = kind
+    return Option([flag], **settings)
+
+
+def _kind_of(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return the type of a field where it is not None, and what that type is made of."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin in (Annotated, Union, UnionType):
+        return _kind_of(parts[0])
+    return origin or annotation, parts
+
+
+num_threads_option = click.option("--num-threads", cls=SharedOption, type=int, metavar="N")
+max_pixels_option = click.option("--max-pixels", cls=SharedOption, type=int, metavar="N")
+bit_depth_option = click.option("--bit-depth", cls=SharedOption, type=int, metavar="BITS")
 calibration_tail_option = click.option(
-    "--calibration-tail",
-    type=click.Choice(["exponential", "conformal"]),
-    help="Estimate the threshold by an exponential tail of the scores where a test of fit accepts "
-    "one (default), or take the score at the conformal rank.",
+    "--calibration-tail", cls=SharedOption, type=click.Choice(["exponential", "conformal"])
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print lists as JSON too; the summary is always JSON."
+)
+output_option = click.option(
+    "--output",
+    cls=Option,
+    section="Run",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the summary to this file.",
 )
 
-bit_depth_option = click.option(
-    "--bit-depth",
-    type=int,
-    metavar="BITS",
-    help="Number of bits, 9 to 16, that the camera uses of 16-bit images. By default what each "
-    "file declares, or else all 16.",
-)
 
-
-def checkpoint_option(also: str = "") -> Callable[[Decorated], Decorated]:
+def checkpoint_option(
+    also: str = "", **settings: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """`--checkpoint-path`; `also` says what it may name besides a file of weights."""
     return click.option(
         "--checkpoint-path",
@@ -67,6 +150,7 @@ def checkpoint_option(also: str = "") -> Callable[[Decorated], Decorated]:
             f"For older scripts: {also} a file of backbone weights, as 'weights' in "
             "--model-kwargs.".split()
         ),
+        **settings,
     )
 
 
@@ -84,252 +168,72 @@ def with_weights(model_kwargs: str | None, path: Path) -> str:
     return json.dumps({**keywords, "weights": str(path)})
 
 
-#: Which dataset, and which part of it.
-dataset_options = _together(
-    click.option("--dataset", help=f"Layout of the dataset: {DATASETS}; demo needs no --root."),
-    click.option(
-        "--root",
-        type=click.Path(path_type=Path),
-        help="Folder of the dataset; for custom also a manifest (.csv, .jsonl).",
+_PIXELS: dict[str, Any] = {"type": int, "metavar": "PIXELS"}
+#: Settings of `--pixel-postprocess`: `--pixel-post-*`, the keyword of `AnomalyMapPostprocess`, how
+#: it is read, and what it does.
+_POSTPROCESS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "norm": (
+        "normalize_method",
+        {"type": click.Choice(["minmax", "percentile", "none"])},
+        "Scale each map by itself: from its smallest to its largest value (default), or by "
+        "percentiles. Maps of good and of bad images then reach the same values.",
     ),
-    click.option(
-        "--category",
-        default="all",
-        show_default=True,
-        help="Run one category, several separated by commas, or all.",
+    "percentiles": (
+        "percentile_range",
+        {"type": float, "nargs": 2, "metavar": "LO HI"},
+        "Percentiles that become 0 and 1 with --pixel-post-norm percentile.",
     ),
-    click.option(
-        "--split",
-        help="Which of the authors' splits to use. visa: 1cls, 2cls_highshot, 2cls_fewshot; "
-        "mvtec_ad2: test_public, test_private, test_private_mixed, or private for the last two.",
+    "gaussian_sigma": (
+        "gaussian_sigma",
+        {"type": float, "metavar": "PIXELS"},
+        "Blur the map with a Gaussian first.",
     ),
-    click.option("--allow-outside", is_flag=True, help=ALLOW_OUTSIDE),
-    click.option(
-        "--limit-train",
-        type=int,
-        metavar="N",
-        help="Use at most N training images of each category.",
+    "open_ksize": (
+        "morph_open_ksize",
+        _PIXELS,
+        "Open the map with a square kernel of this side.",
     ),
-    click.option(
-        "--limit-test", type=int, metavar="N", help="Use at most N test images of each category."
+    "close_ksize": (
+        "morph_close_ksize",
+        _PIXELS,
+        "Close the map with a square kernel of this side.",
     ),
-    click.option(
-        "--seed",
-        type=int,
-        default=0,
-        show_default=True,
-        help="Seed of the random number generators.",
+    "component_threshold": (
+        "component_threshold",
+        {"type": float, "metavar": "SCORE"},
+        "Score from which on connected pixels form a region, for the smallest area.",
     ),
-)
+    "min_component_area": (
+        "min_component_area",
+        _PIXELS,
+        "Set the pixels of smaller regions to 0.",
+    ),
+}
 
-#: Which detector, and how it is fitted and calibrated.
-model_options = _together(
-    click.option(
-        "--model",
-        default="vision_patchcore",
-        show_default=True,
-        help="Name of the detector; pyimgano benchmark --list-models prints them.",
-    ),
-    click.option(
-        "--preset",
-        help="Settings of the model: industrial-fast, industrial-balanced or industrial-accurate.",
-    ),
-    click.option(
-        "--device",
-        default="cpu",
-        show_default=True,
-        help="Run the model on auto, cpu, cuda or cuda:N.",
-    ),
-    click.option(
-        "--contamination",
-        type=float,
-        help="Share of the training images that may lie above the threshold, in (0, 0.5]. It gives "
-        "the quantile 1 - share.",
-    ),
-    click.option(
-        "--pretrained/--no-pretrained",
-        default=True,
-        show_default=True,
-        help="Use random instead of ImageNet weights with --no-pretrained (for timing only).",
-    ),
-    click.option(
-        "--model-kwargs", metavar="JSON", help="Further keywords of the model, as a JSON object."
-    ),
-    click.option(
-        "--resize",
-        type=int,
-        nargs=2,
-        metavar="H W",
-        help="Height and width that the model sees images at. By default the model chooses; most "
-        "take 256 256.",
-    ),
-    click.option(
-        "--calibration",
-        default="out-of-sample",
-        show_default=True,
-        help="Calibrate the threshold on out-of-sample scores of the training images, on in-sample "
-        "ones (which promise nothing), or on the dataset's validation images.",
-    ),
-    click.option(
-        "--calibration-quantile",
-        type=float,
-        help="Quantile of the good images' scores that becomes the threshold, in (0, 1). "
-        "Default 0.995.",
-    ),
-    calibration_tail_option,
-    click.option(
-        "--exclude-suspects",
-        is_flag=True,
-        help="Fit a second time without the training images that decide the threshold or stand "
-        "apart in the first fit; the report says what this does to the promise.",
-    ),
-    click.option(
-        "--exclude",
-        type=click.Path(path_type=Path, dir_okay=False),
-        metavar="FILE",
-        help="Leave out the training images that this list names, one path a line, relative to "
-        "--root.",
-    ),
-    click.option(
-        "--cache-dir",
-        type=click.Path(path_type=Path, file_okay=False),
-        help="Keep the features of images in this folder, for the next run on the same images.",
-    ),
-    click.option(
-        "--roi",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Score only this region of interest: a mask image, or a .json file of polygons.",
-    ),
-    bit_depth_option,
-    num_threads_option,
-    max_pixels_option,
-)
 
-#: What is measured.
-measuring_options = _together(
-    click.option(
-        "--pixel/--no-pixel",
-        default=True,
-        show_default=True,
-        help="Compute pixel metrics where masks exist.",
-    ),
-    click.option(
-        "--pixel-aupro-limit",
-        type=float,
-        metavar="FPR",
-        help="Largest false-positive rate to which AUPRO and sPRO are integrated. Default that of "
-        "the dataset: 0.3, or 0.05 for LOCO and AD 2.",
-    ),
-    click.option(
-        "--on-error",
-        default="error",
-        show_default=True,
-        help="With error, an unreadable training image fails its category and an unreadable test "
-        "image makes the exit status 1; with skip, both are left out and listed.",
-    ),
-)
-
-#: The threshold of pixels, and what is done to maps before they are measured.
-pixel_options = _together(
-    click.option(
-        "--pixel-aupro-thresholds",
-        type=int,
-        metavar="N",
-        help="Accepted for older scripts and not used: AUPRO is exact, at every threshold.",
-    ),
-    click.option(
-        "--pixel-segf1/--no-pixel-segf1",
-        default=False,
-        help="Report pixel_segf1 and bg_fpr too, which count pixels strictly above the pixel "
-        "threshold.",
-    ),
-    click.option(
-        "--pixel-threshold-strategy",
-        type=click.Choice(["normal_pixel_quantile"]),
-        help="Take the pixel threshold from maps of training images that are held out for it.",
-    ),
-    click.option(
-        "--pixel-normal-quantile",
-        type=float,
-        default=0.999,
-        show_default=True,
-        help="Quantile of those maps' pixels that becomes the pixel threshold, in (0, 1).",
-    ),
-    click.option(
-        "--pixel-calibration-fraction",
-        type=float,
-        default=0.2,
-        show_default=True,
-        help="Share of the training images that is held out for it, in (0, 1).",
-    ),
-    click.option(
-        "--pixel-calibration-seed",
-        type=int,
-        default=0,
-        show_default=True,
-        help="Seed of the choice of these images.",
-    ),
-    click.option(
+def pixel_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--pixel-postprocess` with its settings, and an option that older scripts pass."""
+    for name, (_, settings, meaning) in reversed(_POSTPROCESS.items()):
+        flag = f"--pixel-post-{name.replace('_', '-')}"
+        command = click.option(flag, cls=Option, section="Metrics", help=meaning, **settings)(
+            command
+        )
+    command = click.option(
         "--pixel-postprocess",
+        cls=Option,
+        section="Metrics",
         is_flag=True,
         help="Post-process each map before pixel metrics are computed. Scores stay as they are, "
         "and the model's own pixel threshold no longer applies.",
-    ),
-    click.option(
-        "--pixel-post-norm",
-        type=click.Choice(["minmax", "percentile", "none"]),
-        help="Scale each map by itself: from its smallest to its largest value (default), or by "
-        "percentiles. Maps of good and of bad images then reach the same values.",
-    ),
-    click.option(
-        "--pixel-post-percentiles",
-        type=float,
-        nargs=2,
-        metavar="LO HI",
-        help="Percentiles that become 0 and 1 with --pixel-post-norm percentile.",
-    ),
-    click.option(
-        "--pixel-post-gaussian-sigma",
-        type=float,
-        metavar="PIXELS",
-        help="Blur the map with a Gaussian first.",
-    ),
-    click.option(
-        "--pixel-post-open-ksize",
+    )(command)
+    return click.option(
+        "--pixel-aupro-thresholds",
+        cls=Option,
+        section="Metrics",
         type=int,
-        metavar="PIXELS",
-        help="Open the map with a square kernel of this side.",
-    ),
-    click.option(
-        "--pixel-post-close-ksize",
-        type=int,
-        metavar="PIXELS",
-        help="Close the map with a square kernel of this side.",
-    ),
-    click.option(
-        "--pixel-post-component-threshold",
-        type=float,
-        metavar="SCORE",
-        help="Score from which on connected pixels form a region, for the smallest area.",
-    ),
-    click.option(
-        "--pixel-post-min-component-area",
-        type=int,
-        metavar="PIXELS",
-        help="Set the pixels of smaller regions to 0.",
-    ),
-)
-
-#: Options of `--pixel-postprocess`, and keywords of `AnomalyMapPostprocess`.
-_POSTPROCESS = {
-    "pixel_post_percentiles": "percentile_range",
-    "pixel_post_gaussian_sigma": "gaussian_sigma",
-    "pixel_post_open_ksize": "morph_open_ksize",
-    "pixel_post_close_ksize": "morph_close_ksize",
-    "pixel_post_component_threshold": "component_threshold",
-    "pixel_post_min_component_area": "min_component_area",
-}
+        metavar="N",
+        help="Accepted for older scripts and not used: AUPRO is exact, at every threshold.",
+    )(command)
 
 
 def take_postprocess(arguments: dict[str, Any]) -> dict[str, Any] | None:
@@ -343,65 +247,22 @@ def take_postprocess(arguments: dict[str, Any]) -> dict[str, Any] | None:
         One of them is given without `--pixel-postprocess`.
     """
     wanted = arguments.pop("pixel_postprocess")
-    norm = arguments.pop("pixel_post_norm")
-    taken = {option: arguments.pop(option) for option in _POSTPROCESS}
-    given = {option: value for option, value in taken.items() if value is not None}
+    taken = {name: arguments.pop(f"pixel_post_{name}") for name in _POSTPROCESS}
+    given = {name: value for name, value in taken.items() if value is not None}
     if not wanted:
-        for option in ["pixel_post_norm"] * (norm is not None) + list(given):
-            name = option.replace("_", "-")
-            raise click.UsageError(f"--{name} has no effect without --pixel-postprocess")
+        for name in given:
+            flag = f"--pixel-post-{name.replace('_', '-')}"
+            raise click.UsageError(f"{flag} has no effect without --pixel-postprocess")
         return None
-    keywords: dict[str, Any] = {_POSTPROCESS[option]: value for option, value in given.items()}
-    if norm is not None:
-        keywords["normalize"] = norm != "none"
-        if norm != "none":
-            keywords["normalize_method"] = norm
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in keywords.items()}
-
-
-#: What is left on disk, and going on with what is there.
-run_options = _together(
-    click.option(
-        "--resume",
-        type=click.Path(path_type=Path),
-        metavar="RUN",
-        help="Continue a run that stopped, with the options it was started with.",
-    ),
-    click.option(
-        "--force",
-        is_flag=True,
-        help="Resume even if the dataset, the configuration or the program has changed since.",
-    ),
-    click.option("--fail-fast", is_flag=True, help="Stop at the first category that fails."),
-    click.option(
-        "--output-dir",
-        type=click.Path(path_type=Path, file_okay=False),
-        help="Write the run into this folder itself, which has to be empty or missing.",
-    ),
-    click.option(
-        "--runs-dir",
-        type=click.Path(path_type=Path, file_okay=False),
-        help="Make a named run directory in this folder, where --output-dir is not given. "
-        "Default runs.",
-    ),
-    click.option(
-        "--save-run/--no-save-run",
-        default=True,
-        show_default=True,
-        help="Write a run directory.",
-    ),
-    click.option(
-        "--per-image-jsonl/--no-per-image-jsonl",
-        default=True,
-        show_default=True,
-        help="Write a record of each test image to per_image.jsonl.",
-    ),
-    click.option(
-        "--output",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="Also write the summary to this file.",
-    ),
-)
+    keywords: dict[str, Any] = {
+        _POSTPROCESS[name][0]: list(value) if isinstance(value, tuple) else value
+        for name, value in given.items()
+    }
+    if "norm" in given:
+        keywords = {"normalize": given["norm"] != "none", **keywords}
+        if given["norm"] == "none":
+            del keywords["normalize_method"]
+    return keywords
 
 
 #: Options that may stand beside --resume and are not the run's.
@@ -421,6 +282,14 @@ def given_options() -> dict[str, Any]:
         for name, value in context.params.items()
         if name not in _BESIDE_RESUME and context.get_parameter_source(name) is typed
     }
+
+
+def require_dataset(arguments: dict[str, Any]) -> None:
+    """Raise `click.UsageError` where no dataset is given."""
+    from ..pipelines.config import DATASETS
+
+    if arguments["dataset"] is None:
+        raise click.UsageError(f"--dataset is missing ({DATASETS})")
 
 
 def require_writable(output: Path) -> None:

@@ -10,7 +10,7 @@ from ..foreign import parse_json, read_regular
 from .console import complain, parse_keywords
 
 if TYPE_CHECKING:
-    from ..pipelines.run_documents import RunDocuments
+    from ..pipelines.run import Run
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Again:
     skip: bool
 
 
-def begin_again(documents: type[RunDocuments[Any, Any]], run: Path, given: dict[str, Any]) -> Again:
+def begin_again(kind: type[Run[Any, Any]], run: Path, given: dict[str, Any]) -> Again:
     """Check the options that the user typed against the run's own.
 
     Raises
@@ -39,12 +39,12 @@ def begin_again(documents: type[RunDocuments[Any, Any]], run: Path, given: dict[
     DataError
         `run` is no run directory.
     """
-    from ..pipelines.resuming import require_same
+    from ..pipelines.open_run import require_same
     from ..runs import finished_report
 
     if "model_kwargs" in given:
         given = {**given, "model_kwargs": parse_keywords(given["model_kwargs"])}
-    require_same(documents, run, given)
+    require_same(kind, run, given)
     config = parse_json(read_regular(run / "config.json"))  # which was looked at above
     complete = finished_report(run) is not None
     if complete:

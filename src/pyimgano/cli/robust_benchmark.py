@@ -10,9 +10,8 @@ from typing import Any
 
 import click
 
-from .caller import detector_of_caller
+from .caller import current_caller, detector_of_caller
 from .console import (
-    DATASETS,
     Console,
     complain_of_problems,
     parse_keywords,
@@ -22,58 +21,36 @@ from .console import (
     require_report,
 )
 from .options import (
-    dataset_options,
+    Option,
+    OptionsCommand,
     given_options,
-    measuring_options,
-    model_options,
+    json_option,
+    output_option,
+    require_dataset,
     require_writable,
-    run_options,
 )
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@dataset_options
-@model_options
-@click.option(
-    "--corruptions",
-    multiple=True,
-    metavar="NAMES",
-    help="Corruptions to apply, separated by commas, or the option several times. Default all of "
-    "--list-corruptions.",
-)
-@click.option(
-    "--severities",
-    default="1..5",
-    show_default=True,
-    metavar="LIST",
-    help="Severities to apply, from 1 (mild) to 5 (severe), as 1,3,5 or 1..5 or 1-5.",
-)
-@measuring_options
-@click.option(
-    "--pixel-segf1/--no-pixel-segf1",
-    default=True,
-    show_default=True,
-    help="Report SegF1 among the pixel metrics.",
+@click.command(
+    cls=OptionsCommand,
+    classes=("RobustnessConfig", "Execution"),
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.option(
     "--input-mode",
+    cls=Option,
+    section="Model",
     type=click.Choice(["numpy", "paths"]),
     help="Give images to a script's own detector as arrays or as paths. The models of pyimgano "
     "read both alike.",
 )
-@run_options
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print lists as JSON too; the summary is always JSON."
-)
+@output_option
+@json_option
 @click.option(
     "--list-corruptions", is_flag=True, help="Print the corruptions with their parameters and exit."
 )
 def command(
     *,
-    dataset: str | None,
-    corruptions: tuple[str, ...],
-    severities: str,
-    model_kwargs: str | None,
     output: Path | None,
     as_json: bool,
     list_corruptions: bool,
@@ -95,23 +72,18 @@ def command(
         return 0
     if arguments["resume"] is not None:
         return _resume(arguments, output, input_mode)
-    if dataset is None:
-        raise click.UsageError(f"--dataset is missing ({DATASETS})")
-    keywords = parse_keywords(model_kwargs)
-    names = parse_names(corruptions)
-    levels = parse_severities(severities)
+    require_dataset(arguments)
+    arguments["model_kwargs"] = parse_keywords(arguments["model_kwargs"])
+    arguments["corruptions"] = parse_names(arguments["corruptions"])
+    arguments["severities"] = parse_severities(arguments["severities"])
     if output is not None:
         require_writable(output)
 
     from ..pipelines import run_robust_benchmark
 
-    with Console() as console:
+    with Console(current_caller().interruption) as console:
         run = partial(
             run_robust_benchmark,
-            dataset=dataset,
-            corruptions=names,
-            severities=levels,
-            model_kwargs=keywords,
             listener=console,
             **arguments,
             **detector_of_caller(arguments, input_mode),
@@ -122,7 +94,7 @@ def command(
 
 def _resume(arguments: dict[str, Any], output: Path | None, input_mode: str | None) -> int:
     from ..pipelines import run_robust_benchmark
-    from ..pipelines.robustness_documents import RobustnessDocuments
+    from ..pipelines.robustness_report import RobustnessRun
     from .resume import begin_again
 
     if output is not None:
@@ -132,8 +104,8 @@ def _resume(arguments: dict[str, Any], output: Path | None, input_mode: str | No
         given["corruptions"] = parse_names(given["corruptions"])
     if "severities" in given:
         given["severities"] = parse_severities(given["severities"])
-    again = begin_again(RobustnessDocuments, arguments["resume"], given)
-    with Console() as console:
+    again = begin_again(RobustnessRun, arguments["resume"], given)
+    with Console(current_caller().interruption) as console:
         run = partial(
             run_robust_benchmark,
             resume=arguments["resume"],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..threads import limited_threads
-from .console import ALLOW_WEIGHTS, Bar, complain, print_document
+from .console import ALLOW_WEIGHTS, Bar, complain, images_in, print_document
 from .options import calibration_tail_option, max_pixels_option, num_threads_option
 
 if TYPE_CHECKING:
@@ -85,6 +85,10 @@ class _Share(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 @max_pixels_option
 def command(**given: Any) -> int:
     """Move the threshold of a saved detector, and write down where it comes from.
+
+    \b
+      pyimgano threshold models/lid --quantile 0.98
+      pyimgano threshold models/lid --bad photos/bad --miss-rate 2%
 
     The detector is the folder of a saved detector, or a run that kept one. Without an option that
     chooses a threshold the present one is printed. The result is one JSON document on stdout.
@@ -180,7 +184,7 @@ def _choose(detector: Scorer, given: dict[str, Any], run: Path | None, bar: Bar)
         now = detector.calibration_
         calibrate_threshold(
             detector,
-            _images(given["good"], "good images"),
+            images_in(given["good"], "good images", good_for="--good"),
             quantile=given["quantile"] or now.quantile_asked,
             tail=tail or now.tail_asked,
             progress=bar.show,
@@ -215,7 +219,7 @@ def _defect_scores(detector: Scorer, given: dict[str, Any], run: Path | None) ->
     from ..runs import read_scores
 
     if given["bad"] is not None:
-        images = _images(given["bad"], "images of defects")
+        images = images_in(given["bad"], "images of defects")
         return [float(one) for one in detector.decision_function(images)]
     if run is None:
         raise click.UsageError("--bad is missing: a folder of images of defects")
@@ -224,15 +228,3 @@ def _defect_scores(detector: Scorer, given: dict[str, Any], run: Path | None) ->
     if not scores:
         raise DataError(f"{folder}: the run has scored no defective image; give --bad")
     return scores
-
-
-def _images(folder: Path, what: str) -> list[str]:
-    from ..errors import DataError
-    from ..inference.inputs import list_input
-
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; it has to hold {what}")
-    listing = list_input(str(folder))
-    if listing.problems:
-        raise DataError(listing.problems[0])
-    return listing.paths

@@ -3,9 +3,12 @@
 from .catalog import get_layout, list_datasets, open_root
 from .check import CategoryCheck, DatasetCheck, Finding, check_dataset
 from .dataset import Dataset, DatasetInfo, load_dataset
+from .exclusion import read_exclusions, without_excluded
 from .inside import load_category
 from .layout import Category, Layout, Sample, Saturation, Unused
 from .masks import NO_MASK, MaskError, Move, Region, load_mask, load_regions
+from .own_folders import require_good_parts
+from .pixels import Mask, Pixels
 from .sampling import limit_category, limit_samples
 from .unused import outside_of_categories
 
@@ -18,8 +21,10 @@ __all__ = [
     "DatasetInfo",
     "Finding",
     "Layout",
+    "Mask",
     "MaskError",
     "Move",
+    "Pixels",
     "Region",
     "Sample",
     "Saturation",
@@ -35,4 +40,7 @@ __all__ = [
     "load_regions",
     "open_root",
     "outside_of_categories",
+    "read_exclusions",
+    "require_good_parts",
+    "without_excluded",
 ]

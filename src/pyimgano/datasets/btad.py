@@ -24,7 +24,7 @@ class BTADLayout(Layout):
     official: ClassVar[frozenset[str]] = frozenset({"01", "02", "03"})
 
     def list_categories(self, root: Path) -> list[str]:
-        return category_names(root, ("train/ok", "train", "test"), self.official)
+        return category_names(root, ("train/ok", "train", "test"), self.official, layout=self.name)
 
     def load(self, root: Path, category: str) -> Category:
         self.require_category(root, category)

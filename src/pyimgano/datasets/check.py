@@ -30,6 +30,7 @@ from ..images import (
     read_header,
     read_mask,
     signature_of,
+    strangers,
 )
 from ..threads import thread_count
 from .catalog import get_layout, open_root
@@ -166,7 +167,8 @@ def check_dataset(
     deep
         Decode every image, which finds damage inside a file too, training images that make
         use of few of their 16 bits, and images that are copies without being the same file:
-        re-encoded, resized, or of a still scene.
+        re-encoded, resized, or of a still scene, and test images of another format, size,
+        camera or colour than the training images.
     bit_depth
         What the images would be read with: how many bits count in images with 16 bits a sample.
     progress
@@ -259,6 +261,10 @@ def _check(
     dim = dim_note(samples)
     if dim is not None:
         findings.append(_finding("note", root / name, dim))
+    if reading.deep:
+        made = [[sample.path for sample in some] for some in (category.train, category.test)]
+        for difference in strangers(*made, called="test"):
+            findings.append(_finding("note", root / name, difference))
     same = _duplicates(work, [(split, sample.path) for split, sample, _ in readable])
     findings += same
     findings += _near_copies(signatures, {one.path for one in same})

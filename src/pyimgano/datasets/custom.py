@@ -1,14 +1,16 @@
-"""Own images: in folders, in one flat folder of good images, or listed in a manifest.
+"""Own images: in folders as people keep them, or listed in a manifest.
 
 The root is one of
 
-- `train/normal`, and optionally `validation/normal`, `test/normal`, `test/anomaly` and
-  `ground_truth/anomaly/<stem>_mask.png`: one category, called `custom`. Other words for good and
-  for defective will do too (`words.py`);
-- a folder of such folders, one a category;
+- a folder with `train`, and optionally `validation`, `test` and `ground_truth`: one category,
+  called `custom`;
+- a folder of such folders, or of folders with `good` and `bad`, one a category;
 - a manifest (`.csv` or `.jsonl`, see `manifest.py`), or a folder that holds `manifest.csv` or
-  `manifest.jsonl` and none of the above;
-- a folder with good images directly in it: one category without a test set.
+  `manifest.jsonl` and no `train`;
+- a folder with `good` and perhaps `bad`, or other words for them (`words.py`);
+- a folder with good images in it or in its subfolders: one category without a test set.
+
+`own_folders.py` reads the folders.
 """
 
 from __future__ import annotations
@@ -17,12 +19,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import DataError, UnknownCategoryError, unknown_name
-from .folders import defective_samples, good_samples, train_samples
 from .inside import require_inside
-from .layout import Category, Layout, Sample
-from .listing import category_folders, image_files, is_folder, subfolders
+from .layout import Category, Layout
+from .listing import subfolders
 from .manifest import SUFFIXES, read_manifest
-from .words import meaning_of_word
+from .own_folders import (
+    has_good_folder,
+    has_training_folder,
+    images_below,
+    looks_like_own,
+    own_category,
+)
+from .suggestion import fitting_layout
 
 #: The category of a root without categories.
 _ONLY = "custom"
@@ -36,8 +44,8 @@ class CustomLayout(Layout):
     has_validation = True
 
     reads = (
-        "the images directly in train/normal, validation/normal, test/normal, test/anomaly and "
-        "ground_truth/anomaly"
+        "folders whose names mean good or bad, such as train/good, test/good, test/bad, good and "
+        "bad, with the folders in them; bad parts in train are not learned from"
     )
 
     def __init__(self, *, split: str | None = None, allow_outside: bool = False) -> None:
@@ -45,19 +53,19 @@ class CustomLayout(Layout):
         self._read: dict[Path, dict[str, Category]] = {}  # manifests, read once
 
     def list_categories(self, root: Path) -> list[str]:
-        if _is_single(root):
-            return [_ONLY]
-        names = [folder.name for folder in category_folders(root, ("train", "test"))]
+        names = self._folders_of_categories(root)
         if names:
             return names
-        manifest = self._find_manifest(root)
+        manifest = None if _has_train(root) else self._find_manifest(root)
         if manifest is not None:
             return list(self._manifest(manifest))
-        if image_files(root):
+        if has_good_folder(root) or images_below(root, root, self.allow_outside):
             return [_ONLY]
+        fits = fitting_layout(root, apart=("custom",))
+        proposal = f"; this {fits}" if fits else ""
         raise DataError(
-            f"{root}: found no dataset; it has to hold train/normal, <category>/train/normal, good "
-            "images or manifest.csv"
+            f"{root}: found no dataset; it has to hold train/normal, good and bad, "
+            f"<category>/train/normal, good images or manifest.csv{proposal}"
         )
 
     def require_category(self, root: Path, category: str) -> None:
@@ -73,18 +81,26 @@ class CustomLayout(Layout):
         names = self.list_categories(root)
         if category not in names:  # another name for the only one
             return replace(self.load(root, names[0]), name=category)
-        if _is_single(root):
-            return _from_folders(category, root)
-        if is_folder(root) and category_folders(root, ("train", "test")):
-            return _from_folders(category, root / category)
-        manifest = self._find_manifest(root)
+        if self._folders_of_categories(root):
+            return own_category(category, root / category, allow_outside=self.allow_outside)
+        manifest = None if _has_train(root) else self._find_manifest(root)
         if manifest is None:
-            train = tuple(Sample(path, 0, "good") for path in image_files(root))
-            return Category(category, train, folder=root)
+            return own_category(category, root, allow_outside=self.allow_outside)
         found = self._manifest(manifest)[category]
         if not found.train:
             raise DataError(f"{manifest}: lists no training image of category {category!r}")
         return found
+
+    def _folders_of_categories(self, root: Path) -> list[str]:
+        """The names of the folders in `root` that are a category each; none where it is one."""
+        if root.is_file() or _has_train(root):
+            return []
+        folders = [one for one in subfolders(root) if looks_like_own(one)]
+        if any(map(_has_train, folders)):
+            return [one.name for one in folders]
+        if self._find_manifest(root) is not None or has_good_folder(root):
+            return []
+        return [one.name for one in folders]
 
     def _find_manifest(self, root: Path) -> Path | None:
         found = _find_manifest(root)
@@ -98,8 +114,8 @@ class CustomLayout(Layout):
         return self._read[path]
 
 
-def _is_single(root: Path) -> bool:
-    return any(meaning_of_word(folder.name) == 0 for folder in subfolders(root / "train"))
+def _has_train(root: Path) -> bool:
+    return not root.is_file() and has_training_folder(root)
 
 
 def _find_manifest(root: Path) -> Path | None:
@@ -112,17 +128,3 @@ def _find_manifest(root: Path) -> Path | None:
     if len(found) > 1:
         raise DataError(f"{root}: holds both {found[0].name} and {found[1].name}; give one as root")
     return found[0] if found else None
-
-
-def _from_folders(category: str, folder: Path) -> Category:
-    train = train_samples(folder / "train", "normal")
-    test = good_samples(folder / "test")
-    bad, strays = defective_samples(folder / "test", folder / "ground_truth", "anomaly")
-    return Category(
-        category,
-        train,
-        (*test, *bad),
-        validation=tuple(good_samples(folder / "validation")),
-        stray_masks=tuple(strays),
-        folder=folder,
-    )

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from ..errors import DataError, UnknownCategoryError, UsageError, unknown_name
 from .listing import category_folders, is_folder
+from .suggestion import fitting_layout
 
 
 @dataclass(frozen=True)
@@ -202,21 +203,32 @@ class Layout(ABC):
 
 
 def category_names(
-    root: Path, parts: tuple[str, ...], official: frozenset[str] = frozenset()
+    root: Path,
+    parts: tuple[str, ...],
+    official: frozenset[str] = frozenset(),
+    *,
+    layout: str = "",
 ) -> list[str]:
     """Names of the subfolders of `root` that look like categories.
 
-    Those that hold one of `parts`, and those with an official name.
+    Those that hold one of `parts`, and those with an official name. `layout` is the name of the
+    layout that asks, which is not proposed for the same root.
 
     Raises
     ------
     DataError
-        There is none, or the root is itself a category. `parts[0]` is what is wanted.
+        There is none, or the root is itself a category. `parts[0]` is what is wanted, and the
+        message says which layout the folder looks like, if it does.
     """
     if is_folder(root / parts[0]):
-        raise DataError(f"{root}: is itself a category; the root is its parent folder")
+        raise DataError(
+            f"{root}: is itself a category; the root is its parent folder, --root "
+            f"{root.absolute().parent}"
+        )
     names = [folder.name for folder in category_folders(root, parts, official)]
     if not names:
         wanted = " or ".join(f"<category>/{part}" for part in parts)
-        raise DataError(f"{root}: holds no category ({wanted} is wanted)")
+        fits = fitting_layout(root, apart=(layout,))
+        proposal = f"; this {fits}" if fits else ""
+        raise DataError(f"{root}: holds no category ({wanted} is wanted){proposal}")
     return names

@@ -9,6 +9,9 @@ from pathlib import Path
 from ..errors import DataError
 from ..images import IMAGE_SUFFIXES, is_passed_over
 
+#: What a run leaves in its directory, which may lie among the images: its overlays are no images.
+RUN_FILES = frozenset({"config.json", "report.json"})
+
 
 def image_files(folder: Path) -> list[Path]:
     """The image files directly in `folder`, sorted by name; none if it does not exist.
@@ -42,6 +45,11 @@ def subfolders(folder: Path) -> list[Path]:
     if not is_folder(folder):
         return []
     return sorted(p for p in _entries(folder) if not is_passed_over(p.name) and is_folder(p))
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a run of ours left this folder: what lies in it is no part of a dataset."""
+    return all((folder / name).is_file() for name in RUN_FILES)
 
 
 def is_folder(path: Path) -> bool:

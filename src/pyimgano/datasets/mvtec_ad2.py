@@ -45,7 +45,9 @@ class MVTecAD2Layout(Layout):
     )
 
     def list_categories(self, root: Path) -> list[str]:
-        return category_names(root, ("train/good", "train", "test_public"), self.official)
+        return category_names(
+            root, ("train/good", "train", "test_public"), self.official, layout=self.name
+        )
 
     def load(self, root: Path, category: str) -> Category:
         self.require_category(root, category)

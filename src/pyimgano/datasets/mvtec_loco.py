@@ -54,7 +54,9 @@ class MVTecLOCOLayout(Layout):
     )
 
     def list_categories(self, root: Path) -> list[str]:
-        return category_names(root, ("train/good", "train", "test"), self.official)
+        return category_names(
+            root, ("train/good", "train", "test"), self.official, layout=self.name
+        )
 
     def load(self, root: Path, category: str) -> Category:
         self.require_category(root, category)

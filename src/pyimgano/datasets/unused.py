@@ -16,12 +16,10 @@ from pathlib import Path
 from ..foreign import leads_out
 from ..images import IMAGE_SUFFIXES, UNREAD_IMAGE_SUFFIXES, is_passed_over
 from .layout import Category, Layout, Unused
-from .listing import subfolders
+from .listing import RUN_FILES, subfolders
 
 # So many names are given of the folders or suffixes that a sentence is about, each so long.
 _NAMED, _LONGEST = 3, 60
-# What a run of ours leaves in its directory: overlays in there are not part of the dataset.
-_RUN = {"config.json", "report.json"}
 
 
 def unused_files(layout: Layout, category: Category) -> tuple[Unused, ...]:
@@ -190,7 +188,7 @@ def _walk(
         except OSError as error:
             yield folder, [], str(error.strerror)
             continue
-        if not set(files) >= _RUN:
+        if not set(files) >= RUN_FILES:
             if levels is None or folder[len(home) :].count(os.sep) < levels:
                 waiting += folders
             yield folder, files, None

@@ -73,7 +73,7 @@ class VisALayout(Layout):
         return root
 
     def list_categories(self, root: Path) -> list[str]:
-        return category_names(root, _PARTS, self.official)
+        return category_names(root, _PARTS, self.official, layout=self.name)
 
     def load(self, root: Path, category: str) -> Category:
         self.require_category(root, category)

@@ -41,8 +41,9 @@ def evaluate_scores(
     pro_integration_limit: float = AUPRO_LIMIT,
     no_pixel_reason: str = "no masks were given",
     no_regions_reason: str | None = None,
+    pro_curve: list[list[float]] | None = None,
 ) -> dict[str, Any]:
-    """Image-level and, where masks are given, pixel-level metrics.
+    """Compute image-level and, where masks are given, pixel-level metrics.
 
     Parameters
     ----------
@@ -68,6 +69,10 @@ def evaluate_scores(
         The reason given where there are no masks.
     no_regions_reason
         The reason given where sPRO is wanted and there are no regions.
+    pro_curve
+        A list that takes 200 points of the curve that AUPRO is the area under: a list of their
+        false-positive rates, from 0 to the limit, and one of the overlaps. It stays empty where
+        AUPRO is None.
 
     Returns
     -------
@@ -111,6 +116,7 @@ def evaluate_scores(
             threshold=pixel_limit,
             regions=regions,
             counted=pixel_counted,
+            pro_curve=pro_curve,
         )
         pixels = pixel_table.values
         undefined.update(pixel_table.reasons)
@@ -132,7 +138,7 @@ def evaluate_scores(
 def evaluate_kinds(
     y_true: Any, scores: Any, kinds: Sequence[str], **keywords: Any
 ) -> dict[str, dict[str, Any]]:
-    """The metrics of each kind of defect: its images with all the good ones.
+    """Compute the metrics of each kind of defect: its images with all the good ones.
 
     Parameters
     ----------

@@ -159,7 +159,7 @@ def check_scores(y_true: Any, scores: Any) -> tuple[npt.NDArray[np.bool_], npt.N
 
 
 def check_threshold(threshold: Any, name: str = "threshold") -> float:
-    """A finite threshold: comparing with NaN would call everything good."""
+    """Return a finite threshold: comparing with NaN would call everything good."""
     try:
         value = float(threshold)
     except (TypeError, ValueError):
@@ -196,7 +196,7 @@ def ap(labels: npt.NDArray[np.bool_], values: npt.NDArray[np.float64]) -> float:
 
 
 def classification_metrics(y_true: Any, y_pred: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    """The metrics, and the reasons of those that are undefined."""
+    """Return the metrics, and the reasons of those that are undefined."""
     labels, predicted = check_labels(y_true, "y_true"), check_labels(y_pred, "y_pred")
     if labels.shape != predicted.shape:
         raise UsageError(

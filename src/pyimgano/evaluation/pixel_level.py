@@ -26,6 +26,9 @@ PIXEL_METRICS = ("pixel_auroc", "pixel_average_precision", "aupro", "segf1")
 #: The limit that sPRO is integrated to by default.
 SPRO_LIMIT = 0.05
 
+#: Points of a curve that is to be drawn.
+CURVE_POINTS = 200
+
 #: Why there is no SegF1 where no threshold is given.
 NO_PIXEL_THRESHOLD = "there is no threshold for pixels"
 
@@ -215,7 +218,7 @@ class PixelScores:
 
     @classmethod
     def of(cls, masks: Any, maps: Any, *, flat: bool = False) -> PixelScores:
-        """Of what a caller gives, checked first, as `_check` does it."""
+        """Check what a caller gives, as `_check` does, and divide its pixels."""
         return cls(*_check(masks, maps, flat=flat))
 
     @cached_property
@@ -228,12 +231,17 @@ class PixelScores:
     def average_precision(self) -> float:
         return average_precision(self._interleaving.curve())
 
-    def aupro(self, limit: float) -> float:
-        return self._interleaving.curve(self.region_weights).area(limit)
+    def aupro(self, limit: float, points: list[list[float]] | None = None) -> float:
+        """Return AUPRO; rates and overlaps of the curve's points are added to `points`."""
+        curve = self._interleaving.curve(self.region_weights)
+        area = curve.area(limit)
+        if points is not None:
+            points.extend(curve.points(limit, CURVE_POINTS))
+        return area
 
     @cached_property
     def region_weights(self) -> npt.NDArray[np.float64]:
-        """(P,) one over (regions times pixels of the pixel's region): they sum to 1."""
+        """Return (P,) one over (regions times pixels of the pixel's region): they sum to 1."""
         weights = []
         regions = 0
         for mask in self.masks:
@@ -254,13 +262,15 @@ def pixel_metrics(
     threshold: float | None = None,
     regions: Sequence[Regions] | None = None,
     counted: Any = None,
+    pro_curve: list[list[float]] | None = None,
 ) -> MetricTable:
-    """All of `PIXEL_METRICS`, those that sort the pixels from one sorting.
+    """Compute all of `PIXEL_METRICS`; those that sort the pixels share one sorting.
 
     `threshold` is that of SegF1. With `regions` there is `spro` too, integrated to the same
     limit as AUPRO; their union is usually what `masks` says, and then shares the sorting.
     With `counted`, bool of the shape of `masks`, the other pixels are in no metric; regions
-    must not have any of them.
+    must not have any of them. Into the list `pro_curve`, if one is given, go the false-positive
+    rates and the overlaps of points of the curve that AUPRO is the area under.
     """
     _check_limit(integration_limit)
     truth, checked = _check(masks, maps)
@@ -280,7 +290,7 @@ def pixel_metrics(
     else:
         table.add("pixel_auroc", scores.auroc)
         table.add("pixel_average_precision", scores.average_precision)
-        table.add("aupro", lambda: scores.aupro(integration_limit))
+        table.add("aupro", lambda: scores.aupro(integration_limit, pro_curve))
     if threshold is None:
         table.fail("segf1", NO_PIXEL_THRESHOLD)
     else:
@@ -296,7 +306,7 @@ def _strictly_above(threshold: float) -> float:
 
 
 def _found(scores: npt.NDArray[np.floating], threshold: float) -> npt.NDArray[np.bool_]:
-    """At or above the threshold, which is not rounded to the precision of the scores."""
+    """Tell which scores are at or above the threshold, not rounded to their precision."""
     return np.asarray(scores >= np.float64(threshold))
 
 
@@ -322,7 +332,7 @@ def _spro(
     known: PixelScores | None,
     counted: npt.NDArray[np.bool_] | None = None,
 ) -> float:
-    """`compute_spro` on checked maps; `known` saves a sorting if it divides the same pixels."""
+    """Compute `compute_spro` on checked maps; `known` saves a sorting of the same pixels."""
     if len(regions) != len(scores):
         raise UsageError(f"{len(regions)} images with regions, but {len(scores)} maps")
     anomalous, weights = [], []
@@ -361,7 +371,7 @@ def _check_limit(limit: float) -> None:
 
 
 def _one_array(values: Any, name: str) -> npt.NDArray[Any]:
-    """An array of what may be a list of arrays, which must be of one size."""
+    """Return one array of what may be a list of arrays, which must be of one size."""
     if isinstance(values, (list, tuple)):
         shapes = [np.shape(one) if isinstance(one, np.ndarray) else None for one in values]
         known = {shape: index for index, shape in reversed(list(enumerate(shapes)))}

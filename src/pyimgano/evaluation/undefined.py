@@ -34,6 +34,6 @@ class MetricTable:
             self.fail(name, str(error))
 
     def fail(self, name: str, reason: str) -> None:
-        """The metric has no value, and why."""
+        """Note that the metric has no value, and why."""
         self.values[name] = None
         self.reasons[name] = reason

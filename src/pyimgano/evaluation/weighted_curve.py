@@ -58,14 +58,7 @@ class ThresholdCurve:
         """
         if self.normal == 0:
             raise UndefinedMetric("there is nothing normal to raise a false alarm on")
-        # Two points for each threshold: just above it, and at it. Ties between anomalous
-        # and normal scores thus become a slope, not a step.
-        alarms = np.empty(2 * len(self.hit) + 2)
-        hits = np.empty_like(alarms)
-        alarms[0], hits[0] = 0.0, 0.0
-        alarms[1:-1:2], alarms[2:-1:2] = self.alarms_above, self.alarms
-        hits[1:-1:2], hits[2:-1:2] = np.concatenate([[0.0], self.hit[:-1]]), self.hit
-        alarms[-1], hits[-1] = self.normal, self.hit[-1]
+        alarms, hits = self._corners()
         most = limit * self.normal
         inside = int(np.searchsorted(alarms, most, side="right"))
         area = float(np.trapezoid(hits[:inside], alarms[:inside]))
@@ -74,6 +67,31 @@ class ThresholdCurve:
             width = most - alarms[inside - 1]
             area += width * (hits[inside - 1] + 0.5 * rise * width / run)
         return min(1.0, float(area / (most * self.hit[-1])))
+
+    def points(self, limit: float, most: int) -> tuple[list[float], list[float]]:
+        """Return `most` points of the curve that `area` is under, for drawing it.
+
+        They go from a false-positive rate of 0 to one of `limit` and lie closer together near 0,
+        where the curve is steep: the rates, and the shares hit at them. There must be normal items.
+        """
+        alarms, hits = self._corners()
+        # where the curve is upright the highest point counts, as the lower ones do for the area
+        last = np.append(np.diff(alarms) > 0, True)
+        rates, shares = alarms[last] / self.normal, hits[last] / self.hit[-1]
+        at = limit * np.linspace(0.0, 1.0, most) ** 3
+        return at.tolist(), np.minimum(np.interp(at, rates, shares), 1.0).tolist()
+
+    def _corners(self) -> tuple[Floats, Floats]:
+        """Return the points (alarms, hits) that the curve goes through in straight lines."""
+        # Two points for each threshold: just above it, and at it. Ties between anomalous
+        # and normal scores thus become a slope, not a step.
+        alarms = np.empty(2 * len(self.hit) + 2)
+        hits = np.empty_like(alarms)
+        alarms[0], hits[0] = 0.0, 0.0
+        alarms[1:-1:2], alarms[2:-1:2] = self.alarms_above, self.alarms
+        hits[1:-1:2], hits[2:-1:2] = np.concatenate([[0.0], self.hit[:-1]]), self.hit
+        alarms[-1], hits[-1] = self.normal, self.hit[-1]
+        return alarms, hits
 
 
 @dataclass(frozen=True)
@@ -94,7 +112,7 @@ class NormalScores:
 
     @classmethod
     def of(cls, scores: npt.NDArray[np.floating]) -> NormalScores:
-        """Of (Q,) scores."""
+        """Sort (Q,) normal scores."""
         return cls([np.sort(scores)], len(scores))
 
     @classmethod
@@ -105,7 +123,7 @@ class NormalScores:
         least: float,
         hits: int,
     ) -> NormalScores:
-        """Of `scores` where `not_normal`, of the same shape, is false.
+        """Sort those of `scores` where `not_normal`, of the same shape, is false.
 
         `least` is the lowest score of an anomaly, and `hits` how many anomalies there are.
         Threads sort parts: the smaller a part the quicker, but each is searched for each
@@ -129,7 +147,7 @@ class NormalScores:
     def above_and_at(
         self, thresholds: npt.NDArray[np.floating]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """How many scores are > t_k, and >= t_k, for (K,) descending thresholds."""
+        """Return how many scores are > t_k, and >= t_k, for (K,) descending thresholds."""
 
         def part(scores: npt.NDArray[np.floating]) -> Any:
             below = np.searchsorted(scores, ascending, side="left")
@@ -151,7 +169,7 @@ class NormalScores:
 
 
 def in_threads(work: Callable[[_P], Any], pieces: Sequence[_P], threads: int) -> list[Any]:
-    """`work` on each piece, in order; numpy's loops let go of the interpreter meanwhile."""
+    """Do `work` on each piece, in order; numpy's loops let go of the interpreter meanwhile."""
     if threads == 1:
         return [work(piece) for piece in pieces]
     with ThreadPoolExecutor(threads) as pool:
@@ -182,7 +200,7 @@ class Interleaving:
 
     @classmethod
     def of(cls, anomalous: npt.NDArray[np.floating], normal: NormalScores) -> Interleaving:
-        """Of (P,) anomalous scores.
+        """Sort (P,) anomalous scores.
 
         Raises
         ------
@@ -198,7 +216,7 @@ class Interleaving:
         return cls(order, last, above, at, normal.count)
 
     def curve(self, weights: Floats | None = None) -> ThresholdCurve:
-        """The curve with (P,) weights of the anomalies, or one for each."""
+        """Return the curve with (P,) weights of the anomalies, or one for each."""
         if weights is None:
             hit = (self.last + 1).astype(np.float64)
         else:

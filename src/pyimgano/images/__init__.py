@@ -14,6 +14,7 @@ from .corrupt import (
 )
 from .header import ImageHeader, image_size, read_header
 from .limit import DEFAULT_MAX_PIXELS, limited_pixels, max_pixels, set_max_pixels
+from .origin import ImageOrigin, differences, origin_of, origins_of, strangers
 from .passed_over import is_passed_over
 from .read import (
     IMAGE_SUFFIXES,
@@ -56,6 +57,7 @@ __all__ = [
     "Corruption",
     "DecodedImage",
     "ImageHeader",
+    "ImageOrigin",
     "ImageSource",
     "ImageStream",
     "KeyedImage",
@@ -73,6 +75,7 @@ __all__ = [
     "corrupt_image",
     "corrupt_mask",
     "decode_image",
+    "differences",
     "dim_note",
     "get_corruption",
     "image_size",
@@ -80,6 +83,8 @@ __all__ = [
     "join_remarks",
     "limited_pixels",
     "max_pixels",
+    "origin_of",
+    "origins_of",
     "pages_remark",
     "read_header",
     "read_image",
@@ -88,5 +93,6 @@ __all__ = [
     "resize_image",
     "set_max_pixels",
     "signature_of",
+    "strangers",
     "stream_images",
 ]

@@ -56,7 +56,7 @@ class Signature:
 
 
 def signature_of(image: npt.NDArray[np.uint8]) -> Signature:
-    """The signature of an image (H, W, 3) uint8 RGB."""
+    """Return the signature of an image (H, W, 3) uint8 RGB."""
     while min(image.shape[:2]) >= 1024:  # every other point of a large one tells as much
         image = image[::2, ::2]
     plain = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY).astype(np.float32)
@@ -105,12 +105,12 @@ class CopyGroups:
 
     @property
     def distinct(self) -> int:
-        """How many images there are, copies not counted."""
+        """Return how many images there are, copies not counted."""
         return len(np.unique(self.group)) if not self.alike else 1 + len(self.group) - self.alike
 
     @property
     def copies(self) -> int:
-        """How many images are copies of others."""
+        """Return how many images are copies of others."""
         return len(self.group) - self.distinct
 
     def positions(self, indices: Sequence[int]) -> tuple[tuple[int, ...], ...]:
@@ -125,7 +125,7 @@ class CopyGroups:
         )
 
     def members(self) -> list[npt.NDArray[np.int64]]:
-        """The numbers of the images of each group, in the order of their first."""
+        """Return the numbers of the images of each group, in the order of their first."""
         order = np.argsort(self.group, kind="stable")
         _, starts = np.unique(self.group[order], return_index=True)
         return np.split(order, starts[1:]) if len(order) else []
@@ -134,7 +134,7 @@ class CopyGroups:
 def copies_among(
     known: Iterable[Signature], others: Sequence[Signature]
 ) -> list[tuple[int, int | None]]:
-    """Which of `others` are copies of known images.
+    """Return which of `others` are copies of known images.
 
     Returns
     -------
@@ -164,7 +164,7 @@ class _Points:
         self.coarse = (coarse / length).astype(np.float32)  # (n, 256)
 
     def nearest(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """(m, 2) pairs of the numbers `chosen`, each with those nearest to it, roughly."""
+        """Return (m, 2) pairs of the numbers `chosen`, each with those nearest to it, roughly."""
         coarse = self.coarse[chosen]
         count = min(_NEAREST, len(chosen) - 1)
         pairs = []
@@ -178,7 +178,7 @@ class _Points:
         return chosen[np.unique(found, axis=0)]
 
     def left(self, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """(m,) grey levels that are left between the images of each pair.
+        """Return (m,) grey levels that are left between the images of each pair.
 
         The larger way where the first is little enough for copies.
         """
@@ -188,7 +188,7 @@ class _Points:
         return found
 
     def _left_of(self, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """(m,) what is left of the second image of each pair when the first explains it."""
+        """Return (m,) what is left of the second image of each pair when the first explains it."""
         found = np.empty(len(pairs))
         for start in range(0, len(pairs), _PAIRS):
             some = pairs[start : start + _PAIRS]
@@ -201,7 +201,7 @@ class _Points:
 
 
 def _changes(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(n, 5, 1024): orthonormal bases of what brightness, contrast, a shift and a blur change.
+    """Return orthonormal bases (n, 5, 1024) of what light, contrast, a shift and a blur change.
 
     Of images (n, 1024) that are not constant.
     """
@@ -223,7 +223,7 @@ def _changes(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _near(points: _Points, same: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """(n,) groups of images that are copies, from those of the same images."""
+    """Return (n,) groups of images that are copies, from those of the same images."""
     known: dict[tuple[int, int], float] = {}
 
     def left(pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -257,7 +257,7 @@ def _usual(
     rest: npt.NDArray[np.float64],
     leaders: npt.NDArray[np.int64],
 ) -> float:
-    """The median over different images of what is left between one and its nearest."""
+    """Return the median over different images of what is left between one and its nearest."""
     nearest = dict.fromkeys(leaders.tolist(), np.inf)
     for (one, other), value in zip(pairs.tolist(), rest.tolist(), strict=True):
         nearest[one] = min(nearest[one], value)
@@ -266,7 +266,7 @@ def _usual(
 
 
 def _merged(group: npt.NDArray[np.int64], pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """(n,) groups after those of each pair of leaders are joined, by the first image of each."""
+    """Join the groups of each pair of leaders, (n,), by the first image of each."""
     root = {int(one): int(one) for one in np.unique(group)}
 
     def find(one: int) -> int:

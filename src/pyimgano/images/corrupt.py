@@ -62,7 +62,7 @@ class Corruption:
     moves: bool = False
 
     def at(self, severity: int) -> dict[str, float]:
-        """The parameters at a severity of 1 to 5; raises `UsageError` for another."""
+        """Return the parameters at a severity of 1 to 5; raises `UsageError` for another."""
         if type(severity) is not int or severity not in SEVERITIES:
             raise UsageError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
         return {name: values[severity - 1] for name, values in self.parameters.items()}
@@ -155,7 +155,9 @@ CORRUPTIONS: Mapping[str, Corruption] = MappingProxyType({one.name: one for one 
 
 
 def get_corruption(name: str) -> Corruption:
-    """The corruption called `name`; an unknown one raises `UsageError`, with the near ones."""
+    """Return the corruption called `name`; an unknown one raises `UsageError`, with the near
+    ones.
+    """
     if not isinstance(name, str) or name not in CORRUPTIONS:
         raise UsageError(unknown_name("corruption", str(name), CORRUPTIONS))
     return CORRUPTIONS[name]
@@ -169,7 +171,7 @@ def corrupt_image(
     seed: int = 0,
     identity: str = "",
 ) -> npt.NDArray[np.uint8]:
-    """A corrupted copy of an image.
+    """Return a corrupted copy of an image.
 
     Parameters
     ----------
@@ -208,7 +210,7 @@ def corrupt_mask(
     seed: int = 0,
     identity: str = "",
 ) -> npt.NDArray[np.uint8]:
-    """The ground truth of a corrupted image: moved exactly as the image is.
+    """Move the ground truth of a corrupted image exactly as the image is moved.
 
     Parameters
     ----------

@@ -223,14 +223,14 @@ def geo_jitter(
 
 
 def is_grey(image: Image) -> bool:
-    """Whether the three channels are the same."""
+    """Return whether the three channels are the same."""
     return bool(
         (image[:, :, 0] == image[:, :, 1]).all() and (image[:, :, 0] == image[:, :, 2]).all()
     )
 
 
 def _centred(count: int) -> npt.NDArray[np.float64]:
-    """`count` positions from -1 to 1; one alone is at 0."""
+    """Return `count` positions from -1 to 1; one alone is at 0."""
     return np.linspace(-1.0, 1.0, count) if count > 1 else np.zeros(1)
 
 
@@ -263,7 +263,7 @@ def _grained(n: Floats, sigma: float) -> Floats:
 def _warp_long(
     image: npt.NDArray[np.uint8], matrix: npt.NDArray[np.float64], nearest: bool
 ) -> npt.NDArray[np.uint8]:
-    """What `cv2.warpAffine` does, for sides that it cannot count."""
+    """Warp as `cv2.warpAffine` does, for sides that it cannot count."""
     from scipy.ndimage import affine_transform
 
     turned = matrix[::-1][:, [1, 0, 2]]  # rows before columns

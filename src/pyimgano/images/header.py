@@ -63,7 +63,7 @@ class ImageHeader:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) in pixels as `read_image` gives them, read from the header alone.
+    """Return (height, width) in pixels as `read_image` gives them, read from the header alone.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def read_header(path: str | Path, *, bit_depth: int | None = None) -> ImageHeade
 
 
 def _read(path: str | Path, bit_depth: int | None = None) -> tuple[ImageHeader, bool]:
-    """The header, and whether the file reaches its end in the usual way."""
+    """Return the header, and whether the file reaches its end in the usual way."""
     try:
         require_regular_file(path)
         with Path(path).open("rb", buffering=0) as file:
@@ -158,7 +158,7 @@ def _read_tiff(
 
 
 def _reaches_its_end(file: BinaryIO, header: Image.Image, length: int) -> bool:
-    """Whether the file is as long as its structure says; True for other formats."""
+    """Return whether the file is as long as its structure says; True for other formats."""
     if header.format == "BMP":
         return _bmp_bytes(file) <= length
     if header.format == "WEBP":
@@ -173,7 +173,7 @@ def _reaches_its_end(file: BinaryIO, header: Image.Image, length: int) -> bool:
 
 
 def _jpeg_reaches_its_end(file: BinaryIO, length: int, parts: JpegParts) -> bool:
-    """Whether the end marker follows the pixels, and not only a thumbnail in the metadata.
+    """Return whether the end marker follows the pixels, and not only a thumbnail in the metadata.
 
     False also where zeros are before it: whether they are stray or damage takes decoding.
     """
@@ -187,7 +187,9 @@ def _jpeg_reaches_its_end(file: BinaryIO, length: int, parts: JpegParts) -> bool
 
 
 def _bmp_bytes(file: BinaryIO) -> int:
-    """How long an uncompressed BMP must be; 0 for others. The length it states is often wrong."""
+    """Return how long an uncompressed BMP must be; 0 for others. The length it states is often
+    wrong.
+    """
     file.seek(0)
     start = file.read(34)
     offset, kind = struct.unpack_from("<II", start, 10)
@@ -202,7 +204,7 @@ def _bmp_bytes(file: BinaryIO) -> int:
 
 
 def _walk_png(file: BinaryIO, length: int) -> tuple[bool, bytes | None]:
-    """From chunk to chunk: whether the end is there, and the EXIF block if there is one."""
+    """Walk from chunk to chunk: is the end there, and the EXIF block if there is one."""
     metadata = None
     position = len(PNG_SIGNATURE)
     for _ in range(MAX_CHUNKS):

@@ -45,7 +45,7 @@ class JpegParts:
 
     @property
     def stray_bytes(self) -> int:
-        """How many there are."""
+        """Return how many stray bytes there are."""
         return sum(end - start for start, end in self.stray)
 
 
@@ -75,7 +75,7 @@ def find_jpeg_parts(file: BinaryIO) -> JpegParts:
 
 
 def _next_marker(file: BinaryIO, position: int) -> tuple[int, int, int] | None:
-    """Where the next marker begins, where it ends, and its code; None without one nearby."""
+    """Return where the next marker begins, where it ends, and its code; None without one nearby."""
     file.seek(position)
     block = file.read(_PIECE)
     while len(block) <= _STRAY_BYTES:
@@ -111,7 +111,7 @@ def zeros_before_end(data: bytes, scan: int) -> tuple[int, int] | None:
 
 
 def stray_remark(header: int, end: int) -> str | None:
-    """What to say of stray bytes in the header and zeros before the end; None without any."""
+    """Describe stray bytes in the header and zeros before the end; None without any."""
     found = []
     if header:
         found.append(f"{header} stray byte{'s' * (header > 1)} between the segments of its header")

@@ -33,7 +33,7 @@ _pillow = ForkSafeLock()
 
 
 def max_pixels() -> int:
-    """The limit in force: height times width that an image or mask file may declare."""
+    """Return the limit in force: height times width that an image or mask file may declare."""
     return _limit
 
 
@@ -55,7 +55,7 @@ def set_max_pixels(count: int | None) -> None:
 
 @contextmanager
 def limited_pixels(count: int | None) -> Iterator[None]:
-    """`set_max_pixels` for a while; None changes nothing."""
+    """Set the limit for a while, as `set_max_pixels` does; None changes nothing."""
     before = _limit
     if count is not None:
         set_max_pixels(count)
@@ -117,7 +117,7 @@ def _refuse(path: str | Path, declared: str, count: int) -> None:
 
 
 def _webp_canvas(file: BinaryIO) -> tuple[int, int] | None:
-    """(width, height) of a WebP (RFC 9649, sections 2.5 to 2.7); None of anything else."""
+    """Return (width, height) of a WebP (RFC 9649, sections 2.5 to 2.7); None of anything else."""
     start = file.read(30)
     file.seek(0)
     if len(start) < 30 or start[:4] != b"RIFF" or start[8:12] != b"WEBP":
@@ -138,5 +138,5 @@ def _webp_canvas(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def opened(path: str | Path, data: bytes) -> Image.Image:
-    """As `open_header`, of a file's content."""
+    """Open the header of a file's content, as `open_header` does of a file."""
     return open_header(path, io.BytesIO(data))

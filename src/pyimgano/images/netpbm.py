@@ -29,7 +29,7 @@ class WideNetpbm(NamedTuple):
 
     @property
     def end(self) -> int:
-        """How many bytes the file has at least."""
+        """Return how many bytes the file has at least."""
         return self.offset + 2 * self.width * self.height * self.channels
 
 

@@ -123,7 +123,7 @@ def check_png(path: str | Path, data: bytes) -> PngParts:
 
 
 def quick_png(data: bytes, parts: PngParts) -> bytes | memoryview | None:
-    """The same PNG with its pixels stored, which decodes to the same pixels, only quicker.
+    """Return the same PNG with its pixels stored: it decodes to the same pixels, and quicker.
 
     A large one is given back as it is, once it is known to inflate to what its header declares.
     None for what is damaged, interlaced or in any way odd, and without the package: OpenCV must
@@ -181,7 +181,7 @@ def quick_png(data: bytes, parts: PngParts) -> bytes | memoryview | None:
 
 
 def _buffer(size: int) -> memoryview:
-    """At least `size` bytes, the same for each image of a thread: fresh memory is slow."""
+    """Return at least `size` bytes, the same for each image of a thread: fresh memory is slow."""
     if len(getattr(_of_thread, "buffer", b"")) < size:
         _of_thread.buffer = bytearray(size)
     return memoryview(_of_thread.buffer)

@@ -197,7 +197,7 @@ def join_remarks(*remarks: str | None) -> str | None:
 
 
 def pages_remark(count: int) -> str | None:
-    """What is left out of a file with `count` pages, in words; None if nothing is."""
+    """Return what is left out of a file with `count` pages, in words; None if nothing is."""
     return f"has {count} pages, of which the first is used" if count > 1 else None
 
 
@@ -267,7 +267,7 @@ def turned(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uin
 def _decode_wide_png(
     path: str | Path, data: bytes, png: PngParts, header: Image.Image, bit_depth: int | None
 ) -> DecodedImage:
-    """A PNG of 16 bits a sample, not turned."""
+    """Return a PNG of 16 bits a sample, not turned."""
     wide = _wide_png_samples(path, data, png, header)
     declared_bits = png.colours_declared
     remark, declared, stated = None, None, False
@@ -297,7 +297,7 @@ def _decode_wide_png(
 def _wide_png_samples(
     path: str | Path, data: bytes, png: PngParts, header: Image.Image
 ) -> npt.NDArray[np.uint16]:
-    """(H, W) or (H, W, 3), RGB, without alpha."""
+    """Return (H, W) or (H, W, 3), RGB, without alpha."""
     grey = png.header[9] in (0, 4)
     if max(header.size) > _LONGEST_SIDE:
         raise ImageReadError(
@@ -367,7 +367,7 @@ def _decode_tiff_file(path: str | Path, data: bytes, bit_depth: int | None) -> D
 def _tiff_picture(
     path: str | Path, data: bytes, facts: TiffFacts, bit_depth: int | None
 ) -> tuple[npt.NDArray[np.uint8], SampleRange | None, str | None]:
-    """(H, W) or (H, W, 3) uint8, not turned; its range and a remark."""
+    """Return (H, W) or (H, W, 3) uint8, not turned; its range and a remark."""
     require_known_range(path, facts, bit_depth)
     values = decode_tiff(path, data, facts)
     found, remark = None, None
@@ -394,7 +394,7 @@ def _tiff_picture(
 
 
 def _declared(facts: TiffFacts) -> dict[str, Any]:
-    """The range that the tags of unsigned 16-bit samples declare, for `scale_wide`."""
+    """Return the range that the tags of unsigned 16-bit samples declare, for `scale_wide`."""
     whole = top_of(16)
     if facts.high is not None:
         low = facts.low or 0.0
@@ -488,7 +488,7 @@ def read_mask(path: str | Path) -> npt.NDArray[np.uint8]:
 
 
 def _tiff_mask_values(values: npt.NDArray[Any], facts: TiffFacts) -> npt.NDArray[np.uint8]:
-    """(H, W) uint8 of a TIFF that Pillow does not read."""
+    """Return (H, W) uint8 of a TIFF that Pillow does not read."""
     if facts.photometric == 3:
         colours = palette_of(facts)
         grey = (colours.min(axis=1) == colours.max(axis=1)).all()
@@ -505,7 +505,7 @@ def _tiff_mask_values(values: npt.NDArray[Any], facts: TiffFacts) -> npt.NDArray
 
 
 def _at_most_255(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """An index stays one, and what is larger plainly means defect."""
+    """Return indices as they are, and larger values as 255: they plainly mean defect."""
     return np.where(values > 255, 255, values).astype(np.uint8)
 
 
@@ -519,7 +519,7 @@ _NETPBM_MAXVAL = re.compile(rb"P[2356](?:(?:\s|#[^\r\n]*[\r\n])+(\d{1,9})){3}")
 def _unscaled(
     values: npt.NDArray[np.uint8], header: Image.Image, data: bytes
 ) -> npt.NDArray[np.uint8]:
-    """What stands in a PGM or PPM of fewer than 8 bits, which Pillow has scaled to 255."""
+    """Return the values of a PGM or PPM of fewer than 8 bits, which Pillow scaled to 255."""
     found = _NETPBM_MAXVAL.match(data[:4096]) if header.format == "PPM" else None
     if found is None or int(found[1]) >= 255:
         return values
@@ -527,7 +527,7 @@ def _unscaled(
 
 
 def _mask_values(mask: Image.Image) -> npt.NDArray[np.uint8]:
-    """(H, W) uint8."""
+    """Return the values of a mask, (H, W) uint8."""
     if mask.mode == "F":
         raise ValueError("a mask with float pixels, whose meaning is not known")
     if mask.mode.startswith("I"):
@@ -577,7 +577,7 @@ def resize_image(
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The content of a file that is not empty; raises `ImageReadError`."""
+    """Return the content of a file that is not empty; raises `ImageReadError`."""
     try:
         data = read_regular(path, MAX_FILE_BYTES)
     except (OSError, ValueError, MemoryError) as error:  # ValueError: a name with a null byte
@@ -608,7 +608,7 @@ def orientation(header: Image.Image) -> int:
 def _decode_with_pillow(
     path: str | Path, image: Image.Image, turn: int | None, bit_depth: int | None
 ) -> DecodedImage:
-    """`turn` is the orientation; None takes it from the image's metadata."""
+    """Decode with Pillow; `turn` is the orientation, None takes it from the metadata."""
     try:
         image.load()
         if turn is None:
@@ -644,7 +644,9 @@ def _decode_with_pillow(
 def _decode_text_netpbm(
     path: str | Path, image: Image.Image, maxval: int, bit_depth: int | None
 ) -> DecodedImage:
-    """A PGM or PPM of 16 bits in text, which Pillow scales by its maxval: grey to 65535."""
+    """Decode a PGM or PPM of 16 bits in text, whose maxval Pillow scales to 65535 where it is
+    grey.
+    """
     image.load()
     if image.mode != "I":
         if bit_depth is not None and top_of(bit_depth) != maxval:
@@ -661,7 +663,7 @@ def _decode_text_netpbm(
 
 
 def orientation_in(metadata: bytes | None) -> int:
-    """The orientation in the EXIF block of a PNG; 1 without one, and where it is damaged."""
+    """Return the orientation in the EXIF block of a PNG; 1 without one, and where it is damaged."""
     if metadata is None:
         return 1
     try:
@@ -674,7 +676,7 @@ def orientation_in(metadata: bytes | None) -> int:
 
 
 def reason_of(error: Exception) -> str:
-    """A decoder's complaint, short and on one line, without the path we put before it."""
+    """Return a decoder's complaint, short and on one line, without the path we put before it."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, PermissionError):

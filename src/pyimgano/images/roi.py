@@ -70,7 +70,7 @@ class RegionOfInterest:
 
     @classmethod
     def from_mask(cls, mask: npt.ArrayLike, origin: str = "roi") -> RegionOfInterest:
-        """Of a mask (h, w), bool or numbers of which every one but 0 counts.
+        """Make a region of a mask (h, w), bool or numbers of which every one but 0 counts.
 
         Raises
         ------
@@ -89,7 +89,7 @@ class RegionOfInterest:
 
     @classmethod
     def from_polygons(cls, polygons: Any, origin: str = "roi") -> RegionOfInterest:
-        """Of one polygon, a sequence of [x, y] in 0..1, or a sequence of polygons.
+        """Make a region of one polygon, [x, y] pairs in 0..1, or of a sequence of polygons.
 
         Raises
         ------
@@ -118,7 +118,7 @@ class RegionOfInterest:
         return self
 
     def at(self, size: tuple[int, int]) -> Mask:
-        """Which pixels of an image of `size` (height, width) count, (H, W) bool.
+        """Return which pixels of an image of `size` (height, width) count, (H, W) bool.
 
         Of a mask: those that overlap no cell of it that does not count. Of polygons: those
         whose centre lies in one.
@@ -136,7 +136,7 @@ class RegionOfInterest:
         return counted
 
     def counted(self, size: tuple[int, int], source: tuple[int, int] | None = None) -> Mask:
-        """Which pixels count of an image that `resize_image` brings from `source` to `size`.
+        """Return which pixels count of an image that `resize_image` brings from `source` to `size`.
 
         Parameters
         ----------
@@ -164,7 +164,7 @@ class RegionOfInterest:
     def fill(
         self, image: npt.NDArray[np.uint8], source: tuple[int, int], name: str
     ) -> npt.NDArray[np.uint8]:
-        """A copy of a resized image (H, W, 3) with `FILL` wherever it does not count.
+        """Return a copy of a resized image (H, W, 3) with `FILL` wherever it does not count.
 
         Raises
         ------
@@ -184,7 +184,7 @@ class RegionOfInterest:
 
 
 def read_roi(value: Any, name: str = "roi") -> RegionOfInterest:
-    """A region of interest from what a user gives.
+    """Read a region of interest from what a user gives.
 
     Parameters
     ----------
@@ -302,7 +302,9 @@ def _footprint(old: int, new: int) -> Ranges:
 
 
 def _all_within(mask: Mask, rows: Ranges, columns: Ranges) -> Mask:
-    """Whether all of `mask` is True within each pair of a range of rows and one of columns."""
+    """Return whether all of `mask` is True within each pair of a range of rows and one of
+    columns.
+    """
     tall = np.stack([mask[a:b].all(axis=0) for a, b in zip(*rows)])  # (H, w)
     turned = np.ascontiguousarray(tall.T)  # (w, H), so that ranges of it lie together
     return np.stack([turned[a:b].all(axis=0) for a, b in zip(*columns)], axis=1)

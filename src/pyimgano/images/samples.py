@@ -136,7 +136,7 @@ def scale_wide(
 
 @lru_cache(maxsize=16)
 def _table(low: float, top: float, rounded: bool) -> npt.NDArray[np.uint8]:
-    """(65536,) what each value becomes."""
+    """Return (65536,) what each value becomes."""
     values = np.clip(np.arange(_WHOLE_RANGE + 1, dtype=np.float64), low, top)
     scaled = 255.0 * (values - low) / (top - low)
     # rounded down, but not for what is whole and an error of the division makes a little less
@@ -183,7 +183,7 @@ def in_three_channels(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def dim_note(ranges: Sequence[SampleRange | None]) -> str | None:
-    """What to say of training images, one entry each, that leave most of 16 bits empty.
+    """Describe training images, one entry each, that leave most of 16 bits empty.
 
     Returns
     -------

@@ -86,7 +86,7 @@ class Recall(Protocol):
     """A cache of features, by a key that stands for the bytes of a file and a size."""
 
     def lookup(self, key: str) -> Recalled | None:
-        """What is known; called by several threads."""
+        """Look up what is known; several threads call this."""
         ...
 
 
@@ -485,7 +485,7 @@ def _load_altered(
     roi: RegionOfInterest | None,
     bit_depth: int | None,
 ) -> LoadedImage:
-    """From a cache only if the source says what stands for the alteration there."""
+    """Load an altered image; from a cache only if its source names the alteration there."""
     key = ""
     try:
         data = read_bytes(source.path)

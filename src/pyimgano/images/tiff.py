@@ -112,12 +112,12 @@ class TiffFacts:
 
     @property
     def kind(self) -> str:
-        """What its samples are, in words."""
+        """Return what its samples are, in words."""
         return f"{self.bits}-bit {_KINDS.get(self.sample_format, 'unknown')}"
 
     @property
     def mode(self) -> str:
-        """A name of the kind of pixels in the way of Pillow's, such as `RGB;16`."""
+        """Return a name of the kind of pixels in the way of Pillow's, such as `RGB;16`."""
         names = {_RGB: "RGB", _PALETTE: "P", _CMYK: "CMYK"}
         base = names.get(self.photometric, "L")
         if base == "L" and (self.bits > 8 or self.sample_format != 1):
@@ -127,7 +127,7 @@ class TiffFacts:
 
     @property
     def dtype(self) -> np.dtype[Any] | None:
-        """The type of a sample in the file; None where there is none for it."""
+        """Return the type of a sample in the file; None where there is none for it."""
         code = _CODES.get(self.sample_format)
         sizes = (16, 32, 64) if code == "f" else (8, 16, 32, 64)
         if code is None or self.bits not in sizes:
@@ -141,13 +141,13 @@ class TiffFacts:
 
     @property
     def segments_down_and_across(self) -> tuple[int, int]:
-        """How many segments a plane has."""
+        """Return how many segments a plane has."""
         high, wide = self.segment
         return -(-self.height // high), -(-self.width // wide)
 
 
 def is_tiff(start: bytes) -> bool:
-    """Whether a file that begins so is a TIFF."""
+    """Return whether a file that begins so is a TIFF."""
     return start[:4] in _MAGIC
 
 
@@ -222,7 +222,7 @@ def _numbers(found: Any) -> list[int]:
 
 
 def _stated(found: Any) -> float | None:
-    """A number that a tag states, of several samples the first."""
+    """Return a number that a tag states, of several samples the first."""
     if found is None:
         return None
     values = np.ravel(np.asarray(found))
@@ -233,7 +233,7 @@ def _stated(found: Any) -> float | None:
 
 
 def is_decoded_here(facts: TiffFacts, by_pillow: bool) -> bool:
-    """Whether `decode_tiff` is for this page; `by_pillow` tells whether Pillow opens it.
+    """Return whether `decode_tiff` is for this page; `by_pillow` tells whether Pillow opens it.
 
     Pillow keeps what it reads rightly and quickly: all chunky images of 8 bits and fewer.
     """
@@ -289,7 +289,7 @@ def _unknown_kind(facts: TiffFacts, by_pillow: bool) -> str | None:
 
 
 def end_of_tiff(facts: TiffFacts) -> int:
-    """How long the file must be for the first page.
+    """Return how long the file must be for the first page.
 
     What a segment takes is counted if it is not compressed: the numbers that the file states for
     that are often wrong.
@@ -373,7 +373,7 @@ def _stored(
     sizes: Sequence[int],
     row: int,
 ) -> list[npt.NDArray[np.uint8]]:
-    """The bytes of some segments without compression, each (rows, row)."""
+    """Return the bytes of some segments without compression, each (rows, row)."""
     raw = []
     for number in numbers:
         start = facts.offsets[number]
@@ -392,7 +392,7 @@ def _stored(
 def _inflated(
     raw: Sequence[memoryview], compression: int, row: int, height: int, strip: int
 ) -> npt.NDArray[np.uint8]:
-    """(height, row) bytes that libtiff makes of compressed segments of `strip` rows each."""
+    """Return (height, row) bytes that libtiff makes of compressed segments of `strip` rows each."""
     count = len(raw)
     start = 8
     offsets = []
@@ -440,7 +440,7 @@ def _inflated(
 def _undo_prediction(
     stored: npt.NDArray[np.uint8], facts: TiffFacts, dtype: np.dtype[Any], per_pixel: int
 ) -> npt.NDArray[Any]:
-    """(h, w, per_pixel) of the stored bytes (h, row)."""
+    """Return (h, w, per_pixel) of the stored bytes (h, row)."""
     shape = (len(stored), -1, per_pixel)
     if facts.predictor == 3:
         # bytes of equal weight lie together, the heaviest first, each the difference to the one
@@ -458,7 +458,9 @@ def _undo_prediction(
 
 
 def palette_of(facts: TiffFacts) -> npt.NDArray[np.uint8]:
-    """(256, 3) uint8 RGB of a palette image; raises `ValueError` where the map is damaged."""
+    """Return (256, 3) uint8 RGB of a palette image; raises `ValueError` where the map is
+    damaged.
+    """
     entries = 2**facts.bits
     if len(facts.colour_map) != 3 * entries:
         raise ValueError("the palette of the TIFF has the wrong length")

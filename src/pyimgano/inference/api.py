@@ -46,7 +46,7 @@ def result_to_jsonable(
         name: value
         for name, value in vars(result).items()
         if name in ("score", "label", "index", "input", "threshold")
-        or (value is not None and name != "anomaly_map")
+        or (value is not None and name not in ("anomaly_map", "map_scale"))
     }
     if result.anomaly_map is not None:
         about: dict[str, Any] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from ..calibration import (
@@ -18,9 +17,9 @@ from ..errors import UsageError
 from ..images import ImageSource, as_sources
 from ..images.image_format import ImageFormat
 from ..models.adapted import adapt
-from ..models.detector import OnError, Progress, require_fitted
-from ..models.held_out import score_held_out
-from ..models.tiled import TiledDetector
+from ..models.detector import require_fitted
+from ..models.held_out import calibrate_on_held_out
+from ..models.training_images import OnError, Progress
 from .scoring import in_rgb
 
 _ORIGIN = "good images that were given after the fit"
@@ -84,14 +83,15 @@ def calibrate_threshold(
     if not 0 < quantile < 1:
         raise UsageError(f"quantile must lie in (0, 1), got {quantile!r}")
     check_tail(tail)
-    found = score_held_out(detector, as_sources(inputs, name="inputs"), on_error, progress)
-    if found.skipped:
-        left = f"{len(found.skipped)} of the images to calibrate on could not be read"
-        found = replace(found, notes=(*found.notes, left))
-    if isinstance(detector, TiledDetector):
-        detector.set_calibration(found, float(quantile), tail, _ORIGIN)
-    else:
-        found.calibrate(detector, float(quantile), tail, _ORIGIN)
+    calibrate_on_held_out(
+        detector,
+        as_sources(inputs, name="inputs"),
+        float(quantile),
+        tail=tail,
+        on_error=on_error,
+        progress=progress,
+        origin=_ORIGIN,
+    )
     if given is not detector:
         given.threshold_ = detector.threshold_
     threshold: float = detector.threshold_

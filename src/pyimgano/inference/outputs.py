@@ -15,7 +15,8 @@ import numpy.typing as npt
 from ..errors import DataError, ImageReadError
 from ..foreign import leads_out
 from ..images import read_image
-from ..images.draw import HeatScale, draw_overlay
+from ..images.draw import draw_overlay
+from ..images.map_scale import REGION_EDGE, MapScale
 from ..runs import (
     InferenceRecord,
     MapFile,
@@ -27,12 +28,8 @@ from ..runs import (
     write_mask,
 )
 from .detectors import bits_of
-from .regions import Region, at_size, find_regions, region_of
+from .regions import Region, at_size, context_share, deciding_regions, map_scale, region_of
 from .scoring import InferenceResult, MapPostprocess, Scorer
-
-#: Top of the heat maps' scale: so many times as far above the normal mean as the pixel
-#: threshold is, that is fifteen standard deviations where that is at three.
-TOP_OF_SCALE = 5.0
 
 
 @dataclass(frozen=True)
@@ -77,20 +74,8 @@ class Wanted:
         return bool(self.folders) or self.describe_maps or self.regions
 
     @property
-    def needs_threshold(self) -> bool:
+    def needs_regions(self) -> bool:
         return self.regions or self.overlays is not None or self.masks is not None
-
-
-def heat_scale(detector: Scorer, pixel_threshold: float) -> HeatScale:
-    """Colours by the calibration alone, whatever threshold is given for outlines: nothing at the
-    mean of normal pixels, the top at `TOP_OF_SCALE` times the distance from there to the
-    detector's own pixel threshold."""
-    pixels = detector.pixel_calibration_
-    if pixels is None:
-        return HeatScale(pixel_threshold, pixel_threshold + 1.0, pixel_threshold)
-    span = pixels.threshold - pixels.mean
-    top = pixels.mean + (TOP_OF_SCALE * span if span > 0 else 1.0)
-    return HeatScale(pixels.mean, top, pixel_threshold)
 
 
 class Recorder:
@@ -99,20 +84,21 @@ class Recorder:
     Parameters
     ----------
     detector
-        Its calibration gives the scale of overlays and stands in the records.
+        Its calibration stands in the records, and says what a map explains.
     wanted
         What to leave.
     pixel_threshold
-        Of regions, masks and outlines; None if none of these is wanted.
+        Of regions, masks and outlines; None for regions that explain the decision
+        (`pyimgano.inference.regions`).
     """
 
     def __init__(self, detector: Scorer, wanted: Wanted, pixel_threshold: float | None) -> None:
+        self._detector = detector
         self._method = detector.calibration_.method
         self._roi = region_of(detector)
         self._bit_depth = bits_of(detector)
         self._wanted = wanted
         self._limit = pixel_threshold
-        self._scale = None if pixel_threshold is None else heat_scale(detector, pixel_threshold)
 
     def record(
         self,
@@ -159,13 +145,25 @@ class Recorder:
         full: npt.NDArray[np.float32],
         result: InferenceResult,
     ) -> dict[str, Any]:
-        if self._limit is None or self._scale is None:
-            return {}
         wanted = self._wanted
-        regions, mask = find_regions(full, self._limit, min_area=wanted.min_area, roi=self._roi)
-        given: dict[str, Any] = {"pixel_threshold": self._limit}
+        if not wanted.needs_regions:
+            return {}
+        assert result.score is not None and result.anomaly_map is not None
+        scale = map_scale(self._detector, full, result.score, self._limit)
+        found, mask = deciding_regions(
+            full,
+            scale,
+            pixel_threshold=self._limit,
+            min_area=wanted.min_area,
+            roi=self._roi,
+        )
+        limit = scale.value(REGION_EDGE) if self._limit is None else self._limit
+        given: dict[str, Any] = {"pixel_threshold": limit}
+        share = context_share(self._detector, result.score, result.anomaly_map)
+        if share is not None:
+            given["context_share"] = share
         if wanted.regions:
-            given["regions"] = [as_record(region) for region in regions]
+            given["regions"] = [as_record(region, scale) for region in found]
         if wanted.masks is not None:
             target = _target(wanted.masks, place, ".mask.png")
             write_mask(target, mask)
@@ -180,8 +178,8 @@ class Recorder:
                 given["remark"] = f"{result.remark}; {said}" if result.remark else said
                 return given
             target = _target(wanted.overlays, place, ".overlay.png")
-            caption = _caption(result)
-            drawn = draw_overlay(image, full, self._scale, outline=mask, caption=caption)
+            caption = caption_of(result, share)
+            drawn = draw_overlay(image, full, scale, outline=mask, caption=caption)
             del image
             _write_png(target, drawn)
             given["overlay"] = str(target)
@@ -224,18 +222,32 @@ class Recorder:
         }
 
 
-def _caption(result: InferenceResult) -> str:
+def caption_of(result: InferenceResult, context_share: float | None = None) -> str:
+    """Say the decision on an image in one line of ASCII."""
     if result.threshold is None:
         return f"score {result.score:.3f}"
-    verdict = "DEFECT" if result.label else "good"
-    return f"{verdict}  score {result.score:.3f}  threshold {result.threshold:.3f}"
+    said = ["DEFECT" if result.label else "good"]
+    if result.score_ratio is None:  # for a threshold of 0
+        said.append(f"score {result.score:.3f}, threshold {result.threshold:.3f}")
+    else:
+        said.append(f"{rounded_ratio(result.score_ratio)} x threshold")
+    if context_share is not None:
+        said.append(f"{100 * context_share:.0f} % of it context")
+    return "  ".join(said)
 
 
-def as_record(region: Region) -> RegionRecord:
+def rounded_ratio(ratio: float) -> str:
+    """Return a multiple of the threshold in two decimals, below 1.00 where it is below 1."""
+    return f"{min(ratio, 0.99) if ratio < 1 else ratio:.2f}"
+
+
+def as_record(region: Region, scale: MapScale) -> RegionRecord:
+    """Return the region as records have it, with its peak as a multiple of the threshold too."""
     return RegionRecord(
         box=region.box,
         area=region.area,
         peak=region.peak,
+        peak_ratio=scale.multiple(region.peak),
         peak_at=region.peak_at,
         centroid=region.centroid,
     )

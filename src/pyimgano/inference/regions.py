@@ -1,127 +1,74 @@
-"""Connected regions of an anomaly map: what a person is to look at."""
+"""Connected regions of an anomaly map, and how the map explains the decision about its image."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from ..images import RegionOfInterest
+from ..images.map_scale import REGION_EDGE, MapScale
+from ..images.regions import Region, at_size, find_regions
 from ..models import Detector
+from ..models.context_share import context_share
 from ..models.tiled import TiledDetector
 
-
-@dataclass(frozen=True)
-class Region:
-    """Pixels at or above the threshold that touch each other, also by a corner.
-
-    Attributes
-    ----------
-    box
-        (x, y, width, height) in pixels, x to the right and y down from the upper left corner.
-    area
-        Pixels.
-    peak
-        The largest score in it.
-    peak_at
-        (x, y) of the first pixel with that score.
-    centroid
-        (x, y), the mean over its pixels.
-    """
-
-    box: tuple[int, int, int, int]
-    area: int
-    peak: float
-    peak_at: tuple[int, int]
-    centroid: tuple[float, float]
+__all__ = [
+    "Region",
+    "at_size",
+    "context_share",
+    "deciding_regions",
+    "find_regions",
+    "map_scale",
+    "region_of",
+]
 
 
-def find_regions(
+def map_scale(
+    detector: Detector | TiledDetector,
     anomaly_map: npt.NDArray[np.float32],
-    threshold: float,
+    score: float,
+    pixel_threshold: float | None = None,
+) -> MapScale:
+    """Return the scale on which the map (H, W) of an image explains the image's score.
+
+    Where the detector has no threshold for scores, `pixel_threshold` stands for 1.0, or else the
+    detector's threshold for pixels.
+    """
+    pixels = detector.pixel_calibration_
+    normal = 0.0 if pixels is None else pixels.mean
+    threshold: float | None = detector.threshold_  # None of a detector of another program
+    if threshold is None:
+        line = pixel_threshold if pixels is None else pixels.threshold
+        assert line is not None
+        return MapScale(normal, line)
+    roi = region_of(detector)
+    counted = anomaly_map
+    if roi is not None:
+        counted = anomaly_map[roi.at((anomaly_map.shape[0], anomaly_map.shape[1]))]
+    peak = float(counted.max()) if counted.size else normal
+    return MapScale.of(peak, score=score, threshold=threshold, normal=normal)
+
+
+def deciding_regions(
+    anomaly_map: npt.NDArray[np.float32],
+    scale: MapScale,
     *,
+    pixel_threshold: float | None = None,
     min_area: int = 1,
     roi: RegionOfInterest | None = None,
 ) -> tuple[list[Region], npt.NDArray[np.bool_]]:
-    """Regions of at least `min_area` pixels, and their mask.
+    """Return the regions that explain why an image is called defective, and their mask (H, W).
 
-    Parameters
-    ----------
-    anomaly_map
-        (H, W) float32, finite.
-    threshold
-        A pixel at or above it belongs to a region.
-    min_area
-        In pixels; smaller regions are in neither result.
-    roi
-        Pixels outside it belong to no region, whatever the threshold.
-
-    Returns
-    -------
-    list of Region
-        Highest peak first.
-    numpy.ndarray
-        (H, W) bool.
+    A region surrounds a place at the threshold or above, as far as the map is at half of the
+    threshold or above. So an image that is called good has none. With `pixel_threshold` regions
+    are the pixels at or above it instead, whatever the image is called.
     """
-    mask = np.asarray(anomaly_map >= threshold)
-    if roi is not None:
-        mask &= roi.at((mask.shape[0], mask.shape[1]))
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) == 0:
-        return [], mask
-    # labels take four bytes a pixel, so they are made only where something is
-    top, left = int(rows[0]), int(columns[0])
-    part = mask[top : rows[-1] + 1, left : columns[-1] + 1]
-    count, labels, stats, centroids = cv2.connectedComponentsWithStats(
-        np.ascontiguousarray(part).view(np.uint8), connectivity=8, ltype=cv2.CV_32S
-    )
-    large = stats[:, cv2.CC_STAT_AREA] >= min_area
-    large[0] = False  # the background
-    found = []
-    for label in np.flatnonzero(large):
-        x, y, width, height, area = (int(value) for value in stats[label])
-        window = np.s_[y : y + height, x : x + width]
-        values = np.where(
-            labels[window] == label,
-            anomaly_map[top + y : top + y + height, left + x : left + x + width],
-            -np.inf,
-        )
-        peak_y, peak_x = divmod(int(values.argmax()), width)
-        found.append(
-            Region(
-                box=(left + x, top + y, width, height),
-                area=area,
-                peak=float(values[peak_y, peak_x]),
-                peak_at=(left + x + peak_x, top + y + peak_y),
-                centroid=(left + float(centroids[label][0]), top + float(centroids[label][1])),
-            )
-        )
-    if len(found) < count - 1:
-        part &= large[labels]  # a view: it changes the mask
-    found.sort(key=lambda region: (-region.peak, region.box))
-    return found, mask
-
-
-def at_size(
-    anomaly_map: npt.NDArray[np.float32],
-    size: tuple[int, int],
-    roi: RegionOfInterest | None = None,
-) -> npt.NDArray[np.float32]:
-    """The map at (height, width), bilinear with half-pixel centres; itself at its own size.
-
-    Outside the region of interest it is 0 there too.
-    """
-    if anomaly_map.shape == size:
-        return anomaly_map
-    resized = cv2.resize(anomaly_map, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    full = np.asarray(resized, np.float32)
-    if roi is not None:
-        full[~roi.at(size)] = 0.0
-    return full
+    if pixel_threshold is not None:
+        return find_regions(anomaly_map, pixel_threshold, min_area=min_area, roi=roi)
+    edge = scale.value(REGION_EDGE)
+    return find_regions(anomaly_map, edge, least_peak=scale.line, min_area=min_area, roi=roi)
 
 
 def region_of(detector: Detector | TiledDetector) -> RegionOfInterest | None:
-    """The detector's region of interest; one that works by tiles has none."""
+    """Return the detector's region of interest; one that works by tiles has none."""
     return detector.roi_ if isinstance(detector, Detector) else None

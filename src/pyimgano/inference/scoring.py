@@ -15,12 +15,13 @@ import numpy.typing as npt
 
 from ..calibration import ScoreScale
 from ..errors import UsageError
-from ..images import ImageSource, RegionOfInterest, as_sources
+from ..images import ImageSource, as_sources
 from ..images.image_format import ImageFormat, parse_image_format, to_rgb_u8
+from ..images.map_scale import MapScale
 from ..models import Detector, ImageScore
 from ..models.adapted import adapt
 from ..models.tiled import TiledDetector
-from .regions import Region, at_size, find_regions, region_of
+from .regions import Region, at_size, context_share, deciding_regions, map_scale, region_of
 
 #: What can score: a fitted detector, or one that works by tiles.
 Scorer: TypeAlias = Detector | TiledDetector
@@ -57,7 +58,7 @@ class InferenceResult:
         images, in words; None if neither.
     regions
         Regions of the map at the image's original size, highest peak first; None if they were
-        not asked for or `error` is set.
+        not asked for or `error` is set. An image that is called good has none.
     unlike_training
         How the image is of another kind than all training images, in words: in colour where they
         are grey, or of another shape; part of `remark` too. None if it is not.
@@ -67,6 +68,12 @@ class InferenceResult:
     p_value
         (1 + k) / (n + 1), where k of the n normal scores of the calibration are at least as
         large; None if `error` is set, or where the detector had seen the images behind them.
+    map_scale
+        Which multiples of the threshold the values of the map stand for; the peak has the
+        `score_ratio`. None if no map was asked for.
+    context_share
+        The share of the score that comes from context and that the map does not show, in [0, 1];
+        None if no map was asked for, or where scores come from the map alone.
     """
 
     score: float | None
@@ -82,6 +89,8 @@ class InferenceResult:
     unlike_training: str | None = None
     score_ratio: float | None = None
     p_value: float | None = None
+    map_scale: MapScale | None = None
+    context_share: float | None = None
 
 
 def infer(
@@ -173,8 +182,9 @@ def iter_infer(
     regions
         Whether they carry `regions`.
     pixel_threshold
-        A pixel at or above it belongs to a region; by default that of
-        `detector.pixel_calibration_`.
+        A pixel at or above it belongs to a region, whatever the image is called. By default regions
+        explain the decision: they surround the places that reach the threshold, and an image that
+        is called good has none (`pyimgano.inference.regions`).
     min_area
         Regions of fewer pixels are left out.
     batch_size
@@ -228,32 +238,27 @@ def iter_infer(
         if (whole if read_ahead is None else read_ahead)
         else _batch_by_batch(view, inputs, maps)
     )
-    roi = region_of(detector)
-    return _decide(
-        detector.threshold_,
-        None if detector.threshold_ is None else detector.score_scale(),
-        scored,
-        include_maps,
-        limit,
-        int(min_area),
-        roi,
-        postprocess,
-    )
+    return _decide(detector, scored, include_maps, regions, limit, int(min_area), postprocess)
 
 
-def pixel_threshold_of(detector: Scorer, given: float | None) -> float:
-    """The threshold for pixels: `given`, or the detector's own.
+def pixel_threshold_of(detector: Scorer, given: float | None) -> float | None:
+    """Return the threshold for the pixels of every image; None where the decision gives it.
+
+    It is `given`, or that of the detector's calibration where it has no threshold for scores.
 
     Raises
     ------
     UsageError
-        The method has no maps, or no threshold is given and it has none, or it is not finite.
+        The method has no maps, `given` is not finite, or there is no threshold at all.
     """
     require_maps(detector)
     if given is not None:
         if not math.isfinite(given):
             raise UsageError(f"pixel_threshold must be finite, got {given!r}")
         return float(given)
+    threshold: float | None = detector.threshold_  # None of a detector of another program
+    if threshold is not None:
+        return None
     if detector.pixel_calibration_ is None:
         raise UsageError("the detector has no threshold for pixels; give pixel_threshold")
     return detector.pixel_calibration_.threshold
@@ -334,15 +339,17 @@ def _checked(index: int, item: ImageSource) -> ImageSource:
 
 
 def _decide(
-    threshold: float | None,
-    scale: ScoreScale | None,
+    detector: Scorer,
     scored: Iterator[_Named],
     include_maps: bool,
+    include_regions: bool,
     limit: float | None,
     min_area: int,
-    roi: RegionOfInterest | None,
     postprocess: MapPostprocess | None,
 ) -> Iterator[InferenceResult]:
+    threshold: float | None = detector.threshold_
+    scale: ScoreScale | None = None if threshold is None else detector.score_scale()
+    roi = region_of(detector)
     for name, result in scored:
         if result.error is not None:
             yield InferenceResult(
@@ -354,11 +361,18 @@ def _decide(
             )
             continue
         assert result.score is not None and result.original_size is not None
-        regions = None
-        if limit is not None:
-            assert result.anomaly_map is not None
-            full = at_size(result.anomaly_map, result.original_size, roi)
-            regions = tuple(find_regions(full, limit, min_area=min_area, roi=roi)[0])
+        found = explained = share = None
+        if result.anomaly_map is not None and (threshold is not None or include_regions):
+            full = result.anomaly_map
+            if include_regions:
+                full = at_size(full, result.original_size, roi)
+            explained = map_scale(detector, full, result.score, limit)
+            share = context_share(detector, result.score, result.anomaly_map)
+            if include_regions:
+                listed, _ = deciding_regions(
+                    full, explained, pixel_threshold=limit, min_area=min_area, roi=roi
+                )
+                found = tuple(listed)
             del full
         shown = result.anomaly_map if include_maps else None
         if shown is not None and postprocess is not None:
@@ -373,9 +387,11 @@ def _decide(
             original_size=result.original_size,
             remark="; ".join(said for said in (result.remark, result.unlike_training) if said)
             or None,
-            regions=regions,
+            regions=found,
             unlike_training=result.unlike_training,
             score_ratio=None if scale is None else scale.ratio(result.score),
             p_value=None if scale is None else scale.p_value(result.score),
+            map_scale=explained,
+            context_share=share,
         )
         del shown, result  # and its map, before the next is made

@@ -6,12 +6,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from ..images import closed_after
 from ..runs import InferenceRecord, WatchedFile
 from .inputs import place_of
 from .outputs import Recorder, Wanted
 from .scoring import InferenceResult, Scorer, iter_infer, pixel_threshold_of, require_maps
 from .watch import Watcher
+
+#: Given a record, and the map of its image if there is one.
+Look = Callable[[InferenceRecord, "npt.NDArray[np.float32] | None"], None]
 
 # A watched folder is left alone for so many times as long as looking at it took.
 _REST = 9.0
@@ -29,9 +35,12 @@ class Session:
     emit
         Given each record, when its files are on disk.
     pixel_threshold
-        Of regions, masks and outlines, instead of the detector's.
+        Of regions, masks and outlines, instead of those that explain the decision.
     batch_size
         As `iter_infer`.
+    look
+        Given each record after `emit`, with the image's map (H, W) float32, or None where the
+        method has none; with it maps are made of all images.
     warn
         Told once, of the first image that is of another kind than the training images.
 
@@ -56,13 +65,15 @@ class Session:
         *,
         pixel_threshold: float | None = None,
         batch_size: int | None = None,
+        look: Look | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> None:
         if wanted.needs_maps:
             require_maps(detector)
-        limit = pixel_threshold_of(detector, pixel_threshold) if wanted.needs_threshold else None
+        limit = pixel_threshold_of(detector, pixel_threshold) if wanted.needs_regions else None
         self._detector = detector
-        self._maps = wanted.needs_maps
+        self._maps = wanted.needs_maps or (look is not None and detector.has_maps)
+        self._look = look
         self._recorder = Recorder(detector, wanted, limit)
         self._emit = emit
         self._batch_size = batch_size
@@ -149,3 +160,5 @@ class Session:
             )
             self._warn = None
         self._emit(record)
+        if self._look is not None:
+            self._look(record, result.anomaly_map)

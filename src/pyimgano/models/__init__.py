@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 from .registry import create_model, list_models, model_info, register_model
 
 if TYPE_CHECKING:
-    from .detector import Detector, ImageScore, SkippedImage
+    from .detector import Detector
     from .distillation import distill_teacher
+    from .image_score import ImageScore
     from .loading import load_model
+    from .training_images import SkippedImage
 
 _HOMES = {
     "Detector": "detector",
-    "ImageScore": "detector",
-    "SkippedImage": "detector",
+    "ImageScore": "image_score",
+    "SkippedImage": "training_images",
     "distill_teacher": "distillation",
     "load_model": "loading",
 }

@@ -18,15 +18,26 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..calibration import Calibration, calibrate, choose_quantile
 from ..errors import DataError, ImageReadError, UsageError
-from ..images import ImageSource, NetworkInput, as_sources
+from ..images import ImageSource, as_sources
 from ..images.read import read_image_and_remark
 from ..memory import is_out_of_memory
-from .detector import Detector, ImageScore, OnError, Progress, TrainingScores, _Reading
-from .parameters import CalibrationSource, Contamination, Quantile, Seed, Size
+from .detector import Detector
+from .held_out import score_held_out
+from .image_score import ImageScore
+from .method import TrainingScores
+from .parameters import (
+    CalibrationSource,
+    Contamination,
+    Quantile,
+    Seed,
+    Size,
+)
 from .plain_detector import as_batch, gives_maps, read_batch
+from .training_images import LeftOut, OnError, Progress
 
 #: What a detector is given: images as they come, arrays alone, or paths alone.
 InputMode = Literal["given", "numpy", "paths"]
@@ -76,6 +87,66 @@ def adapt(detector: Any, *, fitted: bool = False, **settings: Any) -> Any:
     return adapted
 
 
+class AdaptedParams(BaseModel):
+    """The keywords of `AdaptedDetector`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    detector: Any = Field(
+        description=(
+            "An object with fit(X) and decision_function(X) -> (N,). Maps come from "
+            "predict_anomaly_map(X) -> (N, H, W), or from get_anomaly_map(item) -> (H, W)."
+        )
+    )
+    input_mode: InputMode = Field(
+        "given",
+        description=(
+            "What the detector is given. `given`: a list of paths, or arrays, in the forms that "
+            "are described above. `numpy`: one array, of images at `resize`. `paths`: a list of "
+            "paths; arrays are written to temporary PNG files."
+        ),
+    )
+    calibrates: bool = Field(
+        True,
+        description=(
+            "Whether a detector without a `threshold_` gets one from its scores of the training "
+            "images. It has seen these images, so that the threshold promises nothing."
+        ),
+    )
+    own_paths: bool = Field(
+        False,
+        description=(
+            "Whether a path that is no file is the detector's affair. Otherwise it is an image "
+            "that cannot be read."
+        ),
+    )
+    resize: Size = Field(
+        (256, 256),
+        description=(
+            "Height and width of the images of one array where they are of several sizes."
+        ),
+    )
+    contamination: Contamination | None = Field(
+        None,
+        description=(
+            "The expected share of the training images whose scores lie above the threshold, in "
+            "(0, 0.5]."
+        ),
+    )
+    calibration: CalibrationSource = Field(
+        "in-sample", description="Its training images are always scored as it has seen them."
+    )
+    calibration_quantile: Quantile | None = Field(
+        None,
+        description=(
+            "The quantile of the scores of good images that the threshold lies at, in (0, 1). It "
+            "takes precedence over `contamination`, and over the detector's own threshold."
+        ),
+    )
+    device: str = Field("cpu", description="Not used: the detector decides where it computes.")
+    random_seed: Seed = Field(0, description="Not used: the detector has its own.")
+
+
 class AdaptedDetector(Detector):
     """Any detector with `fit` and `decision_function`, under the contract of `Detector`.
 
@@ -83,50 +154,13 @@ class AdaptedDetector(Detector):
     cannot take that either a list of arrays; arrays are given to it as such an array first where
     they are of one size. Image files are also decoded here,
     so that one that cannot be read has an error and no score, whatever the detector makes of it.
-
-    Parameters
-    ----------
-    detector
-        With `fit(X)` and `decision_function(X)` -> (N,); maps come from
-        `predict_anomaly_map(X)` -> (N, H, W), or from `get_anomaly_map(item)` -> (H, W).
-    input_mode
-        `given`: as described above. `numpy`: one array, of images at `resize`. `paths`: a list of
-        paths; arrays are written to temporary PNG files.
-    calibrates
-        Whether a detector without a `threshold_` gets one from its scores of the training images.
-        They are images that it has seen, so that the threshold promises nothing.
-    own_paths
-        Whether a path that is no file is the detector's affair. Otherwise it is an image that
-        cannot be read.
-    resize
-        (height, width) of the images of one array where they are of several sizes.
     """
 
-    def __init__(
-        self,
-        detector: Any,
-        *,
-        input_mode: InputMode = "given",
-        calibrates: bool = True,
-        own_paths: bool = False,
-        resize: Size = (256, 256),
-        contamination: Contamination | None = None,
-        calibration: CalibrationSource = "in-sample",
-        calibration_quantile: Quantile | None = None,
-        device: str = "cpu",
-        random_seed: Seed = 0,
-    ) -> None:
+    Params = AdaptedParams
+
+    def __init__(self, detector: Any, **settings: Any) -> None:
         _require_method(detector, "decision_function")
-        self.detector = detector
-        self.input_mode = input_mode
-        self.calibrates = calibrates
-        self.own_paths = own_paths
-        self.resize = resize
-        self.contamination = contamination
-        self.calibration = calibration
-        self.calibration_quantile = calibration_quantile
-        self.device = device
-        self.random_seed = random_seed
+        super().__init__(detector=detector, **settings)
         self._form: _Form = "given"
         vars(self)["has_maps"] = gives_maps(detector)
 
@@ -176,7 +210,7 @@ class AdaptedDetector(Detector):
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
         self.params_ = self.validate_params()
-        reading = _Reading()
+        reading = LeftOut()
         readable = []
         for index, source in enumerate(sources):
             one = self._look(index, source)
@@ -197,8 +231,9 @@ class AdaptedDetector(Detector):
         self.training_suspects_, self.excluded_ = [], []
         self.pixel_calibration_ = None
         if held_out is not None:
-            found = self._held_out_scores(held_out, on_error, reading, progress)
-            self._calibrate(found)
+            handling = "raise" if on_error == "raise" else "record"
+            results = self._score_stream(held_out, self.has_maps, handling)
+            self._calibrate(score_held_out(results, held_out, reading, progress=progress))
         elif _own_threshold(self.detector) is not None and self.calibration_quantile is None:
             self._take_own_threshold(readable if self.calibrates else None)
         elif self.calibrates:
@@ -211,12 +246,10 @@ class AdaptedDetector(Detector):
 
     def _calibrate(self, found: TrainingScores) -> None:
         quantile = choose_quantile(self.calibration_quantile, self.contamination)
-        self.decision_scores_ = found.scores
-        self.calibration_ = calibrate(
+        calibration = calibrate(
             found.scores, quantile, method=found.method, unseen=found.unseen, notes=found.notes
         )
-        self.pixel_calibration_ = found.maps.calibrate(found.method, unseen=found.unseen)
-        self.threshold_ = self.calibration_.threshold
+        self._take_calibration(calibration, found.scores, found.maps)
 
     def _take_own_threshold(self, train: Sequence[ImageSource] | None) -> None:
         """The detector's own threshold, or None, with the quantile of training scores it lies at.
@@ -350,22 +383,6 @@ class AdaptedDetector(Detector):
         except ImageReadError as error:
             return _Looked(source, str(source), error=error)
         return _Looked(source, str(source), (image.shape[0], image.shape[1]), remark)
-
-    # ---- the steps of a method of ours, which this one does in its own way
-
-    def _start(self, params: Any, n_images: int) -> None:
-        raise NotImplementedError
-
-    def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
-        raise NotImplementedError
-
-    def _training_scores(self, unseen: bool) -> TrainingScores:
-        raise NotImplementedError
-
-    def _score_batch(
-        self, images: list[NetworkInput], maps: bool
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
-        raise NotImplementedError
 
 
 def _require_method(detector: Any, method: str) -> None:

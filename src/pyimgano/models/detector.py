@@ -1,29 +1,27 @@
-"""What every detector is: an estimator that is fitted on good images and scores others.
+"""A detector: an estimator that is fitted on good images and scores others.
 
 As in scikit-learn, `__init__` only stores its keywords under their own names, everything
-learned ends in an underscore, `fit` returns `self`, and values are checked in `fit`. A
-method implements four short steps: `_start`, `_learn`, `_training_scores`, `_score_batch`;
-and two to be saved: `_state`, `_restore`.
+learned ends in an underscore, `fit` returns `self`, and values are checked in `fit`. How it
+learns is the business of its method (`pyimgano.models.method`), which returns a value that scores
+images. The detector reads the images, calibrates the threshold, and keeps and copies what was
+learned.
 """
 
 from __future__ import annotations
 
 import copy
-import os
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel
 
 from ..calibration import (
-    DEFAULT_TAIL,
     Calibration,
-    MapStatistics,
     PixelCalibration,
     calibrate,
     choose_quantile,
@@ -33,179 +31,67 @@ from ..errors import (
     ImageReadError,
     NotEnoughMemoryError,
     NotFittedError,
+    SavedModelError,
     UsageError,
     during,
 )
 from ..images import (
-    CopyGroups,
     ImageSource,
     LoadedImage,
     NetworkInput,
-    Recall,
     RegionOfInterest,
     SampleRange,
     Signature,
     as_sources,
-    closed_after,
     dim_note,
     read_roi,
     stream_images,
 )
 from ..memory import in_blocks, is_out_of_memory
+from .held_out import score_held_out
+from .image_score import ImageScore
+from .method import Learned, Method, TrainingScores
 from .operating_point import WithOperatingPoint
-from .parameters import FullSignature, check_parameters, parameter_names, reject_unknown
-from .seen_images import SeenImages, calibrate_apart, calibrate_on_distinct
+from .parameters import (
+    check_parameters,
+    documented,
+    parameter_defaults,
+    reject_unknown,
+    signature_of,
+)
+from .region_cells import RegionCells
+from .saved import TileFacts, require_place, write_folder
+from .saving import require_saveable, saved_files
+from .seen_images import SeenImages, calibrate_on_distinct
 from .sklearn_face import SklearnFace
-from .suspects import ExcludedImage, TrainingSuspect, name_suspects, refit_without_suspects
+from .suspects import (
+    ExcludedImage,
+    TrainingSuspect,
+    image_names,
+    name_suspects,
+    refit_without_suspects,
+)
+from .training_images import (
+    OnError,
+    Progress,
+    SkippedImage,
+    TrainingImages,
+    require_apart,
+)
+from .working_size import working_size
 
 if TYPE_CHECKING:
-    from .saved_state import SavedState, State
+    from ..backbones import Backbone
 
-OnError = Literal["raise", "skip"]
-_Role = Literal["train", "calibration"]
-#: Told what is going on: the stage's name, how much is done, how much there is.
-Progress = Callable[[str, int, int], None]
+__all__ = ["Detector", "ImageScore", "OnError", "Progress", "SkippedImage", "TrainingScores"]
+
 _T = TypeVar("_T", bound="Detector")
 
 
-@dataclass(frozen=True)
-class TrainingScores:
-    """Scores of normal images, and how they were obtained.
+class Detector(WithOperatingPoint, SklearnFace):
+    """A detector of defects in images. A public class of it says which method it has.
 
-    `unseen` says that no image was scored by a model that had seen it, or a copy of it; `maps`
-    are the statistics of the images' maps, if the method has maps. `images` (n,) are the
-    positions, among the images learned from in their order, of those that the scores belong to;
-    None where every image has a score. Of held-out images they are positions among all of them,
-    and `copies` are the positions of those that are copies of each other, a tuple for each
-    distinct image that has copies.
-    """
-
-    scores: npt.NDArray[np.float64]
-    method: str
-    unseen: bool
-    notes: tuple[str, ...] = ()
-    maps: MapStatistics = field(default_factory=MapStatistics)
-    images: npt.NDArray[np.int64] | None = None
-    copies: tuple[tuple[int, ...], ...] = ()
-
-
-@dataclass(frozen=True)
-class ImageScore:
-    """One scored image.
-
-    Attributes
-    ----------
-    index
-        Position in the input.
-    score
-        Higher is more anomalous; None if `error` is set.
-    anomaly_map
-        (H, W) float32 at the detector's `resize`; None if `error` is set, if no map was
-        asked for, or if the method has none.
-    original_size
-        (height, width) of the image before resizing; None if `error` is set.
-    error
-        Why the image could not be scored.
-    remark
-        What was left out of the image file, in words; None if nothing was.
-    signature
-        Of its pixels, to tell copies by (`pyimgano.images.Signature`); None if `error` is set.
-    unlike_training
-        How the image is of another kind than all training images, in words: in colour where
-        they are grey, or of another shape. None if it is not.
-    """
-
-    index: int
-    score: float | None
-    anomaly_map: npt.NDArray[np.float32] | None
-    original_size: tuple[int, int] | None
-    error: ImageReadError | None = None
-    remark: str | None = None
-    signature: Signature | None = None
-    unlike_training: str | None = None
-
-
-@dataclass(frozen=True)
-class SkippedImage:
-    """A training or calibration image that was left out, or of which a part was."""
-
-    index: int
-    path: str
-    reason: str
-    role: _Role = "train"
-
-
-@dataclass
-class _Reading:
-    """What became of the training images as they were read."""
-
-    skipped: list[SkippedImage] = field(default_factory=list)
-    remarked: list[SkippedImage] = field(default_factory=list)
-    used: int = 0
-    sizes: set[tuple[int, int]] = field(default_factory=set)  # before resizing
-    samples: list[SampleRange | None] = field(default_factory=list)
-    indices: list[int] = field(default_factory=list)  # of those that were used
-    signatures: list[Signature] = field(default_factory=list)
-    look_for_copies: bool = True
-    _copies: CopyGroups | None = None
-
-    def copies(self) -> CopyGroups:
-        """Which of the images that were used are copies of each other, once all have come."""
-        if self._copies is None:
-            if self.look_for_copies and len(self.signatures) == self.used:
-                self._copies = CopyGroups.of(self.signatures)
-            else:  # or a cache knows no signatures
-                self._copies = CopyGroups(np.arange(self.used))
-        return self._copies
-
-    def skip(self, index: int, error: ImageReadError, role: _Role = "train") -> None:
-        self.skipped.append(SkippedImage(index, error.path, error.reason, role))
-
-    def remark(
-        self, index: int, source: ImageSource, remark: str | None, role: _Role = "train"
-    ) -> None:
-        if remark is not None:
-            self.remarked.append(SkippedImage(index, str(source), remark, role))
-
-    def nothing_used(self, role: _Role, count: int) -> DataError:
-        """The error where every image was skipped."""
-        first = next(one for one in self.skipped if one.role == role)
-        what = "training" if role == "train" else role
-        return DataError(
-            f"none of {count} {what} images could be used; the first: {first.path}: {first.reason}"
-        )
-
-
-def require_apart(train: Sequence[ImageSource], held_out: Sequence[ImageSource]) -> None:
-    """Raise `UsageError` where an image to calibrate on is one to learn from.
-
-    Its score would promise nothing. Files are the same if their real paths are; arrays if they
-    are the same object.
-    """
-    # what other sequences give may be made anew each time, and have the address of another
-    lists = isinstance(train, (list, tuple)) and isinstance(held_out, (list, tuple))
-
-    def identity(source: ImageSource) -> str | int | None:
-        if isinstance(source, np.ndarray):
-            return id(source) if lists else None
-        return os.path.realpath(source)
-
-    learned = {identity(one) for one in train} - {None}
-    for index, one in enumerate(held_out):
-        if identity(one) in learned:
-            name = f"image {index}" if isinstance(one, np.ndarray) else str(one)
-            raise UsageError(
-                f"{name}: is learned from and to be calibrated on; images to calibrate on must be "
-                "others, or the threshold promises nothing"
-            )
-
-
-class Detector(WithOperatingPoint, SklearnFace, ABC):
-    """Base class of all detectors.
-
-    Every subclass takes at least `resize`, `contamination`, `calibration`,
-    `calibration_quantile`, `device`, `random_seed` and `roi`; one with `bit_depth` says how many
-    bits count in images with 16 bits a sample.
+    Its keywords are the fields of the method's `Params`, and are stored as they are given.
 
     With a region of interest (`roi`, see `pyimgano.images.read_roi`) every image is filled with
     a constant outside it before the method sees it, maps are 0 there, and nothing there counts
@@ -217,6 +103,10 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
         (M,) float64 scores of the normal images that the threshold was calibrated on: the
         training images that were used, out-of-sample unless `calibration="in-sample"`; or
         the `calibration_images` of `fit`.
+    decision_images_
+        (M,) the images that these scores belong to: paths, or `image <index>` for arrays. None
+        where the method calibrates on a part of the images and does not say which, and after
+        loading a saved detector.
     threshold_
         `predict` calls an image defective if its score is greater than or equal to this. It may
         be set; `calibration_` then says so.
@@ -245,15 +135,29 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
         distinct image that has copies. Not saved.
     roi_
         The region of interest (`pyimgano.images.RegionOfInterest`); None without one.
+    learned_
+        What the method learned (`pyimgano.models.method.Learned`). Its attributes whose names end
+        in an underscore are the detector's too.
+    signatures_
+        By what copies of the training images that were used are told
+        (`pyimgano.images.Signature`). Not saved.
     reading_notes_
         What a reader of a report should know of how the training images were read, in
         sentences; empty where that is as usual, and after loading a saved detector.
     """
 
+    #: How it learns; what a public class gives.
+    method: ClassVar[type[Method]]
+    #: Its keywords, those of the method.
+    Params: ClassVar[type[BaseModel]]
     #: Whether the method gives anomaly maps.
     has_maps: ClassVar[bool] = True
-    #: Images scored together.
+    #: How many images are scored together.
     batch_size: ClassVar[int] = 8
+    #: The name that a class is registered under, put there by `register_model`.
+    registered_name: ClassVar[str]
+    #: What help() shows.
+    __signature__: ClassVar[Any]
 
     resize: Any
     contamination: float | None
@@ -261,7 +165,9 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
     calibration_quantile: float | None
 
     decision_scores_: npt.NDArray[np.float64]
+    decision_images_: tuple[str, ...] | None = None
     params_: Any
+    learned_: Learned
     calibration_: Calibration
     pixel_calibration_: PixelCalibration | None
     skipped_: list[SkippedImage]
@@ -271,74 +177,69 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
     n_train_: int
     seen_: SeenImages | None = None
     copies_: tuple[tuple[int, ...], ...] = ()
+    signatures_: Sequence[Signature] = ()
     roi_: RegionOfInterest | None = None
     reading_notes_: tuple[str, ...] = ()
-    #: What is being learned from, and what became of it; only while `_learn` runs.
-    _read_from: tuple[Sequence[ImageSource], _Reading]
-    #: Whether other images than those to learn from are there to calibrate on; set by `fit`.
-    _calibrates_apart: bool = False
-    #: Whether copies among the training images are looked for; not among tiles of images.
-    _looks_for_copies: bool = True
-    #: Signatures of the training images; only after a fit.
-    _signatures: Sequence[Signature] = ()
-    _reading: _Reading | None = None
 
-    #: All keywords, also those that `__init__` hands on: what help() shows.
-    __signature__: ClassVar[Any] = FullSignature()
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "method" in vars(cls):
+            method = cls.method
+            cls.has_maps, cls.batch_size, cls.Params = (
+                method.has_maps,
+                method.batch_size,
+                method.Params,
+            )
+        if "Params" in vars(cls):
+            cls.__signature__ = signature_of(cls.Params)
+            cls.__doc__ = documented(cls.__doc__ or "", cls.Params)
 
-    # ---- what a method implements
+    def __init__(self, **keywords: Any) -> None:
+        defaults = parameter_defaults(self.Params)
+        for name in keywords:
+            if name not in defaults:
+                raise TypeError(f"{type(self).__name__} has no keyword {name!r}")
+        vars(self).update({**defaults, **keywords})
 
-    @abstractmethod
-    def _start(self, params: Any, n_images: int) -> None:
-        """Get ready to learn from at most `n_images` images; `params` are checked values."""
+    def __getattr__(self, name: str) -> Any:
+        learned = vars(self).get("learned_")
+        if name.endswith("_") and not name.startswith("_") and hasattr(learned, name):
+            return getattr(learned, name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
-    @abstractmethod
-    def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
-        """Learn from all batches: lists of (H, W, 3) uint8 images at `resize`.
+    # ---- keywords
 
-        With a `_recall` they are `KeyedImage`s, which a backbone takes as they are.
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the keywords and their values."""
+        return {name: getattr(self, name) for name in parameter_defaults(self.Params)}
+
+    def set_params(self: _T, **params: Any) -> _T:
+        """Set keywords; an unknown one raises `UsageError`."""
+        reject_unknown(self.get_params(), type(self).__name__, params)
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
+
+    def validate_params(self) -> Any:
+        """Check every keyword without reading an image.
+
+        Returns
+        -------
+        object
+            The checked values, one attribute a keyword.
+
+        Raises
+        ------
+        UsageError
+            Names the keyword, what it got and what it wants.
         """
+        return check_parameters(self.Params, self.get_params())
 
-    @abstractmethod
-    def _training_scores(self, unseen: bool) -> TrainingScores:
-        """Scores of the images learned from, by the cheapest honest way if `unseen`."""
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
+        return f"{type(self).__name__}({shown})"
 
-    @abstractmethod
-    def _score_batch(
-        self, images: list[NetworkInput], maps: bool
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
-        """Scores (B,) and, if `maps` and the method has them, maps (B, H, W), 0 or more.
-
-        With a `roi_` the scores come from the `counted_cells` alone; the caller sets the maps
-        to 0 outside it. `params_` is there; `threshold_` is not while calibration images are
-        scored.
-        """
-
-    def _recall(self) -> Recall | None:
-        """The cache of features of what `_start` made ready, if there is one."""
-        return None
-
-    def _state(self) -> State:
-        """What was learned: arrays, and facts that are plain JSON values.
-
-        A method that implements this and `_restore` can be saved.
-        """
-        raise NotImplementedError
-
-    def _restore(self, saved: SavedState) -> None:
-        """Set all that `_state` was made of; `params_` and the public attributes are there.
-
-        What is asked of `saved` is checked by kind and shape; the method checks the values,
-        and raises `SavedModelError` or any `ValueError`.
-        """
-        raise NotImplementedError
-
-    def _frozen_backbone(self) -> Any:
-        """The `pyimgano.backbones.Backbone` in use, whose weights are not learned; or None."""
-        return None
-
-    def _finish(self) -> None:
-        """Let go of what only `_training_scores` needs."""
+    # ---- what a run asks before and after the fit
 
     def prepare(self) -> Any:
         """Make sure that what fitting needs besides images is there: device, weights.
@@ -356,14 +257,16 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
         UsageError, WeightsError
             As fitting would.
         """
-        return None
+        method = self.method(self.validate_params())
+        method.prepare()
+        return method.backbone
 
     def describe(self) -> dict[str, Any]:
-        """What a report says of the fitted detector; plain JSON values."""
-        return {}
+        """Return what a report says of the fitted detector, as plain JSON values."""
+        return self.learned_.describe()
 
     def export_graph(self, original_size: tuple[int, int] | None = None) -> Any:
-        """The fitted detector as one torch module on the CPU, for export.
+        """Return the fitted detector as one torch module on the CPU, for export.
 
         Parameters
         ----------
@@ -384,39 +287,10 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
         NotFittedError
             Nothing was learned yet.
         """
-        raise UsageError(f"{type(self).__name__} cannot be exported")
-
-    # ---- estimator
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The keywords and their values."""
-        return {name: getattr(self, name) for name in parameter_names(type(self))}
-
-    def set_params(self: _T, **params: Any) -> _T:
-        """Set keywords; an unknown one raises `UsageError`."""
-        reject_unknown(type(self), type(self).__name__, params)
-        for name, value in params.items():
-            setattr(self, name, value)
-        return self
-
-    def validate_params(self) -> Any:
-        """Check every keyword without reading an image.
-
-        Returns
-        -------
-        object
-            The checked values, one attribute a keyword.
-
-        Raises
-        ------
-        UsageError
-            Names the keyword, what it got and what it wants.
-        """
-        return check_parameters(type(self), self.get_params())
-
-    def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
-        return f"{type(self).__name__}({shown})"
+        if not self.method.exports:
+            raise UsageError(f"{type(self).__name__} cannot be exported")
+        self._check_fitted()
+        return self.learned_.export_graph(self.threshold_, original_size)
 
     # ---- how images are read
 
@@ -436,8 +310,21 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
         """
         note = dim_note(samples)
         if note is not None:
-            self.reading_notes_ = (note,)
+            self.reading_notes_ = (*self.reading_notes_, note)
             warnings.warn(note, stacklevel=3)
+
+    def _round_size(self, params: Any, backbone: Backbone) -> None:
+        """Resize images to the nearest size that the backbone takes; say so where it differs."""
+        asked, size = tuple(params.resize), backbone.nearest_size(tuple(params.resize))
+        if size == asked:
+            return
+        note = (
+            f"{params.backbone} takes multiples of {backbone.network.multiple} pixels: images are "
+            f"resized to {size[0]} x {size[1]} instead of {asked[0]} x {asked[1]}"
+        )
+        self.reading_notes_ = (*self.reading_notes_, note)
+        warnings.warn(note, stacklevel=4)
+        params.resize = size
 
     # ---- region of interest
 
@@ -453,74 +340,22 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
         """
         return _read_region(self.validate_params())
 
+    @property
+    def backbone_(self) -> Backbone | None:
+        """The frozen network that gives the features; None if the method has none."""
+        return getattr(self.learned_, "backbone", None)
+
+    @property
+    def region_cells(self) -> RegionCells:
+        """The size that images are resized to, and which of its pixels and cells count."""
+        return RegionCells(tuple(self.params_.resize), self.roi_)  # those of the fit
+
     def counted_pixels(self, original_size: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
-        """(H, W) bool: which pixels of the map of an image count; None if all do.
+        """Return which pixels of the map of an image count, (H, W) bool; None if all do.
 
         `original_size` is the (height, width) of the image before resizing.
         """
-        if self.roi_ is None:
-            return None
-        return self.roi_.counted(self._size(), original_size)
-
-    def counted_cells(self, grid: tuple[int, int]) -> npt.NDArray[np.int64] | None:
-        """(K,) ascending: the cells r w + c of a grid (h, w) over the frame that count.
-
-        Those that a pixel which counts lies in; None if all do.
-        """
-        if self.roi_ is None:
-            return None
-        counted = self.roi_.counted(self._size())
-        for axis, cells in enumerate(grid):
-            pixels = counted.shape[axis]
-            number = np.arange(cells)
-            ranges = zip(number * pixels // cells, -(-(number + 1) * pixels // cells))
-            parts = [counted.take(range(a, b), axis).any(axis) for a, b in ranges]
-            counted = np.stack(parts, axis)
-        return None if counted.all() else np.flatnonzero(counted)
-
-    def above_outside(self, pixels: PixelCalibration | None) -> PixelCalibration | None:
-        """The calibration with a threshold that the 0 outside the region stays below."""
-        if self.roi_ is None or pixels is None or pixels.threshold > 0:
-            return pixels
-        return replace(pixels, threshold=float(np.finfo(np.float32).tiny))
-
-    def _counted_in_training(self) -> npt.NDArray[np.bool_] | None:
-        """As `counted_pixels`, of all training images; for `_training_scores`."""
-        if self.roi_ is None:
-            return None
-        sizes = sorted(self._training_sizes)
-        counted = np.logical_and.reduce([self.roi_.counted(self._size(), s) for s in sizes])
-        if not counted.any():
-            raise DataError(
-                f"{self.roi_.origin}: the training images are of {len(sizes)} sizes, and no pixel "
-                "counts in all of them"
-            )
-        return np.asarray(counted, dtype=np.bool_)
-
-    def _copy_groups(self) -> npt.NDArray[np.int64]:
-        """(n,) for each image learned from, the number of the first that it is a copy of.
-
-        Its own number where it is a copy of none before it. For `_learn`, once all batches have
-        come, and `_training_scores`: an image is scored as unseen only where all its copies are
-        left out with it.
-        """
-        assert self._reading is not None
-        return self._reading.copies().group
-
-    def _source(self, number: int) -> ImageSource:
-        """The training image that was read as the one with this number, from 0; for `_learn`.
-
-        At the size that it has in its file, which batches no longer show.
-        """
-        sources, reading = self._read_from
-        return sources[reading.indices[number]]
-
-    def _settle(self, params: Any, sources: Sequence[ImageSource]) -> None:
-        """Put what the training images decide for keywords that are None."""
-
-    def _size(self) -> tuple[int, int]:
-        height, width = self.params_.resize  # that of the fit, whatever was set since
-        return height, width
+        return None if self.roi_ is None else self.region_cells.pixels(original_size)
 
     # ---- fit
 
@@ -580,71 +415,65 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
                 raise UsageError("calibration_images is empty: at least one good image is wanted")
             require_apart(sources, held_out)
         forget_the_fit(self)
-        self._reading = reading = _Reading(look_for_copies=self._looks_for_copies)
-        self._signatures = ()
-        self._settle(params, sources)
+        if params.resize is None:
+            params.resize = working_size(sources)
         if region is not None:
             region.require_some(tuple(params.resize))
         self.params_, self.roi_ = params, region
-        self._calibrates_apart = held_out is not None
-        self._start(params, len(sources))
-        self._read_from = sources, reading
-        try:
-            with stream_images(
-                sources,
-                params.resize,
-                recall=self._recall(),
-                roi=region,
-                bit_depth=self.bits_read(),
-            ) as stream:
-                self._learn(
-                    _training_batches(
-                        stream, sources, self.batch_size, on_error, reading, progress
-                    ),
-                    progress,
-                )
-        finally:
-            del self._read_from  # which may be all the images
-        self._training_sizes = reading.sizes
-        self.note_dim_images(reading.samples)
-        copies = reading.copies()
-        if reading.signatures:
-            shapes = sorted(reading.sizes)
-            self.seen_ = SeenImages.of(shapes, reading.signatures, copies.distinct)
-        training = None
+        method = self.method(params)
+        if method.backbone is not None:
+            self._round_size(params, method.backbone)
+        images = TrainingImages(
+            sources,
+            self.region_cells,
+            calibrate=params.calibration if held_out is None else "held-out-images",
+            batch_size=self.batch_size,
+            bit_depth=self.bits_read(),
+            recall=None if method.backbone is None else method.backbone.cache,
+            on_error=on_error,
+            look_for_copies=getattr(sources, "may_hold_copies", True),
+            progress=progress,
+        )
+        with images:
+            learned, training = method.learn(images)
+        self.learned_ = learned
+        self.note_dim_images(images.samples)
+        copies = images.copies()
+        if images.signatures:
+            shapes = sorted(images.sizes)
+            self.seen_ = SeenImages.of(shapes, images.signatures, copies.distinct)
         with during("calibration"):
-            try:
-                if held_out is None:
-                    training = self._training_scores(params.calibration != "in-sample")
-            finally:
-                self._finish()
-            if held_out is not None:
-                training = self._held_out_scores(held_out, on_error, reading, progress)
-            assert training is not None
             if held_out is None:
+                assert training is not None
                 training = calibrate_on_distinct(training, copies)
+            else:
+                training = score_held_out(
+                    self._score_stream(
+                        held_out, self.has_maps, "raise" if on_error == "raise" else "record"
+                    ),
+                    held_out,
+                    images.left_out,
+                    counted=self.counted_pixels,
+                    known=images.signatures,
+                    progress=progress,
+                )
             if not np.isfinite(training.scores).all():
                 raise DataError("the images to calibrate on gave scores that are not finite")
-        self.n_train_ = reading.used
-        self.skipped_ = reading.skipped
-        self.remarked_ = reading.remarked
-        self.copies_ = copies.positions(reading.indices)
-        self._signatures, self._reading = reading.signatures, None
-        self.decision_scores_ = training.scores
-        self.calibration_ = calibrate(
+        self.n_train_ = images.used
+        self.skipped_, self.remarked_ = images.left_out.skipped, images.left_out.remarked
+        self.copies_ = copies.positions(images.positions)
+        self.signatures_ = images.signatures
+        self.training_suspects_, self.excluded_ = [], []
+        calibration = calibrate(
             training.scores,
             quantile,
             method=training.method,
             unseen=training.unseen,
             notes=training.notes,
-            tail=getattr(params, "calibration_tail", DEFAULT_TAIL),
+            tail=params.calibration_tail,
         )
-        pixels = training.maps.calibrate(training.method, unseen=training.unseen)
-        self.pixel_calibration_ = self.above_outside(pixels)
-        self.training_suspects_ = []
-        self.excluded_ = []
-        self.threshold_ = self.calibration_.threshold  # now it is fitted
-        self.training_suspects_ = self._suspects(sources, held_out, training, reading)
+        self._take_calibration(calibration, training.scores, training.maps)  # now it is fitted
+        self.training_suspects_ = self._suspects(sources, held_out, training, images.positions)
         if exclude_suspects and self.training_suspects_:
             together = {"train": self.copies_, "calibration": training.copies}
             refit_without_suspects(
@@ -673,12 +502,13 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
         sources: Sequence[ImageSource],
         held_out: Sequence[ImageSource] | None,
         training: TrainingScores,
-        reading: _Reading,
+        used: Sequence[int],
     ) -> list[TrainingSuspect]:
         if held_out is not None:
             assert training.images is not None
+            self.decision_images_ = image_names(held_out, training.images)
             return name_suspects(self, held_out, training.images, "calibration", training.copies)
-        positions = np.asarray(reading.indices)
+        positions = np.asarray(used)
         if training.images is not None:
             positions = positions[training.images]
         if len(positions) != len(training.scores):
@@ -687,6 +517,7 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
             now = self.calibration_
             self.calibration_ = replace(now, notes=(*now.notes, note))
             return []
+        self.decision_images_ = image_names(sources, positions)
         return name_suspects(self, sources, positions, "train", self.copies_)
 
     # ---- score
@@ -731,8 +562,13 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
         self, X: Iterable[ImageSource], maps: bool, on_error: str
     ) -> Iterator[ImageScore]:
         waiting: list[LoadedImage] = []
+        backbone = self.backbone_
         with stream_images(
-            X, self._size(), recall=self._recall(), roi=self.roi_, bit_depth=self.bits_read()
+            X,
+            self.region_cells.size,
+            recall=None if backbone is None else backbone.cache,
+            roi=self.roi_,
+            bit_depth=self.bits_read(),
         ) as stream:
             for loaded in stream:
                 if loaded.error is not None and on_error == "raise":
@@ -785,15 +621,15 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
     def _score_parts(
         self, images: list[NetworkInput], maps: bool
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
-        """`_score_batch`, in halves of the batch where memory runs out, and so on."""
+        """Return scores and maps, from halves of the batch where memory runs out, and so on."""
         try:
             parts = in_blocks(
-                lambda i, j: self._score_batch(images[i:j], maps), len(images), len(images), 1
+                lambda i, j: self.learned_.score(images[i:j], maps), len(images), len(images), 1
             )
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            height, width = self._size()
+            height, width = self.region_cells.size
             raise NotEnoughMemoryError(
                 f"not enough memory to score one image of {height} x {width} pixels; lower resize"
             ) from None
@@ -802,50 +638,6 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
         found = [some for _, some in parts if some is not None]
         return np.concatenate([scores for scores, _ in parts]), (
             np.concatenate(found) if found else None
-        )
-
-    def _held_out_scores(
-        self,
-        sources: Sequence[ImageSource],
-        on_error: OnError,
-        reading: _Reading,
-        progress: Progress | None,
-    ) -> TrainingScores:
-        """Scores of good images that were not learned from."""
-        scores: list[float] = []
-        positions: list[int] = []  # in `sources`
-        signatures: list[Signature | None] = []
-        maps = MapStatistics()
-        handling = "raise" if on_error == "raise" else "record"
-        with closed_after(self._score_stream(sources, self.has_maps, handling)) as results:
-            for result in results:
-                if progress is not None:
-                    progress("calibration images", result.index + 1, len(sources))
-                if result.error is not None:
-                    reading.skip(result.index, result.error, "calibration")
-                    continue
-                assert result.score is not None
-                source = sources[result.index]
-                reading.remark(result.index, source, result.remark, "calibration")
-                scores.append(result.score)
-                signatures.append(result.signature)
-                positions.append(result.index)
-                if result.anomaly_map is not None and result.original_size is not None:
-                    counted = self.counted_pixels(result.original_size)
-                    maps.add(
-                        result.anomaly_map[None]
-                        if counted is None
-                        else result.anomaly_map[None, counted]
-                    )
-        if not scores:
-            raise reading.nothing_used("calibration", len(sources))
-        found = np.asarray(scores)
-        kept, unseen, notes = calibrate_apart(found, signatures, reading.signatures)
-        images = np.asarray(positions)[kept]
-        known = [one for one in signatures if one is not None]
-        copies = CopyGroups.of(known if len(known) == len(signatures) else [])
-        return TrainingScores(
-            found[kept], "held-out-images", unseen, notes, maps, images, copies.positions(positions)
         )
 
     def decision_function(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float64]:
@@ -922,9 +714,10 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
         DataError
             It cannot be written.
         """
-        from .saving import save_detector
-
-        return save_detector(self.as_fitted(), Path(folder), include_backbone, overwrite)
+        fitted = self.as_fitted()
+        require_saveable(fitted)
+        place = require_place(Path(folder), overwrite)
+        return write_folder(place, saved_files(fitted, include_backbone), overwrite)
 
     def __deepcopy__(self: _T, memo: dict[int, Any]) -> _T:
         twin = type(self).__new__(type(self))
@@ -937,8 +730,16 @@ class Detector(WithOperatingPoint, SklearnFace, ABC):
         twin.__dict__.update(self.__dict__)
         return twin
 
-    def _to_save(self) -> tuple[Detector, None]:
+    def _to_save(self) -> tuple[Detector, TileFacts | None]:
         return self, None
+
+    def _take_restored(self, detector: Any, tiles: TileFacts | None) -> None:
+        if type(detector) is not type(self) or tiles is not None:
+            found = "TiledDetector" if tiles is not None else type(detector).__name__
+            raise SavedModelError(
+                f"the pickled detector: is a {found}, not a {type(self).__name__}"
+            )
+        self.__dict__.update(vars(detector))
 
     def _check_fitted(self) -> None:
         require_fitted(self)
@@ -978,40 +779,3 @@ def _read_region(params: Any) -> RegionOfInterest | None:
     if params.resize is not None:  # or else it is once the images have said it
         region.require_some(tuple(params.resize))
     return region
-
-
-def _training_batches(
-    stream: Iterator[LoadedImage],
-    sources: Sequence[ImageSource],
-    batch_size: int,
-    on_error: OnError,
-    reading: _Reading,
-    progress: Progress | None,
-) -> Iterator[list[NetworkInput]]:
-    """Batches of readable images; `reading` learns what became of each."""
-    batch: list[NetworkInput] = []
-    for loaded in stream:
-        if loaded.pixels is None:
-            assert loaded.error is not None
-            if on_error == "raise":
-                raise loaded.error
-            reading.skip(loaded.index, loaded.error)
-        else:
-            batch.append(loaded.pixels)
-            reading.used += 1
-            assert loaded.original_size is not None
-            reading.sizes.add(loaded.original_size)
-            reading.samples.append(loaded.samples)
-            reading.indices.append(loaded.index)
-            if loaded.signature is not None:
-                reading.signatures.append(loaded.signature)
-            reading.remark(loaded.index, sources[loaded.index], loaded.remark)
-        if progress is not None:
-            progress("training images", loaded.index + 1, len(sources))
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-    if not reading.used:
-        raise reading.nothing_used("train", len(sources))

@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from ..errors import SavedModelError
 from ..images import NetworkInput
 from ..threads import limited_threads
-from .detector import Progress, TrainingScores
+from .detector import Detector
 from .gaussian import ONE_IMAGE, by_eights, cells_beside
-from .on_backbone import BackboneDetector
-from .parameters import Count, Ratio
+from .hooks import BackboneDetector
+from .method import TrainingScores
+from .parameters import BackboneParams, Count, Ratio
 from .registry import register_model
 from .saved_state import SavedState, State
 from .spread import KeptVectors, Spread, spread_notes
+from .training_images import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,82 +44,31 @@ _FOLDS = 10
 _ROUNDING = 1e-12
 
 
-@register_model(
-    "vision_dfm",
-    tags=("subspace", "pixel-map", "deep-features"),
-    metadata={
-        "paper": "Ahuja et al., Probabilistic Modeling of Deep Features for Out-of-Distribution "
-        "and Adversarial Detection, 2019",
-        "year": 2019,
-        "link": "https://arxiv.org/abs/1909.11786",
-        "needs_training": "one pass over the training images, no gradient steps",
-        "calibration_method": "leave-one-image-out: the subspace refitted without each image on "
-        "features that are kept (in ten folds above 256 images)",
-    },
-    presets={
-        "industrial-fast": {"resize": (224, 224)},
-        "industrial-balanced": {},
-        "industrial-accurate": {"resize": (384, 384)},
-    },
-)
-class VisionDFM(BackboneDetector):
-    """DFM: error of reconstructing features from a PCA that keeps 97 % of their variance.
+class DFMParams(BackboneParams):
+    """The keywords of DFM."""
 
-    Parameters
-    ----------
-    explained_variance
-        Share of the variance that the components which are kept carry at least, in (0, 1].
-        Intel's program for inspection takes 0.97.
-    pooling_kernel_size
-        Features are averaged over squares of so many cells; at the edge over the cells that
-        exist.
-    shared
-        The keywords of `BackboneDetector`; the layer is the last of stride 16 by default.
+    explained_variance: Ratio = Field(
+        0.97,
+        description=(
+            "Share of the variance that the components which are kept carry at least, in "
+            "(0, 1]. Intel's program for inspection takes 0.97."
+        ),
+    )
+    pooling_kernel_size: Count = Field(
+        1,
+        description=(
+            "Features are averaged over squares of so many cells; at the edge over the "
+            "cells that exist."
+        ),
+    )
 
-    Attributes
-    ----------
-    n_components_
-        How many principal components are kept; less than the number of images.
 
-    Notes
-    -----
-    As in the authors' program for inspection (DFM of anomalib with `score_type` fre), an image
-    is one vector: the pooled features of all cells of a layer side by side, so that the
-    subspace knows where in the image something lies. The error of an image is the sum of the
-    squared differences, that of a cell the sum over its channels; cells sum up to the image.
-    That program takes the last layer of stride 16 of a ResNet50 (`layer3`) and squares of 4
-    cells; here the layer is the same of any backbone, and cells are not pooled, because a map of 4
-    x 4 cells shows no defect. Two more things differ: maps are smoothed with sigma 4 as all maps
-    are, and the likelihood score of the 2019 paper is left out, which gives no map.
+class DFM(BackboneDetector):
+    """The method of `VisionDFM`."""
 
-    The dimension is that of all cells together (28,672 by default), so no covariance is formed:
-    the PCA is that of the n x n products of images. It is learned from at most 1,024 images, or 1
-    GiB of their features, evenly spread over the training images; the time of 5,000 images
-    and more is therefore that of reading them. Calibration refits the PCA from the same products,
-    without each image in turn; above 256 images in ten interleaved folds.
-
-    Scores depend neither on the batch nor on the number of threads. Several layers are brought
-    to the grid of the finest, bilinearly.
-
-    Examples
-    --------
-    >>> from pyimgano.models import create_model
-    >>> detector = create_model("vision_dfm", backbone="resnet50", weights="resnet50.pth")
-    >>> detector.fit(train_paths).predict(test_paths)  # doctest: +SKIP
-    """
+    Params = DFMParams
 
     n_components_: int
-
-    def __init__(
-        self,
-        *,
-        explained_variance: Ratio = 0.97,
-        pooling_kernel_size: Count = 1,
-        **shared: Any,
-    ) -> None:
-        super().__init__(**shared)
-        self.explained_variance = explained_variance
-        self.pooling_kernel_size = pooling_kernel_size
 
     # ---- features
 
@@ -315,7 +267,6 @@ class VisionDFM(BackboneDetector):
     def _restore(self, saved: SavedState) -> None:
         import torch
 
-        self._restore_backbone(saved)
         device = self._backbone.device
         shapes = self._backbone.shapes(self._size())
         k = self.params_.pooling_kernel_size
@@ -346,6 +297,62 @@ class VisionDFM(BackboneDetector):
                 "images": self._n_learned,
             },
         }
+
+
+@register_model(
+    "vision_dfm",
+    tags=("subspace", "pixel-map", "deep-features"),
+    metadata={
+        "paper": "Ahuja et al., Probabilistic Modeling of Deep Features for Out-of-Distribution "
+        "and Adversarial Detection, 2019",
+        "year": 2019,
+        "link": "https://arxiv.org/abs/1909.11786",
+        "needs_training": "one pass over the training images, no gradient steps",
+        "calibration_method": "leave-one-image-out: the subspace refitted without each image on "
+        "features that are kept (in ten folds above 256 images)",
+    },
+    presets={
+        "industrial-fast": {"resize": (224, 224)},
+        "industrial-balanced": {},
+        "industrial-accurate": {"resize": (384, 384)},
+    },
+)
+class VisionDFM(Detector):
+    """DFM: error of reconstructing features from a PCA that keeps 97 % of their variance.
+
+    Attributes
+    ----------
+    n_components_
+        How many principal components are kept; less than the number of images.
+
+    Notes
+    -----
+    As in the authors' program for inspection (DFM of anomalib with `score_type` fre), an image
+    is one vector: the pooled features of all cells of a layer side by side, so that the
+    subspace knows where in the image something lies. The error of an image is the sum of the
+    squared differences, that of a cell the sum over its channels; cells sum up to the image.
+    That program takes the last layer of stride 16 of a ResNet50 (`layer3`) and squares of 4
+    cells; here the layer is the same of any backbone, and cells are not pooled, because a map of 4
+    x 4 cells shows no defect. Two more things differ: maps are smoothed with sigma 4 as all maps
+    are, and the likelihood score of the 2019 paper is left out, which gives no map.
+
+    The dimension is that of all cells together (28,672 by default), so no covariance is formed:
+    the PCA is that of the n x n products of images. It is learned from at most 1,024 images, or 1
+    GiB of their features, evenly spread over the training images; the time of 5,000 images
+    and more is therefore that of reading them. Calibration refits the PCA from the same products,
+    without each image in turn; above 256 images in ten interleaved folds.
+
+    Scores depend neither on the batch nor on the number of threads. Several layers are brought
+    to the grid of the finest, bilinearly.
+
+    Examples
+    --------
+    >>> from pyimgano.models import create_model
+    >>> detector = create_model("vision_dfm", backbone="resnet50", weights="resnet50.pth")
+    >>> detector.fit(train_paths).predict(test_paths)  # doctest: +SKIP
+    """
+
+    method = DFM
 
 
 def _mean_from(vectors: Tensor, origin: Tensor) -> Tensor:

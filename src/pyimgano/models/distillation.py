@@ -15,7 +15,7 @@ from ..errors import DataError, UsageError
 from ..images import ImageSource, as_sources, stream_images
 
 if TYPE_CHECKING:
-    from .detector import Progress
+    from .training_images import Progress
 
 # Steps that are timed before it is said how long all of them take: the first ones make ready.
 _FIRST, _TIMED = 2, 6

@@ -18,17 +18,18 @@ from pydantic import Field, Strict
 
 from ..errors import SavedModelError
 from ..images import NetworkInput
-from .detector import Progress, TrainingScores
+from .detector import Detector
+from .method import TrainingScores
 from .parameters import Count, Size
 from .registry import register_model
 from .saved_state import SavedState, State
 from .spread import evenly
-from .trained import TrainedDetector, files_sha256
+from .trained import TrainedDetector, TrainedParams, files_sha256
+from .training_images import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..backbones import Backbone
     from .efficientad_networks import EfficientAdNetwork
     from .efficientad_teacher import Teacher
     from .training import KeptImages, Minibatch, Parts, Task
@@ -47,119 +48,56 @@ _LEARNED_NOTHING = 0.95
 _Rate = Annotated[float, Strict(), Field(gt=0, le=1)]
 
 
-@register_model(
-    "vision_efficientad",
-    tags=("student-teacher", "autoencoder", "pixel-map", "trained"),
-    metadata={
-        "paper": "Batzner et al., EfficientAD: Accurate Visual Anomaly Detection at "
-        "Millisecond-Level Latencies, WACV 2024",
-        "year": 2024,
-        "link": "https://arxiv.org/abs/2303.14535",
-        "needs_training": "gradient steps; without teacher= a teacher is distilled first",
-        "calibration_method": "held-out-images: a tenth of the training images is not learned from",
-    },
-    presets={
-        "industrial-fast": {"steps": 200, "teacher_steps": 150},
-        "industrial-balanced": {},
-        "industrial-accurate": {
-            "model_size": "M",
-            "resize": (256, 256),
-            "steps": 70_000,
-            "teacher_steps": 60_000,
-            "learning_rate": 1e-4,
-            "patience": 400,
-        },
-    },
-)
-class VisionEfficientAd(TrainedDetector):
-    """EfficientAD: where a student cannot follow its teacher, or an autoencoder the image.
+class EfficientAdParams(TrainedParams):
+    """The keywords of EfficientAd."""
 
-    Parameters
-    ----------
-    model_size
-        Of the patch description networks: `S` or `M`.
-    teacher
-        A file with the weights of T, for pixels normalised as ImageNet's (safetensors, or a
-        torch file of tensors; `pyimgano distill-teacher` writes one). Without one T is
-        distilled from `backbone` on the training images.
-    teacher_steps
-        Steps of that distillation.
-    penalty_images
-        A folder of other natural images, on which the student is to say nothing of the
-        teacher (the paper: ImageNet). None: without this penalty.
-    learning_rate
-        Of all three networks at its highest: it rises over a twentieth of the steps, and
-        falls as a half cosine.
-    steps, train_batch_size, patience, checkpoint_dir
-        As in `TrainedDetector`; of the student and the autoencoder.
-    shared
-        The keywords of `BackboneDetector`. The backbone is what T is distilled from.
+    model_size: Literal["S", "M"] = Field(
+        "S", description=("Of the patch description networks: `S` or `M`.")
+    )
+    teacher: str | None = Field(
+        None,
+        description=(
+            "A file with the weights of T, for pixels normalised as ImageNet's "
+            "(safetensors, or a torch file of tensors; `pyimgano distill-teacher` writes "
+            "one). Without one T is distilled from `backbone` on the training images."
+        ),
+    )
+    teacher_steps: Count = Field(250, description=("Steps of that distillation."))
+    penalty_images: str | None = Field(
+        None,
+        description=(
+            "A folder of other natural images, on which the student is to say nothing of "
+            "the teacher (the paper: ImageNet). None: without this penalty."
+        ),
+    )
+    learning_rate: _Rate = Field(
+        1e-3,
+        description=(
+            "Of all three networks at its highest: it rises over a twentieth of the steps, "
+            "and falls as a half cosine."
+        ),
+    )
+    steps: Count = Field(
+        300, description=("As in `TrainedDetector`; of the student and the autoencoder.")
+    )
+    train_batch_size: Count = Field(
+        8, description=("As in `TrainedDetector`; of the student and the autoencoder.")
+    )
+    resize: Size = Field(
+        (128, 128),
+        description="Height and width in pixels that images are resized to and maps are given at.",
+    )
 
-    Notes
-    -----
-    After the paper and a public program of it: PDN-S and PDN-M without padding, p_hard 0.999,
-    L = L_hard (and the penalty) + L_AE + L_STAE, Adam with weight decay 1e-5, maps normalised
-    by their quantiles 0.9 and 0.995 on good images that were not learned from, the score the
-    largest value of their mean.
 
-    What differs, each for minutes on two cores instead of a day on a GPU:
+class EfficientAd(TrainedDetector):
+    """The method of `VisionEfficientAd`."""
 
-    - T is distilled on the images at hand: 8 crops of 96 pixels a step, a few hundred steps;
-      the paper has 60,000 steps of 16 ImageNet images. Such a T knows the user's images and
-      little else, and is the main reason for being less accurate than published figures: give
-      a `teacher` that was trained longer where there is one. It has as many channels as the
-      backbone's layers together, at most 384, the paper's number. What it learns to say of a
-      crop is what the backbone says there of the whole, unchanged image.
-    - Images of 128 pixels instead of 256: a step takes less time, so that more can be made.
-    - A step has `train_batch_size` images instead of one, of which T and S see a crop of 96
-      pixels, and a few hundred steps are made instead of 70,000; the learning rate is higher,
-      and falls all the time instead of once.
-    - p_hard rises from 0 to 0.999 over three fifths of the steps. With 0.999 from the start a
-      thousandth of the elements teaches S, which takes thousands of steps. The loss on
-      held-out images always has 0.999.
-    - A map is divided by q_b - q_a, but by no less than q_a: the errors of a student that has
-      not learned enough are large and equal, and its map would drown the other one.
-    - S and T see the image as A does, with changed brightness, contrast or saturation; in the
-      paper L_hard is computed on the unchanged image, in a second pass.
-    - A channel of a distilled T is divided by its deviation over good images, but by no less than
-      0.3 of what it was to learn: one that T did not learn is not blown up. One of a file is
-      divided by its deviation, as in the paper. A T whose loss on held-out images stays at 0.95
-      or above (1 is that of saying the mean) is noted in the calibration.
-    - No dropout in A. Without `penalty_images` no penalty.
-    - The outermost 16 pixels, which no patch of 33 pixels is centred on, take the value of the
-      nearest cell instead of 0, and maps are shifted so that their least possible value is 0.
-    - Images below 64 pixels are enlarged to 64.
+    Params = EfficientAdParams
 
-    The quantiles are taken over the images that the loss is watched on. The images of the
-    threshold are others, so that they have part in nothing that was learned. Of fewer than 10
-    training images none are watched: then the quantiles come from the images learned from.
-    """
+    patches = "fine"
 
-    patches = True
-
-    def __init__(
-        self,
-        *,
-        model_size: Literal["S", "M"] = "S",
-        teacher: str | None = None,
-        teacher_steps: Count = 250,
-        penalty_images: str | None = None,
-        learning_rate: _Rate = 1e-3,
-        steps: Count = 300,
-        train_batch_size: Count = 8,
-        resize: Size = (128, 128),
-        **shared: Any,
-    ) -> None:
-        super().__init__(steps=steps, train_batch_size=train_batch_size, resize=resize, **shared)
-        self.model_size = model_size
-        self.teacher = teacher
-        self.teacher_steps = teacher_steps
-        self.penalty_images = penalty_images
-        self.learning_rate = learning_rate
-
-    def prepare(self) -> Backbone:
-        backbone = super().prepare()
-        params = self.validate_params()
+    def prepare(self) -> None:
+        params = self.params
         if params.teacher is not None:
             from .efficientad_teacher import read_teacher
 
@@ -168,7 +106,6 @@ class VisionEfficientAd(TrainedDetector):
             from .efficientad_penalty import penalty_files
 
             penalty_files(params.penalty_images)
-        return backbone
 
     # ---- learning
 
@@ -379,6 +316,76 @@ class VisionEfficientAd(TrainedDetector):
             "teacher": {**self._taught, "channels": self._channels},
             "quantiles": {"student_teacher": list(local), "student_autoencoder": list(whole)},
         }
+
+
+@register_model(
+    "vision_efficientad",
+    tags=("student-teacher", "autoencoder", "pixel-map", "trained"),
+    metadata={
+        "paper": "Batzner et al., EfficientAD: Accurate Visual Anomaly Detection at "
+        "Millisecond-Level Latencies, WACV 2024",
+        "year": 2024,
+        "link": "https://arxiv.org/abs/2303.14535",
+        "needs_training": "gradient steps; without teacher= a teacher is distilled first",
+        "calibration_method": "held-out-images: a tenth of the training images is not learned from",
+    },
+    presets={
+        "industrial-fast": {"steps": 200, "teacher_steps": 150},
+        "industrial-balanced": {},
+        "industrial-accurate": {
+            "model_size": "M",
+            "resize": (256, 256),
+            "steps": 70_000,
+            "teacher_steps": 60_000,
+            "learning_rate": 1e-4,
+            "patience": 400,
+        },
+    },
+)
+class VisionEfficientAd(Detector):
+    """EfficientAD: where a student cannot follow its teacher, or an autoencoder the image.
+
+    Notes
+    -----
+    After the paper and a public program of it: PDN-S and PDN-M without padding, p_hard 0.999,
+    L = L_hard (and the penalty) + L_AE + L_STAE, Adam with weight decay 1e-5, maps normalised
+    by their quantiles 0.9 and 0.995 on good images that were not learned from, the score the
+    largest value of their mean.
+
+    What differs, each for minutes on two cores instead of a day on a GPU:
+
+    - T is distilled on the images at hand: 8 crops of 96 pixels a step, a few hundred steps;
+      the paper has 60,000 steps of 16 ImageNet images. Such a T knows the user's images and
+      little else, and is the main reason for being less accurate than published figures: give
+      a `teacher` that was trained longer where there is one. It has as many channels as the
+      backbone's layers together, at most 384, the paper's number. What it learns to say of a
+      crop is what the backbone says there of the whole, unchanged image.
+    - Images of 128 pixels instead of 256: a step takes less time, so that more can be made.
+    - A step has `train_batch_size` images instead of one, of which T and S see a crop of 96
+      pixels, and a few hundred steps are made instead of 70,000; the learning rate is higher,
+      and falls all the time instead of once.
+    - p_hard rises from 0 to 0.999 over three fifths of the steps. With 0.999 from the start a
+      thousandth of the elements teaches S, which takes thousands of steps. The loss on
+      held-out images always has 0.999.
+    - A map is divided by q_b - q_a, but by no less than q_a: the errors of a student that has
+      not learned enough are large and equal, and its map would drown the other one.
+    - S and T see the image as A does, with changed brightness, contrast or saturation; in the
+      paper L_hard is computed on the unchanged image, in a second pass.
+    - A channel of a distilled T is divided by its deviation over good images, but by no less than
+      0.3 of what it was to learn: one that T did not learn is not blown up. One of a file is
+      divided by its deviation, as in the paper. A T whose loss on held-out images stays at 0.95
+      or above (1 is that of saying the mean) is noted in the calibration.
+    - No dropout in A. Without `penalty_images` no penalty.
+    - The outermost 16 pixels, which no patch of 33 pixels is centred on, take the value of the
+      nearest cell instead of 0, and maps are shifted so that their least possible value is 0.
+    - Images below 64 pixels are enlarged to 64.
+
+    The quantiles are taken over the images that the loss is watched on. The images of the
+    threshold are others, so that they have part in nothing that was learned. Of fewer than 10
+    training images none are watched: then the quantiles come from the images learned from.
+    """
+
+    method = EfficientAd
 
 
 def p_hard_at(step: int, steps: int) -> float:

@@ -34,8 +34,8 @@ from .training import History, KeptImages, Minibatch, Parts, Plan, Task, drawn, 
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
-    from .detector import Progress
     from .training import Checkpoint
+    from .training_images import Progress
 
 #: Channels of a teacher, at most: those of the paper's.
 MOST_CHANNELS = 384

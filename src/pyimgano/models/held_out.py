@@ -2,87 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..calibration import DEFAULT_TAIL, MapStatistics, calibrate
-from ..errors import DataError, UsageError
-from ..images import ImageSource, Signature, closed_after
-from .detector import Detector, OnError, Progress, SkippedImage
+from ..errors import UsageError
+from ..images import CopyGroups, ImageSource, Signature, closed_after
+from .method import TrainingScores
 from .seen_images import calibrate_apart
+from .training_images import LeftOut, OnError, Progress
 
 if TYPE_CHECKING:
-    from .tiled import TiledDetector
-
-    _D = TypeVar("_D", bound="Detector | TiledDetector")
-
-_METHOD = "held-out-images"
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Scores of held-out images, and the statistics of their maps."""
-
-    scores: list[float]
-    maps: MapStatistics
-    skipped: list[SkippedImage] = field(default_factory=list)
-    remarked: list[SkippedImage] = field(default_factory=list)
-    notes: tuple[str, ...] = ()
-    unseen: bool = True
-
-    def numbered(self, index: Sequence[int]) -> HeldOut:
-        """With the images' positions in the list that they were taken from."""
-        skipped, remarked = (
-            [replace(one, index=index[one.index]) for one in some]
-            for some in (self.skipped, self.remarked)
-        )
-        return replace(self, skipped=skipped, remarked=remarked)
-
-    def calibrate(
-        self,
-        detector: Detector | TiledDetector,
-        quantile: float,
-        tail: str = DEFAULT_TAIL,
-        origin: str = "fit",
-    ) -> None:
-        """Set `threshold_`, and what goes with it, on a detector."""
-        calibration = calibrate(
-            self.scores,
-            quantile,
-            method=_METHOD,
-            unseen=self.unseen,
-            notes=self.notes,
-            tail=tail,
-            origin=origin,
-        )
-        pixels = self.maps.calibrate(_METHOD, unseen=self.unseen)
-        if isinstance(detector, Detector):
-            pixels = detector.above_outside(pixels)
-        # in one step, for threads that score meanwhile
-        detector.__dict__ = {
-            **vars(detector),
-            "decision_scores_": np.asarray(self.scores, np.float64),
-            "calibration_": calibration,
-            "pixel_calibration_": pixels,
-            "threshold_": calibration.threshold,
-            **({} if isinstance(detector, Detector) else {"calibrated_on_tiles_": True}),
-        }
+    from .image_score import ImageScore
 
 
 def score_held_out(
-    detector: Detector | TiledDetector,
+    results: Iterator[ImageScore],
     sources: Sequence[ImageSource],
-    on_error: OnError,
-    progress: Progress | None,
+    left_out: LeftOut,
+    *,
+    counted: Callable[[tuple[int, int]], npt.NDArray[np.bool_] | None] | None = None,
     known: Sequence[Signature] = (),
-) -> HeldOut:
-    """Score good images that were not learned from.
+    progress: Progress | None = None,
+) -> TrainingScores:
+    """Return the scores of good images that were not learned from.
 
-    Those that are copies of images learned from, whose signatures are `known`, do not count, and
-    copies among them count once (`seen_images.calibrate_apart`).
+    Copies of images that were learned from do not count, and copies among them count once
+    (`seen_images.calibrate_apart`).
+
+    Parameters
+    ----------
+    results
+        What scoring the images gives, one for each of `sources`.
+    sources
+        The images.
+    left_out
+        Is told of those that could not be read, and of which a part was left out.
+    counted
+        Which pixels of the map of an image count, by its (height, width) before resizing; None
+        for all.
+    known
+        The signatures of the images that were learned from.
+    progress
+        Called with (stage, done, total).
+
+    Raises
+    ------
+    DataError
+        None of the images can be read.
+    """
+    scores: list[float] = []
+    positions: list[int] = []  # in `sources`
+    signatures: list[Signature | None] = []
+    maps = MapStatistics()
+    with closed_after(results):
+        for result in results:
+            if progress is not None:
+                progress("calibration images", result.index + 1, len(sources))
+            if result.error is not None:
+                left_out.skip(result.index, result.error, "calibration")
+                continue
+            assert result.score is not None
+            left_out.remark(result.index, sources[result.index], result.remark, "calibration")
+            scores.append(result.score)
+            positions.append(result.index)
+            signatures.append(result.signature)
+            if result.anomaly_map is not None:
+                inside = None
+                if counted is not None and result.original_size is not None:
+                    inside = counted(result.original_size)
+                maps.add(
+                    result.anomaly_map[None] if inside is None else result.anomaly_map[None, inside]
+                )
+            del result  # and its map, before the next is made
+    if not scores:
+        raise left_out.nothing_used("calibration", len(sources))
+    found = np.asarray(scores)
+    kept, unseen, notes = calibrate_apart(found, signatures, known)
+    signed = [one for one in signatures if one is not None]
+    copies = CopyGroups.of(signed if len(signed) == len(signatures) else [])
+    return TrainingScores(
+        found[kept],
+        "held-out-images",
+        unseen,
+        notes,
+        maps,
+        np.asarray(positions)[kept],
+        copies.positions(positions),
+    )
+
+
+def calibrate_on_held_out(
+    detector: Any,
+    sources: Sequence[ImageSource],
+    quantile: float,
+    *,
+    tail: str = DEFAULT_TAIL,
+    on_error: OnError = "raise",
+    progress: Progress | None = None,
+    origin: str = "fit",
+) -> None:
+    """Take the threshold of a fitted detector, tiled or not, from good images it has not seen.
 
     Raises
     ------
@@ -95,46 +118,29 @@ def score_held_out(
     """
     if len(sources) == 0:
         raise UsageError("there are no images to calibrate on: at least one good one is wanted")
-    found = HeldOut([], MapStatistics())
-    signatures: list[Signature | None] = []
-    handling = "raise" if on_error == "raise" else "record"
-    results = detector.score_images(sources, maps=detector.has_maps, on_error=handling)  # type: ignore[arg-type]
-    with closed_after(results):
-        for result in results:
-            if progress is not None:
-                progress("calibration images", result.index + 1, len(sources))
-            if result.error is not None:
-                found.skipped.append(
-                    SkippedImage(
-                        result.index, result.error.path, result.error.reason, "calibration"
-                    )
-                )
-                continue
-            assert result.score is not None
-            if result.remark is not None:
-                name = str(sources[result.index])
-                found.remarked.append(
-                    SkippedImage(result.index, name, result.remark, "calibration")
-                )
-            found.scores.append(result.score)
-            signatures.append(result.signature)
-            if result.anomaly_map is not None:
-                counted = None
-                if isinstance(detector, Detector) and result.original_size is not None:
-                    counted = detector.counted_pixels(result.original_size)
-                if counted is None:
-                    found.maps.add(result.anomaly_map[None])
-                else:
-                    found.maps.add(result.anomaly_map[counted][None])
-            del result  # and its map, before the next is made
-    if not found.scores:
-        first = found.skipped[0]
-        raise DataError(
-            f"none of {len(sources)} images to calibrate on could be read; the first: "
-            f"{first.path}: {first.reason}"
-        )
-    if not known and isinstance(detector, Detector):
-        known = detector._signatures
-    kept, unseen, notes = calibrate_apart(np.asarray(found.scores), signatures, known)
-    scores = [found.scores[position] for position in kept]
-    return replace(found, scores=scores, unseen=unseen, notes=notes)
+    left_out = LeftOut()
+    found = score_held_out(
+        detector.score_images(
+            sources,
+            maps=detector.has_maps,
+            on_error="raise" if on_error == "raise" else "record",
+        ),
+        sources,
+        left_out,
+        counted=detector.counted_pixels,
+        known=detector.signatures_,
+        progress=progress,
+    )
+    notes = found.notes
+    if left_out.skipped:
+        notes = (*notes, f"{len(left_out.skipped)} of the images to calibrate on could not be read")
+    calibration = calibrate(
+        found.scores,
+        quantile,
+        method=found.method,
+        unseen=found.unseen,
+        notes=notes,
+        tail=tail,
+        origin=origin,
+    )
+    detector._take_calibration(calibration, found.scores, found.maps)

@@ -18,12 +18,14 @@ import numpy.typing as npt
 from ..errors import SavedModelError
 from ..images import NetworkInput
 from ..threads import limited_threads
-from .detector import Progress, TrainingScores
+from .detector import Detector
 from .gaussian import ONE_IMAGE, cells_beside, ledoit_wolf, left_out_squared, whitening
-from .on_backbone import BackboneDetector
+from .hooks import BackboneDetector
+from .method import TrainingScores
 from .registry import register_model
 from .saved_state import SavedState, State
 from .spread import Spread, spread_notes
+from .training_images import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,75 +61,12 @@ class _Level:
         return (self.factor * (x - self.mean)).sum(dim=1).square().sum().sqrt()
 
 
-@register_model(
-    "vision_mahalanobis",
-    tags=("gaussian", "image-level", "deep-features"),
-    metadata={
-        "paper": "Rippel et al., Modeling the Distribution of Normal Data in Pre-Trained Deep "
-        "Features for Anomaly Detection, ICPR 2020, published 2021",
-        "year": 2021,
-        "link": "https://arxiv.org/abs/2005.14140",
-        "needs_training": "one pass over the training images, no gradient steps",
-        "calibration_method": "leave-one-image-out, in closed form: mean, covariance and "
-        "shrinkage of every level downdated",
-    },
-    presets={
-        "industrial-fast": {"resize": (224, 224)},
-        "industrial-balanced": {},
-        "industrial-accurate": {"resize": (384, 384)},
-    },
-)
-class VisionMahalanobis(BackboneDetector):
-    """Gaussians of globally pooled features, one a level; no maps.
-
-    Parameters
-    ----------
-    shared
-        The keywords of `BackboneDetector`; the layers are the last of every stage by default,
-        which are seven of EfficientNet-Lite and four of a ResNet.
-
-    Attributes
-    ----------
-    shrinkages_
-        (levels,) float64 in [0, 1], of Ledoit and Wolf.
-
-    Notes
-    -----
-    The paper's best network is EfficientNet-B4, of which it takes nine levels: the stem, seven
-    stages, and the convolution before the classifier. Networks here have neither a layer for
-    the stem nor that last convolution, so EfficientNet-Lite gives the seven stages. Images are
-    resized whole to 256 pixels, the paper's to those that its network was trained with.
-
-    The covariance is that of `sklearn.covariance.LedoitWolf`, but for one thing: what shrinking
-    adds to every variance is at least 1e-6 of the mean square of a level's features, so that one
-    training image, or equal ones, give finite distances.
-
-    Leaving an image out is exact, its own Ledoit-Wolf shrinkage included: the sums that the
-    shrinkage is made of change by products of that image with the others; mean and covariance
-    by one vector and one outer product, in the basis of the eigenvectors of the covariance of
-    all, where every ridge is diagonal. Nothing is fitted anew.
-
-    The pooled features of all training images are kept while fitting: 4 bytes times the channels
-    of all levels (784 of EfficientNet-Lite0, 3,840 of a Wide ResNet50) an image. Above 512
-    images the threshold is calibrated on an evenly spread part of them.
-
-    Scores depend neither on the batch nor on the number of threads: they are computed in double
-    precision, image by image, and rounded to single. With a region of interest, features are
-    pooled over the cells of each level that have a pixel that counts.
-
-    Examples
-    --------
-    >>> from pyimgano.models import create_model
-    >>> detector = create_model("vision_mahalanobis")
-    >>> detector.fit(train_paths).predict(test_paths)  # doctest: +SKIP
-    """
+class Mahalanobis(BackboneDetector):
+    """The method of `VisionMahalanobis`."""
 
     has_maps = False
 
     shrinkages_: npt.NDArray[np.float64]
-
-    def __init__(self, **shared: Any) -> None:
-        super().__init__(**shared)
 
     # ---- pooled features, section III
 
@@ -253,7 +192,6 @@ class VisionMahalanobis(BackboneDetector):
     def _restore(self, saved: SavedState) -> None:
         import torch
 
-        self._restore_backbone(saved)
         self._counted_of = {}
         widths = [shape[1] for shape in self._backbone.shapes(self._size())]
         shrinkages = saved.fact("shrinkages", list[float])
@@ -281,6 +219,66 @@ class VisionMahalanobis(BackboneDetector):
                 for layer, level in zip(self._backbone.layers, self._levels, strict=True)
             ],
         }
+
+
+@register_model(
+    "vision_mahalanobis",
+    tags=("gaussian", "image-level", "deep-features"),
+    metadata={
+        "paper": "Rippel et al., Modeling the Distribution of Normal Data in Pre-Trained Deep "
+        "Features for Anomaly Detection, ICPR 2020, published 2021",
+        "year": 2021,
+        "link": "https://arxiv.org/abs/2005.14140",
+        "needs_training": "one pass over the training images, no gradient steps",
+        "calibration_method": "leave-one-image-out, in closed form: mean, covariance and "
+        "shrinkage of every level downdated",
+    },
+    presets={
+        "industrial-fast": {"resize": (224, 224)},
+        "industrial-balanced": {},
+        "industrial-accurate": {"resize": (384, 384)},
+    },
+)
+class VisionMahalanobis(Detector):
+    """Gaussians of globally pooled features, one a level; no maps.
+
+    Attributes
+    ----------
+    shrinkages_
+        (levels,) float64 in [0, 1], of Ledoit and Wolf.
+
+    Notes
+    -----
+    The paper's best network is EfficientNet-B4, of which it takes nine levels: the stem, seven
+    stages, and the convolution before the classifier. Networks here have neither a layer for
+    the stem nor that last convolution, so EfficientNet-Lite gives the seven stages. Images are
+    resized whole to 256 pixels, the paper's to those that its network was trained with.
+
+    The covariance is that of `sklearn.covariance.LedoitWolf`, but for one thing: what shrinking
+    adds to every variance is at least 1e-6 of the mean square of a level's features, so that one
+    training image, or equal ones, give finite distances.
+
+    Leaving an image out is exact, its own Ledoit-Wolf shrinkage included: the sums that the
+    shrinkage is made of change by products of that image with the others; mean and covariance
+    by one vector and one outer product, in the basis of the eigenvectors of the covariance of
+    all, where every ridge is diagonal. Nothing is fitted anew.
+
+    The pooled features of all training images are kept while fitting: 4 bytes times the channels
+    of all levels (784 of EfficientNet-Lite0, 3,840 of a Wide ResNet50) an image. Above 512
+    images the threshold is calibrated on an evenly spread part of them.
+
+    Scores depend neither on the batch nor on the number of threads: they are computed in double
+    precision, image by image, and rounded to single. With a region of interest, features are
+    pooled over the cells of each level that have a pixel that counts.
+
+    Examples
+    --------
+    >>> from pyimgano.models import create_model
+    >>> detector = create_model("vision_mahalanobis")
+    >>> detector.fit(train_paths).predict(test_paths)  # doctest: +SKIP
+    """
+
+    method = Mahalanobis
 
 
 def _floor(mean_square: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 What a network's deepest layers see around a patch finds what is wrong as a whole, and blurs what
 is wrong at one place. So each has a memory of its own, on a grid of its own: maps come from the
-near one alone, scores from both (`image_score`).
+near one alone, scores from both (`power_means`).
 """
 
 from __future__ import annotations

@@ -1,233 +1,191 @@
-"""Detectors on the features of a frozen backbone: their keywords, and which cells count."""
+"""What methods on the features of a frozen backbone share: opening it, and its grids of cells."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..calibration import DEFAULT_TAIL, CalibrationTail, MapStatistics
-from ..images import NetworkInput, Recall
+import numpy as np
+import numpy.typing as npt
+
+from ..calibration import MapStatistics
+from ..errors import UsageError
+from ..images import NetworkInput
 from .anomaly_map import SIGMA, smooth_maps
-from .detector import Detector
-from .parameters import (
-    BitDepth,
-    CalibrationSource,
-    Contamination,
-    Flag,
-    Quantile,
-    Roi,
-    Seed,
-    Size,
-)
-from .saved_state import SavedState
+from .parameters import BackboneParams
+from .region_cells import RegionCells
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from ..backbones import Backbone, LayerChoice
 
 
-class BackboneDetector(Detector):
-    """Base class of detectors that learn from features of a backbone, which is never trained.
-
-    A method's `__init__` names its own keywords and hands the others on:
-    `def __init__(self, *, own: Count = 3, **shared: Any)`, `super().__init__(**shared)`; a
-    keyword that it names again has another default.
+def open_backbone(
+    params: BackboneParams,
+    *,
+    layers: LayerChoice | None = None,
+    patches: Literal["fine", "coarse"] | None = None,
+    context_above: int | None = None,
+    cached: bool = True,
+) -> Backbone:
+    """Return the backbone that the keywords ask for.
 
     Parameters
     ----------
-    backbone
-        A name of `pyimgano.backbones.list_backbones()`, or `timm:<name>`.
+    params
+        The checked keywords.
     layers
-        The layers whose features are taken; by default the method's choice, or else the
-        backbone's own, strides 8 and 16.
-    pretrained
-        False for random weights, drawn from `random_seed`.
-    weights
-        A weights file for the backbone; beats `pretrained`.
-    resize
-        (height, width) that images are resized to and maps are given at.
-    device
-        `auto`, `cpu`, `cuda` or `cuda:N`.
-    engine
-        What runs the backbone: `auto`, `openvino` or `torch`.
-    precision
-        What it is computed in: `float32`, or `bfloat16`, about twice as quick on processors and
-        GPUs that have units for it. Features then differ by about 0.5 % with the ResNet family and
-        by 2.5 % with EfficientNet-Lite, and scores are not comparable with those of the other.
-    random_seed
-        Of all that is drawn, random weights included.
-    contamination
-        Expected share of training images above the threshold, in (0, 0.5].
-    calibration
-        `out-of-sample`, or `in-sample` for the naive way, which promises nothing.
-    calibration_quantile
-        In (0, 1); beats `contamination`. Without either 0.995.
-    calibration_tail
-        How the threshold is estimated at this quantile: `exponential` models the tail of the
-        scores where that is believable, `conformal` takes the rank of a score.
-    cache_dir
-        A folder to keep the backbone's features of image files in, for the next time.
-    roi
-        Region of interest: a mask image (any size, every value but 0 counts), a .json file of
-        polygons, or polygons of [x, y] in fractions of width and height; None for the frame.
-    bit_depth
-        How many bits the camera has, 9 to 16, where images have 16 bits a sample: 2^bit_depth - 1
-        becomes white. None takes what each file declares, and else all 16. It is saved with the
-        detector, and images to score are read in the same way.
+        Chooses the layers where the keywords name none; None for the backbone's own choice.
+    patches
+        Whether it gives joined, locally averaged patch features, (N, h, w, D), on the grid of the
+        finest layer (`fine`) or on one with half as many cells both ways (`coarse`). None for
+        one (N, C_l, H_l, W_l) of each layer.
+    context_above
+        The stride above which layers are joined apart, to patches of their own; None for none.
+    cached
+        Whether features are kept in `cache_dir`; not by methods that want pixels.
+
+    Raises
+    ------
+    UsageError, WeightsError
+        An unknown backbone, layer or device, or weights that are not there.
+    """
+    from ..backbones import create_backbone
+
+    return create_backbone(
+        params.backbone,
+        layers=layers if params.layers is None else params.layers,
+        pretrained=params.pretrained,
+        weights=params.weights,
+        device=params.device,
+        engine=params.engine,
+        precision=params.precision,
+        seed=params.random_seed,
+        cache_dir=params.cache_dir if cached else None,
+        patches=patches or False,
+        context_above=context_above,
+    )
+
+
+def features_of(backbone: Backbone, images: list[NetworkInput]) -> list[Tensor]:
+    """Return the features of B images: for each layer (B, C_l, H_l, W_l) float32.
+
+    Of a backbone that gives patches it is one (B, h, w, D), and another of its context.
+    """
+    import torch
+
+    with torch.inference_mode():
+        return backbone.features(images)
+
+
+def require_exportable(backbone: Backbone) -> None:
+    """Raise `UsageError` where exports would compute in another precision than the detector."""
+    if backbone.precision != "float32":
+        raise UsageError(
+            f"this detector computes in {backbone.precision} and exports compute in "
+            "float32; fit it with precision='float32'"
+        )
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """A grid of cells over the frame that images are scored on, and the maps of their scores.
 
     Attributes
     ----------
-    grid_
-        (h, w), the grid of cells that an image is scored on, of a method that has one.
+    shape
+        (h, w).
+    region
+        The size of the maps, and what of the frame counts.
+    cells
+        (k,) int64 ascending: the cells r w + c that count, on the device of the features; None if
+        all do.
+    sigma
+        Deviation of the Gaussian that smooths maps, in pixels.
+    double
+        Whether maps are summed in double precision, so that one does not depend on the others of
+        its batch.
     """
 
-    #: Whether the backbone gives joined, locally averaged patch features, one (N, h, w, D)
-    #: tensor (`pyimgano.backbones.create_backbone`), instead of (N, C_l, H_l, W_l) a layer.
-    patches: ClassVar[bool] = False
+    shape: tuple[int, int]
+    region: RegionCells
+    cells: Tensor | None
+    sigma: float = SIGMA
+    double: bool = False
 
-    grid_: tuple[int, int]
-
-    def __init__(
-        self,
-        *,
-        backbone: str = "efficientnet_lite0",
-        layers: Sequence[str] | None = None,
-        pretrained: Flag = True,
-        weights: str | None = None,
-        resize: Size = (256, 256),
-        device: str = "auto",
-        engine: str = "auto",
-        precision: Literal["float32", "bfloat16"] = "float32",
-        random_seed: Seed = 0,
-        contamination: Contamination | None = None,
-        calibration: CalibrationSource = "out-of-sample",
-        calibration_quantile: Quantile | None = None,
-        calibration_tail: CalibrationTail = DEFAULT_TAIL,
-        cache_dir: str | None = None,
-        roi: Roi | None = None,
-        bit_depth: BitDepth | None = None,
-    ) -> None:
-        self.backbone = backbone
-        self.layers = layers
-        self.pretrained = pretrained
-        self.weights = weights
-        self.resize = resize
-        self.device = device
-        self.engine = engine
-        self.precision = precision
-        self.random_seed = random_seed
-        self.contamination = contamination
-        self.calibration = calibration
-        self.calibration_quantile = calibration_quantile
-        self.calibration_tail = calibration_tail
-        self.cache_dir = cache_dir
-        self.roi = roi
-        self.bit_depth = bit_depth
-
-    # ---- the backbone
-
-    def prepare(self) -> Backbone:
-        return self._make_backbone(self.validate_params())
-
-    def _make_backbone(self, params: Any) -> Backbone:
-        from ..backbones import create_backbone
-
-        return create_backbone(
-            params.backbone,
-            layers=self._layer_choice() if params.layers is None else params.layers,
-            pretrained=params.pretrained,
-            weights=params.weights,
-            device=params.device,
-            engine=params.engine,
-            precision=params.precision,
-            seed=params.random_seed,
-            cache_dir=params.cache_dir,
-            patches=self.patches and ("coarse" if self._coarse_patches(params) else "fine"),
-            context_above=self._context_above(params),
-        )
-
-    def _coarse_patches(self, params: Any) -> bool:
-        """Whether joined patches have half as many cells both ways as the finest layer."""
-        return False
-
-    def _context_above(self, params: Any) -> int | None:
-        """The stride above which layers are joined apart; None for none."""
-        return None
-
-    def _layer_choice(self) -> LayerChoice | None:
-        """What chooses the layers where none are named; None for the backbone's own choice."""
-        return None
-
-    def _start(self, params: Any, n_images: int) -> None:
-        self._n_images = n_images
-        self._backbone = self._make_backbone(params)
-
-    def _recall(self) -> Recall | None:
-        return self._backbone.cache
-
-    def _frozen_backbone(self) -> Backbone:
-        return self._backbone
-
-    def _restore_backbone(self, saved: SavedState) -> None:
-        """The first thing that `_restore` does."""
-        self._backbone = saved.backbone(self._make_backbone(self.params_))
-
-    def _features(self, images: list[NetworkInput]) -> list[Tensor]:
-        """Of B images, for each layer (B, C_l, H_l, W_l) float32; of patches one (B, h, w, D)."""
+    @classmethod
+    def of(
+        cls,
+        shape: Sequence[int],
+        region: RegionCells,
+        device: torch.device,
+        **settings: Any,
+    ) -> PatchGrid:
+        """Return the grid of this (h, w), with the cells that count on a device."""
         import torch
 
-        with torch.inference_mode():
-            return self._backbone.features(images)
+        height, width = shape
+        cells = region.cells((height, width))
+        on_device = None if cells is None else torch.from_numpy(cells).to(device)
+        return cls((height, width), region, on_device, **settings)
 
-    def describe(self) -> dict[str, Any]:
-        return {"backbone": self._backbone.describe()}
+    def __len__(self) -> int:
+        """Return how many cells count, k."""
+        return self.shape[0] * self.shape[1] if self.cells is None else len(self.cells)
 
-    # ---- the grid of cells
+    def counted(self, cells: Tensor) -> Tensor:
+        """Return those of (B, hw, ...) that count, (B, k, ...)."""
+        return cells if self.cells is None else cells[:, self.cells]
 
-    def _set_grid(self, height: int, width: int) -> None:
-        """Note the grid that images are scored on, and which of its cells count."""
-        import torch
+    def whole(self, numbers: Tensor) -> Tensor:
+        """Return numbers n k + i of cells that count as numbers n hw + r w + c of all, (M,)."""
+        if self.cells is None:
+            return numbers
+        k, whole = len(self.cells), self.shape[0] * self.shape[1]
+        return numbers // k * whole + self.cells[numbers % k]
 
-        self.grid_ = (height, width)
-        cells = self.counted_cells(self.grid_)
-        self._cells: Tensor | None = None
-        if cells is not None:
-            self._cells = torch.from_numpy(cells).to(self._backbone.device)
-
-    def _n_cells(self) -> int:
-        """How many cells of an image count."""
-        return self.grid_[0] * self.grid_[1] if self._cells is None else len(self._cells)
-
-    def _counted(self, cells: Tensor) -> Tensor:
-        """Those of (B, hw, ...) that count, (B, k, ...); all of them without a region."""
-        return cells if self._cells is None else cells[:, self._cells]
-
-    def _sigma(self) -> float:
-        """Of the Gaussian that smooths maps, in pixels."""
-        return SIGMA
+    def maps(self, scores: Tensor) -> Tensor:
+        """Return the maps (B, H, W) of the scores (B, k) of the cells that count, 0 or more."""
+        if not self.double:
+            return self._maps(scores)
+        return self._maps(scores.double()).float()
 
     def _maps(self, scores: Tensor) -> Tensor:
-        """Maps (B, H, W) of the scores (B, k) of the cells that count, 0 or more."""
-        size, sigma = self._size(), self._sigma()
-        if self._cells is None:
-            return smooth_maps(scores.view(-1, *self.grid_), size, sigma)
-        grids = scores.new_zeros((len(scores), self.grid_[0] * self.grid_[1]))
+        size = self.region.size
+        if self.cells is None:
+            return smooth_maps(scores.view(-1, *self.shape), size, self.sigma)
+        grids = scores.new_zeros((len(scores), self.shape[0] * self.shape[1]))
         counted = scores.new_zeros(grids.shape[1])
-        grids[:, self._cells] = scores
-        counted[self._cells] = 1.0
+        grids[:, self.cells] = scores
+        counted[self.cells] = 1.0
         return smooth_maps(
-            grids.view(-1, *self.grid_), size, sigma, counted=counted.view(self.grid_)
+            grids.view(-1, *self.shape), size, self.sigma, counted=counted.view(self.shape)
         )
 
-    def _statistics(self, scores: Tensor) -> MapStatistics:
-        """Of the maps of training images whose cells have the scores (N, k)."""
+    def statistics(self, scores: Tensor, counted: npt.NDArray[np.bool_] | None) -> MapStatistics:
+        """Return the statistics of the maps of images whose cells have the scores (n, k).
+
+        `counted` (H, W) says which pixels of the maps count; None if all do.
+        """
         found = MapStatistics()
-        counted = self._counted_in_training()
         for some in scores.split(64):
-            maps = self._maps(some).cpu().numpy()
+            maps = self.maps(some).cpu().numpy()
             found.add(maps if counted is None else maps[:, counted])
         return found
+
+
+def peaks(maps: Tensor, region: RegionCells) -> Tensor:
+    """Return the largest value of maps (B, H, W) where pixels count, (B,)."""
+    import torch
+
+    flat = maps.flatten(1)  # (B, H W)
+    pixels = region.pixels()
+    if pixels is not None:
+        flat = flat[:, torch.from_numpy(np.flatnonzero(pixels)).to(flat.device)]
+    return flat.max(dim=1).values
 
 
 def on_grid(layers: Sequence[Tensor], grid: tuple[int, int] | None = None) -> Tensor:

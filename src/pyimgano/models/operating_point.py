@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from ..calibration import Calibration, ScoreScale, calibrate, calibration_at
+from ..calibration import Calibration, MapStatistics, ScoreScale, calibrate, calibration_at
 from ..errors import NotFittedError
 
 if TYPE_CHECKING:
@@ -127,10 +128,27 @@ class WithOperatingPoint:
         seen = not self.calibration_.unseen
         return ScoreScale(self.threshold_, None if seen else self.decision_scores_)
 
-    def _take_calibration(self, calibration: Calibration) -> None:
-        # in one step, for threads that score meanwhile
-        new = {"calibration_": calibration, "threshold_": calibration.threshold}
-        self.__dict__ = {**vars(self), **new}
+    def _take_calibration(
+        self,
+        calibration: Calibration,
+        scores: npt.NDArray[np.float64] | None = None,
+        maps: MapStatistics | None = None,
+    ) -> None:
+        """Decide by this threshold from now on, and keep the scores and maps that it comes from.
+
+        Without `scores` and `maps` those that are there stay.
+        """
+        new: dict[str, Any] = {"calibration_": calibration, "threshold_": calibration.threshold}
+        if scores is not None:
+            new["decision_scores_"] = scores
+        if maps is not None:
+            pixels = maps.calibrate(calibration.method, unseen=calibration.unseen)
+            if pixels is not None and getattr(self, "roi_", None) is not None:
+                # the 0 outside the region stays below the threshold
+                least = float(np.finfo(np.float32).tiny)
+                pixels = pixels if pixels.threshold > 0 else replace(pixels, threshold=least)
+            new["pixel_calibration_"] = pixels
+        self.__dict__ = {**vars(self), **new}  # in one step, for threads that score meanwhile
 
     def _require_threshold(self) -> None:
         if not hasattr(self, "threshold_"):

@@ -1,19 +1,18 @@
-"""Types of detector keywords, with their ranges, and checking them.
+"""The keywords of detectors: their types, ranges, defaults and meanings, and checking them.
 
-A detector's `__init__` annotates each keyword with one of these (or any type that pydantic
-understands); that is all there is to validation, to `model_info`, and to the error a user
-sees.
+A method's `Params` is a pydantic class with one field for each keyword. Each field has a type
+of this module (or any other that pydantic understands), a default and a description. That is
+all there is to the signature of the detector, its help, validation, `model_info`, and the error
+that a user sees.
 """
 
 from __future__ import annotations
 
 import inspect
-import typing
-from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import (
@@ -24,29 +23,27 @@ from pydantic import (
     Strict,
     ValidationError,
     WithJsonSchema,
-    create_model,
 )
 
+from ..calibration import DEFAULT_TAIL, CalibrationTail
 from ..errors import UsageError, invalid_value, unknown_name
-from ..images import MAX_BIT_DEPTH, MIN_BIT_DEPTH, RegionOfInterest
+from ..images import RegionOfInterest
+from . import ranges
 
-_Side = Annotated[int, Strict(), Field(ge=1, le=16384)]
-#: (height, width) in pixels.
-Size = tuple[_Side, _Side]
-Count = Annotated[int, Strict(), Field(ge=1)]
-Seed = Annotated[int, Strict(), Field(ge=0, le=2**63 - 1)]
-Ratio = Annotated[float, Strict(), Field(gt=0, le=1)]
+BitDepth = ranges.BitDepth
+Contamination = ranges.Contamination
+Count = ranges.Count
+Flag = ranges.Flag
+Quantile = ranges.Quantile
+Ratio = ranges.Ratio
+Seed = ranges.Seed
+Size = ranges.Size
 #: Images of a training step, for networks with batch norm.
 MinibatchSize = Annotated[int, Strict(), Field(ge=2, le=4096)]
 #: A learning rate or the like.
 Positive = Annotated[float, Strict(), Field(gt=0, le=1e6)]
 #: A momentum, a decay or the like.
 Share = Annotated[float, Strict(), Field(ge=0, lt=1)]
-Flag = Annotated[bool, Strict()]
-Contamination = Annotated[float, Strict(), Field(ge=1e-9, le=0.5)]
-Quantile = Annotated[float, Strict(), Field(gt=0, lt=1)]
-#: Bits that count of the 16 that a sample of an image has.
-BitDepth = Annotated[int, Strict(), Field(ge=MIN_BIT_DEPTH, le=MAX_BIT_DEPTH)]
 CalibrationSource = Literal["out-of-sample", "in-sample"]
 
 
@@ -65,70 +62,182 @@ def _check_roi(value: Any) -> Any:
 Roi = Annotated[
     Any,
     BeforeValidator(_check_roi),
-    WithJsonSchema(
-        {
-            "anyOf": [{"type": "string"}, {"type": "array"}, {"type": "null"}],
-            "description": "a mask image, a .json file of polygons, or polygons, [x, y] in 0..1",
-        }
-    ),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array"}, {"type": "null"}]}),
 ]
 
 
-class _Keyword(NamedTuple):
-    written: inspect.Parameter  # with its annotation as it is written
-    init: Callable[..., None]  # that names it
+class DetectorParams(BaseModel):
+    """The keywords that every detector has, and the base of every method's `Params`.
 
-    @property
-    def default(self) -> Any:
-        return self.written.default
-
-
-@cache
-def _parameters(cls: type) -> dict[str, _Keyword]:
-    """The keywords of `cls.__init__`, its own first; then, where it takes `**others` and hands
-    them on, those of the classes that it is made from. A class that names one again has its own
-    default and type for it.
+    A checked object of such a class is what a method is made with, and `params_` of the fitted
+    detector. Values that the images decide (`resize` None) are put in before the method is made.
     """
-    found: dict[str, _Keyword] = {}
-    for base in cls.__mro__:
-        init = vars(base).get("__init__")
-        if init is None or base is object:
-            continue
-        own = list(inspect.signature(init).parameters.values())[1:]  # without self
-        for one in own:
-            if one.kind is not one.VAR_KEYWORD and one.name not in found:
-                found[one.name] = _Keyword(one, init)
-        if all(one.kind is not one.VAR_KEYWORD for one in own):
-            break
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    resize: Size = Field(
+        (256, 256),
+        description="Height and width in pixels that images are resized to and maps are given at.",
+    )
+    device: str = Field(
+        "auto", description="The device that computes: `auto`, `cpu`, `cuda` or `cuda:N`."
+    )
+    random_seed: Seed = Field(0, description="Seed of the random number generators.")
+    contamination: Contamination | None = Field(
+        None,
+        description=(
+            "The expected share of the training images whose scores lie above the threshold, "
+            "in (0, 0.5]."
+        ),
+    )
+    calibration: CalibrationSource = Field(
+        "out-of-sample",
+        description=(
+            "Which scores the threshold is calibrated on. `out-of-sample` scores each training "
+            "image as if it had not been learned from. `in-sample` scores images that were learned "
+            "from, and promises nothing."
+        ),
+    )
+    calibration_quantile: Quantile | None = Field(
+        None,
+        description=(
+            "The quantile of the scores of good images that the threshold lies at, in (0, 1). It "
+            "takes precedence over `contamination`. Without either it is 0.995."
+        ),
+    )
+    calibration_tail: CalibrationTail = Field(
+        DEFAULT_TAIL,
+        description=(
+            "How the threshold is estimated at this quantile. `exponential` models the tail of the "
+            "scores where that is believable; `conformal` takes the rank of a score."
+        ),
+    )
+    roi: Roi | None = Field(
+        None,
+        description=(
+            "The region of interest: a mask image of any size in which every value but 0 counts, "
+            "a .json file of polygons, or polygons of [x, y] in fractions of width and height. "
+            "None is the whole frame."
+        ),
+    )
+    bit_depth: BitDepth | None = Field(
+        None,
+        description=(
+            "How many bits the camera has, 9 to 16, where images have 16 bits a sample: "
+            "2^bit_depth - 1 becomes white. None takes what each file declares, and else all 16. "
+            "It is saved with the detector, and images to score are read in the same way."
+        ),
+    )
+
+
+class BackboneParams(DetectorParams):
+    """The keywords of methods that take features from a frozen backbone."""
+
+    backbone: str = Field(
+        "efficientnet_lite0",
+        description=(
+            "The network that gives the features: a name of `pyimgano.backbones.list_backbones()`, "
+            "or `timm:<name>`."
+        ),
+    )
+    layers: Sequence[str] | None = Field(
+        None,
+        description=(
+            "The layers of the backbone whose features are taken. None is the method's choice, or "
+            "else the backbone's own, which is strides 8 and 16. Those of a vision transformer are "
+            "blocks, such as `block9.normed` or `0.75.normed` (docs/transformers.md)."
+        ),
+    )
+    pretrained: Flag = Field(
+        True,
+        description="False takes random weights, drawn from `random_seed`, instead of ImageNet's.",
+    )
+    weights: str | None = Field(
+        None,
+        description=(
+            "A file of weights for the backbone, or a folder that holds one; it takes precedence "
+            "over `pretrained`."
+        ),
+    )
+    engine: str = Field(
+        "auto", description="What runs the backbone: `auto`, `openvino` or `torch`."
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description=(
+            "The number format that the backbone computes in. `bfloat16` is about twice as quick "
+            "on processors and GPUs that have units for it. Features then differ by about 0.5 % "
+            "with the ResNet family and by 2.5 % with EfficientNet-Lite, and scores are not "
+            "comparable with those of `float32`."
+        ),
+    )
+    cache_dir: str | None = Field(
+        None,
+        description="A folder to keep the backbone's features of image files in, for the next fit.",
+    )
+
+
+_Params = type[BaseModel]
+_P = TypeVar("_P", bound=BaseModel)
+
+
+def _written(params: _Params) -> dict[str, Any]:
+    """Return the annotation of each keyword as it is written, a method's own keywords first."""
+    found: dict[str, Any] = {}
+    for base in params.__mro__:
+        for name, written in vars(base).get("__annotations__", {}).items():
+            if name in params.model_fields:
+                found.setdefault(name, written)
     return found
 
 
-def parameter_names(cls: type) -> list[str]:
-    """The keywords of `cls`, its own first."""
-    return list(_parameters(cls))
+def parameter_defaults(params: _Params) -> dict[str, Any]:
+    """Return the keywords of a `Params` class with their defaults, a method's own first."""
+    return {name: params.model_fields[name].default for name in _written(params)}
 
 
-def parameter_defaults(cls: type) -> dict[str, Any]:
-    return {name: one.default for name, one in _parameters(cls).items()}
+def signature_of(params: _Params) -> inspect.Signature:
+    """Return the signature of a detector with these keywords: what `help()` shows."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature(
+        [
+            inspect.Parameter(
+                name, kind, default=params.model_fields[name].default, annotation=written
+            )
+            for name, written in _written(params).items()
+        ]
+    )
 
 
-class FullSignature:
-    """The signature of a class with the keywords that its `__init__` hands on."""
+def documented(doc: str, params: _Params) -> str:
+    """Return a docstring with a section that says what each keyword means.
 
-    def __get__(self, instance: object, owner: type) -> inspect.Signature:
-        written = [one.written for one in _parameters(owner).values()]
-        return inspect.Signature(sorted(written, key=lambda one: one.kind))
+    The section goes before the first one that the docstring has.
+    """
+    lines = ["Parameters", "----------"]
+    for name in parameter_defaults(params):
+        meaning = params.model_fields[name].description or ""
+        lines += [name, *(f"    {line}" for line in textwrap.wrap(meaning, 92))]
+    text = inspect.cleandoc(doc).split("\n")
+    underlined = (n for n, line in enumerate(text[1:]) if line and not line.strip("-"))
+    place = next(underlined, len(text) + 1)
+    parts = [text[:place], [""] if place > len(text) else [], lines, [""], text[place:]]
+    return "\n".join(line for part in parts for line in part).rstrip() + "\n"
 
 
-def describe_parameters(cls: type) -> dict[str, dict[str, Any]]:
-    """For each keyword its default and its JSON Schema (type and range); plain JSON values."""
-    schema = _checker(cls).model_json_schema()["properties"]
+def describe_parameters(params: _Params) -> dict[str, dict[str, Any]]:
+    """Return the default, the JSON Schema (type and range) and the meaning of each keyword.
+
+    They are plain JSON values, under `default`, `type` and `description`.
+    """
+    schema = params.model_json_schema()["properties"]
     described = {}
-    for name, default in parameter_defaults(cls).items():
-        entry = {k: v for k, v in schema[name].items() if k not in ("title", "default")}
+    for name, default in parameter_defaults(params).items():
+        known = ("title", "default", "description")
         described[name] = {
             "default": list(default) if isinstance(default, tuple) else default,
-            "type": entry,
+            "type": {key: value for key, value in schema[name].items() if key not in known},
+            "description": params.model_fields[name].description or "",
         }
     return described
 
@@ -152,40 +261,27 @@ def understand(keywords: Mapping[str, Any], known: Iterable[str]) -> dict[str, A
     return found
 
 
-def reject_unknown(cls: type, name: str, keywords: Mapping[str, Any]) -> None:
-    """Raise `UsageError`, with the near ones, if `cls` does not take one of `keywords`."""
-    known = parameter_names(cls)
+def reject_unknown(known: Iterable[str], name: str, keywords: Iterable[str]) -> None:
+    """Raise `UsageError`, with the near ones, if `name` does not take one of `keywords`."""
+    known = list(known)
     for keyword in keywords:
         if keyword not in known:
             raise UsageError(unknown_name(f"keyword of {name}", keyword, known))
 
 
-def check_parameters(cls: type, values: Mapping[str, Any]) -> Any:
-    """`values` as the annotations of `cls.__init__` want them, or one line that says why not.
-
-    Returns an object with one attribute a keyword.
-    """
+def check_parameters(params: type[_P], values: Mapping[str, Any]) -> _P:
+    """Return the checked keywords, or raise `UsageError` with one line that says what is wrong."""
     plain = {name: plain_value(value) for name, value in values.items()}
     try:
-        checked = _checker(cls)(**plain)
-        return SimpleNamespace(**{name: getattr(checked, name) for name in plain})
+        return params(**plain)
     except ValidationError as error:
         raise invalid_value(error, plain) from None
 
 
 def plain_value(value: Any) -> Any:
-    """Numbers of numpy's as Python's, also inside a tuple or list."""
+    """Return numbers of numpy as Python's, also inside a tuple or list."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, (tuple, list)):
         return type(value)(plain_value(item) for item in value)
     return value
-
-
-@cache
-def _checker(cls: type) -> type[BaseModel]:
-    fields: dict[str, Any] = {
-        name: (typing.get_type_hints(one.init, include_extras=True).get(name, Any), one.default)
-        for name, one in _parameters(cls).items()
-    }
-    return create_model(cls.__name__, __config__=ConfigDict(extra="forbid"), **fields)

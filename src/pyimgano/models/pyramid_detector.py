@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from .trained import TrainedDetector
 
@@ -12,7 +11,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from ..backbones import Backbone
     from ..backbones.choice import LayerChoice
     from .pyramid import LevelMaps
 
@@ -27,10 +25,6 @@ class PyramidDetector(TrainedDetector):
     sigma: ClassVar[float]
     #: How the levels' maps become one.
     combine: ClassVar[Literal["product", "sum"]]
-
-    def _make_backbone(self, params: Any) -> Backbone:
-        # what is kept of images in a cache are features, and pixels are wanted
-        return super()._make_backbone(SimpleNamespace(**{**vars(params), "cache_dir": None}))
 
     def _layer_choice(self) -> LayerChoice:
         from ..backbones.choice import LastOfStrides

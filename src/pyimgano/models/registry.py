@@ -102,10 +102,15 @@ def register_model(
         if (name in _entries or (name in BUILT_IN and not built_in)) and not overwrite:
             raise UsageError(f"model {name!r} is registered already; overwrite=True replaces it")
         for keywords in (presets or {}).values():
-            reject_unknown(cls, name, keywords)
+            reject_unknown(cls.Params.model_fields, name, keywords)
+        replaced = _entries.get(name)
+        if replaced is not None and vars(replaced.detector).get("registered_name") == name:
+            del replaced.detector.registered_name
         _entries[name] = ModelEntry(
             name, cls, tuple(tags), dict(metadata or {}), dict(presets or {})
         )
+        if "registered_name" not in vars(cls) or cls.registered_name not in _entries:
+            cls.registered_name = name  # what a saved detector is found by
         return cls
 
     return register
@@ -160,9 +165,9 @@ def model_entry(name: str) -> ModelEntry:
 
 
 def registered_name(cls: type[Detector]) -> str | None:
-    """The name that this very class is registered under; None if it is not."""
-    names = sorted(name for name, entry in _entries.items() if entry.detector is cls)
-    return names[0] if names else None
+    """Return the name that this very class is registered under; None if it is not."""
+    name: str | None = vars(cls).get("registered_name")
+    return name
 
 
 def model_info(name: str) -> dict[str, Any]:
@@ -174,8 +179,8 @@ def model_info(name: str) -> dict[str, Any]:
         `name`, `summary`, `signature`, the keywords with their defaults as Python writes them,
         `tags`; of `metadata` as it was registered `paper`, `year`, `link`, `needs_training` and
         `calibration_method`; `has_maps`; `requires`, always None since no model needs a package
-        that pyimgano does not install; `parameters`, for each keyword its `default` and its
-        `type` as JSON Schema; `presets`, the keywords of each.
+        that pyimgano does not install; `parameters`, for each keyword its `default`, its
+        `type` as JSON Schema and its `description`; `presets`, the keywords of each.
 
     Raises
     ------
@@ -185,7 +190,7 @@ def model_info(name: str) -> dict[str, Any]:
     from .parameters import describe_parameters, parameter_defaults
 
     entry = model_entry(name)
-    keywords = parameter_defaults(entry.detector)
+    keywords = parameter_defaults(entry.detector.Params)
     written = ", ".join(f"{keyword}={default!r}" for keyword, default in keywords.items())
     return {
         "name": entry.name,
@@ -195,7 +200,7 @@ def model_info(name: str) -> dict[str, Any]:
         **entry.metadata,
         "has_maps": entry.detector.has_maps,
         "requires": None,
-        "parameters": describe_parameters(entry.detector),
+        "parameters": describe_parameters(entry.detector.Params),
         "presets": {preset: dict(keywords) for preset, keywords in entry.presets.items()},
     }
 
@@ -218,11 +223,12 @@ def create_model(name: str, *, preset: str | None = None, **kwargs: Any) -> Dete
     UsageError
         An unknown name, preset or keyword (with the near ones), or a value out of range.
     """
-    from .parameters import parameter_names, reject_unknown, understand
+    from .parameters import reject_unknown, understand
 
     entry = model_entry(name)
-    kwargs = understand(kwargs, parameter_names(entry.detector))
-    reject_unknown(entry.detector, name, kwargs)
+    known = entry.detector.Params.model_fields
+    kwargs = understand(kwargs, known)
+    reject_unknown(known, name, kwargs)
     detector = entry.detector(**{**preset_keywords(name, preset), **kwargs})
     detector.validate_params()
     return detector
@@ -248,7 +254,7 @@ def default_keywords(name: str) -> dict[str, Any]:
     """A model's keywords with their defaults."""
     from .parameters import parameter_defaults
 
-    return parameter_defaults(model_entry(name).detector)
+    return parameter_defaults(model_entry(name).detector.Params)
 
 
 def _load_plug_ins() -> None:

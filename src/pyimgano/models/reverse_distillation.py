@@ -9,11 +9,15 @@ of level k (equation 1).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
+from .detector import Detector
 from .parameters import Count, MinibatchSize, Positive
 from .pyramid_detector import PyramidDetector
 from .registry import register_model
+from .trained import TrainedParams
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,81 +27,35 @@ if TYPE_CHECKING:
 _BETAS = (0.5, 0.999)
 
 
-@register_model(
-    "vision_reverse_distillation",
-    tags=("student-teacher", "trained", "pixel-map", "deep-features"),
-    metadata={
-        "paper": "Deng & Li, Anomaly Detection via Reverse Distillation from One-Class "
-        "Embedding, CVPR 2022",
-        "year": 2022,
-        "link": "https://arxiv.org/abs/2201.10703",
-        "needs_training": "gradient steps on bottleneck and decoder; early stopping on held-out "
-        "images",
-        "calibration_method": "held-out-images: a tenth of the training images, at least 10",
-    },
-    presets={
-        "industrial-fast": {"steps": 150},
-        "industrial-balanced": {},
-        "industrial-accurate": {"steps": 2000, "patience": 16},
-    },
-)
-class VisionReverseDistillation(PyramidDetector):
-    """Reverse distillation: what a decoder cannot give back of an encoder's features.
+class ReverseDistillationParams(TrainedParams):
+    """The keywords of ReverseDistillation."""
 
-    Parameters
-    ----------
-    steps
-        Steps at most. The paper's 200 epochs of 209 images are 2,600 of 16 images.
-    train_batch_size
-        Images of a step; the paper has 16.
-    learning_rate
-        Of Adam, whose betas are the paper's 0.5 and 0.999.
-    loss
-        `flattened`: of each level one cosine between all features of an image as one vector,
-        as the authors' program has it, with which the published figures were made.
-        `per-position`: the mean of M^k over the positions, as the paper's equation 2.
-    shared
-        `patience`, `checkpoint_dir` (`TrainedDetector`) and the keywords of `BackboneDetector`.
-        The layers are by default the deepest ones of strides 4, 8 and 16.
+    steps: Count = Field(
+        400,
+        description=("Steps at most. The paper's 200 epochs of 209 images are 2,600 of 16 images."),
+    )
+    train_batch_size: MinibatchSize = Field(16, description=("Images of a step; the paper has 16."))
+    learning_rate: Positive = Field(
+        0.005, description=("Of Adam, whose betas are the paper's 0.5 and 0.999.")
+    )
+    loss: Literal["flattened", "per-position"] = Field(
+        "flattened",
+        description=(
+            "`flattened`: of each level one cosine between all features of an image as one "
+            "vector, as the authors' program has it, with which the published figures were "
+            "made. `per-position`: the mean of M^k over the positions, as the paper's "
+            "equation 2."
+        ),
+    )
 
-    Notes
-    -----
-    An image's map is the sum over the levels of M^k, each upsampled bilinearly, smoothed by a
-    Gaussian of 4 pixels; its score is the map's largest value. With a region of interest the
-    loss and the score are taken over what counts.
 
-    Deviations: training is shorter where 2 cores forbid 200 epochs (`history_` says what the
-    loss was doing), and the state with the lowest loss on held-out good images is kept, where
-    the authors take the last; upsampling has half-pixel centres (the authors' program aligns
-    corners); batch norm sees 4 images at a time (`pyimgano.models.training.loop`); the
-    default backbone is not the paper's WideResNet-50. For the ResNet family the decoder has
-    the encoder's residual blocks and their number at each level, with transposed convolutions
-    of 2x2; the embedding has twice the deepest level's channels, as a ResNet's last stage has.
-    For EfficientNet-Lite and timm's models it is light: two inverted residual blocks a level,
-    expanded fourfold. Where a side of a grid is odd, features are resized to it.
+class ReverseDistillation(PyramidDetector):
+    """The method of `VisionReverseDistillation`."""
 
-    Examples
-    --------
-    >>> from pyimgano.models import create_model
-    >>> detector = create_model("vision_reverse_distillation", backbone="wide_resnet50_2")
-    >>> detector.fit(train_paths).predict(test_paths)  # doctest: +SKIP
-    """
+    Params = ReverseDistillationParams
 
     sigma = 4.0
     combine = "sum"
-
-    def __init__(
-        self,
-        *,
-        steps: Count = 400,
-        train_batch_size: MinibatchSize = 16,
-        learning_rate: Positive = 0.005,
-        loss: Literal["flattened", "per-position"] = "flattened",
-        **shared: Any,
-    ) -> None:
-        super().__init__(steps=steps, train_batch_size=train_batch_size, **shared)
-        self.learning_rate = learning_rate
-        self.loss = loss
 
     def _blank(self) -> nn.Module:
         from .reverse_networks import Reverse, initialise_reverse
@@ -137,6 +95,53 @@ class VisionReverseDistillation(PyramidDetector):
         teacher = FeatureGraph(self._backbone.network, self._backbone.layers)
         maps = self._level_maps()
         return PyramidGraph(teacher, network, cosine_distances, maps, from_features=True)
+
+
+@register_model(
+    "vision_reverse_distillation",
+    tags=("student-teacher", "trained", "pixel-map", "deep-features"),
+    metadata={
+        "paper": "Deng & Li, Anomaly Detection via Reverse Distillation from One-Class "
+        "Embedding, CVPR 2022",
+        "year": 2022,
+        "link": "https://arxiv.org/abs/2201.10703",
+        "needs_training": "gradient steps on bottleneck and decoder; early stopping on held-out "
+        "images",
+        "calibration_method": "held-out-images: a tenth of the training images, at least 10",
+    },
+    presets={
+        "industrial-fast": {"steps": 150},
+        "industrial-balanced": {},
+        "industrial-accurate": {"steps": 2000, "patience": 16},
+    },
+)
+class VisionReverseDistillation(Detector):
+    """Reverse distillation: what a decoder cannot give back of an encoder's features.
+
+    Notes
+    -----
+    An image's map is the sum over the levels of M^k, each upsampled bilinearly, smoothed by a
+    Gaussian of 4 pixels; its score is the map's largest value. With a region of interest the
+    loss and the score are taken over what counts.
+
+    Deviations: training is shorter where 2 cores forbid 200 epochs (`history_` says what the
+    loss was doing), and the state with the lowest loss on held-out good images is kept, where
+    the authors take the last; upsampling has half-pixel centres (the authors' program aligns
+    corners); batch norm sees 4 images at a time (`pyimgano.models.training.loop`); the
+    default backbone is not the paper's WideResNet-50. For the ResNet family the decoder has
+    the encoder's residual blocks and their number at each level, with transposed convolutions
+    of 2x2; the embedding has twice the deepest level's channels, as a ResNet's last stage has.
+    For EfficientNet-Lite and timm's models it is light: two inverted residual blocks a level,
+    expanded fourfold. Where a side of a grid is odd, features are resized to it.
+
+    Examples
+    --------
+    >>> from pyimgano.models import create_model
+    >>> detector = create_model("vision_reverse_distillation", backbone="wide_resnet50_2")
+    >>> detector.fit(train_paths).predict(test_paths)  # doctest: +SKIP
+    """
+
+    method = ReverseDistillation
 
 
 def cosine_distances(teacher: Tensor, student: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,6 @@ from ..errors import SavedModelError
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
-
-_B = TypeVar("_B", bound="Backbone")
 
 
 @dataclass(frozen=True)
@@ -41,20 +39,19 @@ class SavedState:
     ----------
     arrays, facts
         As in the files.
-    backbone_hash
-        Of the weights of the backbone that the detector was fitted with; None without one.
+    n_train
+        How many training images were learned from.
     """
 
     def __init__(
         self,
         arrays: Mapping[str, npt.NDArray[Any]],
         facts: Mapping[str, Any],
-        backbone_hash: str | None,
+        n_train: int = 1,
     ) -> None:
         self._arrays = dict(arrays)
         self._facts = dict(facts)
-        self._backbone_hash = backbone_hash
-        self._backbone_seen = False
+        self.n_train = n_train
 
     def array(self, name: str, dtype: str, shape: Sequence[int | None]) -> npt.NDArray[Any]:
         """An array of this dtype, such as `float32`, and shape; None is any length from 1 on.
@@ -103,30 +100,32 @@ class SavedState:
             message = error.errors()[0]["msg"]
             raise SavedModelError(f"state.{name}: {message[0].lower()}{message[1:]}") from None
 
-    def backbone(self, backbone: _B) -> _B:
-        """The same backbone, if its weights are those that the detector was fitted with.
+    def require_backbone(self, backbone: Backbone | None, expected: str | None) -> None:
+        """Raise `SavedModelError` if a backbone has not the weights that it had in the fit.
 
-        Raises
-        ------
-        SavedModelError
-            They are others.
+        Parameters
+        ----------
+        backbone
+            The one that is here; None if the method has none.
+        expected
+            The hash of the weights that the detector was fitted with; None without any.
         """
-        self._backbone_seen = True
+        if backbone is None:
+            if expected is not None:
+                raise SavedModelError("it names a backbone, and the model has none")
+            return
         found = backbone.state_sha256
-        if found != self._backbone_hash:
+        if found != expected:
             origin = f"{backbone.weights.source} {backbone.weights.detail}"
-            wanted = "none" if self._backbone_hash is None else f"{self._backbone_hash[:12]}..."
+            wanted = "none" if expected is None else f"{expected[:12]}..."
             raise SavedModelError(
                 f"the weights of backbone {backbone.name} found here ({origin}, hash "
                 f"{found[:12]}...) are not those it was fitted with (hash {wanted}); give these "
                 "with load_model(..., weights=), or save with include_backbone=True"
             )
-        return backbone
 
     def require_all_used(self) -> None:
         """Raise `SavedModelError` if something was never asked for."""
         for kind, left in (("array", self._arrays), ("fact", self._facts)):
             if left:
                 raise SavedModelError(f"an unexpected {kind}: {min(left)!r}")
-        if self._backbone_hash is not None and not self._backbone_seen:
-            raise SavedModelError("it names a backbone, and the model has none")

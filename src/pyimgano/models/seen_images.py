@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..images import CopyGroups, Signature, copies_among
 
 if TYPE_CHECKING:
-    from .detector import TrainingScores
+    from .method import TrainingScores
 
 # Mean difference between the channels of an image, in grey levels: that of a grey one is no
 # larger, and that of one in colour no smaller. Between them nothing is said.

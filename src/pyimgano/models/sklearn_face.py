@@ -17,10 +17,8 @@ import numpy.typing as npt
 
 from ..errors import NotFittedError, SavedModelError, UsageError
 from ..images import ImageSource
-
-if TYPE_CHECKING:
-    from .detector import Detector
-    from .saved_document import TileFacts
+from .saved import FILES, TileFacts, read_arrays, read_document
+from .saving import require_saveable, restore_detector, saved_files
 
 ProbabilityMethod = Literal["threshold", "linear", "unify"]
 _METHODS = ("threshold", "linear", "unify")
@@ -50,6 +48,12 @@ class SklearnFace:
         def decision_function(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float64]: ...
 
         def get_params(self, deep: bool = True) -> dict[str, Any]: ...
+
+        def _to_save(self) -> tuple[Any, TileFacts | None]:
+            """Return the detector whose folder holds this one, and its tiles if it has some."""
+
+        def _take_restored(self, detector: Any, tiles: TileFacts | None) -> None:
+            """Become what was loaded."""
 
     # ---- scikit-learn
 
@@ -134,10 +138,6 @@ class SklearnFace:
 
     # ---- pickling
 
-    def _to_save(self) -> tuple[Detector, TileFacts | None]:
-        """Return the detector whose folder holds this one, and its tiles if it has some."""
-        raise NotImplementedError
-
     def __getstate__(self) -> dict[str, Any]:
         """Return keywords if nothing was learned yet; else the files of the saved folder too.
 
@@ -149,8 +149,6 @@ class SklearnFace:
         keywords = self.get_params(deep=False)
         if not self.__sklearn_is_fitted__():
             return keywords
-        from .saving import require_saveable, saved_files
-
         inner, tiles = self._to_save()
         try:
             require_saveable(inner)
@@ -159,9 +157,10 @@ class SklearnFace:
             files = saved_files(inner, weights is not None, tiles)
         except UsageError as error:
             raise UsageError(f"a fitted {type(self).__name__} cannot be pickled: {error}") from None
-        backbone = inner._frozen_backbone()
+        backbone = inner.backbone_
         return {
             _FILES: files,
+            "class": type(inner),
             "keywords": inner.get_params(),
             "weights": weights,
             "origin": None if backbone is None else backbone.weights,
@@ -178,9 +177,6 @@ class SklearnFace:
         if _FILES not in state:
             self.__dict__.update(state)
             return
-        from .loading import load_model
-        from .saved_document import FILES
-
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "detector"
             folder.mkdir()
@@ -189,18 +185,16 @@ class SklearnFace:
                     raise SavedModelError(f"the pickled detector: an unexpected file {file!r}")
                 (folder / file).write_bytes(data)
             try:
-                loaded = load_model(folder)
+                document = read_document(folder)
+                inner = restore_detector(
+                    state["class"], folder, document, read_arrays(folder, document)
+                )
             except (SavedModelError, UsageError) as error:
                 said = str(error).replace(str(folder), "the pickled detector")
                 raise type(error)(said) from None
-        if type(loaded) is not type(self):
-            raise SavedModelError(
-                f"the pickled detector: is a {type(loaded).__name__}, not a {type(self).__name__}"
-            )
-        self.__dict__.update(loaded.__dict__)
-        inner, _ = self._to_save()
-        for name, value in state["keywords"].items():
-            setattr(inner, name, value)
+        for keyword, value in state["keywords"].items():
+            setattr(inner, keyword, value)
         if state["weights"] is not None:  # where they came from, not the folder that is gone
             inner.params_.weights = state["weights"]
-            inner._frozen_backbone().weights = state["origin"]
+            inner.backbone_.weights = state["origin"]
+        self._take_restored(inner, document.tiles)

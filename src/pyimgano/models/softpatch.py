@@ -8,8 +8,7 @@ are discarded as noise; m* the nearest memory feature.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -17,17 +16,27 @@ import numpy.typing as npt
 from pydantic import Field, Strict
 
 from ..errors import SavedModelError
-from ..images import NetworkInput
-from .coreset_detector import CoresetDetector
-from .detector import Progress, TrainingScores
+from .detector import Detector
+from .method import Method, TrainingScores
+from .on_backbone import open_backbone
 from .parameters import Count
+from .patchcore_paper import (
+    CoresetParams,
+    LearnedCoreset,
+    restored_bank,
+    restored_grid,
+    score_training_images,
+    select_coreset,
+)
 from .registry import register_model
 from .saved_state import SavedState, State
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .bank import DiscriminatedCoreset, StreamedCoreset
+    from ..backbones import Backbone
+    from .bank import DiscriminatedCoreset
+    from .training_images import TrainingImages
 
 # From so few scores nobody can tell what an outlier is.
 _ENOUGH_IMAGES = 20
@@ -37,6 +46,142 @@ _LEAST_DEVIATION = 0.01
 _DEVIATIONS = 1.4826
 # Suspects named in a note.
 _NAMED = 20
+
+
+class SoftPatchParams(CoresetParams):
+    """The keywords of SoftPatch."""
+
+    noise_threshold: Annotated[float, Strict(), Field(ge=0, lt=1)] = Field(
+        0.15,
+        description=(
+            "tau, in [0, 1): the share of the training patches that the bank never gets, "
+            "those with the highest noise of all."
+        ),
+    )
+    lof_neighbors: Count = Field(
+        6,
+        description=(
+            "k of the local outlier factor of a patch among the patches at the same "
+            "position of the other images."
+        ),
+    )
+    soft_weights: Annotated[bool, Strict()] = Field(
+        True,
+        description=(
+            "Whether a distance is multiplied by the noise of the memory feature that it is to."
+        ),
+    )
+    outlier_cutoff: Annotated[float, Strict(), Field(gt=0)] | None = Field(
+        5.0,
+        description=(
+            "A training image whose logarithmic score is more than this many robust "
+            "deviations above the median is a suspect, and left out of the calibration; "
+            "None calibrates on all. Needs 20 training images."
+        ),
+    )
+
+
+class SoftPatch(Method):
+    """A coreset without the noisiest patches, and the weighted distance to it."""
+
+    Params = SoftPatchParams
+
+    def __init__(self, params: SoftPatchParams) -> None:
+        super().__init__(params)
+        self.backbone: Backbone = open_backbone(params, patches="fine")
+
+    def learn(self, images: TrainingImages) -> tuple[LearnedSoftPatch, TrainingScores | None]:
+        params = self.params
+        # noise discrimination and the bank, section 3.2
+        found = select_coreset(images, self.backbone, params, self._new_coreset)
+        coreset: DiscriminatedCoreset = found.coreset  # type: ignore[assignment]
+        learned = LearnedSoftPatch(
+            self.backbone,
+            found.grid,
+            found.bank,
+            found.grid.whole(found.picked),
+            coreset.selections,
+            weights=coreset.weights,  # (M,)
+            soft=params.soft_weights,
+            discarded=int(coreset.discarded.sum()),
+        )
+
+        def trusted(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+            suspects = _outliers(scores, params.outlier_cutoff)  # (n,)
+            learned.suspects_ = found.numbers[suspects]
+            return ~suspects
+
+        training = score_training_images(learned, found, images, trusted)
+        return learned, _noted(training, learned.suspects_)
+
+    def _new_coreset(self, **facts: Any) -> DiscriminatedCoreset:
+        from .bank import DiscriminatedCoreset
+
+        params = self.params
+        return DiscriminatedCoreset(
+            neighbours=params.lof_neighbors, threshold=params.noise_threshold, **facts
+        )
+
+    def restore(self, saved: SavedState) -> LearnedSoftPatch:
+        import torch
+
+        grid = restored_grid(saved, self.backbone, self.region)
+        bank = restored_bank(saved, self.backbone, grid, self.params.max_bank_size)
+        weights = saved.array("weights", "float32", (len(bank[0]),))
+        if weights.min() < 0:
+            raise SavedModelError("the array 'weights' has negative numbers")
+        suspects = saved.fact("suspects", list[Annotated[int, Field(ge=0, lt=saved.n_train)]])
+        return LearnedSoftPatch(
+            self.backbone,
+            grid,
+            *bank,
+            weights=torch.from_numpy(weights).to(self.backbone.device),
+            soft=self.params.soft_weights,
+            discarded=saved.fact("discarded", Annotated[int, Field(ge=0)]),
+            suspects_=np.asarray(suspects, np.int64),
+        )
+
+
+@dataclass(eq=False)
+class LearnedSoftPatch(LearnedCoreset):
+    """A memory bank of patches without much noise.
+
+    Attributes
+    ----------
+    weights
+        (M,) float32: the noise W of each memory feature.
+    soft
+        Whether distances are multiplied by it (section 3.3).
+    discarded
+        How many of the training patches were discarded as noise.
+    suspects_
+        (S,) int64: the training images that were left out of the calibration, numbered from 0
+        among those that could be read.
+    """
+
+    soft: bool = True
+    discarded: int = 0
+    suspects_: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def weigh(self, distances: Tensor, rows: Tensor) -> Tensor:
+        return super().weigh(distances, rows) if self.soft else distances
+
+    def state(self) -> State:
+        state = super().state()
+        assert self.weights is not None
+        return State(
+            arrays={**state.arrays, "weights": self.weights.cpu().numpy()},
+            facts={
+                **state.facts,
+                "discarded": self.discarded,
+                "suspects": self.suspects_.tolist(),
+            },
+        )
+
+    def describe(self) -> dict[str, Any]:
+        found = super().describe()
+        found["memory_bank"]["patches_discarded"] = self.discarded
+        return {**found, "suspects": self.suspects_.tolist()}
 
 
 @register_model(
@@ -60,28 +205,11 @@ _NAMED = 20
         "industrial-accurate": {"resize": (320, 320)},
     },
 )
-class VisionSoftPatch(CoresetDetector):
+class VisionSoftPatch(Detector):
     """SoftPatch on any backbone: a coreset without the noisiest patches, with soft weights.
 
     For training images of which some are bad and nobody knows which. The threshold is for them
     too: bad images among those that it is calibrated on would raise it above most defects.
-
-    Parameters
-    ----------
-    noise_threshold
-        tau, in [0, 1): the share of the training patches that the bank never gets, those with
-        the highest noise of all.
-    lof_neighbors
-        k of the local outlier factor of a patch among the patches at the same position of the
-        other images.
-    soft_weights
-        Whether a distance is multiplied by the noise of the memory feature that it is to.
-    outlier_cutoff
-        A training image whose logarithmic score is more than this many robust deviations above
-        the median is a suspect, and left out of the calibration; None calibrates on all.
-        Needs 20 training images.
-    shared
-        The keywords of `CoresetDetector` and `BackboneDetector`.
 
     Attributes
     ----------
@@ -116,99 +244,23 @@ class VisionSoftPatch(CoresetDetector):
     >>> [train_paths[i] for i in detector.suspects_]  # doctest: +SKIP
     """
 
-    suspects_: npt.NDArray[np.int64]
+    method = SoftPatch
 
-    def __init__(
-        self,
-        *,
-        noise_threshold: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.15,
-        lof_neighbors: Count = 6,
-        soft_weights: Annotated[bool, Strict()] = True,
-        outlier_cutoff: Annotated[float, Strict(), Field(gt=0)] | None = 5.0,
-        **shared: Any,
-    ) -> None:
-        super().__init__(**shared)
-        self.noise_threshold = noise_threshold
-        self.lof_neighbors = lof_neighbors
-        self.soft_weights = soft_weights
-        self.outlier_cutoff = outlier_cutoff
 
-    # ---- noise discrimination and the bank, section 3.2
-
-    def _new_coreset(self, **facts: Any) -> StreamedCoreset:
-        from .bank import DiscriminatedCoreset
-
-        self._coreset: DiscriminatedCoreset = DiscriminatedCoreset(
-            cells=self._n_cells(),
-            neighbours=self.params_.lof_neighbors,
-            threshold=self.params_.noise_threshold,
-            **facts,
-        )
-        return self._coreset
-
-    def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
-        super()._learn(batches, progress)
-        self._weights: Tensor = self._coreset.weights
-        self._n_discarded = int(self._coreset.discarded.sum())
-        self.suspects_ = np.zeros(0, np.int64)
-        del self._coreset  # it holds all patches
-
-    # ---- scores, section 3.3
-
-    def _weigh(self, distances: Tensor, rows: Tensor) -> Tensor:
-        return distances * self._weights[rows] if self.params_.soft_weights else distances
-
-    # ---- scores of the training images
-
-    def _training_scores(self, unseen: bool) -> TrainingScores:
-        found = super()._training_scores(unseen)
-        count = len(self.suspects_)
-        if not count:
-            return found
-        named = ", ".join(str(number) for number in self.suspects_[:_NAMED])
-        note = (
-            f"{count} training image{'s' * (count != 1)} left out of the calibration, with scores "
-            f"like those of bad images (counted from 0: {named}{', ...' * (count > _NAMED)}); what "
-            "is promised is for images like the others"
-        )
-        return replace(found, notes=(note, *found.notes))
-
-    def _trusted(
-        self, scores: npt.NDArray[np.float64], images: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.bool_]:
-        trusted = ~_outliers(scores, self.params_.outlier_cutoff)
-        self.suspects_ = images[~trusted]
-        return trusted
-
-    # ---- saving
-
-    def _state(self) -> State:
-        state = super()._state()
-        return State(
-            arrays={**state.arrays, "weights": self._weights.cpu().numpy()},
-            facts={
-                **state.facts,
-                "discarded": self._n_discarded,
-                "suspects": self.suspects_.tolist(),
-            },
-        )
-
-    def _restore(self, saved: SavedState) -> None:
-        import torch
-
-        super()._restore(saved)
-        weights = saved.array("weights", "float32", (len(self._bank),))
-        if weights.min() < 0:
-            raise SavedModelError("the array 'weights' has negative numbers")
-        self._weights = torch.from_numpy(weights).to(self._backbone.device)
-        self._n_discarded = saved.fact("discarded", Annotated[int, Field(ge=0)])
-        suspects = saved.fact("suspects", list[Annotated[int, Field(ge=0, lt=self.n_train_)]])
-        self.suspects_ = np.asarray(suspects, np.int64)
-
-    def describe(self) -> dict[str, Any]:
-        found = super().describe()
-        found["memory_bank"]["patches_discarded"] = self._n_discarded
-        return {**found, "suspects": self.suspects_.tolist()}
+def _noted(
+    training: TrainingScores | None, suspects: npt.NDArray[np.int64]
+) -> TrainingScores | None:
+    """Return scores with a note that names the images that were left out of them."""
+    count = len(suspects)
+    if training is None or not count:
+        return training
+    named = ", ".join(str(number) for number in suspects[:_NAMED])
+    note = (
+        f"{count} training image{'s' * (count != 1)} left out of the calibration, with scores "
+        f"like those of bad images (counted from 0: {named}{', ...' * (count > _NAMED)}); what "
+        "is promised is for images like the others"
+    )
+    return replace(training, notes=(note, *training.notes))
 
 
 def _outliers(scores: npt.NDArray[np.float64], cutoff: float | None) -> npt.NDArray[np.bool_]:

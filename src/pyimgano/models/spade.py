@@ -9,20 +9,23 @@ gallery of all positions of these K images, kappa the number of its nearest ones
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from ..errors import SavedModelError, UsageError
 from ..images import NetworkInput
-from .detector import Progress, TrainingScores
-from .on_backbone import BackboneDetector, on_grid
-from .parameters import Count
+from .detector import Detector
+from .hooks import BackboneDetector
+from .method import TrainingScores
+from .on_backbone import on_grid
+from .parameters import BackboneParams, Count
 from .registry import register_model
 from .saved_state import SavedState, State
 from .spread import Spread, spread_notes
+from .training_images import Progress
 from .within_image import close_by
 
 if TYPE_CHECKING:
@@ -41,84 +44,33 @@ _MAPS = 64
 _IMAGES = 4
 
 
-@register_model(
-    "vision_spade",
-    tags=("memory-bank", "nearest-neighbours", "pixel-map", "deep-features"),
-    metadata={
-        "paper": (
-            "Cohen & Hoshen, Sub-Image Anomaly Detection with Deep Pyramid Correspondences, "
-            "arXiv 2020"
+class SpadeParams(BackboneParams):
+    """The keywords of Spade."""
+
+    n_neighbors: Count = Field(50, description=("K; all images of the gallery where it has fewer."))
+    matching_level: Count = Field(
+        2,
+        description=(
+            "The level of the pyramid, 1 for the finest, on whose grid positions are "
+            "matched. Finer levels are averaged over its cells and coarser ones "
+            "interpolated. By default the second, stride 8; 1 is the paper's, costs 16 "
+            "times as much, and a gallery image takes 4 times as much memory."
         ),
-        "year": 2020,
-        "link": "https://arxiv.org/abs/2005.02357",
-        "needs_training": "one pass over the training images, no gradient steps",
-        "calibration_method": "leave-one-image-out: an image is no neighbour of itself",
-    },
-    presets={
-        "industrial-fast": {"resize": (224, 224), "n_neighbors": 10},
-        "industrial-balanced": {},
-        "industrial-accurate": {"matching_level": 1},
-    },
-)
-class VisionSpade(BackboneDetector):
-    """SPADE on any backbone: distances to the K most similar good images, and to their parts.
+    )
+    max_gallery: Count = Field(
+        2048,
+        description=(
+            "Training images that are kept, at most, and never more than 2 GiB of their "
+            "features; evenly spread if there are more. Both the score and the map compare "
+            "with these alone."
+        ),
+    )
 
-    The score of an image, which the decision is made by, is the paper's: the mean distance of
-    its globally pooled features to those of the K nearest training images. It does not come
-    from the map, and misses small defects that the map shows.
 
-    Parameters
-    ----------
-    n_neighbors
-        K; all images of the gallery where it has fewer.
-    matching_level
-        The level of the pyramid, 1 for the finest, on whose grid positions are matched. Finer
-        levels are averaged over its cells and coarser ones interpolated. By default the second,
-        stride 8; 1 is the paper's, costs 16 times as much, and a gallery image takes 4 times
-        as much memory.
-    max_gallery
-        Training images that are kept, at most, and never more than 2 GiB of their features;
-        evenly spread if there are more. Both the score and the map compare with these alone.
-    shared
-        The keywords of `BackboneDetector`. `layers` are the levels of the pyramid, finest
-        first; by default the last ones of strides 4, 8 and 16. The image-level features are
-        those of the backbone's last layer whatever the levels.
+class Spade(BackboneDetector):
+    """The method of `VisionSpade`."""
 
-    Notes
-    -----
-    The memory is 4 h w D bytes an image, with D features at each of the h w positions: 721 kB
-    by default at 256 x 256 pixels (D = 176, 32 x 32), so that the 2,048 images of a full gallery
-    take 1.5 GB; 7.3 MB with `wide_resnet50_2`, 292 images in 2 GiB.
-
-    Six things differ from the paper: positions are matched at stride 8 unless `matching_level`
-    is 1; images are resized whole, without a centre crop; distances are Euclidean ones, of
-    images and of positions, instead of their squares; the embedded backbones end before the
-    last convolution of the classifier, so their image-level features are those of the last
-    block; the gallery is bounded; and kappa is 1, the paper's choice, without a keyword.
-
-    With a region of interest the features are pooled over, and the gallery holds, the cells
-    that have a pixel that counts. The threshold for pixels is calibrated on the maps of 64
-    images of the gallery, evenly spread.
-
-    Examples
-    --------
-    >>> from pyimgano.models import create_model
-    >>> detector = create_model("vision_spade")
-    >>> detector.fit(train_paths).predict(test_paths)  # doctest: +SKIP
-    """
-
-    def __init__(
-        self,
-        *,
-        n_neighbors: Count = 50,
-        matching_level: Count = 2,
-        max_gallery: Count = 2048,
-        **shared: Any,
-    ) -> None:
-        super().__init__(**shared)
-        self.n_neighbors = n_neighbors
-        self.matching_level = matching_level
-        self.max_gallery = max_gallery
+    Params = SpadeParams
 
     # ---- features, sections 3.1 and 3.4
 
@@ -133,7 +85,7 @@ class VisionSpade(BackboneDetector):
         last = plain.network.layer_names[-1]
         tapped = levels if last in levels else (*levels, last)
         self._levels, self._last = len(levels), tapped.index(last)
-        return super()._make_backbone(SimpleNamespace(**{**vars(params), "layers": tapped}))
+        return super()._make_backbone(params.model_copy(update={"layers": tapped}))
 
     def _layer_choice(self) -> LayerChoice:
         from ..backbones.choice import LastOfStrides
@@ -335,7 +287,6 @@ class VisionSpade(BackboneDetector):
     def _restore(self, saved: SavedState) -> None:
         import torch
 
-        self._restore_backbone(saved)
         shapes = self._backbone.shapes(self._size())
         grid = self._grid_of(shapes)
         if saved.fact("grid", list[int]) != list(grid):
@@ -363,6 +314,58 @@ class VisionSpade(BackboneDetector):
                 "bytes": self._gallery.nbytes + self._pooled.nbytes,
             },
         }
+
+
+@register_model(
+    "vision_spade",
+    tags=("memory-bank", "nearest-neighbours", "pixel-map", "deep-features"),
+    metadata={
+        "paper": (
+            "Cohen & Hoshen, Sub-Image Anomaly Detection with Deep Pyramid Correspondences, "
+            "arXiv 2020"
+        ),
+        "year": 2020,
+        "link": "https://arxiv.org/abs/2005.02357",
+        "needs_training": "one pass over the training images, no gradient steps",
+        "calibration_method": "leave-one-image-out: an image is no neighbour of itself",
+    },
+    presets={
+        "industrial-fast": {"resize": (224, 224), "n_neighbors": 10},
+        "industrial-balanced": {},
+        "industrial-accurate": {"matching_level": 1},
+    },
+)
+class VisionSpade(Detector):
+    """SPADE on any backbone: distances to the K most similar good images, and to their parts.
+
+    The score of an image, which the decision is made by, is the paper's: the mean distance of
+    its globally pooled features to those of the K nearest training images. It does not come
+    from the map, and misses small defects that the map shows.
+
+    Notes
+    -----
+    The memory is 4 h w D bytes an image, with D features at each of the h w positions: 721 kB
+    by default at 256 x 256 pixels (D = 176, 32 x 32), so that the 2,048 images of a full gallery
+    take 1.5 GB; 7.3 MB with `wide_resnet50_2`, 292 images in 2 GiB.
+
+    Six things differ from the paper: positions are matched at stride 8 unless `matching_level`
+    is 1; images are resized whole, without a centre crop; distances are Euclidean ones, of
+    images and of positions, instead of their squares; the embedded backbones end before the
+    last convolution of the classifier, so their image-level features are those of the last
+    block; the gallery is bounded; and kappa is 1, the paper's choice, without a keyword.
+
+    With a region of interest the features are pooled over, and the gallery holds, the cells
+    that have a pixel that counts. The threshold for pixels is calibrated on the maps of 64
+    images of the gallery, evenly spread.
+
+    Examples
+    --------
+    >>> from pyimgano.models import create_model
+    >>> detector = create_model("vision_spade")
+    >>> detector.fit(train_paths).predict(test_paths)  # doctest: +SKIP
+    """
+
+    method = Spade
 
 
 def _pool(deep: Tensor) -> list[Tensor]:

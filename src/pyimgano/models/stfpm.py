@@ -9,11 +9,15 @@ student at level l, normalised to unit length at each position (i, j); loss l^l(
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pydantic import Field
+
+from .detector import Detector
 from .parameters import Count, MinibatchSize, Positive, Share
 from .pyramid_detector import PyramidDetector
 from .registry import register_model
+from .trained import TrainedParams
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,75 +25,31 @@ if TYPE_CHECKING:
     from .training import KeptImages, Minibatch, Parts, Task
 
 
-@register_model(
-    "vision_stfpm",
-    tags=("student-teacher", "trained", "pixel-map", "deep-features"),
-    metadata={
-        "paper": "Wang et al., Student-Teacher Feature Pyramid Matching for Anomaly Detection, "
-        "BMVC 2021",
-        "year": 2021,
-        "link": "https://arxiv.org/abs/2103.04257",
-        "needs_training": "gradient steps on a student network; early stopping on held-out images",
-        "calibration_method": "held-out-images: a tenth of the training images, at least 10",
-    },
-    presets={
-        "industrial-fast": {"steps": 150},
-        "industrial-balanced": {},
-        "industrial-accurate": {"steps": 1200, "patience": 16},
-    },
-)
-class VisionSTFPM(PyramidDetector):
-    """STFPM: where a student's pyramid of features differs from its teacher's.
+class STFPMParams(TrainedParams):
+    """The keywords of STFPM."""
 
-    Parameters
-    ----------
-    steps
-        Steps at most. The paper's 100 epochs of 209 images are 650 of 32 images.
-    train_batch_size
-        Images of a step; the paper has 32, here 16: more steps in the same time.
-    learning_rate, momentum, weight_decay
-        Of stochastic gradient descent; the paper's.
-    shared
-        `patience`, `checkpoint_dir` (`TrainedDetector`) and the keywords of `BackboneDetector`.
-        The layers are by default the deepest ones of strides 4, 8 and 16.
+    steps: Count = Field(
+        300,
+        description=("Steps at most. The paper's 100 epochs of 209 images are 650 of 32 images."),
+    )
+    train_batch_size: MinibatchSize = Field(
+        16,
+        description=("Images of a step; the paper has 32, here 16: more steps in the same time."),
+    )
+    learning_rate: Positive = Field(
+        0.4, description=("Of stochastic gradient descent; the paper's.")
+    )
+    momentum: Share = Field(0.9, description=("Of stochastic gradient descent; the paper's."))
+    weight_decay: Share = Field(1e-4, description=("Of stochastic gradient descent; the paper's."))
 
-    Notes
-    -----
-    The student is the teacher's network up to the deepest level, with random weights. An
-    image's map is the product over the levels of l^l, each upsampled bilinearly (half-pixel
-    centres); its score is the map's largest value. With a region of interest the loss and
-    the score are taken over what counts.
 
-    Deviations: training is shorter where 2 cores forbid 100 epochs (`history_` says what the
-    loss was doing); a tenth of the images decides when it ends, where the paper takes a fifth;
-    batch norm sees 4 images at a time (`pyimgano.models.training.loop`); the default backbone is
-    not the paper's ResNet-18. The authors' program leaves the 1/2 out of the loss; here it is
-    in, as in the paper.
+class STFPM(PyramidDetector):
+    """The method of `VisionSTFPM`."""
 
-    Examples
-    --------
-    >>> from pyimgano.models import create_model
-    >>> detector = create_model("vision_stfpm", backbone="resnet18")
-    >>> detector.fit(train_paths).predict(test_paths)  # doctest: +SKIP
-    """
+    Params = STFPMParams
 
     sigma = 0.0
     combine = "product"
-
-    def __init__(
-        self,
-        *,
-        steps: Count = 300,
-        train_batch_size: MinibatchSize = 16,
-        learning_rate: Positive = 0.4,
-        momentum: Share = 0.9,
-        weight_decay: Share = 1e-4,
-        **shared: Any,
-    ) -> None:
-        super().__init__(steps=steps, train_batch_size=train_batch_size, **shared)
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.weight_decay = weight_decay
 
     def _blank(self) -> nn.Module:
         from ..backbones.network import FeatureGraph
@@ -133,6 +93,49 @@ class VisionSTFPM(PyramidDetector):
         teacher = FeatureGraph(self._backbone.network, self._backbone.layers)
         maps = self._level_maps()
         return PyramidGraph(teacher, network, half_squared_distances, maps, from_features=False)
+
+
+@register_model(
+    "vision_stfpm",
+    tags=("student-teacher", "trained", "pixel-map", "deep-features"),
+    metadata={
+        "paper": "Wang et al., Student-Teacher Feature Pyramid Matching for Anomaly Detection, "
+        "BMVC 2021",
+        "year": 2021,
+        "link": "https://arxiv.org/abs/2103.04257",
+        "needs_training": "gradient steps on a student network; early stopping on held-out images",
+        "calibration_method": "held-out-images: a tenth of the training images, at least 10",
+    },
+    presets={
+        "industrial-fast": {"steps": 150},
+        "industrial-balanced": {},
+        "industrial-accurate": {"steps": 1200, "patience": 16},
+    },
+)
+class VisionSTFPM(Detector):
+    """STFPM: where a student's pyramid of features differs from its teacher's.
+
+    Notes
+    -----
+    The student is the teacher's network up to the deepest level, with random weights. An
+    image's map is the product over the levels of l^l, each upsampled bilinearly (half-pixel
+    centres); its score is the map's largest value. With a region of interest the loss and
+    the score are taken over what counts.
+
+    Deviations: training is shorter where 2 cores forbid 100 epochs (`history_` says what the
+    loss was doing); a tenth of the images decides when it ends, where the paper takes a fifth;
+    batch norm sees 4 images at a time (`pyimgano.models.training.loop`); the default backbone is
+    not the paper's ResNet-18. The authors' program leaves the 1/2 out of the loss; here it is
+    in, as in the paper.
+
+    Examples
+    --------
+    >>> from pyimgano.models import create_model
+    >>> detector = create_model("vision_stfpm", backbone="resnet18")
+    >>> detector.fit(train_paths).predict(test_paths)  # doctest: +SKIP
+    """
+
+    method = STFPM
 
 
 def half_squared_distances(teacher: Tensor, student: Tensor) -> Tensor:

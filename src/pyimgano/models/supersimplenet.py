@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, Strict
 
+from .detector import Detector
 from .parameters import Count
 from .registry import register_model
 from .saved_state import SavedState
-from .trained import TrainedDetector
+from .trained import TrainedDetector, TrainedParams
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,92 +33,41 @@ _Width = Annotated[int, Strict(), Field(ge=1, le=8192)]
 _Threshold = Annotated[float, Strict(), Field(gt=-1, lt=1)]
 
 
-@register_model(
-    "vision_supersimplenet",
-    tags=("discriminative", "synthetic-anomalies", "pixel-map", "deep-features", "trained"),
-    metadata={
-        "paper": "Rolih et al., SuperSimpleNet: Unifying Unsupervised and Supervised Learning for "
-        "Fast and Reliable Surface Defect Detection, ICPR 2024",
-        "year": 2024,
-        "link": "https://arxiv.org/abs/2408.03143",
-        "needs_training": "gradient steps on frozen features",
-        "calibration_method": "held-out-images: a tenth of the training images is not learned from",
-    },
-    presets={
-        "industrial-fast": {"resize": (192, 192), "steps": 150},
-        "industrial-balanced": {},
-        "industrial-accurate": {"resize": (320, 320), "steps": 2000, "learning_rate": 2e-4},
-    },
-)
-class VisionSuperSimpleNet(TrainedDetector):
-    """SuperSimpleNet: heads that learn to see noise in good features, of any backbone.
+class SuperSimpleNetParams(TrainedParams):
+    """The keywords of SuperSimpleNet."""
 
-    Parameters
-    ----------
-    noise_std
-        sigma of the Gaussian noise that is added to adapted features where a mask is set, in
-        units of the standard deviation of each channel over the training images, by which
-        features are divided before the adaptor.
-    perlin_threshold
-        Where Perlin noise, in [-1, 1], is above it, the mask is set.
-    learning_rate
-        Of the two heads; the adaptor's is half of it.
-    score
-        What an image's score is: `map`, the largest value of its map, or `classification`, the
-        output of that head, as in the paper.
-    hidden_dim
-        Channels of the segmentation head, at most 8192.
-    steps, train_batch_size, patience, checkpoint_dir
-        As in `TrainedDetector`.
-    shared
-        The keywords of `BackboneDetector`.
+    noise_std: _Positive = Field(
+        0.8,
+        description=(
+            "sigma of the Gaussian noise that is added to adapted features where a mask is "
+            "set, in units of the standard deviation of each channel over the training "
+            "images, by which features are divided before the adaptor."
+        ),
+    )
+    perlin_threshold: _Threshold = Field(
+        0.2, description=("Where Perlin noise, in [-1, 1], is above it, the mask is set.")
+    )
+    learning_rate: _Positive = Field(
+        1e-3, description=("Of the two heads; the adaptor's is half of it.")
+    )
+    score: Literal["map", "classification"] = Field(
+        "map",
+        description=(
+            "What an image's score is: `map`, the largest value of its map, or "
+            "`classification`, the output of that head, as in the paper."
+        ),
+    )
+    hidden_dim: _Width = Field(
+        1024, description=("Channels of the segmentation head, at most 8192.")
+    )
+    steps: Count = Field(250, description=("As in `TrainedDetector`."))
+    train_batch_size: Count = Field(8, description=("As in `TrainedDetector`."))
 
-    Notes
-    -----
-    After the paper and the authors' program: strides 8 and 16 at twice the finer resolution,
-    3x3 means, a linear adaptor, noise under a Perlin mask on every second image in the mean,
-    truncated L1 (0.5) and focal loss (gamma 4) for the segmentation, focal loss for the
-    classification, no gradient from the classification into the segmentation head, AdamW with
-    weight decay 1e-5 on the heads, learning rates times 0.4 after 80 % and 90 % of the steps.
 
-    What differs:
+class SuperSimpleNet(TrainedDetector):
+    """The method of `VisionSuperSimpleNet`."""
 
-    - Steps: the paper has 300 epochs of batches of 32 images, each twice, with rates of 1e-4
-      (adaptor) and 2e-4 (heads). Here a step has 8 images, each once, there are far fewer
-      steps, and the rates are higher: minutes on two cores instead of hours.
-    - Noise: the paper adds N(0, 0.015) to features of WideResNet50, whose size other backbones
-      do not share. Here each channel is first divided by its deviation over the training images,
-      and `noise_std` is in these units.
-    - The score is the largest value of the map: after so few steps it orders images better
-      than the classification head does (docs/models/supersimplenet.md).
-      `score="classification"` gives that head's logit; its sigmoid would be 1 for all clear
-      defects. The map is log(1 + e^s) of the smoothed logits s. Neither changes an order.
-    - Interpolation has half-pixel centres, and 3x3 means at the border are over the cells that
-      exist.
-    - The authors set the mask's threshold to 0.2 for MVTec AD and to 0.6 for VisA.
-
-    Features are computed once and kept in float16, up to 1 GiB; of more images they are
-    computed anew in every step.
-    """
-
-    def __init__(
-        self,
-        *,
-        noise_std: _Positive = 0.8,
-        perlin_threshold: _Threshold = 0.2,
-        learning_rate: _Positive = 1e-3,
-        score: Literal["map", "classification"] = "map",
-        hidden_dim: _Width = 1024,
-        steps: Count = 250,
-        train_batch_size: Count = 8,
-        **shared: Any,
-    ) -> None:
-        super().__init__(steps=steps, train_batch_size=train_batch_size, **shared)
-        self.noise_std = noise_std
-        self.perlin_threshold = perlin_threshold
-        self.learning_rate = learning_rate
-        self.score = score
-        self.hidden_dim = hidden_dim
+    Params = SuperSimpleNetParams
 
     def _task(self, images: KeptImages, parts: Parts) -> Task:
         import torch
@@ -209,6 +159,57 @@ class VisionSuperSimpleNet(TrainedDetector):
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "grid": list(self.grid_)}
+
+
+@register_model(
+    "vision_supersimplenet",
+    tags=("discriminative", "synthetic-anomalies", "pixel-map", "deep-features", "trained"),
+    metadata={
+        "paper": "Rolih et al., SuperSimpleNet: Unifying Unsupervised and Supervised Learning for "
+        "Fast and Reliable Surface Defect Detection, ICPR 2024",
+        "year": 2024,
+        "link": "https://arxiv.org/abs/2408.03143",
+        "needs_training": "gradient steps on frozen features",
+        "calibration_method": "held-out-images: a tenth of the training images is not learned from",
+    },
+    presets={
+        "industrial-fast": {"resize": (192, 192), "steps": 150},
+        "industrial-balanced": {},
+        "industrial-accurate": {"resize": (320, 320), "steps": 2000, "learning_rate": 2e-4},
+    },
+)
+class VisionSuperSimpleNet(Detector):
+    """SuperSimpleNet: heads that learn to see noise in good features, of any backbone.
+
+    Notes
+    -----
+    After the paper and the authors' program: strides 8 and 16 at twice the finer resolution,
+    3x3 means, a linear adaptor, noise under a Perlin mask on every second image in the mean,
+    truncated L1 (0.5) and focal loss (gamma 4) for the segmentation, focal loss for the
+    classification, no gradient from the classification into the segmentation head, AdamW with
+    weight decay 1e-5 on the heads, learning rates times 0.4 after 80 % and 90 % of the steps.
+
+    What differs:
+
+    - Steps: the paper has 300 epochs of batches of 32 images, each twice, with rates of 1e-4
+      (adaptor) and 2e-4 (heads). Here a step has 8 images, each once, there are far fewer
+      steps, and the rates are higher: minutes on two cores instead of hours.
+    - Noise: the paper adds N(0, 0.015) to features of WideResNet50, whose size other backbones
+      do not share. Here each channel is first divided by its deviation over the training images,
+      and `noise_std` is in these units.
+    - The score is the largest value of the map: after so few steps it orders images better
+      than the classification head does (docs/models/supersimplenet.md).
+      `score="classification"` gives that head's logit; its sigmoid would be 1 for all clear
+      defects. The map is log(1 + e^s) of the smoothed logits s. Neither changes an order.
+    - Interpolation has half-pixel centres, and 3x3 means at the border are over the cells that
+      exist.
+    - The authors set the mask's threshold to 0.2 for MVTec AD and to 0.6 for VisA.
+
+    Features are computed once and kept in float16, up to 1 GiB; of more images they are
+    computed anew in every step.
+    """
+
+    method = SuperSimpleNet
 
 
 class _Features:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,6 @@ from ..calibration import calibrate
 from ..calibration.suspects import find_suspects
 from ..errors import DataError
 from ..images import ImageSource
-
-if TYPE_CHECKING:
-    from .detector import Detector
-
 
 # So many copies of a suspect are named.
 _NAMED = 3
@@ -66,7 +62,7 @@ class ExcludedImage:
 
 
 def name_suspects(
-    detector: Detector,
+    detector: Any,
     sources: Sequence[ImageSource],
     positions: Sequence[int] | npt.NDArray[np.integer],
     role: Literal["train", "calibration"],
@@ -100,13 +96,20 @@ def name_suspects(
     return found
 
 
+def image_names(
+    sources: Sequence[ImageSource], positions: Sequence[int] | npt.NDArray[np.integer]
+) -> tuple[str, ...]:
+    """Return the names of the images at these positions: paths, or `image <index>` for arrays."""
+    return tuple(_name(sources[int(i)], int(i)) for i in positions)
+
+
 def _together(copies: Sequence[Sequence[int]]) -> dict[int, Sequence[int]]:
     """All copies of an image, itself included, by the position of each."""
     return {index: some for some in copies for index in some}
 
 
 def refit_without_suspects(
-    detector: Detector,
+    detector: Any,
     sources: Sequence[ImageSource],
     held_out: Sequence[ImageSource] | None,
     copies: Mapping[str, Sequence[Sequence[int]]],

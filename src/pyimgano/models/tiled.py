@@ -14,9 +14,9 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -27,23 +27,25 @@ from ..calibration import (
     DEFAULT_TAIL,
     Calibration,
     PixelCalibration,
+    calibrate,
     choose_quantile,
 )
-from ..errors import ImageReadError, UsageError, unknown_name
-from ..images import ImageSource, as_sources, closed_after, stream_images
-from .detector import (
-    Detector,
-    ImageScore,
-    OnError,
-    Progress,
-    SkippedImage,
-    forget_the_fit,
-    require_apart,
-    require_fitted,
-)
-from .held_out import HeldOut, score_held_out
+from ..errors import ImageReadError, SavedModelError, UsageError, unknown_name
+from ..images import ImageSource, Signature, as_sources, closed_after, stream_images
+from .detector import Detector, forget_the_fit, require_fitted
+from .held_out import calibrate_on_held_out, score_held_out
+from .image_score import ImageScore
 from .operating_point import WithOperatingPoint
 from .parameters import reject_unknown
+from .saved import (
+    CalibrationFacts,
+    ImageFacts,
+    PixelCalibrationFacts,
+    TileFacts,
+    require_place,
+    write_folder,
+)
+from .saving import require_saveable, saved_files
 from .sklearn_face import SklearnFace
 from .tiles import (
     MAP_RULES,
@@ -56,12 +58,12 @@ from .tiles import (
     sides,
     tile_starts,
 )
-
-if TYPE_CHECKING:
-    from .saved_document import TileFacts
+from .training_images import LeftOut, OnError, Progress, SkippedImage, require_apart
 
 #: Of the images that `fit` is given, one in so many is set aside to calibrate on.
 HELD_OUT_ONE_IN = 4
+# Ends the name of a calibration on untiled images.
+_UNTILED = ", untiled"
 
 
 class TiledDetector(WithOperatingPoint, SklearnFace):
@@ -110,7 +112,7 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
     skipped_: list[SkippedImage]
     remarked_: list[SkippedImage]
     n_train_: int
-    calibrated_on_tiles_: bool
+    signatures_: Sequence[Signature] = ()
 
     def __init__(
         self,
@@ -162,7 +164,7 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
         self.decision_scores_ = inner.decision_scores_
         self.calibration_ = replace(
             inner.calibration_,
-            method=f"{inner.calibration_.method}, untiled",
+            method=f"{inner.calibration_.method}{_UNTILED}",
             promised_false_alarm_rate=None,
             false_alarm_rate_bound=None,
             estimate_interval=None,
@@ -174,9 +176,16 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
         self.pixel_calibration_ = inner.pixel_calibration_
         self.skipped_, self.remarked_ = inner.skipped_, inner.remarked_
         self.n_train_ = inner.n_train_
-        self.calibrated_on_tiles_ = False
 
     # ---- estimator
+
+    @property
+    def calibrated_on_tiles_(self) -> bool:
+        """Whether the threshold was calibrated on whole images by their tiles."""
+        return not self.calibration_.method.endswith(_UNTILED)
+
+    def counted_pixels(self, original_size: tuple[int, int]) -> None:
+        """Return None: all pixels count, since tiles have no region of interest."""
 
     @property
     def has_maps(self) -> bool:
@@ -212,7 +221,7 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
         prefix = "detector__"
         inner = {k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)}
         own = {k: v for k, v in params.items() if not k.startswith(prefix)}
-        reject_unknown(type(self), type(self).__name__, own)
+        reject_unknown(self.get_params(deep=False), type(self).__name__, own)
         now = {**self.get_params(deep=False), **own}
         changed = copy.copy(now["detector"]).set_params(**inner)
         checked = TiledDetector(**{**now, "detector": changed})  # before anything is changed here
@@ -284,24 +293,40 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
             chosen = sorted(set(chosen) - set(held_index))
         bits = getattr(params, "bit_depth", None)
         tiles = TrainingTiles(sources, chosen, self.tile_size, on_error, bits)
-        self.detector._looks_for_copies = False  # many tiles are alike and no copies
-        try:
-            self.detector.fit(tiles, progress=progress)
-        finally:
-            del self.detector._looks_for_copies
+        self.detector.fit(tiles, progress=progress)
         self.detector.note_dim_images(tiles.samples)
-        found = score_held_out(self, held, on_error, progress, tiles.signatures)
+        left_out = LeftOut()
+        found = score_held_out(
+            self.score_images(
+                held, maps=self.has_maps, on_error="raise" if on_error == "raise" else "record"
+            ),
+            held,
+            left_out,
+            known=tiles.signatures,
+            progress=progress,
+        )
+        notes = found.notes
         if held_index is not None:
             note = (
                 f"of {len(sources)} images {len(tiles.images)} were learned from and "
-                f"{len(held) - len(found.skipped)} set aside to calibrate on"
+                f"{len(held) - len(left_out.skipped)} set aside to calibrate on"
             )
-            found = replace(found, notes=(note, *found.notes))
-            found = found.numbered(held_index)
+            notes = (note, *notes)
+            for some in (left_out.skipped, left_out.remarked):
+                some[:] = [replace(one, index=held_index[one.index]) for one in some]
         self.n_train_ = len(tiles.images)
-        self.skipped_ = tiles.skipped + found.skipped
-        self.remarked_ = tiles.remarked + found.remarked
-        self.set_calibration(found, quantile, getattr(params, "calibration_tail", DEFAULT_TAIL))
+        self.signatures_ = tiles.signatures
+        self.skipped_ = tiles.skipped + left_out.skipped
+        self.remarked_ = tiles.remarked + left_out.remarked
+        calibration = calibrate(
+            found.scores,
+            quantile,
+            method=found.method,
+            unseen=found.unseen,
+            notes=notes,
+            tail=getattr(params, "calibration_tail", DEFAULT_TAIL),
+        )
+        self._take_calibration(calibration, found.scores, found.maps)
         return self
 
     def calibrate(self, X: Iterable[ImageSource], *, quantile: float = DEFAULT_QUANTILE) -> float:
@@ -313,18 +338,8 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
             No images, a quantile outside (0, 1), or an image that cannot be read.
         """
         self._check_fitted()
-        self.set_calibration(score_held_out(self, as_sources(X), "raise", None), quantile)
+        calibrate_on_held_out(self, as_sources(X), quantile)
         return self.threshold_
-
-    def set_calibration(
-        self,
-        found: HeldOut,
-        quantile: float,
-        tail: str = DEFAULT_TAIL,
-        origin: str = "fit",
-    ) -> None:
-        """Take the threshold from scores of held-out whole images."""
-        found.calibrate(self, quantile, tail, origin)
 
     def as_fitted(self) -> TiledDetector:
         """Return the detector as it is now, as `Detector.as_fitted` does."""
@@ -472,18 +487,77 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
         self, folder: str | Path, *, include_backbone: bool = False, overwrite: bool = False
     ) -> Path:
         """As `Detector.save`, with how it is tiled and what it was calibrated on."""
-        from .saving import save_detector
-        from .tiled_settings import tile_facts
-
         fitted = self.as_fitted()
-        return save_detector(
-            fitted.detector, Path(folder), include_backbone, overwrite, tile_facts(fitted)
+        require_saveable(fitted.detector)
+        place = require_place(Path(folder), overwrite)
+        files = saved_files(fitted.detector, include_backbone, fitted._tile_facts())
+        return write_folder(place, files, overwrite)
+
+    def _tile_facts(self) -> TileFacts:
+        """Return what a saved detector says of the tiles."""
+        pixels = self.pixel_calibration_
+        return TileFacts(
+            tile_size=list(self.tile_size),
+            tile_stride=list(self.tile_stride),
+            score_reduce=self.score_reduce,
+            score_topk=self.score_topk,
+            map_reduce=self.map_reduce,
+            calibrated_on_tiles=self.calibrated_on_tiles_,
+            n_train=self.n_train_,
+            decision_scores=[float(score) for score in self.decision_scores_],
+            calibration=CalibrationFacts.of(self.calibration_),
+            pixel_calibration=None if pixels is None else PixelCalibrationFacts(**asdict(pixels)),
+            skipped=[ImageFacts.of(one) for one in self.skipped_],
+            remarked=[ImageFacts.of(one) for one in self.remarked_],
         )
 
-    def _to_save(self) -> tuple[Detector, TileFacts]:
-        from .tiled_settings import tile_facts
+    @classmethod
+    def restored(cls, detector: Detector, facts: TileFacts, origin: str) -> TiledDetector:
+        """Return the detector of the tiles, tiled as it was.
 
-        return self.detector, tile_facts(self)
+        Raises
+        ------
+        SavedModelError
+            The facts contradict one another; it begins with `origin`.
+        """
+        height, width = facts.tile_size
+        down, across = facts.tile_stride
+        try:
+            tiled = cls(
+                detector,
+                tile_size=(height, width),
+                tile_stride=(down, across),
+                score_reduce=facts.score_reduce,
+                score_topk=facts.score_topk,
+                map_reduce=facts.map_reduce,
+            )
+        except UsageError as error:
+            raise SavedModelError(f"{origin}: tiles: {error}") from None
+        scores = np.asarray(facts.decision_scores, np.float64)
+        if not len(scores) or not math.isfinite(facts.calibration.threshold):
+            raise SavedModelError(f"{origin}: tiles: a calibration without scores or threshold")
+        tiled.decision_scores_ = scores
+        try:
+            tiled.calibration_ = facts.calibration.restored()
+        except ValueError as error:
+            raise SavedModelError(f"{origin}: tiles: {error}") from None
+        tiled.threshold_ = tiled.calibration_.threshold
+        pixels = facts.pixel_calibration
+        tiled.pixel_calibration_ = (
+            None if pixels is None else PixelCalibration(**pixels.model_dump())
+        )
+        tiled.n_train_ = facts.n_train
+        tiled.skipped_ = [SkippedImage(**one.model_dump()) for one in facts.skipped]
+        tiled.remarked_ = [SkippedImage(**one.model_dump()) for one in facts.remarked]
+        return tiled
+
+    def _to_save(self) -> tuple[Detector, TileFacts]:
+        return self.detector, self._tile_facts()
+
+    def _take_restored(self, detector: Any, tiles: TileFacts | None) -> None:
+        if tiles is None:
+            raise SavedModelError("the pickled detector: is not a TiledDetector")
+        self.__dict__.update(vars(self.restored(detector, tiles, "the pickled detector")))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TiledDetector:
         twin = type(self).__new__(type(self))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..errors import DataError, ImageReadError, UsageError
 from ..images import DecodedImage, ImageSource, SampleRange, Signature, decode_image, signature_of
 from ..images.samples import narrow_array
-from .detector import OnError, SkippedImage
+from .training_images import OnError, SkippedImage
 
 #: One number of pixels for both axes, or (height, width).
 Sides: TypeAlias = "int | tuple[int, int]"
@@ -126,6 +126,9 @@ class TrainingTiles(Sequence[ImageSource]):
     ImageReadError, DataError
         An image cannot be read, or under `skip` none can.
     """
+
+    #: Many tiles are alike, and none is a copy of another.
+    may_hold_copies = False
 
     def __init__(
         self,

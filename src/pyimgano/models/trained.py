@@ -10,45 +10,61 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from ..calibration import MapStatistics
-from ..images import NetworkInput, Recall
-from .detector import Progress, TrainingScores
-from .on_backbone import BackboneDetector
-from .parameters import Count
+from ..images import NetworkInput
+from .hooks import BackboneDetector
+from .method import TrainingScores
+from .on_backbone import open_backbone
+from .parameters import BackboneParams, Count, DetectorParams
 from .saved_state import SavedState, State
 from .spread import Spread
+from .training_images import Progress
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..backbones import Backbone
     from .training import Checkpoint, History, KeptImages, Parts, Program, Task
 
 # Of a calibration on the images that were learned from (`calibration="in-sample"`).
 _IN_SAMPLE = 512
 
 
+class TrainedParams(BackboneParams):
+    """The keywords of TrainedDetector."""
+
+    steps: Count = Field(
+        400,
+        description=(
+            "Steps of the optimizer, at most: fewer where the loss on held-out good images "
+            "no longer falls."
+        ),
+    )
+    train_batch_size: Count = Field(16, description=("Images of a step."))
+    patience: Count = Field(
+        8,
+        description=(
+            "Training ends after so many looks at the held-out loss, one every 25 steps, "
+            "without a lower one; the state with the lowest is kept."
+        ),
+    )
+    checkpoint_dir: str | None = Field(
+        None,
+        description=(
+            "A folder to keep the state of the training in, every 25 steps. A fit that was "
+            "interrupted goes on where it stopped, to the same bits, if its images, "
+            "keywords and versions are the same; it is refused if not. Removed when the fit "
+            "is done."
+        ),
+    )
+
+
 class TrainedDetector(BackboneDetector):
     """Base class of detectors that train a network of their own beside a frozen backbone.
 
     A method implements `_task`, `_blank` and `_graph`.
-
-    Parameters
-    ----------
-    steps
-        Steps of the optimizer, at most: fewer where the loss on held-out good images no
-        longer falls.
-    train_batch_size
-        Images of a step.
-    patience
-        Training ends after so many looks at the held-out loss, one every 25 steps, without a
-        lower one; the state with the lowest is kept.
-    checkpoint_dir
-        A folder to keep the state of the training in, every 25 steps. A fit that was
-        interrupted goes on where it stopped, to the same bits, if its images, keywords and
-        versions are the same; it is refused if not. Removed when the fit is done.
-    shared
-        The keywords of `BackboneDetector`; `cache_dir` has no effect, since pixels are needed.
 
     Attributes
     ----------
@@ -67,25 +83,12 @@ class TrainedDetector(BackboneDetector):
     the number of threads (`pyimgano.models.training.loop`). On a GPU: not measured.
     """
 
+    Params: ClassVar[type[DetectorParams]] = TrainedParams
+
     history_: History
 
     #: Steps between two looks at the held-out loss, and between two checkpoints.
     check_every: ClassVar[int] = 25
-
-    def __init__(
-        self,
-        *,
-        steps: Count = 400,
-        train_batch_size: Count = 16,
-        patience: Count = 8,
-        checkpoint_dir: str | None = None,
-        **shared: Any,
-    ) -> None:
-        super().__init__(**shared)
-        self.steps = steps
-        self.train_batch_size = train_batch_size
-        self.patience = patience
-        self.checkpoint_dir = checkpoint_dir
 
     # ---- what a method implements
 
@@ -114,8 +117,11 @@ class TrainedDetector(BackboneDetector):
         super()._start(params, n_images)
         self._params = params
 
-    def _recall(self) -> Recall | None:
-        return None  # pixels are wanted, not features
+    def _make_backbone(self, params: Any) -> Backbone:
+        # pixels are wanted, and not what a cache keeps of images
+        return open_backbone(
+            params, layers=self._layer_choice(), patches=self.patches, cached=False
+        )
 
     def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
         from .training import KeptImages, Plan, divide, train
@@ -253,7 +259,6 @@ class TrainedDetector(BackboneDetector):
         from .training import History, restore_network
 
         self._params = self.params_
-        self._restore_backbone(saved)
         self.history_ = History(
             losses=saved.fact("losses", list[float]),
             checks=saved.fact("checks", list[int]),

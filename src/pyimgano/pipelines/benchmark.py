@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from ..calibration import ScoreScale
-from ..datasets import Sample, get_layout, open_root
-from ..models import ImageScore
+from ..datasets import get_layout, open_root
 from ..models.registry import create_model
-from ..runs import MODEL_FOLDER, CategoryReport
-from .benchmark_documents import BenchmarkDocuments
-from .opened_run import MakeDetector
-from .resuming import given_besides, require_same, run_or_resume
-from .submission import Submission
-from .suite import Listener, load_task
-from .trial import run_trial
+from .config import BenchmarkConfig, Execution, describes
+from .measure import fit, measure
+from .open_run import MakeDetector, open_run
+from .report import BenchmarkRun
+from .run import Listener
 
 
+@describes(BenchmarkConfig, Execution)
 def run_benchmark(
     *,
     dataset: str | None = None,
@@ -62,6 +57,7 @@ def run_benchmark(
     save_model: bool = False,
     roi: str | Path | None = None,
     bit_depth: int | None = None,
+    html: bool = True,
     resume: str | Path | None = None,
     force: bool = False,
     fail_fast: bool = False,
@@ -72,94 +68,7 @@ def run_benchmark(
 
     Parameters
     ----------
-    dataset, root
-        A name of `pyimgano.datasets.list_datasets()`, and the folder it lies in; the demo
-        needs none.
-    category
-        A name, several (a sequence, or separated by commas), or `all`.
-    split
-        One that the dataset's authors defined, such as `2cls_fewshot` of VisA or
-        `test_private` of MVTec AD 2; by default their usual one. Images of a split without
-        labels are scored; for an evaluation server their maps are saved under `submission`
-        in the run directory.
-    allow_outside
-        Whether links, and paths in a manifest, may lead out of the dataset's folder.
-    model, preset, model_kwargs
-        A name of `pyimgano.models.list_models()`, a preset of it, and further keywords.
-        What is given here beats the preset, and the preset beats the defaults.
-    device
-        `auto`, `cpu`, `cuda` or `cuda:N`.
-    pretrained
-        False for random weights.
-    contamination, calibration, calibration_quantile, calibration_tail
-        Of the threshold: see `pyimgano.calibration`. `validation` takes it from the
-        dataset's good images for that purpose instead of the training images.
-    exclude_suspects
-        Whether to fit a second time without the training images whose scores decide the
-        threshold or stand apart in the first fit. The report says what this does to the promise.
-    exclude
-        A text file of training images to leave out, one path a line, absolute or from the root.
-    resize
-        (height, width) that images, maps and masks are brought to; by default the model's, which
-        is (256, 256) or by the size of the training images. Reports have what it came to.
-    limit_train, limit_test
-        At most so many images a category: evenly spread, every kind of defect kept.
-    seed
-        Of the detector, and of the samples that the limits take.
-    pixel, pixel_aupro_limit
-        Whether pixel metrics are computed where masks exist, and the limit of AUPRO and
-        sPRO, by default that of the dataset's authors.
-    pixel_segf1
-        Whether pixel metrics also have `pixel_threshold`, `pixel_segf1` and `bg_fpr`, the share
-        of normal pixels above it.
-    pixel_threshold_strategy
-        None for the detector's own threshold of pixels. `normal_pixel_quantile`: the quantile
-        `pixel_normal_quantile` of all pixels of training images that are held out for it,
-        `pixel_calibration_fraction` of them, chosen by `pixel_calibration_seed`.
-    pixel_postprocess
-        Keywords of `pyimgano.postprocess.anomaly_map.AnomalyMapPostprocess`, which is applied to
-        every map before pixels are measured, and to nothing else.
-    on_error
-        `error`: an unreadable training image fails its category. `skip`: it is left out.
-        An unreadable test image never has a score, either way.
-    save_run, per_image_jsonl
-        Whether a run directory is written, and whether it holds per_image.jsonl files.
-    output_dir
-        The run directory itself: a folder that is empty, or is made.
-    runs_dir
-        Without `output_dir`, the folder in which the run directory is made as
-        `<timestamp>_<dataset>_<model>`; by default `runs`.
-    cache_dir
-        A folder to keep features of images in: another run on the same images with the same
-        backbone decodes and extracts nothing. It is bounded to 20 GiB.
-    num_threads
-        Threads to use meanwhile; by default those of the environment variable
-        OMP_NUM_THREADS, else as many as the process may use cores, and never more than these.
-        Results do not depend on it.
-    max_pixels
-        Images and masks whose header declares more pixels, height times width, are refused
-        before anything is decoded; by default the limit in force
-        (`pyimgano.images.set_max_pixels`), 2^28 unless it was set.
-    save_model
-        Whether each category's fitted detector is kept in the run directory, under
-        `categories/<category>/model`, for `pyimgano.load_model`.
-    roi
-        Region of interest: a mask image or a .json file of polygons (see
-        `pyimgano.images.read_roi`). Polygons themselves can stand in `model_kwargs`. What is
-        outside counts neither for scores nor in pixel metrics; an image's label stays.
-    bit_depth
-        How many bits the camera has, 9 to 16, where images have 16 bits a sample; by default what
-        each file declares, and else all 16.
-    resume
-        The directory of a run that stopped: it goes on with its own configuration. What is
-        complete is kept as it is, the rest is done again. Beside it `num_threads`, `fail_fast`,
-        `force` and `listener` may be given; another argument must be that of the run. A run that
-        is complete is left alone, and its report returned.
-    force
-        Go on also where the dataset, the configuration or the program is not what it was when
-        the run began; environment.json then says what was not.
-    fail_fast
-        Stop at the first category that fails; the others are `not_begun`.
+    {options}
     listener
         Object whose methods are called as the run advances.
     create
@@ -179,63 +88,28 @@ def run_benchmark(
         A missing root, an unknown category. Where one category is asked for, also what is
         wrong with it; where several are, a failed one is a result that says so, and the
         others run. Also a `resume` that is no run, that another process writes, or that is not
-        what it was.
+        what it was. Beside `resume`, `num_threads`, `fail_fast`, `force` and `listener` may be
+        given; another option must be that of the run. A run that is complete is left alone, and
+        its report returned.
     """
-    asked = {
-        "dataset": dataset,
-        "category": category if isinstance(category, str) else list(category),
-        "split": split,
-        "allow_outside": allow_outside,
-        "model": model,
-        "device": device,
-        "preset": preset,
-        "pretrained": pretrained,
-        "contamination": contamination,
-        "resize": resize,
-        "model_kwargs": model_kwargs,
-        "calibration": calibration,
-        "calibration_quantile": calibration_quantile,
-        "calibration_tail": calibration_tail,
-        "exclude_suspects": exclude_suspects,
-        "exclude": None if exclude is None else str(exclude),
-        "limit_train": limit_train,
-        "limit_test": limit_test,
-        "seed": seed,
-        "pixel": pixel,
-        "pixel_aupro_limit": pixel_aupro_limit,
-        "pixel_segf1": pixel_segf1,
-        "pixel_threshold_strategy": pixel_threshold_strategy,
-        "pixel_normal_quantile": pixel_normal_quantile,
-        "pixel_calibration_fraction": pixel_calibration_fraction,
-        "pixel_calibration_seed": pixel_calibration_seed,
-        "pixel_postprocess": None if pixel_postprocess is None else dict(pixel_postprocess),
-        "on_error": on_error,
-        "save_run": save_run,
-        "per_image_jsonl": per_image_jsonl,
-        "cache_dir": None if cache_dir is None else str(cache_dir),
-        "num_threads": num_threads,
-        "max_pixels": max_pixels,
-        "save_model": save_model,
-        "roi": None if roi is None else str(roi),
-        "bit_depth": bit_depth,
-    }
-    if resume is not None:
-        places = {"root": root, "output_dir": output_dir, "runs_dir": runs_dir}
-        given = given_besides(run_benchmark, {**asked, **places})
-        require_same(BenchmarkDocuments, resume, given)
-    return run_or_resume(
-        BenchmarkDocuments,
-        partial(_measure, listener=listener, create=create),
-        asked,
-        root=root,
-        output_dir=output_dir,
-        runs_dir=runs_dir,
-        resume=resume,
-        force=force,
-        fail_fast=fail_fast,
-        listener=listener,
-        create=create,
-    )
+    given = dict(locals())  # the arguments by name, before anything else has a name
+    with open_run(BenchmarkRun, run_benchmark, given) as run:  # a new one, or one that goes on
+        for name in run.pending():
+            with run.reporting(name) as report:
+                task = report.load()
+                detector = report.create_detector()
+                fitted = fit(detector, task, run.progress)
+                report.fitted(fitted)
+                measured = measure(
+                    detector,
+                    task,
+                    fitted,
+                    keep_maps=report.wants_maps,
+                    on_score=report.record,
+                    progress=run.progress,
+                )
+                report.add(measured)
+    return run.summary()
 
 
 def list_dataset_categories(
@@ -245,7 +119,9 @@ def list_dataset_categories(
     split: str | None = None,
     allow_outside: bool = False,
 ) -> list[str]:
-    """Names of a dataset's categories, sorted; the arguments are those of `run_benchmark`.
+    """Return the names of a dataset's categories, sorted.
+
+    The arguments are those of `run_benchmark`.
 
     Raises
     ------
@@ -256,50 +132,3 @@ def list_dataset_categories(
     """
     layout = get_layout(dataset, split=split, allow_outside=allow_outside)
     return layout.list_categories(open_root(layout, root))
-
-
-def _measure(
-    run: BenchmarkDocuments, name: str, *, listener: Listener | None, create: MakeDetector
-) -> CategoryReport:
-    task = load_task(run, name)
-    category = task.category
-    detector = create(run.config.model, **run.keywords)
-    submission = Submission(run.layout, run.root, run.directory, category.test, detector)
-    scales: list[ScoreScale] = []  # of the detector, once it is fitted
-    with ExitStack() as stack:
-        records = stack.enter_context(writer) if (writer := run.record_writer(name)) else None
-
-        def record(sample: Sample, result: ImageScore) -> None:
-            saved = submission.save(detector, sample, result)
-            if records is not None:
-                records.write(
-                    run.record(name, sample, result, detector.threshold_, saved, scales[-1])
-                )
-
-        model_folder: Path | None = None
-        if run.directory is not None and run.config.save_model:
-            model_folder = run.directory.category(name) / MODEL_FOLDER
-
-        def keep() -> None:
-            scales.append(detector.score_scale())
-            if model_folder is not None:
-                detector.save(model_folder)
-
-        trial = run_trial(
-            detector,
-            task.train,
-            category.test,
-            calibration_images=task.calibration_images,
-            protocol=task.protocol,
-            on_error=run.config.on_error,
-            exclude_suspects=run.config.exclude_suspects,
-            keep_maps=submission.wanted,
-            on_fitted=keep,
-            on_score=record,
-            progress=None if listener is None else listener.stage,
-        )
-        submission.flush()
-    notes = [*category.notes, *trial.notes, *submission.notes()]
-    if not category.test:
-        notes.append("there are no test images: the threshold is calibrated, nothing is measured")
-    return run.finished(category, detector, trial, notes, model_folder, task.excluded)

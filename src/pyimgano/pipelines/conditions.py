@@ -6,9 +6,8 @@ does it. Nothing of one condition is kept for the next.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -28,6 +27,7 @@ from ..images import (
     stream_images,
 )
 from ..models import Detector, ImageScore
+from ..runs import image_identity
 from ..threads import thread_count
 
 # Corrupting takes some ten arrays of floats of an image's size, the colours counted.
@@ -87,18 +87,6 @@ class Condition:
             seed=self.seed,
             identity=image_identity(sample.path, self.root),
         )
-
-
-def image_identity(path: Path, root: Path) -> str:
-    """The path of an image from its dataset's root, with forward slashes.
-
-    It is the same wherever the dataset lies, as long as its images are in it.
-    """
-    start = root.parent if root.is_file() else root
-    try:
-        return Path(os.path.relpath(path, start)).as_posix()
-    except ValueError:  # on another drive
-        return path.as_posix()
 
 
 class TimedScorer:
@@ -180,11 +168,21 @@ class TimedScorer:
         return list(self._detector.score_images(pixels, maps=maps, on_error="record"))
 
 
-def scored_under(
-    condition: Condition, scorer: TimedScorer, test: Sequence[Sample]
-) -> Callable[[bool], Iterator[ImageScore]]:
-    """`scored` of `measure_detector`: the test images under a condition."""
-    return lambda maps: scorer.score((condition.source(sample) for sample in test), maps)
+@dataclass(frozen=True)
+class TestUnder:
+    """The test images under a condition, as `measure` wants them."""
+
+    condition: Condition
+    scorer: TimedScorer
+    test: Sequence[Sample]
+
+    def scores(self, maps: bool) -> Iterator[ImageScore]:
+        """Yield the score of each image in order, with its map if `maps` says so."""
+        return self.scorer.score((self.condition.source(one) for one in self.test), maps)
+
+    def move(self, sample: Sample) -> Move | None:
+        """Return what moves a sample's masks as its image is moved."""
+        return self.condition.move(sample)
 
 
 def _preparing_threads(test: Sequence[Sample]) -> int:

@@ -19,8 +19,7 @@ from ..errors import UsageError
 from ..models import Detector, create_model
 from ..models.adapted import adapt
 from ..models.registry import default_keywords
-from .results import EvaluationProtocol, NormalPixelQuantile
-from .trial import run_trial
+from .measure import EvaluationProtocol, NormalPixelQuantile, Task, fit, measure
 
 #: Label and kind of defect, by what stands in `test_labels`.
 _KNOWN: dict[int, tuple[int | None, str]] = {
@@ -182,7 +181,7 @@ def evaluate_split(
     ours = adapt(detector, calibrates=False, own_paths=True)
     if masks is not None and ours.get_params().get("resize", ()) is None:
         ours.set_params(resize=tuple(masks.shape[1:]))
-    measured = masks is not None and (maps is not None or (compute_pixel_scores and ours.has_maps))
+    pixels = masks is not None and (maps is not None or (compute_pixel_scores and ours.has_maps))
     strategy = None
     if pixel_threshold_strategy is not None:
         strategy = NormalPixelQuantile(
@@ -192,23 +191,25 @@ def evaluate_split(
         Sample(Path(path), *_KNOWN[int(label)])
         for path, label in zip(split.test_paths, split.test_labels, strict=True)
     ]
-    trial = run_trial(
-        ours,
+    task = Task(
         list(split.train_paths),
         samples,
         masks=masks,
         protocol=EvaluationProtocol(
-            measured,
+            pixels,
             pro_integration_limit,
-            background=measured and (pixel_segf1 or strategy is not None),
+            background=pixels and (pixel_segf1 or strategy is not None),
             pixel_quantile=strategy,
             postprocess=postprocess,
         ),
         no_pixel_reason="the split carries no masks" if masks is None else None,
-        given_maps=maps,
+        maps=maps,
     )
-    results = {**trial.results, "problems": [one.model_dump() for one in trial.problems]}
-    if not measured:
+    fitted = fit(ours, task)
+    measured = measure(ours, task, fitted)
+    problems = [*fitted.problems, *measured.problems]
+    results = {**measured.results, "problems": [one.model_dump() for one in problems]}
+    if not pixels:
         del results["pixel_metrics"]
     return results
 

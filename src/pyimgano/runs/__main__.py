@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from .documents import json_schemas
+from .documents import schema_files
 
-for name, text in json_schemas().items():
+for name, text in schema_files().items():
     Path(sys.argv[1]).joinpath(name).write_text(text)

@@ -54,6 +54,13 @@ _COUNTS_AS_NOTHING = frozenset(
 )
 
 
+# What a run writes of a category, but for pictures of suspects.
+_OF_A_CATEGORY = (
+    *("per_image.jsonl", "report.json", "files.json", "model"),
+    *("training_scores.jsonl", "curves.json", "maps"),
+)
+
+
 class RunDirectory:
     """The directory of one run, held by one writer.
 
@@ -156,8 +163,8 @@ class RunDirectory:
         write_document(self.path / name, document)
 
     def category(self, name: str) -> Path:
-        """The folder of a category, made if need be; the same for the name as reports show it."""
-        folder = self.path / "categories" / as_file_name(safe_name(shown(name)))
+        """Return the folder of a category, made if need be; the same for its name in reports."""
+        folder = category_folder(self.path, name)
         self.require_inside(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +185,7 @@ class RunDirectory:
         try:
             for path in _droppings(folder):
                 _remove(path)
-            for ours in ("per_image.jsonl", "report.json", "files.json", "model"):
+            for ours in _OF_A_CATEGORY:
                 _remove(folder / ours)
         except OSError as error:
             raise DataError(f"{error.filename}: cannot be removed ({error.strerror})") from error
@@ -189,6 +196,11 @@ class RunDirectory:
         with contextlib.suppress(OSError):
             for path in (*_droppings(self.path), *_droppings(self.path / "submission", deep=True)):
                 _remove(path)
+
+
+def category_folder(run: Path, name: str) -> Path:
+    """Return the folder of a category in a run; the same for the name as reports show it."""
+    return run / "categories" / as_file_name(safe_name(shown(name)))
 
 
 def require_empty(path: str | Path) -> None:
@@ -335,7 +347,7 @@ def _droppings(folder: Path, *, deep: bool = False) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    """A file, or a folder with all in it; a link alone, not what it leads to."""
+    """Remove a file, or a folder with all in it; of a link only itself, not what it leads to."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -353,7 +365,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def safe_name(name: str) -> str:
-    """A name as one path component, on any system; no two names give the same.
+    """Return a name as one path component, on any system; no two names give the same.
 
     What some file system does not take is written as in a web address: %3A for a colon. So is
     what a person or a program would take for something else: control characters, marks that turn

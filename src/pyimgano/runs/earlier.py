@@ -9,11 +9,11 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import DataError, UsageError
 from ..foreign import parse_json, read_regular
-from .directory import as_file_name, safe_name
+from .directory import category_folder
 from .environment_schema import EnvironmentDocument, FilesDocument
-from .schema import SCHEMA_VERSION, FittedReport, RunConfig, shown
+from .schema import FittedReport
 
-_Config = TypeVar("_Config", bound=RunConfig)
+_Config = TypeVar("_Config", bound=BaseModel)
 _Report = TypeVar("_Report", bound=FittedReport)
 _Document = TypeVar("_Document", bound=BaseModel)
 
@@ -29,7 +29,8 @@ class EarlierRun(Generic[_Config, _Report]):
     path
         The run directory.
     config, report
-        The models of its config.json, and of a category's report.json.
+        The models of its config.json (which says what versions it reads), and of a category's
+        report.json.
 
     Attributes
     ----------
@@ -51,10 +52,11 @@ class EarlierRun(Generic[_Config, _Report]):
         document = _require_run(path)
         self._require_kind(document, config)
         version = document.get("schema_version")
-        if version != SCHEMA_VERSION:
+        readable: tuple[int, ...] = config.readable  # type: ignore[attr-defined]
+        if version not in readable:
             raise DataError(
                 f"{path / 'config.json'}: schema_version is {version!r}, this program reads "
-                f"{SCHEMA_VERSION}"
+                f"{' and '.join(map(str, readable))}"
             )
         try:
             self.config = config.model_validate(document)
@@ -62,35 +64,21 @@ class EarlierRun(Generic[_Config, _Report]):
             raise DataError(f"{path / 'config.json'}: {_first(error)}") from None
         self.environment = _read(path / "environment.json", EnvironmentDocument)
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What was asked for.
-
-        Raises
-        ------
-        DataError
-            It is not known.
-        """
-        if self.config.arguments is None:
-            raise DataError(
-                f"{self.path}: cannot be resumed: its config.json does not hold the arguments, "
-                "which JSON could not, or an earlier version wrote it"
-            )
-        return dict(self.config.arguments)
-
     def complete_report(self, category: str) -> _Report | None:
-        """The report of a category that was finished; None if it was not, or cannot be read."""
+        """Return the report of a category that was finished; None if it was not, or cannot be
+        read.
+        """
         report = _read(self._category(category) / "report.json", self._report)
         return report if report is not None and report.status == "complete" else None
 
     def files(self, category: str) -> FilesDocument | None:
-        """What the category was measured on; None if that is not known."""
+        """Return what the category was measured on; None if that is not known."""
         return _read(self._category(category) / "files.json", FilesDocument)
 
     def _category(self, name: str) -> Path:
-        return self.path / "categories" / as_file_name(safe_name(shown(name)))
+        return category_folder(self.path, name)
 
-    def _require_kind(self, document: dict[str, Any], config: type[RunConfig]) -> None:
+    def _require_kind(self, document: dict[str, Any], config: type[BaseModel]) -> None:
         is_robust, wanted = _ROBUSTNESS in document, _ROBUSTNESS in config.model_fields
         if is_robust != wanted:
             kinds = {False: ("benchmark", "benchmark"), True: ("robustness", "robust-benchmark")}
@@ -99,7 +87,7 @@ class EarlierRun(Generic[_Config, _Report]):
 
 
 def finished_report(run: str | Path) -> dict[str, Any] | None:
-    """The top-level report of a run that is complete, as it stands there; None if it is not.
+    """Return the top-level report of a run that is complete, as it stands there; None if it is not.
 
     Raises
     ------
@@ -116,7 +104,7 @@ def finished_report(run: str | Path) -> dict[str, Any] | None:
 
 
 def _require_run(path: Path) -> dict[str, Any]:
-    """The config.json of a run directory."""
+    """Read the config.json of a run directory."""
     try:
         if not path.is_dir():
             what = "is no folder" if path.exists() else "no such folder"

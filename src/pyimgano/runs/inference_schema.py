@@ -15,6 +15,9 @@ class RegionRecord(Model):
     box: tuple[int, int, int, int] = Field(description="x, y, width, height")
     area: int
     peak: Number
+    peak_ratio: Number | None = Field(
+        None, description="of the peak, as a multiple of the threshold: 1 and more is defective"
+    )
     peak_at: tuple[int, int] = Field(description="x, y")
     centroid: tuple[Number, Number] = Field(description="x, y")
 
@@ -68,7 +71,12 @@ class InferenceRecord(Model):
     remark: Text | None
     original_size: tuple[int, int] | None = Field(description="height, width")
     file: WatchedFile | None = None
-    pixel_threshold: Number | None = None
+    context_share: Rate | None = Field(
+        None, description="share of the score that comes from context, which the map does not show"
+    )
+    pixel_threshold: Number | None = Field(
+        None, description="pixels of regions lie at or above it in this image's map"
+    )
     regions: list[RegionRecord] | None = None
     map: MapRecord | None = None
     anomaly_map: MapFile | None = None

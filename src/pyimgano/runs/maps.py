@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
+from ..foreign import read_regular
 from .directory import write_bytes
 
 _LARGEST = float(np.finfo(np.float16).max)
@@ -30,6 +31,25 @@ def write_map(path: Path, scores: npt.NDArray[np.float32]) -> None:
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, np.clip(scores, -_LARGEST, _LARGEST).astype(np.float16))
     _write(path, buffer.getvalue())
+
+
+def read_map(path: Path) -> npt.NDArray[np.float32]:
+    """Read a map (H, W) that `write_map` has written, as float32.
+
+    Raises
+    ------
+    DataError
+        It cannot be read, or is something else.
+    """
+    import tifffile
+
+    try:
+        scores = tifffile.imread(io.BytesIO(read_regular(path)))
+    except (OSError, ValueError, tifffile.TiffFileError) as error:
+        raise DataError(f"{path}: cannot be read as a map ({error})") from error
+    if scores.ndim != 2 or scores.dtype.kind != "f" or not np.isfinite(scores).all():
+        raise DataError(f"{path}: is no map, which is (H, W) of finite floats")
+    return np.asarray(scores, np.float32)
 
 
 def write_mask(path: Path, mask: npt.NDArray[np.bool_]) -> None:

@@ -17,7 +17,7 @@ _DOCUMENT = "detector.json"
 
 
 def find_model(run_dir: str | Path, category: str | None = None) -> Path:
-    """The folder of a saved detector in a run directory, for `pyimgano.load_model`.
+    """Return the folder of a saved detector in a run directory, for `pyimgano.load_model`.
 
     Parameters
     ----------
@@ -71,6 +71,8 @@ def find_model(run_dir: str | Path, category: str | None = None) -> Path:
 
 
 def _name(folder: Path) -> str:
-    """The category's name, of which the folder's is made by `safe_name`; cut if it is long."""
+    """Return the category's name, of which the folder's is made by `safe_name`; cut if it is
+    long.
+    """
     escaped = folder.name.encode("utf-8", "surrogateescape")
     return unquote_to_bytes(escaped).decode("utf-8", "surrogatepass")

@@ -23,7 +23,6 @@ from .schema import (
     Model,
     Number,
     Rate,
-    RunConfig,
     RunFields,
     Status,
     Text,
@@ -194,13 +193,3 @@ class RobustnessRecord(ImageRecord):
 
     corruption: str | None = Field(description="null for the clean image")
     severity: int = Field(ge=0, le=5, description="0 for the clean image")
-
-
-class RobustnessConfigDocument(RunConfig):
-    """config.json of a robustness run."""
-
-    corruptions: list[str]
-    severities: list[Severity]
-    corruption_parameters: dict[str, list[Parameters]] = Field(
-        description="by corruption, of the severities asked for"
-    )

@@ -23,26 +23,26 @@ SCHEMA_VERSION = 1
 
 
 def shown(text: str) -> str:
-    """`text` as JSON can hold it: bytes of a file name that are no UTF-8 become \\xNN."""
+    """Return `text` as JSON can hold it: bytes of a file name that are no UTF-8 become \\xNN."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # half a character that stands for no byte either
         return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _shown_within(value: Any) -> Any:
+def shown_within(value: Any) -> Any:
     if isinstance(value, str):
         return shown(value)
     if isinstance(value, dict):
-        return {_shown_within(k): _shown_within(v) for k, v in value.items()}
+        return {shown_within(k): shown_within(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_shown_within(item) for item in value]
+        return [shown_within(item) for item in value]
     return value
 
 
 #: Text that comes from outside: names of files and categories, and messages about them.
-Text = Annotated[str, BeforeValidator(_shown_within)]
-Plain = Annotated[dict[str, Any], BeforeValidator(_shown_within)]
+Text = Annotated[str, BeforeValidator(shown_within)]
+Plain = Annotated[dict[str, Any], BeforeValidator(shown_within)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Status = Literal["running", "complete", "failed", "interrupted"]
@@ -426,35 +426,30 @@ class ImageRecord(Model):
         description="(1 + k) / (n + 1), where k of the n normal scores are at least as large; null "
         "where the detector had seen the images behind them",
     )
+    context_share: Rate | None = Field(
+        None,
+        description="share of the score that comes from context, which the map does not show; null "
+        "where the score comes from the map alone, or no map was made",
+    )
     error: Text | None = None
     map: Text | None = Field(None, description="file of its anomaly map, relative to the run")
 
 
-class RunConfig(Asked):
-    """config.json: what was asked for, and what it came to."""
+class TrainingScoreRecord(Model):
+    """A line of training_scores.jsonl: a good image that the threshold comes from."""
 
-    pyimgano_version: str
-    started_at: str
-    categories: list[Text]
-    allow_outside: bool
-    detector_parameters: Plain = Field(description="keywords, with preset and defaults")
-    calibration: str
-    calibration_quantile: Rate | None
-    calibration_tail: str | None = None
-    contamination: Rate | None
-    exclude_suspects: bool = False
-    exclude: Text | None = Field(None, description="file of images to leave out")
-    limit_train: int | None
-    limit_test: int | None
-    seed: int
-    pixel: bool
-    pixel_aupro_limit: Rate
-    on_error: Literal["error", "skip"]
-    per_image_jsonl: bool
-    max_pixels: int | None = Field(None, description="that an image or mask may declare")
-    save_model: bool = False
-    arguments: Plain | None = Field(
-        None,
-        description="as they were given, which is what --resume goes by; null if they hold "
-        "something that JSON cannot",
+    index: int = Field(description="position among the scores")
+    input: Text | None = Field(description="null where the method does not say which image it is")
+    role: Literal["train", "calibration"]
+    score: Number = Field(description="as the calibration has it: by default without the image")
+    score_ratio: Number | None = Field(None, description="score / threshold")
+
+
+class CurvesDocument(Model):
+    """curves.json: curves that cannot be had from per_image.jsonl."""
+
+    schema_version: int = SCHEMA_VERSION
+    pro_false_positive_rate: list[Rate] = Field(
+        description="of the pixels, from 0 to the limit of AUPRO; at most 200 of the curve's points"
     )
+    pro_overlap: list[Rate] = Field(description="mean over the regions, at these rates")

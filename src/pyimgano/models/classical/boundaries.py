@@ -6,12 +6,49 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
+from ..detector import Detector
 from ..parameters import Count, Ratio
 from ..registry import register_model
-from .embedding import NEEDS_TRAINING, PRESETS, REFITTED, EmbeddingDetector, ScaledDetector
+from .embedding import (
+    NEEDS_TRAINING,
+    PRESETS,
+    REFITTED,
+    EmbeddingDetector,
+    EmbeddingParams,
+    ScaledDetector,
+    ScaledParams,
+)
 
 _Rows = npt.NDArray[np.float64]
+
+
+class OCSVMParams(ScaledParams):
+    """The keywords of OCSVM."""
+
+    nu: Ratio = Field(
+        0.1,
+        description=(
+            "Upper bound of the share of training images outside, lower bound of the share "
+            "of support vectors, in (0, 1]."
+        ),
+    )
+
+
+class OCSVM(ScaledDetector):
+    """The method of `VisionOCSVM`."""
+
+    Params = OCSVMParams
+
+    def _fit_rows(self, rows: _Rows) -> Any:
+        from sklearn.svm import OneClassSVM
+
+        return OneClassSVM(kernel="rbf", gamma="scale", nu=self.params_.nu).fit(rows)
+
+    def _score_rows(self, estimator: Any, row: _Rows) -> _Rows:
+        outside: _Rows = -estimator.decision_function(row)
+        return outside
 
 
 @register_model(
@@ -27,20 +64,11 @@ _Rows = npt.NDArray[np.float64]
     },
     presets=PRESETS,
 )
-class VisionOCSVM(ScaledDetector):
+class VisionOCSVM(Detector):
     """How far outside the support of good images' embeddings a one-class SVM sees an image.
 
     rho - sum_i alpha_i k(x_i, x), the negative of equation 10 of the paper, with a Gaussian
     kernel; over scikit-learn's `OneClassSVM`.
-
-    Parameters
-    ----------
-    nu
-        Upper bound of the share of training images outside, lower bound of the share of support
-        vectors, in (0, 1].
-    shared
-        The keywords of `ScaledDetector`. The kernel's width is 1 / (D times the variance of the
-        scaled numbers).
 
     Notes
     -----
@@ -49,55 +77,25 @@ class VisionOCSVM(ScaledDetector):
     ones approaches rho and says no more how far it is.
     """
 
-    def __init__(self, *, nu: Ratio = 0.1, **shared: Any) -> None:
-        super().__init__(**shared)
-        self.nu = nu
-
-    def _fit_rows(self, rows: _Rows) -> Any:
-        from sklearn.svm import OneClassSVM
-
-        return OneClassSVM(kernel="rbf", gamma="scale", nu=self.params_.nu).fit(rows)
-
-    def _score_rows(self, estimator: Any, row: _Rows) -> _Rows:
-        outside: _Rows = -estimator.decision_function(row)
-        return outside
+    method = OCSVM
 
 
-@register_model(
-    "vision_iforest",
-    tags=("classical", "image-level", "deep-features", "trees"),
-    metadata={
-        "paper": "Liu, Ting & Zhou, Isolation Forest, ICDM 2008",
-        "year": 2008,
-        "link": "https://doi.org/10.1109/ICDM.2008.17",
-        "needs_training": NEEDS_TRAINING,
-        "calibration_method": REFITTED,
-    },
-    presets=PRESETS,
-)
-class VisionIForest(EmbeddingDetector):
-    """How few random cuts set an image's embedding apart from those of good images.
+class IForestParams(EmbeddingParams):
+    """The keywords of IForest."""
 
-    2^(-E(h(x)) / c(psi)), equation 2 of the paper, in (0, 1]; over scikit-learn's
-    `IsolationForest`.
+    n_estimators: Count = Field(100, description=("t, the number of trees."))
+    max_samples: Count = Field(
+        256,
+        description=(
+            "psi, training images that a tree is grown from; with fewer there are, all of them."
+        ),
+    )
 
-    Parameters
-    ----------
-    n_estimators
-        t, the number of trees.
-    max_samples
-        psi, training images that a tree is grown from; with fewer there are, all of them.
-    shared
-        The keywords of `EmbeddingDetector`. Cuts do not ask how large numbers are, so they are
-        not scaled.
-    """
 
-    def __init__(
-        self, *, n_estimators: Count = 100, max_samples: Count = 256, **shared: Any
-    ) -> None:
-        super().__init__(**shared)
-        self.n_estimators = n_estimators
-        self.max_samples = max_samples
+class IForest(EmbeddingDetector):
+    """The method of `VisionIForest`."""
+
+    Params = IForestParams
 
     def _fit_rows(self, rows: _Rows) -> Any:
         from sklearn.ensemble import IsolationForest
@@ -112,3 +110,25 @@ class VisionIForest(EmbeddingDetector):
     def _score_rows(self, estimator: Any, row: _Rows) -> _Rows:
         scores: _Rows = -estimator.score_samples(row)
         return scores
+
+
+@register_model(
+    "vision_iforest",
+    tags=("classical", "image-level", "deep-features", "trees"),
+    metadata={
+        "paper": "Liu, Ting & Zhou, Isolation Forest, ICDM 2008",
+        "year": 2008,
+        "link": "https://doi.org/10.1109/ICDM.2008.17",
+        "needs_training": NEEDS_TRAINING,
+        "calibration_method": REFITTED,
+    },
+    presets=PRESETS,
+)
+class VisionIForest(Detector):
+    """How few random cuts set an image's embedding apart from those of good images.
+
+    2^(-E(h(x)) / c(psi)), equation 2 of the paper, in (0, 1]; over scikit-learn's
+    `IsolationForest`.
+    """
+
+    method = IForest

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, Strict
 
+from ..detector import Detector
 from ..parameters import Count, Ratio
 from ..registry import register_model
-from .embedding import LEFT_OUT, NEEDS_TRAINING, PRESETS, REFITTED, ScaledDetector
+from .embedding import LEFT_OUT, NEEDS_TRAINING, PRESETS, REFITTED, ScaledDetector, ScaledParams
 
 _Rows = npt.NDArray[np.float64]
 _Bandwidth = Literal["scott", "silverman"] | Annotated[float, Strict(), Field(gt=0, le=1e6)]
@@ -24,43 +25,22 @@ _ROWS_PER_COMPONENT = 8
 _LEAST_VARIANCE = 1e-3
 
 
-@register_model(
-    "vision_kde",
-    tags=("classical", "image-level", "deep-features", "density"),
-    metadata={
-        "paper": "Parzen, On Estimation of a Probability Density Function and Mode, Annals of "
-        "Mathematical Statistics 33, 1962",
-        "year": 1962,
-        "link": "https://doi.org/10.1214/aoms/1177704472",
-        "needs_training": NEEDS_TRAINING,
-        "calibration_method": LEFT_OUT,
-    },
-    presets=PRESETS,
-)
-class VisionKDE(ScaledDetector):
-    """Negative log-density of an embedding under Gaussian kernels on those of good images.
+class KDEParams(ScaledParams):
+    """The keywords of KDE."""
 
-    Parzen's estimator with one bandwidth for all directions; over scikit-learn's
-    `KernelDensity`.
+    bandwidth: _Bandwidth = Field(
+        "scott",
+        description=(
+            "Deviation of the kernels, or the rule that sets it: `scott`, n^(-1 / (D + 4)), "
+            "or `silverman`. Both are made for standardised channels."
+        ),
+    )
 
-    Parameters
-    ----------
-    bandwidth
-        Deviation of the kernels, or the rule that sets it: `scott`, n^(-1 / (D + 4)), or
-        `silverman`. Both are made for standardised channels.
-    shared
-        The keywords of `ScaledDetector`.
 
-    Notes
-    -----
-    An embedding has hundreds of dimensions. At the rules' bandwidths the nearest training image
-    outweighs all others there, and images are ordered as `vision_knn` with one neighbour orders
-    them; a bandwidth of a third of the typical distance between good images averages over more.
-    """
+class KDE(ScaledDetector):
+    """The method of `VisionKDE`."""
 
-    def __init__(self, *, bandwidth: _Bandwidth = "scott", **shared: Any) -> None:
-        super().__init__(**shared)
-        self.bandwidth = bandwidth
+    Params = KDEParams
 
     def _fit_rows(self, rows: _Rows) -> Any:
         from sklearn.neighbors import KernelDensity
@@ -88,6 +68,35 @@ class VisionKDE(ScaledDetector):
         return float(math.log(n) + width * (math.log(h) + 0.5 * math.log(2.0 * math.pi)) - total)
 
 
+@register_model(
+    "vision_kde",
+    tags=("classical", "image-level", "deep-features", "density"),
+    metadata={
+        "paper": "Parzen, On Estimation of a Probability Density Function and Mode, Annals of "
+        "Mathematical Statistics 33, 1962",
+        "year": 1962,
+        "link": "https://doi.org/10.1214/aoms/1177704472",
+        "needs_training": NEEDS_TRAINING,
+        "calibration_method": LEFT_OUT,
+    },
+    presets=PRESETS,
+)
+class VisionKDE(Detector):
+    """Negative log-density of an embedding under Gaussian kernels on those of good images.
+
+    Parzen's estimator with one bandwidth for all directions; over scikit-learn's
+    `KernelDensity`.
+
+    Notes
+    -----
+    An embedding has hundreds of dimensions. At the rules' bandwidths the nearest training image
+    outweighs all others there, and images are ordered as `vision_knn` with one neighbour orders
+    them; a bandwidth of a third of the typical distance between good images averages over more.
+    """
+
+    method = KDE
+
+
 def _bandwidth(asked: str | float, n: int, width: int) -> float:
     if asked == "scott":
         return float(n ** (-1.0 / (width + 4)))
@@ -96,49 +105,26 @@ def _bandwidth(asked: str | float, n: int, width: int) -> float:
     return float(asked)
 
 
-@register_model(
-    "vision_gmm",
-    tags=("classical", "image-level", "deep-features", "density", "gaussian"),
-    metadata={
-        "paper": "McLachlan & Peel, Finite Mixture Models, Wiley 2000",
-        "year": 2000,
-        "link": "https://doi.org/10.1002/0471721182",
-        "needs_training": NEEDS_TRAINING,
-        "calibration_method": REFITTED,
-    },
-    presets=PRESETS,
-)
-class VisionGMM(ScaledDetector):
-    """Negative log-likelihood of an embedding under a mixture of Gaussians.
+class GMMParams(ScaledParams):
+    """The keywords of GMM."""
 
-    Fitted by EM from k-means, chapters 2 and 3 of the book; over scikit-learn's
-    `GaussianMixture`.
+    n_components: Count = Field(
+        5, description=("How many Gaussians; fewer where there are not 8 training images for each.")
+    )
+    covariance_type: Literal["diag", "spherical", "tied", "full"] = Field(
+        "diag",
+        description=(
+            "`diag`, `spherical`, `tied` or `full`. The last two are D x D, and of any use "
+            "only with several times D training images."
+        ),
+    )
+    reg_covar: Ratio = Field(1e-3, description=("Added to each variance, in (0, 1]."))
 
-    Parameters
-    ----------
-    n_components
-        How many Gaussians; fewer where there are not 8 training images for each.
-    covariance_type
-        `diag`, `spherical`, `tied` or `full`. The last two are D x D, and of any use only with
-        several times D training images.
-    reg_covar
-        Added to each variance, in (0, 1].
-    shared
-        The keywords of `ScaledDetector`.
-    """
 
-    def __init__(
-        self,
-        *,
-        n_components: Count = 5,
-        covariance_type: Literal["diag", "spherical", "tied", "full"] = "diag",
-        reg_covar: Ratio = 1e-3,
-        **shared: Any,
-    ) -> None:
-        super().__init__(**shared)
-        self.n_components = n_components
-        self.covariance_type = covariance_type
-        self.reg_covar = reg_covar
+class GMM(ScaledDetector):
+    """The method of `VisionGMM`."""
+
+    Params = GMMParams
 
     def _fit_rows(self, rows: _Rows) -> Any:
         from sklearn.mixture import GaussianMixture
@@ -156,6 +142,28 @@ class VisionGMM(ScaledDetector):
         return likelihoods
 
 
+@register_model(
+    "vision_gmm",
+    tags=("classical", "image-level", "deep-features", "density", "gaussian"),
+    metadata={
+        "paper": "McLachlan & Peel, Finite Mixture Models, Wiley 2000",
+        "year": 2000,
+        "link": "https://doi.org/10.1002/0471721182",
+        "needs_training": NEEDS_TRAINING,
+        "calibration_method": REFITTED,
+    },
+    presets=PRESETS,
+)
+class VisionGMM(Detector):
+    """Negative log-likelihood of an embedding under a mixture of Gaussians.
+
+    Fitted by EM from k-means, chapters 2 and 3 of the book; over scikit-learn's
+    `GaussianMixture`.
+    """
+
+    method = GMM
+
+
 @dataclass(frozen=True)
 class _Subspace:
     mean: _Rows  # (D,)
@@ -164,47 +172,21 @@ class _Subspace:
     noise: float  # along each other direction
 
 
-@register_model(
-    "vision_pca",
-    tags=("classical", "image-level", "deep-features", "subspace"),
-    metadata={
-        "paper": "Shyu, Chen, Sarinnapakorn & Chang, A Novel Anomaly Detection Scheme Based on "
-        "Principal Component Classifier, ICDM Foundations and New Directions of Data Mining "
-        "Workshop 2003",
-        "year": 2003,
-        "link": "https://apps.dtic.mil/sti/citations/ADA465712",
-        "needs_training": NEEDS_TRAINING,
-        "calibration_method": REFITTED,
-    },
-    presets=PRESETS,
-)
-class VisionPCA(ScaledDetector):
-    """How far an embedding lies along, and off, the principal components of good images.
+class PCAParams(ScaledParams):
+    """The keywords of PCA."""
 
-    The sum over the major components of y_i^2 / lambda_i, and over the minor ones of the same,
-    equations 3 and 4 of the paper; over scikit-learn's `PCA`.
+    explained_variance: _Variance = Field(
+        0.97,
+        description=(
+            "Share of the variance that the major components explain at least, in (0, 1)."
+        ),
+    )
 
-    Parameters
-    ----------
-    explained_variance
-        Share of the variance that the major components explain at least, in (0, 1).
-    shared
-        The keywords of `ScaledDetector`; standardised channels make it the paper's components
-        of the correlation matrix.
 
-    Notes
-    -----
-    Two things differ from the paper. Its classifier compares the two sums with a threshold
-    each; a score is one number, so they are added. And with fewer images than dimensions most
-    minor components have no variance of their own: all share the mean variance of those that
-    have one, as in probabilistic PCA (Tipping & Bishop, "Probabilistic Principal Component
-    Analysis", 1999), so that their sum is the squared residual over that. No variance counts as
-    less than a thousandth of the mean channel's.
-    """
+class PCA(ScaledDetector):
+    """The method of `VisionPCA`."""
 
-    def __init__(self, *, explained_variance: _Variance = 0.97, **shared: Any) -> None:
-        super().__init__(**shared)
-        self.explained_variance = explained_variance
+    Params = PCAParams
 
     def _fit_rows(self, rows: _Rows) -> _Subspace:
         from sklearn.decomposition import PCA
@@ -230,3 +212,36 @@ class VisionPCA(ScaledDetector):
         minor = np.square(off).sum(axis=1) / estimator.noise
         scores: _Rows = major + minor
         return scores
+
+
+@register_model(
+    "vision_pca",
+    tags=("classical", "image-level", "deep-features", "subspace"),
+    metadata={
+        "paper": "Shyu, Chen, Sarinnapakorn & Chang, A Novel Anomaly Detection Scheme Based on "
+        "Principal Component Classifier, ICDM Foundations and New Directions of Data Mining "
+        "Workshop 2003",
+        "year": 2003,
+        "link": "https://apps.dtic.mil/sti/citations/ADA465712",
+        "needs_training": NEEDS_TRAINING,
+        "calibration_method": REFITTED,
+    },
+    presets=PRESETS,
+)
+class VisionPCA(Detector):
+    """How far an embedding lies along, and off, the principal components of good images.
+
+    The sum over the major components of y_i^2 / lambda_i, and over the minor ones of the same,
+    equations 3 and 4 of the paper; over scikit-learn's `PCA`.
+
+    Notes
+    -----
+    Two things differ from the paper. Its classifier compares the two sums with a threshold
+    each; a score is one number, so they are added. And with fewer images than dimensions most
+    minor components have no variance of their own: all share the mean variance of those that
+    have one, as in probabilistic PCA (Tipping & Bishop, "Probabilistic Principal Component
+    Analysis", 1999), so that their sum is the squared residual over that. No variance counts as
+    less than a thousandth of the mean channel's.
+    """
+
+    method = PCA

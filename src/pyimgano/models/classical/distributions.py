@@ -7,14 +7,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, Strict
 
+from ..detector import Detector
 from ..registry import register_model
-from .embedding import NEEDS_TRAINING, PRESETS, REFITTED, EmbeddingDetector, ScaledDetector
+from .embedding import (
+    NEEDS_TRAINING,
+    PRESETS,
+    REFITTED,
+    EmbeddingDetector,
+    ScaledDetector,
+    ScaledParams,
+)
 
 _Rows = npt.NDArray[np.float64]
 _Bins = Annotated[int, Strict(), Field(ge=2, le=1000)]
@@ -105,6 +113,14 @@ class _TailDetector(_Own):
         """Return one number for each channel, (D,), from what `_Columns.tails` gives."""
 
 
+class ECOD(_TailDetector):
+    """The method of `VisionECOD`."""
+
+    def _rarity(self, left: _Rows, right: _Rows, by_skewness: _Rows) -> _Rows:
+        largest: _Rows = np.maximum(np.maximum(left, right), by_skewness)
+        return largest
+
+
 @register_model(
     "vision_ecod",
     tags=("classical", "image-level", "deep-features", "distribution"),
@@ -118,17 +134,11 @@ class _TailDetector(_Own):
     },
     presets=PRESETS,
 )
-class VisionECOD(_TailDetector):
+class VisionECOD(Detector):
     """How rare a value each channel has among good images, summed over the channels.
 
     For each channel the largest of the -log tail probabilities to the left, to the right and on
     the side of the skewness; section 3 of the paper.
-
-    Parameters
-    ----------
-    shared
-        The keywords of `EmbeddingDetector`. Ranks do not ask how large numbers are, so they are
-        not scaled.
 
     Notes
     -----
@@ -140,9 +150,15 @@ class VisionECOD(_TailDetector):
     row alone. A value beyond those of all training images counts alike however far it is.
     """
 
+    method = ECOD
+
+
+class COPOD(_TailDetector):
+    """The method of `VisionCOPOD`."""
+
     def _rarity(self, left: _Rows, right: _Rows, by_skewness: _Rows) -> _Rows:
-        largest: _Rows = np.maximum(np.maximum(left, right), by_skewness)
-        return largest
+        larger: _Rows = np.maximum(by_skewness, (left + right) / 2)
+        return larger
 
 
 @register_model(
@@ -157,17 +173,11 @@ class VisionECOD(_TailDetector):
     },
     presets=PRESETS,
 )
-class VisionCOPOD(_TailDetector):
+class VisionCOPOD(Detector):
     """How rare a value each channel has under the empirical copula of good images.
 
     For each channel the larger of the mean of both -log tail probabilities and that on the side
     of the skewness; algorithm 1 of the paper.
-
-    Parameters
-    ----------
-    shared
-        The keywords of `EmbeddingDetector`. Ranks do not ask how large numbers are, so they are
-        not scaled.
 
     Notes
     -----
@@ -176,9 +186,7 @@ class VisionCOPOD(_TailDetector):
     itself.
     """
 
-    def _rarity(self, left: _Rows, right: _Rows, by_skewness: _Rows) -> _Rows:
-        larger: _Rows = np.maximum(by_skewness, (left + right) / 2)
-        return larger
+    method = COPOD
 
 
 @dataclass(frozen=True)
@@ -206,6 +214,36 @@ class _Histograms:
         return found
 
 
+class HBOSParams(ScaledParams):
+    """The keywords of HBOS."""
+
+    n_bins: _Bins = Field(10, description=("Bins of each channel's histogram, 2 to 1000."))
+    alpha: _Share = Field(0.1, description=("Added to each height, in (0, 1)."))
+    tolerance: _Share = Field(
+        0.5,
+        description=(
+            "How far outside the outermost bin a value still belongs to it, in widths of a "
+            "bin, in (0, 1); beyond, it counts as the channel's lowest bin."
+        ),
+    )
+
+
+class HBOS(_Own, ScaledDetector):
+    """The method of `VisionHBOS`."""
+
+    Params = HBOSParams
+
+    def _fit_rows(self, rows: _Rows) -> _Histograms:
+        params = self.params_
+        found = [np.histogram(column, bins=params.n_bins, density=True) for column in rows.T]
+        heights = np.stack([height for height, _ in found], axis=1)
+        rarity = -np.log2(heights + params.alpha)
+        return _Histograms(np.stack([edges for _, edges in found], axis=1), rarity)
+
+    def _score_rows(self, estimator: _Histograms, row: _Rows) -> _Rows:
+        return np.array([estimator.rarity_of(row[0], self.params_.tolerance).sum()])
+
+
 @register_model(
     "vision_hbos",
     tags=("classical", "image-level", "deep-features", "distribution"),
@@ -219,23 +257,11 @@ class _Histograms:
     },
     presets=PRESETS,
 )
-class VisionHBOS(_Own, ScaledDetector):
+class VisionHBOS(Detector):
     """How low the histograms of good images are where an image's channels lie, summed.
 
     The sum over the channels of -log2 (height + alpha), with bins of one width, section 3 of the
     paper; `alpha` and `tolerance` are PyOD's, and so are the scores.
-
-    Parameters
-    ----------
-    n_bins
-        Bins of each channel's histogram, 2 to 1000.
-    alpha
-        Added to each height, in (0, 1).
-    tolerance
-        How far outside the outermost bin a value still belongs to it, in widths of a bin, in
-        (0, 1); beyond, it counts as the channel's lowest bin.
-    shared
-        The keywords of `ScaledDetector`.
 
     Notes
     -----
@@ -244,25 +270,4 @@ class VisionHBOS(_Own, ScaledDetector):
     are equal scores the same whatever an image has there.
     """
 
-    def __init__(
-        self,
-        *,
-        n_bins: _Bins = 10,
-        alpha: _Share = 0.1,
-        tolerance: _Share = 0.5,
-        **shared: Any,
-    ) -> None:
-        super().__init__(**shared)
-        self.n_bins = n_bins
-        self.alpha = alpha
-        self.tolerance = tolerance
-
-    def _fit_rows(self, rows: _Rows) -> _Histograms:
-        params = self.params_
-        found = [np.histogram(column, bins=params.n_bins, density=True) for column in rows.T]
-        heights = np.stack([height for height, _ in found], axis=1)
-        rarity = -np.log2(heights + params.alpha)
-        return _Histograms(np.stack([edges for _, edges in found], axis=1), rarity)
-
-    def _score_rows(self, estimator: _Histograms, row: _Rows) -> _Rows:
-        return np.array([estimator.rarity_of(row[0], self.params_.tolerance).sum()])
+    method = HBOS

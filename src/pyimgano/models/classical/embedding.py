@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from ...errors import DataError, SavedModelError
 from ...images import NetworkInput
-from ..detector import Progress, TrainingScores
-from ..on_backbone import BackboneDetector
-from ..parameters import Flag
+from ..hooks import BackboneDetector
+from ..method import TrainingScores
+from ..parameters import BackboneParams, DetectorParams, Flag
 from ..saved_state import SavedState, State
 from ..spread import Spread, spread_notes
+from ..training_images import Progress
 from .pooling import Pooling, Scaling, pool, pooled_width
 from .quiet import quietly
 
@@ -56,21 +58,24 @@ class _Head:
     estimator: Any
 
 
+class EmbeddingParams(BackboneParams):
+    """The keywords of EmbeddingDetector."""
+
+    embedding: Pooling = Field(
+        "mean+max",
+        description=(
+            "How each layer is pooled over the image: `mean`, `max`, `std`, `gem` (the "
+            "generalised mean with p = 3), or two of them side by side, `mean+max` or "
+            "`mean+std`. The layers' parts are joined."
+        ),
+    )
+
+
 class EmbeddingDetector(BackboneDetector):
     """Base class of detectors that see an image as one vector.
 
     A head implements `_fit_rows` and `_score_rows`, over the library `library`; where leaving
     one image out is cheap, also `_score_left_out`.
-
-    Parameters
-    ----------
-    embedding
-        How each layer is pooled over the image: `mean`, `max`, `std`, `gem` (the generalised
-        mean with p = 3), or two of them side by side, `mean+max` or `mean+std`. The layers'
-        parts are joined.
-    shared
-        The keywords of `BackboneDetector`. `layers` are by default the last of the strides 8,
-        16 and 32.
 
     Notes
     -----
@@ -82,15 +87,13 @@ class EmbeddingDetector(BackboneDetector):
     has seen, and nothing is promised.
     """
 
+    Params: ClassVar[type[DetectorParams]] = EmbeddingParams
+
     has_maps: ClassVar[bool] = False
     #: The distribution that the head is taken from.
     library: ClassVar[str] = "scikit-learn"
     #: Those that it was taken from in earlier versions, with the same scores.
     earlier_libraries: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self, *, embedding: Pooling = "mean+max", **shared: Any) -> None:
-        super().__init__(**shared)
-        self.embedding = embedding
 
     # ---- what a head implements
 
@@ -238,7 +241,6 @@ class EmbeddingDetector(BackboneDetector):
             return self._scores(self._head, self._embeddings[chosen])
 
     def _restore(self, saved: SavedState) -> None:
-        self._restore_backbone(saved)
         channels = [shape[1] for shape in self._backbone.shapes(self._size())]
         width = pooled_width(self._pooling(), channels)
         embeddings = saved.array("embeddings", "float32", (self.n_train_, width))
@@ -274,22 +276,23 @@ class EmbeddingDetector(BackboneDetector):
         }
 
 
+class ScaledParams(EmbeddingParams):
+    """The keywords of ScaledDetector."""
+
+    standardize: Flag = Field(
+        True,
+        description=(
+            "Whether each channel is brought to mean 0 and deviation 1 over the training "
+            "images (`pyimgano.models.classical.pooling.Scaling`). Without, the channels "
+            "with the largest numbers decide alone."
+        ),
+    )
+
+
 class ScaledDetector(EmbeddingDetector):
-    """Base class of heads to which it matters how large a channel's numbers are.
+    """Base class of heads to which it matters how large a channel's numbers are."""
 
-    Parameters
-    ----------
-    standardize
-        Whether each channel is brought to mean 0 and deviation 1 over the training images
-        (`pyimgano.models.classical.pooling.Scaling`). Without, the channels with the largest
-        numbers decide alone.
-    shared
-        The keywords of `EmbeddingDetector`.
-    """
-
-    def __init__(self, *, standardize: Flag = True, **shared: Any) -> None:
-        super().__init__(**shared)
-        self.standardize = standardize
+    Params: ClassVar[type[DetectorParams]] = ScaledParams
 
     def _scaling(self, rows: _Rows) -> Scaling:
         return Scaling.of(rows) if self.params_.standardize else super()._scaling(rows)

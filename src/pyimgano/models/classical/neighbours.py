@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
+from ..detector import Detector
 from ..parameters import Count
 from ..registry import register_model
-from .embedding import LEFT_OUT, NEEDS_TRAINING, PRESETS, REFITTED, ScaledDetector
+from .embedding import LEFT_OUT, NEEDS_TRAINING, PRESETS, REFITTED, ScaledDetector, ScaledParams
 
 _Rows = npt.NDArray[np.float64]
 
@@ -18,38 +20,23 @@ _Rows = npt.NDArray[np.float64]
 _EXACT = "kd_tree"
 
 
-@register_model(
-    "vision_knn",
-    tags=("classical", "image-level", "deep-features", "neighbours"),
-    metadata={
-        "paper": "Ramaswamy, Rastogi & Shim, Efficient Algorithms for Mining Outliers from Large "
-        "Data Sets, SIGMOD 2000",
-        "year": 2000,
-        "link": "https://doi.org/10.1145/342009.335437",
-        "needs_training": NEEDS_TRAINING,
-        "calibration_method": LEFT_OUT,
-    },
-    presets=PRESETS,
-)
-class VisionKNN(ScaledDetector):
-    """Distance of an image's embedding to its k-th nearest among those of good images.
+class KNNParams(ScaledParams):
+    """The keywords of KNN."""
 
-    D^k of the paper, section 2, with the Euclidean distance; over scikit-learn's
-    `NearestNeighbors`.
+    n_neighbors: Count = Field(
+        1,
+        description=(
+            "k; with fewer training images it is their number. With 1 a good image has to "
+            "be like one other good image. Larger values hold up better where bad images "
+            "are among the training images."
+        ),
+    )
 
-    Parameters
-    ----------
-    n_neighbors
-        k; with fewer training images it is their number. With 1 a good image has to be like one
-        other good image. Larger values hold up better where bad images are among the training
-        images.
-    shared
-        The keywords of `ScaledDetector`.
-    """
 
-    def __init__(self, *, n_neighbors: Count = 1, **shared: Any) -> None:
-        super().__init__(**shared)
-        self.n_neighbors = n_neighbors
+class KNN(ScaledDetector):
+    """The method of `VisionKNN`."""
+
+    Params = KNNParams
 
     def _k(self, n: int) -> int:
         return min(int(self.params_.n_neighbors), n)
@@ -70,6 +57,53 @@ class VisionKNN(ScaledDetector):
 
 
 @register_model(
+    "vision_knn",
+    tags=("classical", "image-level", "deep-features", "neighbours"),
+    metadata={
+        "paper": "Ramaswamy, Rastogi & Shim, Efficient Algorithms for Mining Outliers from Large "
+        "Data Sets, SIGMOD 2000",
+        "year": 2000,
+        "link": "https://doi.org/10.1145/342009.335437",
+        "needs_training": NEEDS_TRAINING,
+        "calibration_method": LEFT_OUT,
+    },
+    presets=PRESETS,
+)
+class VisionKNN(Detector):
+    """Distance of an image's embedding to its k-th nearest among those of good images.
+
+    D^k of the paper, section 2, with the Euclidean distance; over scikit-learn's
+    `NearestNeighbors`.
+    """
+
+    method = KNN
+
+
+class LOFParams(ScaledParams):
+    """The keywords of LOF."""
+
+    n_neighbors: Count = Field(
+        20, description=("MinPts; with fewer training images one less than their number.")
+    )
+
+
+class LOF(ScaledDetector):
+    """The method of `VisionLOF`."""
+
+    Params = LOFParams
+
+    def _fit_rows(self, rows: _Rows) -> Any:
+        from sklearn.neighbors import LocalOutlierFactor
+
+        k = min(int(self.params_.n_neighbors), len(rows) - 1)
+        return LocalOutlierFactor(n_neighbors=k, algorithm=_EXACT, novelty=True).fit(rows)
+
+    def _score_rows(self, estimator: Any, row: _Rows) -> _Rows:
+        factors: _Rows = -estimator.score_samples(row)
+        return factors
+
+
+@register_model(
     "vision_lof",
     tags=("classical", "image-level", "deep-features", "neighbours"),
     metadata={
@@ -82,18 +116,11 @@ class VisionKNN(ScaledDetector):
     },
     presets=PRESETS,
 )
-class VisionLOF(ScaledDetector):
+class VisionLOF(Detector):
     """How much thinner good images lie around an image than around its neighbours.
 
     The local outlier factor of the paper, definition 7, of a new row against the training
     images; over scikit-learn's `LocalOutlierFactor`. About 1 for an image like the others.
-
-    Parameters
-    ----------
-    n_neighbors
-        MinPts; with fewer training images one less than their number.
-    shared
-        The keywords of `ScaledDetector`.
 
     Notes
     -----
@@ -101,16 +128,4 @@ class VisionLOF(ScaledDetector):
     factor of an image that differs from them is large accordingly.
     """
 
-    def __init__(self, *, n_neighbors: Count = 20, **shared: Any) -> None:
-        super().__init__(**shared)
-        self.n_neighbors = n_neighbors
-
-    def _fit_rows(self, rows: _Rows) -> Any:
-        from sklearn.neighbors import LocalOutlierFactor
-
-        k = min(int(self.params_.n_neighbors), len(rows) - 1)
-        return LocalOutlierFactor(n_neighbors=k, algorithm=_EXACT, novelty=True).fit(rows)
-
-    def _score_rows(self, estimator: Any, row: _Rows) -> _Rows:
-        factors: _Rows = -estimator.score_samples(row)
-        return factors
+    method = LOF

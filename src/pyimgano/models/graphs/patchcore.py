@@ -1,6 +1,6 @@
 """A fitted PatchCore of the paper's recipe as one torch module, from pixels to the decision.
 
-What `pyimgano.models.patchcore` does with searches that choose their way as they go is here
+What `pyimgano.models.patchcore_paper` does with searches that choose their way as they go is here
 a fixed sequence of operations, which any engine runs.
 """
 
@@ -67,7 +67,6 @@ class PatchCoreGraph(MapGraph):
         backbone: Backbone,
         bank: MemoryBank,
         *,
-        coarse: bool,
         n_neighbors: int,
         grid: tuple[int, int],
         size: tuple[int, int],
@@ -77,7 +76,7 @@ class PatchCoreGraph(MapGraph):
     ) -> PatchCoreGraph:
         """Of a detector's parts, copied to the CPU; `n_neighbors` is b of the re-weighting."""
         network = copy.deepcopy(backbone.network).cpu()
-        patches = PatchGraph(FeatureGraph(network, backbone.layers), coarse=coarse)
+        patches = PatchGraph(FeatureGraph(network, backbone.layers), coarse=backbone.coarse)
         rows = torch.arange(len(bank), device=bank.features.device)
         found, _ = bank.neighbourhood(rows, n_neighbors)
         neighbours = found.cpu().clone()  # of a tensor that was made for inference
@@ -93,7 +92,7 @@ class PatchCoreGraph(MapGraph):
         return score, self.map_of(distances), self.label(score)
 
     def _score(self, distances: Tensor, nearest: Tensor, queries: Tensor) -> Tensor:
-        """Equations 6 and 7, (N,): as `VisionPatchCore._image_scores`, without masking."""
+        """Equations 6 and 7, (N,): as `LearnedCoreset.image_scores`, without masking."""
         s_star, where = distances.max(dim=1, keepdim=True)  # (N, 1)
         if self.neighbours is None:
             return s_star.squeeze(1)

@@ -1,13 +1,14 @@
-"""A detector's region of interest, as constants of a graph."""
+"""The region of interest of a detector as constants of a graph."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..region_cells import RegionCells
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,20 @@ class Region:
 
 
 def region_of(
-    detector: Any, grid: tuple[int, int], original_size: tuple[int, int] | None
+    counted: RegionCells, grid: tuple[int, int], original_size: tuple[int, int] | None
 ) -> Region | None:
-    """The region of a fitted detector; None without one.
+    """Return what counts of images of one size as constants; None if everything does.
 
     `original_size` is the (height, width) of images before resizing, on which it depends which
     pixels count; None for images that come at the detector's `resize`.
     """
-    roi = detector.roi_
+    roi = counted.roi
     if roi is None:
         return None
-    height, width = detector.params_.resize
+    height, width = counted.size
     source = original_size or (height, width)
     blank = np.zeros((height, width, 3), np.uint8)
-    cells = detector.counted_cells(grid)
+    cells = counted.cells(grid)
     return Region(
         torch.from_numpy(roi.counted((height, width), source).copy()),
         torch.from_numpy(roi.fill(blank, source, "an image")),

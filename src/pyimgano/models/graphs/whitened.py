@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from ...backbones import Backbone
 from ...backbones.network import FeatureGraph, PatchGraph
 from ..bank import PatchMemory
-from ..image_score import image_scores
 from ..near_and_context import NearAndContext
+from ..power_means import image_scores
 from .maps import MapGraph, NearestRow, rows_of
 from .region import Region
 
@@ -41,7 +41,7 @@ class _Memory(nn.Module):
 class WhitenedGraph(MapGraph):
     """The default recipe of `vision_patchcore`, with everything learned as constants.
 
-    Input and outputs as `PatchCoreGraph`; the score as `image_score` has it.
+    Input and outputs as `PatchCoreGraph`; the score as `power_means` has it.
 
     Parameters
     ----------
@@ -82,7 +82,6 @@ class WhitenedGraph(MapGraph):
         memories: NearAndContext,
         *,
         context_cells: Tensor | None,
-        coarse: bool,
         grid: tuple[int, int],
         size: tuple[int, int],
         sigma: float,
@@ -92,7 +91,7 @@ class WhitenedGraph(MapGraph):
         """Of a detector's parts, copied to the CPU."""
         network = copy.deepcopy(backbone.network).cpu()
         maps = FeatureGraph(network, backbone.layers)
-        patches = PatchGraph(maps, coarse=coarse, apart=backbone.apart)
+        patches = PatchGraph(maps, coarse=backbone.coarse, apart=backbone.apart)
         cells = None if context_cells is None else context_cells.cpu()
         return cls(patches, memories, cells, grid, size, sigma, threshold, region).eval()
 

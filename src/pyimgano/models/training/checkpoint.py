@@ -14,19 +14,16 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import DataError
 from .history import History
-
-if TYPE_CHECKING:
-    from .loop import Task
 
 _DOCUMENT = "training.json"
 _TENSORS = re.compile(r"\d{9}\.safetensors")
@@ -69,8 +66,10 @@ class Checkpoint:
         self._folder = folder
         self._identity = dict(identity)
 
-    def read(self, task: Task) -> tuple[History, dict[str, Tensor]] | None:
-        """Set `task` to what was kept, and give the history and the best state so far.
+    def read(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[History, dict[str, Tensor]] | None:
+        """Set both to what was kept, and return the history and the best state so far.
 
         None if nothing was kept.
 
@@ -110,21 +109,27 @@ class Checkpoint:
                 raise self._damaged(f"and {document.tensors} do not belong together")
             tensors = load(data)
             best = _part(tensors, "best.")
-            task.network.load_state_dict(_part(tensors, "network."))
-            _fill_optimizer(task.optimizer, _part(tensors, "optimizer."))
+            network.load_state_dict(_part(tensors, "network."))
+            _fill_optimizer(optimizer, _part(tensors, "optimizer."))
         except OSError as error:
             reason = f"cannot be read ({error.strerror})"
             raise DataError(f"{self._folder / document.tensors}: {reason}") from error
         except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
             raise self._damaged("does not fit this network") from error
-        device = next(task.network.parameters()).device
+        device = next(network.parameters()).device
         return history, {name: value.to(device) for name, value in best.items()}
 
-    def write(self, task: Task, history: History, best: Mapping[str, Tensor]) -> None:
+    def write(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        history: History,
+        best: Mapping[str, Tensor],
+    ) -> None:
         """Keep the state; raises `DataError` where it cannot be written."""
-        tensors = {f"network.{k}": v for k, v in task.network.state_dict().items()}
+        tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in best.items()}
-        for number, state in task.optimizer.state_dict()["state"].items():
+        for number, state in optimizer.state_dict()["state"].items():
             for name, value in state.items():
                 if value is not None:
                     tensors[f"optimizer.{number}.{name}"] = torch.as_tensor(value)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ...errors import DataError
 from ...threads import set_torch_threads, thread_count
-from ..detector import Progress
+from ..training_images import Progress
 from .checkpoint import Checkpoint
 from .history import History
 from .images import KeptImages, Parts
@@ -139,7 +139,10 @@ def train(
     history, begun = History(), 0
     best: dict[str, Tensor] = {}
     rates = [group["lr"] for group in task.optimizer.param_groups]
-    if checkpoint is not None and (found := checkpoint.read(task)) is not None:
+    if (
+        checkpoint is not None
+        and (found := checkpoint.read(task.network, task.optimizer)) is not None
+    ):
         history, best = found
         begun = len(history.losses)
     device = next(task.network.parameters()).device
@@ -167,7 +170,7 @@ def train(
             if done % plan.check_every == 0 or done == plan.steps:
                 ended = _look(task, shards, parts, plan, history, best)
                 if checkpoint is not None:
-                    checkpoint.write(task, history, best)
+                    checkpoint.write(task.network, task.optimizer, history, best)
             if progress is not None:
                 progress("training steps", done, plan.steps)
     if best:

@@ -1,0 +1,93 @@
+"""`pyimgano-leaderboard`: parse, call `make_leaderboard`, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .console import complain, for_people, plain, print_for_people, print_text
+from .options import require_writable
+
+if TYPE_CHECKING:
+    from ..comparison.leaderboard import Leaderboard
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option(
+    "--metric",
+    default="auroc",
+    show_default=True,
+    metavar="NAME",
+    help="Rank by this metric: auroc, average_precision, recall, false_alarm_rate, pixel_auroc, "
+    "pixel_average_precision, aupro, spro or segf1.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["markdown", "csv", "html", "json"]),
+    help="Print the leaderboard in this form. By default a table to a terminal, and Markdown "
+    "elsewhere.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option(
+    "--output",
+    "outputs",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the leaderboard to this file (.md, .csv, .html or .json) too; repeatable.",
+)
+def command(
+    *,
+    runs: tuple[Path, ...],
+    metric: str,
+    form: str | None,
+    as_json: bool,
+    outputs: tuple[Path, ...],
+) -> int:
+    """Make a leaderboard of runs: a line for each model, means over the categories, ranks.
+
+    RUN is a run directory of any version, finished or not. Runs of one model with the same settings
+    that have no category in common count as one. A run that lacks a category of the others is
+    listed without a rank, and what it lacks is said.
+
+    Exit status: 0 done; 1 something named is no run, or a file cannot be written; 2 usage.
+    """
+    from ..comparison.leaderboard import form_of, make_leaderboard, write_leaderboard
+
+    if as_json and form not in (None, "json"):
+        raise click.UsageError(f"--json and --format {form} exclude each other; give one")
+    for output in outputs:
+        form_of(output)
+        require_writable(output)
+    board = make_leaderboard(runs, metric=metric)
+    for output in outputs:
+        write_leaderboard(board, output)
+    chosen: Any = "json" if as_json else form
+    if chosen is None and for_people(False):
+        print_for_people([*_tables(board), *(f"written: {one}" for one in outputs)], on_stdout=True)
+    else:
+        print_text(board.render(chosen or "markdown").rstrip("\n"))
+    for one in board.unread:
+        complain(one)
+    return 1 if board.unread else 0
+
+
+def _tables(board: Leaderboard) -> list[Any]:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..comparison.leaderboard import caption, cells_of, head_of
+
+    found: list[Any] = []
+    for table in board.tables:
+        shown = Table(title=Text(plain(table.dataset)), caption=Text(plain(caption(board, table))))
+        for name in head_of(board):
+            shown.add_column(name, justify="left" if name == "model" else "right")
+        for one in table.entries:
+            shown.add_row(*(Text(plain(cell)) for cell in cells_of(board, one)))
+        found += [shown, *map(plain, table.notes)]
+    return found
