@@ -143,11 +143,10 @@ class VisionPatchCore(Detector):
     more so where good images hardly differ from each other. Distances are divided by how large they
     are among good images where the nearest patch lies, and at the border of the frame
     (`bank.patch_memory`). What deeper layers see around a patch has a memory of its own
-    (`near_and_context`): a score is the peak of the map, which comes from the near layers alone,
-    and half of the largest distance of the context, both in units of what they are in a good image,
-    1 in the middle. The working size follows the images; the grid is that of stride 16; a bank is
-    selected from six times as many patches, spread over all; and a map's smoothing is 4 pixels in
-    256, at any size.
+    (`near_and_context`): maps come from the near layers alone, and scores from the distances of
+    both (`power_means`), in units of what they are in a good image, 1 in the middle. The working
+    size follows the images; the grid is that of stride 16; a bank is selected from six times as
+    many patches, spread over all; and a map's smoothing is 4 pixels in 256, at any size.
 
     With a region of interest the bank holds, and the score comes from, the patches whose cell of
     the grid has a pixel that counts.

@@ -16,7 +16,7 @@ from .whitening import Moments, Whitening
 
 #: What the covariance of the movements counts, against that of the patches themselves: the first
 #: that is enough, or the last. At the first only everyday disturbances count, at the others all.
-STRENGTHS = (8.0, 64.0, 256.0, 1024.0)
+STRENGTHS = (8.0, 64.0, 256.0, 1024.0, 4096.0)
 # Fewer images say nothing of how much they differ among themselves.
 _LEAST_IMAGES = 5
 # Copies under each disturbance, cells of a copy, and patches of other images to compare these with:
