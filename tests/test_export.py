@@ -27,8 +27,8 @@ from pyimgano.errors import DataError, ImageReadError, NotFittedError, UsageErro
 from pyimgano.images import read_image, resize_image
 from pyimgano.models import Detector, create_model
 from pyimgano.models.anomaly_map import smooth_maps
-from pyimgano.models.bank import MemoryBank
 from pyimgano.models.graphs import PatchCoreGraph
+from pyimgano.models.neighbors import MemoryBank
 from pyimgano.models.patchcore import VisionPatchCore
 from pyimgano.pipelines import export_detector
 from pyimgano.pipelines.export import formats, writing

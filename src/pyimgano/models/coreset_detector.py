@@ -15,13 +15,13 @@ from .detector import Progress, TrainingScores
 from .on_backbone import BackboneDetector
 from .parameters import Count, Ratio
 from .saved_state import SavedState, State
-from .spread import WHOLE_MAPS, Spread, evenly, spread_notes
+from .spread import Spread, evenly, spread_notes
 from .within_image import nearest_elsewhere, within_image_note
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .bank import MemoryBank, StreamedCoreset
+    from .neighbors import MemoryBank, StreamedCoreset
 
 
 # Images whose patches are compared with the bank together, and the bytes of these: what is larger
@@ -59,9 +59,8 @@ class CoresetDetector(BackboneDetector):
     """
 
     patches = True  # equation 2 is part of the backbone's graph
-    #: Whether an image's score comes from its patch of the largest distance alone, and that
-    #: distance is not weighed. The others are then looked at closely for a few images only.
-    farthest_decides: ClassVar[bool] = False
+    #: Training images whose maps the threshold for pixels comes from, at most; None for all.
+    whole_maps: ClassVar[int | None] = None
 
     def __init__(
         self,
@@ -83,13 +82,9 @@ class CoresetDetector(BackboneDetector):
 
         Patches come image by image, those of one image at once.
         """
-        from .bank import StreamedCoreset
+        from .neighbors import StreamedCoreset
 
         return StreamedCoreset(**facts)
-
-    def _prunes(self) -> bool:
-        """Whether searches of the bank look for what they can rule out (`MemoryBank`)."""
-        return True
 
     def _weigh(self, distances: Tensor, rows: Tensor) -> Tensor:
         """Distances, of any shape, to the rows of the bank, as they count."""
@@ -123,7 +118,7 @@ class CoresetDetector(BackboneDetector):
     def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
         import torch
 
-        from .bank import MemoryBank
+        from .neighbors import MemoryBank
 
         coreset: StreamedCoreset | None = None
         kept: list[Tensor] = []  # features of the images to calibrate on, (hw, D) each
@@ -159,7 +154,7 @@ class CoresetDetector(BackboneDetector):
         origin = picked // cells
         # copies of an image are masked with it
         groups = torch.from_numpy(self._copy_groups()).to(features.device)
-        self._bank: MemoryBank = MemoryBank(features, groups[origin], prune=self._prunes())
+        self._bank: MemoryBank = MemoryBank(features, groups[origin])
         self.coreset_indices_ = picked
         if self._cells is not None:
             whole = self.grid_[0] * self.grid_[1]
@@ -225,28 +220,21 @@ class CoresetDetector(BackboneDetector):
         cells = self._n_cells()
         patches = self._train_features.view(-1, cells, self._train_features.shape[1])  # (n, k, D)
         owner = None if image is None else image[::cells]  # (n,)
-        whole = np.arange(len(patches))
-        if self.farthest_decides and owner is not None:
-            whole = evenly(whole, WHOLE_MAPS)
-        others = np.setdiff1d(np.arange(len(patches)), whole)
         at_once = min(_AT_ONCE, max(1, _BYTES_AT_ONCE // patches[0].nbytes))
-        scores, maps = patches.new_empty(len(patches)), []
-        for numbers in torch.from_numpy(whole).to(patches.device).split(at_once):
-            some, own = patches[numbers], None if owner is None else owner[numbers]
+        scores, maps = [], []
+        for i in range(0, len(patches), at_once):
+            some = patches[i : i + at_once]  # (b, k, D)
+            own = None if owner is None else owner[i : i + at_once]  # (b,)
             distances, rows = self._bank.search(
                 some.flatten(0, 1), None if own is None else own.repeat_interleave(cells)
-            )
-            maps.append(self._weigh(distances, rows).view(-1, cells))
-            scores[numbers] = self._image_scores(some, maps[-1], rows.view(-1, cells), own)
-        for numbers in torch.from_numpy(others).to(patches.device).split(at_once):
-            if len(numbers):
-                assert owner is not None
-                some, own = patches[numbers], owner[numbers]
-                farthest, which, row = self._bank.farthest(some, own)
-                one = some.gather(1, which[:, None, None].expand(-1, 1, some.shape[2]))
-                scores[numbers] = self._image_scores(one, farthest[:, None], row[:, None], own)
-        grids = torch.cat(maps)
-        found = scores.double().cpu().numpy()
+            )  # (b k,)
+            maps.append(self._weigh(distances, rows).view(-1, cells))  # (b, k)
+            scores.append(self._image_scores(some, maps[-1], rows.view(-1, cells), own))
+        grids = torch.cat(maps)  # (n, k)
+        found = torch.cat(scores).double().cpu().numpy()
+        whole = np.arange(len(patches))
+        if self.whole_maps is not None and owner is not None:
+            whole = evenly(whole, self.whole_maps)
         numbers_of = self._train_numbers.cpu().numpy()
         trusted = self._trusted(found, numbers_of)
         return TrainingScores(
@@ -254,7 +242,7 @@ class CoresetDetector(BackboneDetector):
             method,
             image is not None,
             notes=spread_notes(len(patches), self._n_seen),
-            maps=self._statistics(grids[torch.from_numpy(trusted[whole]).to(grids.device)]),
+            maps=self._statistics(grids[torch.from_numpy(whole[trusted[whole]]).to(grids.device)]),
             images=numbers_of[trusted],
         )
 
@@ -302,7 +290,7 @@ class CoresetDetector(BackboneDetector):
     def _restore(self, saved: SavedState) -> None:
         import torch
 
-        from .bank import MemoryBank
+        from .neighbors import MemoryBank
 
         self._restore_backbone(saved)
         device = self._backbone.device
@@ -322,7 +310,6 @@ class CoresetDetector(BackboneDetector):
         self._bank = MemoryBank(
             torch.from_numpy(features).to(device),
             self.coreset_indices_ // cells,
-            prune=self._prunes(),
         )
 
     def describe(self) -> dict[str, Any]:

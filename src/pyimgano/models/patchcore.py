@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..backbones import LayerChoice
-    from .bank import PatchMemoryLearner
+    from .neighbors import PatchMemoryLearner
 
 # What is kept from learning to calibrating.
 _FOR_CALIBRATION = ("_learners", "_unseen_peaks")
@@ -95,16 +95,16 @@ class VisionPatchCore(CoresetDetector):
     neighbourhood is averaged over the cells that exist; features are joined at their full
     width instead of being pooled to 1024 channels; and the bank is bounded by `max_bank_size`.
     Above half a million training patches the coreset is selected block by block and merged
-    (`pyimgano.models.bank.streamed_coreset`), and above 512 training images, or 1 GiB of
+    (`pyimgano.models.neighbors.streamed_coreset`), and above 512 training images, or 1 GiB of
     their features, the threshold is calibrated on an evenly spread part of them.
 
     Recipe `whitened`, found by measuring (docs/embedded-backbone.md). Patch features are whitened
-    before distances are taken (`pyimgano.models.bank.Whitening`), so that an image is compared in
-    what good ones hardly vary in too. How features move in disturbed copies of training images
+    before distances are taken (`pyimgano.models.neighbors.Whitening`), so that an image is compared
+    in what good ones hardly vary in too. How features move in disturbed copies of training images
     (`pyimgano.models.nuisance`: compression, noise, light, a slight blur) is discounted in it, and
     more so where good images hardly differ from each other. Distances are divided by how large they
     are among good images where the nearest patch lies, and at the border of the frame
-    (`bank.patch_memory`). What deeper layers see around a patch has a memory of its own
+    (`neighbors.patch_memory`). What deeper layers see around a patch has a memory of its own
     (`near_and_context`): a score is the peak of the map, which comes from the near layers alone,
     and half of the largest distance of the context, both in units of what they are in a good image,
     1 in the middle. The working size follows the images; the grid is that of stride 16; a bank is
@@ -121,7 +121,7 @@ class VisionPatchCore(CoresetDetector):
     >>> detector.fit(train_paths).predict(test_paths)  # doctest: +SKIP
     """
 
-    farthest_decides = True
+    whole_maps = WHOLE_MAPS
 
     def __init__(
         self,
@@ -176,9 +176,6 @@ class VisionPatchCore(CoresetDetector):
         return bool(self.params_.recipe == "whitened")
 
     # ---- the whitened recipe: what is learned
-
-    def _prunes(self) -> bool:
-        return not self._whitens
 
     def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
         for name in ("_memories", "_context_cells", *_FOR_CALIBRATION):
@@ -263,7 +260,7 @@ class VisionPatchCore(CoresetDetector):
     def _new_learners(
         self, grids: list[Tensor], patches: list[Tensor], progress: Progress | None
     ) -> list[PatchMemoryLearner]:
-        from .bank import PatchMemoryLearner
+        from .neighbors import PatchMemoryLearner
 
         params = self.params_
         spread = Spread.of_images(self._n_images, sum(some[0].nbytes for some in patches))

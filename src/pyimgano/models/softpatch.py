@@ -27,7 +27,7 @@ from .saved_state import SavedState, State
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .bank import DiscriminatedCoreset, StreamedCoreset
+    from .neighbors import DiscriminatedCoreset, StreamedCoreset
 
 # From so few scores nobody can tell what an outlier is.
 _ENOUGH_IMAGES = 20
@@ -136,7 +136,7 @@ class VisionSoftPatch(CoresetDetector):
     # ---- noise discrimination and the bank, section 3.2
 
     def _new_coreset(self, **facts: Any) -> StreamedCoreset:
-        from .bank import DiscriminatedCoreset
+        from .neighbors import DiscriminatedCoreset
 
         self._coreset: DiscriminatedCoreset = DiscriminatedCoreset(
             cells=self._n_cells(),
