@@ -20,6 +20,7 @@ from pyimgano.models.neighbors import (
 )
 from pyimgano.models.neighbors import coreset as coreset_module
 from pyimgano.models.neighbors import search as search_module
+from pyimgano.models.neighbors.projection import Projection
 from pyimgano.models.neighbors.rounded_distances import RoundedRows
 
 # differences, not products
@@ -99,13 +100,13 @@ def test_tight_clusters_far_from_each_other(spread: float) -> None:
 def test_copies_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once only copies of picks are left, the rest is filled up in order."""
     updates = [0]
-    update = coreset_module._update
+    update = grouped_points.GroupedPoints.update
 
     def counting(*arguments):  # type: ignore[no-untyped-def]
         updates[0] += 1
         update(*arguments)
 
-    monkeypatch.setattr(coreset_module, "_update", counting)
+    monkeypatch.setattr(grouped_points.GroupedPoints, "update", counting)
     features = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)).repeat(100, 1)
     found = greedy_coreset(features, 500, start=60)
     assert found.tolist() == textbook(features.numpy(), 500, 60)
@@ -127,6 +128,7 @@ def test_selection_does_not_depend_on_how_the_work_is_cut(monkeypatch: pytest.Mo
         monkeypatch.setattr(grouped_points, "_POINTS", rows)
         monkeypatch.setattr(grouped_points, "_CENTRES", rows)
         monkeypatch.setattr(grouped_points, "_FEW", few)
+        monkeypatch.setattr(grouped_points, "_FEW_CENTRES", 0)
         monkeypatch.setattr(search_module, "_ON_CPU", (64 * rows, 2048))
         assert torch.equal(greedy_coreset(features, 1200), whole)
 
@@ -254,22 +256,30 @@ def test_blocks_are_merged_and_reduced(
     offset=st.sampled_from([0.0, 5.0]),
     masked=st.booleans(),
     half=st.booleans(),
-    whole_numbers=st.booleans(),
+    project=st.booleans(),
+    kind=st.sampled_from(["any", "whole numbers", "in few dimensions"]),
 )
 def test_bounds_of_rounding_hold(
-    seed: int, scale: float, offset: float, masked: bool, half: bool, whole_numbers: bool
+    seed: int, scale: float, offset: float, masked: bool, half: bool, project: bool, kind: str
 ) -> None:
     rng = np.random.default_rng(seed)
     a = torch.from_numpy((rng.normal(offset, scale, (20, 24))).astype(np.float32))
     b = torch.from_numpy((rng.normal(offset, scale, (50, 24))).astype(np.float32))
     b[:20] = a + torch.from_numpy(rng.normal(0, 0.01 * scale, (20, 24)).astype(np.float32))
-    if whole_numbers:  # that bfloat16 holds, so that products alone are rounded
+    if kind == "whole numbers":  # that bfloat16 holds, so that products alone are rounded
         a = torch.from_numpy(rng.integers(-9, 10, a.shape)).float()
         half_of_b = torch.from_numpy(rng.integers(-9, 10, (25, 24))).float()
         b = torch.cat([half_of_b, -half_of_b])  # their mean is 0
+    if kind == "in few dimensions":  # nothing but rounding is left out by a projection
+        a[:, 5:] = b[:, 5:] = 0
+    across = rng.normal(size=(24, 5))
+    if kind == "in few dimensions":
+        across[5:] = 0
+    directions = torch.from_numpy(np.linalg.qr(across)[0].astype(np.float32))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rounded_distances, "has_bfloat16_units", lambda device: half)
-        rounded = RoundedRows(b, fill=16).distances(a)
+        patch.setattr(Projection, "of", lambda rows: Projection(directions))
+        rounded = RoundedRows(b, fill=16, project=project).distances(a)
     entries = rounded.entries
     assert entries.dtype == (torch.bfloat16 if half else torch.float32)
     assert entries.shape == (20, 64) and entries[:, 50:].isposinf().all()
@@ -301,17 +311,29 @@ def test_nothing_is_near_where_nothing_counts() -> None:
     assert nearest.isposinf().all() and (winner == -1).all()
 
 
+def narrow(n: int, seed: int) -> np.ndarray:
+    """In 256 dimensions, close to 20 of them, with clusters."""
+    rng = np.random.default_rng(seed)
+    directions = np.linalg.qr(np.random.default_rng(1).normal(size=(256, 20)))[0]
+    inside = clusters(n, 20, seed, 2.0) @ directions.T
+    return (3 + inside + rng.normal(0, 0.02, (n, 256))).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["clusters", "narrow"])
 @pytest.mark.parametrize("masked", ["no", "runs", "mixed"])
 def test_every_way_of_searching_finds_the_same(
-    monkeypatch: pytest.MonkeyPatch, masked: str
+    monkeypatch: pytest.MonkeyPatch, masked: str, kind: str
 ) -> None:
-    """In float32 or bfloat16, all queries together or a few at a time."""
-    features = torch.from_numpy(clusters(5000, 24, 3, 0.5))
-    queries = torch.from_numpy(clusters(3000, 24, 3, 0.5) + 0.1)
+    """In float32 or bfloat16, in all dimensions or in fewer, all queries together or a few."""
+    if kind == "clusters":
+        features = torch.from_numpy(clusters(5000, 24, 3, 0.5))
+        queries = torch.from_numpy(clusters(1500, 24, 3, 0.5) + 0.1)
+    else:
+        features, queries = torch.from_numpy(narrow(5000, 3)), torch.from_numpy(narrow(1500, 4))
     features[77] = features[4000]  # the first of equals is found
     queries[5] = features[77]
     image = torch.arange(5000) // 50
-    asked = {"no": None, "runs": torch.arange(3000) // 100, "mixed": torch.arange(3000) % 30}[
+    asked = {"no": None, "runs": torch.arange(1500) // 100, "mixed": torch.arange(1500) % 30}[
         masked
     ]
     true = torch.cdist(queries.double(), features.double(), compute_mode=EXACT)
@@ -321,10 +343,11 @@ def test_every_way_of_searching_finds_the_same(
     for half in (False, True):
         monkeypatch.setattr(rounded_distances, "has_bfloat16_units", lambda device, h=half: h)
         bank = MemoryBank(features, image)
+        assert (bank._rows._rounded._projection is not None) == (kind == "narrow")
         found[half, "whole"] = bank.search(queries, asked)
         parts = [
             bank.search(queries[i : i + 70], None if asked is None else asked[i : i + 70])
-            for i in range(0, 3000, 70)
+            for i in range(0, 1500, 70)
         ]
         found[half, "parts"] = tuple(torch.cat(some) for some in zip(*parts, strict=True))
         few, apart = ExhaustiveSearch(features).nearest_few(queries[:90], 7)
@@ -365,6 +388,13 @@ def test_the_nearest_few_are_those_of_a_sorted_list(
     np.testing.assert_array_equal(distances.numpy(), wanted)
     counted = np.isfinite(wanted)
     np.testing.assert_array_equal(found.numpy()[counted], order[counted])
+
+
+def test_a_projection_is_tried_where_it_pays() -> None:
+    assert Projection.of(torch.from_numpy(narrow(5000, 3))) is not None
+    assert Projection.of(torch.from_numpy(narrow(500, 3))) is None  # few rows
+    wide = np.random.default_rng(0).normal(size=(3000, 256)).astype(np.float32)
+    assert Projection.of(torch.from_numpy(wide)) is None  # in all directions alike
 
 
 def test_neighbourhoods_are_exact_far_from_the_mean() -> None:

@@ -281,7 +281,7 @@ def test_the_pool_is_spread_over_all_patches(
     numbers = coreset._drawn[: coreset._filled]
     assert len(coreset._drawn) == min(pool, total)
     assert np.array_equal(np.unique(coreset._drawn), coreset._drawn)
-    assert np.array_equal(coreset._block[: coreset._filled, 0].numpy(), numbers)
+    assert np.array_equal(coreset._pool[: coreset._filled, 0].numpy(), numbers)
     ends = np.arange(len(coreset._drawn) + 1) * total // len(coreset._drawn)
     assert (ends[:-1] <= coreset._drawn).all() and (coreset._drawn < ends[1:]).all()
     if coreset._filled:

@@ -24,12 +24,11 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
-from ...memory import in_blocks, is_out_of_memory, release_memory
+from ...memory import is_out_of_memory, release_memory
 from ...precision import full_precision
 from ...threads import single_torch_thread
 from .grouped_points import GroupedPoints
 from .out_of_memory import patches_do_not_fit
-from .search import ExhaustiveSearch
 
 #: Is called with (picked, to pick) now and then.
 Progress = Callable[[int, int], None]
@@ -41,10 +40,6 @@ _SMALL = 2**18
 # Points are grouped around so many first picks, fewer where there are few points.
 _PIVOTS = 128
 _POINTS_PER_PIVOT = 64
-# Points that are compared with new picks together, and the least where memory is short. The picks
-# do not depend on it.
-_POINTS = 16384
-_LEAST_POINTS = 256
 
 
 def random_projection(features: Tensor, dim: int | None, seed: int) -> Tensor:
@@ -132,11 +127,11 @@ def _select(points: Tensor, count: int, start: int, progress: Progress | None) -
     picked = torch.empty(count, dtype=torch.int64, device=points.device)
     picked[0] = start
     done, updated = 1, 0  # picks made, and picks that `nearest` knows of
-    groups, pivots = None, min(_PIVOTS, total // _POINTS_PER_PIVOT)
+    groups, pivots = GroupedPoints(points, points[picked[:1]]), total // _POINTS_PER_PIVOT
     while done < count:
-        if groups is None and done >= pivots > 1:
-            groups = GroupedPoints(points, points[picked[:pivots]])
-        _update(nearest, points, groups, points[picked[updated:done]])
+        if len(groups) == 1 and done >= min(_PIVOTS, pivots) > 1:
+            groups = GroupedPoints(points, points[picked[: min(_PIVOTS, pivots)]])
+        groups.update(nearest, points[picked[updated:done]])
         nearest[picked[:done]] = -1.0  # never picked again, not even among equal points
         updated = done
 
@@ -159,22 +154,6 @@ def _select(points: Tensor, count: int, start: int, progress: Progress | None) -
     if progress is not None:
         progress(count, count)
     return picked
-
-
-def _update(nearest: Tensor, points: Tensor, groups: GroupedPoints | None, new: Tensor) -> None:
-    """Update the minimum distances `nearest` (N,) by the new picks (n, D), in place."""
-    rest = torch.arange(len(points), device=points.device)
-    if groups is not None:
-        rest = groups.update(nearest, new)
-    search = ExhaustiveSearch(new)
-
-    def update(start: int, stop: int) -> None:
-        some = rest[start:stop]  # (r,)
-        known, winner = nearest[some], torch.zeros_like(some)  # the winner is not asked for
-        search.update(points[some], known, winner)
-        nearest[some] = known
-
-    in_blocks(update, len(rest), _POINTS, _LEAST_POINTS)
 
 
 def _pick(

@@ -3,8 +3,8 @@
 Points are sorted into groups around *pivots*, each point with its nearest one. Let r be a point's
 distance to its pivot p, and u its minimum distance so far. A new centre c can be nearer only if
 d(p, c) < r + u, since d(x, c) >= d(p, c) - r. On MVTec AD's bottle 3 to 7 % of the centres remain
-in the coreset's selection, because background, edges and texture lie far apart; on a rough texture
-nearly all remain, and are left to the search that compares with all.
+in the coreset's selection, because background, edges and texture lie far apart. On a rough texture
+nearly all remain, and points are compared with all.
 """
 
 from __future__ import annotations
@@ -12,15 +12,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...memory import in_blocks
 from .search import ExhaustiveSearch, squared_distances
 
-# Points of a group that are compared with the same centres. Within its group points are sorted by
-# distance to the pivot, so that these have similar bounds.
+# Points of a group that are compared with the same centres, and the least where memory is short.
+# Within its group points are sorted by distance to the pivot, so that these have similar bounds.
 _POINTS = 1024
+_LEAST_POINTS = 64
+# Points whose pivots are found together.
+_GROUPED = 16384
 # Centres that they are compared with together, which bounds memory.
 _CENTRES = 1024
-# Where more than this share of the centres remain, it is quicker to compare with all of them.
+# Where more than this share of the centres remain, and more than this number, it is quicker to
+# compare with all of them.
 _FEW = 0.35
+_FEW_CENTRES = 128
 # Products of float32 vectors are off by at most this, relative to the squared lengths involved.
 _ROUNDING = 64 * 2.0**-23
 # Bounds are widened by this, relative and absolute, for rounding in float32.
@@ -34,9 +40,16 @@ class GroupedPoints:
         self._pivots = pivots
         reach = points.new_full((len(points),), torch.inf)  # (N,) squared distance to the pivot
         group = torch.zeros_like(reach, dtype=torch.int64)  # (N,)
-        ExhaustiveSearch(pivots).update(points, reach, group)
+        search = ExhaustiveSearch(pivots)
+        in_blocks(
+            lambda i, j: search.update(points[i:j], reach[i:j], group[i:j]),
+            len(points),
+            _GROUPED,
+            _LEAST_POINTS,
+        )
         order = reach.argsort()
         self._order = order[group[order].argsort(stable=True)]  # (N,) which points these are
+        self._winner = group  # not asked for any more
         self._points, self._reach = points[self._order], reach[self._order].sqrt_()
         self._chunks: list[tuple[int, int, int]] = []  # pivot, start, stop
         stop = 0
@@ -45,35 +58,37 @@ class GroupedPoints:
             starts = range(start, stop, _POINTS)
             self._chunks += [(pivot, i, min(i + _POINTS, stop)) for i in starts]
 
-    def update(self, nearest: Tensor, centres: Tensor) -> Tensor:
-        """Update the minimum distances of points for which most centres are ruled out, in place.
+    def __len__(self) -> int:
+        """Return the number of pivots."""
+        return len(self._pivots)
 
-        Parameters
-        ----------
-        nearest
-            (N,) float32 squared distances so far.
-        centres
-            (C, D) float32, the new ones.
-
-        Returns
-        -------
-        torch.Tensor
-            (n,) int64, the other points, ascending. They still have to be compared with all
-            centres.
-        """
+    def update(self, nearest: Tensor, centres: Tensor) -> None:
+        """Update the minimum distances `nearest` (N,), squared, by centres (C, D), in place."""
+        search = ExhaustiveSearch(centres)
         away = torch.cdist(self._pivots.double(), centres.double())  # (G, C)
         known = nearest[self._order]  # (N,)
         bounds = (self._reach + known.clamp(min=0.0).sqrt()) * (1 + _SLACK) + _SLACK
-        rest = torch.zeros_like(self._order, dtype=torch.bool)
+        few = max(_FEW * len(centres), _FEW_CENTRES)
         for pivot, start, stop in self._chunks:
             near = (away[pivot] < bounds[start:stop].amax()).nonzero().squeeze(1)
-            rest[start:stop] = len(near) > _FEW * len(centres)
-            if 0 < len(near) <= _FEW * len(centres):
+            if len(near) > few:
+                self._compare_with_all(search, start, stop, known)
+                continue
+            for some in near.split(_CENTRES) if len(near) else ():
                 points, origin = self._points[start:stop], self._pivots[pivot]
-                for some in centres[near].split(_CENTRES):
-                    _compare(points, origin, some, known[start:stop])
+                _compare(points, origin, centres[some], known[start:stop])
         nearest[self._order] = known
-        return self._order[rest].sort().values
+
+    def _compare_with_all(
+        self, search: ExhaustiveSearch, start: int, stop: int, known: Tensor
+    ) -> None:
+        """Update the minimum distances `known` (N,) of some points, in place."""
+
+        def update(i: int, j: int) -> None:
+            some = slice(start + i, start + j)
+            search.update(self._points[some], known[some], self._winner[some])
+
+        in_blocks(update, stop - start, _POINTS, _LEAST_POINTS)
 
 
 def _compare(points: Tensor, origin: Tensor, centres: Tensor, nearest: Tensor) -> None:

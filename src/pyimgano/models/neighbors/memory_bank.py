@@ -46,7 +46,7 @@ class MemoryBank:
     def __init__(self, features: Tensor, image: Tensor) -> None:
         self.features = features
         self.image = image
-        self._rows = self._fitting(lambda: ExhaustiveSearch(features))
+        self._rows = self._fitting(lambda: ExhaustiveSearch(features, project=True))
 
     def _fitting(self, work: Callable[[], _T]) -> _T:
         """Return the result of `work`, or raise an error that says how large a bank would fit."""

@@ -9,7 +9,9 @@ rounded vectors itself:
 Rounding moves a vector by a known length, so by the triangle inequality the true distance is
 within e = |a - round(a)| + |b - round(b)| of the distance of the rounded vectors. That is enough
 to rule out all but a few rows, which are then compared in float32. Where the product is computed
-in float32, no vector moves, and only the product's own rounding has to be bounded.
+in float32, no vector moves, and only the product's own rounding has to be bounded. Wide vectors
+are projected to fewer dimensions before, where that pays, which moves them a little too
+(`projection`).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ...precision import full_precision
+from .projection import Projection
 
 # The product is rounded to its dtype once more, which changes it by this share of its value.
 _RELATIVE = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-22}
@@ -61,11 +64,17 @@ class RoundedVectors(NamedTuple):
     lengths: Tensor
 
 
-def round_vectors(vectors: Tensor, dtype: torch.dtype, *, left: bool) -> RoundedVectors:
-    """Return vectors (n, D) float32 as the left or the right side of the product."""
+def round_vectors(
+    vectors: Tensor, off: Tensor | None, dtype: torch.dtype, *, left: bool
+) -> RoundedVectors:
+    """Return vectors (n, D) float32 as the left or the right side of the product.
+
+    `off` (n,) is how far they are off already, at most; None stands for 0.
+    """
     rounded = vectors.to(dtype)  # (n, D)
     exact = rounded.float()
     moved = (vectors - exact).square_().sum(dim=1).sqrt_() * (1 + 1e-5)  # (n,), 0 in float32
+    moved = moved if off is None else moved + off
     lengths = exact.square().sum(dim=1)
     (count, width), parts = vectors.shape, _PARTS[dtype]
     columns = -(-(width + 2 * parts) // _FILL[dtype]) * _FILL[dtype]
@@ -123,14 +132,21 @@ class RoundedRows:
         (M, D) float32.
     fill
         The rows are filled up to a multiple of this with rows that are infinitely far away.
+    project
+        Whether it is tried to compare in fewer dimensions.
     """
 
-    def __init__(self, rows: Tensor, *, fill: int) -> None:
+    def __init__(self, rows: Tensor, *, fill: int, project: bool = False) -> None:
         self._dtype = torch.bfloat16 if has_bfloat16_units(rows.device) else torch.float32
         # Products of vectors around their mean cancel as little as possible.
         self._centre = rows.mean(dim=0)  # (D,)
-        right = round_vectors(rows - self._centre, self._dtype, left=False)
-        count, width = rows.shape
+        self._projection = None
+        if project:
+            with full_precision(rows.device):
+                self._projection = Projection.of(rows - self._centre)
+        vectors, off = self._projected(rows)
+        right = round_vectors(vectors, off, self._dtype, left=False)
+        count, width = vectors.shape
         self._factors = right.factors.new_zeros((-(-count // fill) * fill, right.factors.shape[1]))
         self._factors[:count] = right.factors  # (M', K)
         self._factors[count:, width + _PARTS[self._dtype]] = torch.inf
@@ -142,8 +158,16 @@ class RoundedRows:
 
     def distances(self, queries: Tensor) -> RoundedDistances:
         """Return the rounded squared distances of queries (q, D) to all rows."""
-        left = round_vectors(queries - self._centre, self._dtype, left=True)
+        left = round_vectors(*self._projected(queries), self._dtype, left=True)
         with full_precision(queries.device):
             entries = left.factors @ self._factors.T  # (q, M')
         moved, lengths = left.moved + self._farthest_moved, left.lengths + self._longest
         return RoundedDistances(entries, moved, lengths)
+
+    def _projected(self, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return vectors (n, D) as they are multiplied, (n, k), and how far off they are, (n,)."""
+        centred = vectors - self._centre
+        if self._projection is None:
+            return centred, None
+        with full_precision(vectors.device):
+            return self._projection(centred)

@@ -36,16 +36,14 @@ class ExhaustiveSearch:
     ----------
     rows
         (M, D) float32.
-
-    Attributes
-    ----------
-    rows
-        The same.
+    project
+        Whether it is tried to compare in fewer dimensions first, which pays for wide rows that
+        many queries are compared with (`projection`).
     """
 
-    def __init__(self, rows: Tensor) -> None:
-        self.rows = rows
-        self._rounded = RoundedRows(rows, fill=_CLASSES)
+    def __init__(self, rows: Tensor, *, project: bool = False) -> None:
+        self._rows = rows
+        self._rounded = RoundedRows(rows, fill=_CLASSES, project=project)
         entries, queries = _ON_GPU if rows.device.type == "cuda" else _ON_CPU
         at_once = min(entries // len(self._rounded), queries) // _QUERIES * _QUERIES
         self._at_once = max(at_once, _QUERIES)
@@ -124,10 +122,10 @@ class ExhaustiveSearch:
         # the true distance to the row that seems nearest says how near the nearest one is
         which = which[asked]
         seeming = classes[asked, :, which].argmin(dim=1) * _CLASSES + which  # (a,)
-        distance = squared_distances(queries, self.rows, asked, seeming)
+        distance = squared_distances(queries, self._rows, asked, seeming)
         bound = nearest.scatter_reduce(0, asked, distance, "amin")  # (q,)
         query, row = _within(classes, least_of_class, rounded.limits(bound), asked)  # (p,)
-        distance = squared_distances(queries, self.rows, query, row)
+        distance = squared_distances(queries, self._rows, query, row)
         _keep_nearest(nearest, winner, query, row, distance)
 
     def _nearest_few(
@@ -159,7 +157,7 @@ class ExhaustiveSearch:
         count = torch.bincount(query, minlength=len(queries))  # (q,)
         place = torch.arange(len(query), device=row.device) - (count.cumsum(0) - count)[query]
         distances = queries.new_full((len(queries), max(size, int(count.max()))), torch.inf)
-        distances[query, place] = squared_distances(queries, self.rows, query, row)
+        distances[query, place] = squared_distances(queries, self._rows, query, row)
         rows = torch.zeros_like(distances, dtype=torch.int64)
         rows[query, place] = row
         distances, order = distances.sort(dim=1, stable=True)  # the lowest row of equals first
