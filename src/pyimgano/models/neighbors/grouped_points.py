@@ -15,12 +15,12 @@ from torch import Tensor
 from ...memory import in_blocks
 from .search import ExhaustiveSearch, squared_distances
 
-# Points of a group that are compared with the same centres, and the least where memory is short.
-# Within its group points are sorted by distance to the pivot, so that these have similar bounds.
+# Points of a group that are compared with the same centres. Within its group points are sorted by
+# distance to the pivot, so that these have similar bounds.
 _POINTS = 1024
-_LEAST_POINTS = 64
-# Points whose pivots are found together.
-_GROUPED = 16384
+# Points that are compared with all centres together, and the least where memory is short.
+_TOGETHER = 16384
+_LEAST_POINTS = 256
 # Centres that they are compared with together, which bounds memory.
 _CENTRES = 1024
 # Where more than this share of the centres remain, and more than this number, it is quicker to
@@ -44,12 +44,11 @@ class GroupedPoints:
         in_blocks(
             lambda i, j: search.update(points[i:j], reach[i:j], group[i:j]),
             len(points),
-            _GROUPED,
+            _TOGETHER,
             _LEAST_POINTS,
         )
         order = reach.argsort()
         self._order = order[group[order].argsort(stable=True)]  # (N,) which points these are
-        self._winner = group  # not asked for any more
         self._points, self._reach = points[self._order], reach[self._order].sqrt_()
         self._chunks: list[tuple[int, int, int]] = []  # pivot, start, stop
         stop = 0
@@ -64,31 +63,32 @@ class GroupedPoints:
 
     def update(self, nearest: Tensor, centres: Tensor) -> None:
         """Update the minimum distances `nearest` (N,), squared, by centres (C, D), in place."""
-        search = ExhaustiveSearch(centres)
         away = torch.cdist(self._pivots.double(), centres.double())  # (G, C)
         known = nearest[self._order]  # (N,)
         bounds = (self._reach + known.clamp(min=0.0).sqrt()) * (1 + _SLACK) + _SLACK
         few = max(_FEW * len(centres), _FEW_CENTRES)
+        rest = torch.zeros_like(self._order, dtype=torch.bool)  # (N,) compared with all centres
         for pivot, start, stop in self._chunks:
             near = (away[pivot] < bounds[start:stop].amax()).nonzero().squeeze(1)
             if len(near) > few:
-                self._compare_with_all(search, start, stop, known)
+                rest[start:stop] = True
                 continue
             for some in near.split(_CENTRES) if len(near) else ():
                 points, origin = self._points[start:stop], self._pivots[pivot]
                 _compare(points, origin, centres[some], known[start:stop])
+        self._compare_with_all(ExhaustiveSearch(centres), rest.nonzero().squeeze(1), known)
         nearest[self._order] = known
 
-    def _compare_with_all(
-        self, search: ExhaustiveSearch, start: int, stop: int, known: Tensor
-    ) -> None:
-        """Update the minimum distances `known` (N,) of some points, in place."""
+    def _compare_with_all(self, search: ExhaustiveSearch, rest: Tensor, known: Tensor) -> None:
+        """Update the minimum distances `known` (N,) of the points `rest` (n,), in place."""
 
-        def update(i: int, j: int) -> None:
-            some = slice(start + i, start + j)
-            search.update(self._points[some], known[some], self._winner[some])
+        def update(start: int, stop: int) -> None:
+            some = rest[start:stop]
+            found, winner = known[some], torch.zeros_like(some)  # the winner is not asked for
+            search.update(self._points[some], found, winner)
+            known[some] = found
 
-        in_blocks(update, stop - start, _POINTS, _LEAST_POINTS)
+        in_blocks(update, len(rest), _TOGETHER, _LEAST_POINTS)
 
 
 def _compare(points: Tensor, origin: Tensor, centres: Tensor, nearest: Tensor) -> None:
