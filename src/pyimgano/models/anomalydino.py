@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..backbones import Backbone
-    from .bank import MemoryBank
+    from .neighbors import MemoryBank
 
 # The middle of an image, where the object is: what is left without this share on each side.
 _BORDER = 0.2
@@ -192,7 +192,7 @@ class AnomalyDINO(Method):
     def learn(self, images: TrainingImages) -> tuple[LearnedAnomalyDINO, TrainingScores | None]:
         import torch
 
-        from .bank import MemoryBank
+        from .neighbors import MemoryBank
 
         params, grid = self.params, self._grid()
         many = len(images) > params.turned_images or self.region.roi is not None
@@ -217,7 +217,7 @@ class AnomalyDINO(Method):
             mask = learn_object_mask(whole, grid.shape)
         groups = torch.from_numpy(images.copy_groups())
         owner = groups[torch.cat(numbers)].to(whole.device)
-        bank = MemoryBank(torch.cat(memory), owner, prune=False)
+        bank = MemoryBank(torch.cat(memory), owner)
         learned = LearnedAnomalyDINO(
             self.backbone, grid, bank, mask, params.top_share, share, len(angles)
         )
@@ -230,7 +230,7 @@ class AnomalyDINO(Method):
     def restore(self, saved: SavedState) -> LearnedAnomalyDINO:
         import torch
 
-        from .bank import MemoryBank
+        from .neighbors import MemoryBank
 
         grid, device = self._grid(), self.backbone.device
         dimension = sum(shape[1] for shape in self.backbone.shapes(self.region.size))
@@ -249,7 +249,7 @@ class AnomalyDINO(Method):
         if threshold is not None:
             direction = saved.array("direction", "float32", (dimension,))
             mask = ObjectMask(torch.from_numpy(direction).to(device), threshold)
-        bank = MemoryBank(rows, owner, prune=False)
+        bank = MemoryBank(rows, owner)
         turns = saved.fact("turns", Count)
         return LearnedAnomalyDINO(
             self.backbone, grid, bank, mask, self.params.top_share, share, turns
