@@ -21,8 +21,6 @@ from .. import __version__
 from ..datasets import (
     Layout,
     get_layout,
-    limit_category,
-    load_category,
     open_root,
     outside_of_categories,
 )
@@ -333,9 +331,7 @@ def _differences(run: Run[Any, Any], earlier: EarlierRun[Any, Any]) -> Iterator[
             yield f"{shown(name)}: files.json is missing or damaged"
             continue
         try:
-            whole = load_category(run.layout, run.root, name)
-            config = run.config
-            category = limit_category(whole, config.limit_train, config.limit_test, config.seed)
+            _, category = run.read_category(name)
             changed = changes(known, used_files(category, run.root, known))
         except PyimganoError as error:
             changed = str(error)
