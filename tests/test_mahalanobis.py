@@ -10,7 +10,7 @@ from sklearn.covariance import LedoitWolf
 from pyimgano.backbones import create_backbone
 from pyimgano.errors import UsageError
 from pyimgano.models import create_model
-from pyimgano.models.mahalanobis import VisionMahalanobis
+from pyimgano.models.mahalanobis import VisionMahalanobis, pooled_features
 
 from .conftest import picture
 
@@ -74,5 +74,5 @@ def test_there_are_no_maps(fitted: VisionMahalanobis) -> None:
 def test_pooled_within_a_region() -> None:
     detector = make(roi=[[0, 0], [0.5, 0], [0.5, 1], [0, 1]], layers=["blocks.0"]).fit(TRAIN[:3])
     maps = torch.rand(3, 8, 8)
-    (found,) = detector.learned_._pooled([maps])  # type: ignore[attr-defined]
+    (found,) = pooled_features([maps], detector.region_cells)
     np.testing.assert_allclose(found, maps[:, :, :4].double().mean(dim=(1, 2)), rtol=1e-12)

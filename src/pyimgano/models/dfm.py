@@ -9,30 +9,30 @@ principal components that carry 97 % of their variance: FRE(u) = |u - T^+ T u|^2
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from ..errors import SavedModelError
+from ..errors import SavedModelError, during
 from ..images import NetworkInput
 from ..threads import limited_threads
 from .detector import Detector
 from .gaussian import ONE_IMAGE, by_eights, cells_beside
-from .hooks import BackboneDetector
-from .method import TrainingScores
+from .method import Learned, Method, TrainingScores
+from .on_backbone import PatchGrid, features_of, on_grid, open_backbone
 from .parameters import BackboneParams, Count, Ratio
 from .registry import register_model
 from .saved_state import SavedState, State
 from .spread import KeptVectors, Spread, spread_notes
-from .training_images import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..backbones import LayerChoice
+    from ..backbones import Backbone
+    from .training_images import TrainingImages
 
 # Images that the subspace is learned from, at most; and the bytes of their features.
 _IMAGES = 1024
@@ -63,240 +63,289 @@ class DFMParams(BackboneParams):
     )
 
 
-class DFM(BackboneDetector):
-    """The method of `VisionDFM`."""
+class DFM(Method):
+    """A linear subspace of the features of whole images."""
 
     Params = DFMParams
 
-    n_components_: int
-
-    # ---- features
-
-    def _layer_choice(self) -> LayerChoice:
+    def __init__(self, params: DFMParams) -> None:
         from ..backbones import LastOfStrides
 
-        return LastOfStrides((16,))
+        super().__init__(params)
+        self.backbone: Backbone = open_backbone(params, layers=LastOfStrides((16,)))
 
-    def _pooled(self, images: list[NetworkInput]) -> Tensor:
-        """u of B images, (B, h, w, C) float32."""
-        from torch.nn.functional import avg_pool2d
-
-        from .on_backbone import on_grid
-
-        layers = self._features(images)
-        joined = on_grid(layers, max((int(m.shape[2]), int(m.shape[3])) for m in layers))
-        k = self.params_.pooling_kernel_size
-        if k == 1:
-            return joined
-        maps = joined.permute(0, 3, 1, 2)
-        kernel = (min(k, int(maps.shape[2])), min(k, int(maps.shape[3])))
-        # one at a time, so that every image is pooled alike
-        pooled = [
-            avg_pool2d(one[None], kernel, ceil_mode=True, count_include_pad=False)[0]
-            for one in maps
-        ]
+    def learn(self, images: TrainingImages) -> tuple[LearnedDFM, TrainingScores | None]:
         import torch
 
-        return torch.stack(pooled).permute(0, 2, 3, 1).contiguous()
-
-    # ---- the subspace
-
-    def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
-        import torch
-
+        kernel = self.params.pooling_kernel_size
         kept: KeptVectors | None = None
-        seen = 0
-        with torch.inference_mode():
-            for images in batches:
-                grid = self._pooled(images)
-                if not seen:
-                    self._set_grid(int(grid.shape[1]), int(grid.shape[2]))
-                vectors = self._counted(grid.flatten(1, 2))
-                if kept is None:
-                    most = max(1, min(_IMAGES, _BYTES // vectors[0].nbytes))
-                    kept = KeptVectors(Spread(self._n_images, most), vectors[0])
-                kept.add(vectors)
-                seen += len(vectors)
-            assert kept is not None
-            self._n_seen = seen
-            self._train = kept.all()  # (n, P, C)
-            self._numbers = kept.numbers()
-            self._n_learned = len(self._train)
+        for batch in images.batches():
+            pooled = pooled_features(self.backbone, batch, kernel)  # (B, h, w, C)
+            if kept is None:
+                grid = PatchGrid.of(pooled.shape[1:3], self.region, self.backbone.device)
+            vectors = grid.counted(pooled.flatten(1, 2))  # (B, P, C)
+            if kept is None:
+                most = max(1, min(_IMAGES, _BYTES // vectors[0].nbytes))
+                kept = KeptVectors(Spread(len(images), most), vectors[0])
+            kept.add(vectors)
+        assert kept is not None
+        train = kept.all()  # (n, P, C)
+        with torch.inference_mode(), limited_threads(1):  # their number changes nothing
             # around the first, so that equal images have a difference of 0 from their mean
-            first = self._train[0].double()
-            self._mean = (first + _mean_from(self._train, first)).float()  # (P, C)
-            with limited_threads(1):  # what is learned does not depend on their number
-                self._gram = self._products()
-                sigma, u = _principal(self._gram, self.params_.explained_variance)
-                # T, as (P, k, C): sum_n u_nk (u_n - mean) / sigma_k
-                weights = (u / sigma).T
-                self._components = self._train.new_empty(
-                    (self._train.shape[1], len(sigma), self._train.shape[2])
-                )
-                for cell in range(self._train.shape[1]):
-                    away = self._train[:, cell].double() - self._mean[cell]
-                    self._components[cell] = (weights @ away).float()
-        self.n_components_ = len(sigma)
-        if progress is not None:
-            progress("components", self.n_components_, self.n_components_)
+            first = train[0].double()
+            mean = (first + _mean_from(train, first)).float()  # (P, C)
+            gram = _products(train, mean)  # (n, n)
+            sigma, u = _principal(gram, self.params.explained_variance)  # (k,) and (n, k)
+            # T, as (P, k, C): sum_n u_nk (u_n - mean) / sigma_k
+            weights = (u / sigma).T  # (k, n)
+            components = train.new_empty((train.shape[1], len(sigma), train.shape[2]))
+            for cell in range(train.shape[1]):
+                components[cell] = (weights @ (train[:, cell].double() - mean[cell])).float()
+        if images.progress is not None:
+            images.progress("components", len(sigma), len(sigma))
+        learned = LearnedDFM(self.backbone, grid, kernel, mean, components, len(train))
+        share = self.params.explained_variance
+        return learned, _score_training_images(learned, images, kept, gram, share)
 
-    def _products(self) -> Tensor:
-        """(n, n) float64: products of the images' differences from the mean."""
-        n, cells = len(self._train), self._train.shape[1]
-        gram = self._mean.new_zeros((n, n)).double()
-        for cell in range(cells):
-            away = self._train[:, cell].double() - self._mean[cell]
-            gram += away @ away.T
-        return gram
+    def restore(self, saved: SavedState) -> LearnedDFM:
+        import torch
 
-    # ---- scores
+        device = self.backbone.device
+        shapes = self.backbone.shapes(self.region.size)  # (N, C_l, H_l, W_l)
+        k = self.params.pooling_kernel_size
+        finest = max((shape[2], shape[3]) for shape in shapes)
+        cells = [-(-side // min(k, side)) for side in finest]
+        if saved.fact("grid", list[int]) != cells:
+            raise SavedModelError(f"state.grid: the backbone's grid is {cells}")
+        grid = PatchGrid.of(cells, self.region, device)
+        channels = sum(shape[1] for shape in shapes)
+        mean = saved.array("mean", "float32", (len(grid), channels))
+        n_learned = saved.fact("n_learned", Count)
+        n_components = saved.fact("n_components", int)
+        if not 0 <= n_components < n_learned <= saved.n_train:
+            raise SavedModelError("state.n_components: it must be below the number of images")
+        components = np.zeros((len(grid), 0, channels), np.float32)
+        if n_components:
+            wanted = (len(grid), n_components, channels)
+            components = saved.array("components", "float32", wanted)
+        return LearnedDFM(
+            self.backbone,
+            grid,
+            k,
+            torch.from_numpy(mean).to(device),
+            torch.from_numpy(components).to(device),
+            n_learned,
+        )
 
-    def _errors(self, vectors: Tensor) -> Tensor:
-        """FRE of each cell, (B, P) float32, of (B, P, C)."""
+
+@dataclass(eq=False)
+class LearnedDFM(Learned):
+    """A subspace of the features u of P cells with C channels each, side by side.
+
+    Attributes
+    ----------
+    backbone
+        Gives the features.
+    grid
+        Their cells.
+    kernel
+        Features are averaged over squares of so many cells.
+    mean
+        (P, C) float32.
+    components
+        (P, k, C) float32, T: the principal components that are kept.
+    n_learned
+        How many images they were learned from.
+    """
+
+    backbone: Backbone
+    grid: PatchGrid
+    kernel: int
+    mean: Tensor
+    components: Tensor
+    n_learned: int
+
+    @property
+    def n_components_(self) -> int:
+        """How many principal components are kept, k."""
+        return int(self.components.shape[1])
+
+    @property
+    def grid_(self) -> tuple[int, int]:
+        """The grid (h, w)."""
+        return self.grid.shape
+
+    def errors(self, vectors: Tensor) -> Tensor:
+        """Return the FRE of each cell, (B, P) float32, of features (B, P, C)."""
         import torch
 
         found = []
-        for away in by_eights(vectors - self._mean):  # (P, C, 8)
+        for away in by_eights(vectors - self.mean):  # (P, C, 8)
             rest = away
             if self.n_components_:
-                coordinates = torch.bmm(self._components, away).sum(dim=0)  # (k, 8)
+                coordinates = torch.bmm(self.components, away).sum(dim=0)  # (k, 8)
                 rebuilt = torch.bmm(
-                    self._components.mT, coordinates.expand(len(away), -1, -1).contiguous()
-                )
+                    self.components.mT, coordinates.expand(len(away), -1, -1).contiguous()
+                )  # (P, C, 8)
                 rest = away - rebuilt
             found.append(rest.square().sum(dim=1).T)
         return torch.cat(found)[: len(vectors)]
 
-    def _score_batch(
+    def score(
         self, images: list[NetworkInput], maps: bool
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
         import torch
 
         with torch.inference_mode():
-            errors = self._errors(self._counted(self._pooled(images).flatten(1, 2)))
+            pooled = pooled_features(self.backbone, images, self.kernel)  # (B, h, w, C)
+            errors = self.errors(self.grid.counted(pooled.flatten(1, 2)))  # (B, P)
             scores = _of_images(errors)
             if not maps:
                 return scores, None
             # one at a time: a product of another shape rounds otherwise
-            found = torch.cat([self._maps(one) for one in errors.split(1)])
+            found = torch.cat([self.grid.maps(one) for one in errors.split(1)])
             return scores, found.cpu().numpy()
 
-    # ---- scores of the training images
-
-    def _training_scores(self, unseen: bool) -> TrainingScores:
-        import torch
-
-        n = len(self._train)
-        notes = spread_notes(n, self._n_seen)
-        # images by the first of their copies, which are in one fold
-        first, group = np.unique(self._copy_groups()[self._numbers], return_inverse=True)
-        distinct = len(first)
-        with torch.inference_mode():
-            if not unseen:
-                method = "in-sample"
-                errors = torch.cat([self._errors(some) for some in self._train.split(64)])
-            elif distinct > 1:
-                method = "leave-one-image-out" if distinct <= _ONE_BY_ONE else "refitted-folds"
-                folds = distinct if distinct <= _ONE_BY_ONE else _FOLDS
-                with limited_threads(1):
-                    errors = self._left_out(torch.from_numpy(group % folds))
-            else:
-                method, unseen, notes = "within-image", False, (*notes, ONE_IMAGE)
-                errors = self._errors(self._train[:, cells_beside(self.grid_, self._cells)])
-            return TrainingScores(
-                _of_images(errors),
-                method,
-                unseen,
-                notes=notes,
-                maps=self._statistics(errors),
-                images=self._numbers,
-            )
-
-    def _left_out(self, fold: Tensor) -> Tensor:
-        """(n, P) float32: FRE of each cell by the PCA of the images of the other folds.
-
-        `fold` (n,) counts from 0.
-
-        What is left of an image is a sum of the images with weights that need the products of
-        images alone; so all PCAs are of those, and the features are read once.
-        """
-        import torch
-
-        n = len(self._gram)
-        number = torch.arange(n, device=self._gram.device)
-        fold = fold.to(number.device)
-        weights = torch.zeros_like(self._gram)  # (n, n): a row is what is left of an image
-        for one in range(int(fold.max()) + 1):
-            out, stay = number[fold == one], number[fold != one]
-            among = self._gram[stay][:, stay]
-            across = self._gram[out][:, stay]
-            means = among.mean(dim=1)
-            centred = among - means - means[:, None] + means.mean()
-            sigma, u = _principal(centred, self.params_.explained_variance)
-            # products of the differences from the others' mean
-            to_others = across - across.mean(dim=1, keepdim=True) - means + means.mean()
-            rebuilt = (to_others @ u / sigma.square()) @ u.T  # of the others' differences
-            part = torch.zeros_like(self._gram[out])
-            part[torch.arange(len(out)), out] = 1.0
-            part[:, stay] = -rebuilt + (rebuilt.sum(dim=1, keepdim=True) - 1.0) / len(stay)
-            weights[out] = part
-        found = self._train.new_empty(self._train.shape[:2])
-        for cell in range(self._train.shape[1]):
-            away = self._train[:, cell].double() - self._mean[cell]
-            found[:, cell] = (weights @ away).square().sum(dim=1).float()
-        return found
-
-    def _finish(self) -> None:
-        del self._train, self._gram, self._numbers
-
-    # ---- saving
-
-    def _state(self) -> State:
-        arrays = {"mean": self._mean.cpu().numpy()}
+    def state(self) -> State:
+        arrays = {"mean": self.mean.cpu().numpy()}
         if self.n_components_:
-            arrays["components"] = self._components.cpu().numpy()
+            arrays["components"] = self.components.cpu().numpy()
         return State(
             arrays=arrays,
             facts={
                 "grid": list(self.grid_),
                 "n_components": self.n_components_,
-                "n_learned": self._n_learned,
+                "n_learned": self.n_learned,
             },
         )
-
-    def _restore(self, saved: SavedState) -> None:
-        import torch
-
-        device = self._backbone.device
-        shapes = self._backbone.shapes(self._size())
-        k = self.params_.pooling_kernel_size
-        finest = max((shape[2], shape[3]) for shape in shapes)
-        grid = [-(-side // min(k, side)) for side in finest]
-        if saved.fact("grid", list[int]) != grid:
-            raise SavedModelError(f"state.grid: the backbone's grid is {grid}")
-        self._set_grid(*grid)
-        channels = sum(shape[1] for shape in shapes)
-        shape = (self._n_cells(), channels)
-        self._mean = torch.from_numpy(saved.array("mean", "float32", shape)).to(device)
-        self._n_learned = saved.fact("n_learned", Count)
-        self.n_components_ = saved.fact("n_components", int)
-        if not 0 <= self.n_components_ < self._n_learned <= self.n_train_:
-            raise SavedModelError("state.n_components: it must be below the number of images")
-        if self.n_components_:
-            wanted = (shape[0], self.n_components_, channels)
-            components = saved.array("components", "float32", wanted)
-            self._components = torch.from_numpy(components).to(device)
 
     def describe(self) -> dict[str, Any]:
         return {
             **super().describe(),
             "grid": list(self.grid_),
             "subspace": {
-                "dimension": int(self._mean.numel()),
+                "dimension": int(self.mean.numel()),
                 "components": self.n_components_,
-                "images": self._n_learned,
+                "images": self.n_learned,
             },
         }
+
+
+def pooled_features(backbone: Backbone, images: list[NetworkInput], kernel: int) -> Tensor:
+    """Return u of B images, (B, h, w, C) float32, averaged over squares of `kernel` cells."""
+    import torch
+    from torch.nn.functional import avg_pool2d
+
+    layers = features_of(backbone, images)  # (B, C_l, H_l, W_l) each
+    joined = on_grid(layers, max((int(m.shape[2]), int(m.shape[3])) for m in layers))
+    if kernel == 1:
+        return joined
+    maps = joined.permute(0, 3, 1, 2)  # (B, C, H, W)
+    square = (min(kernel, int(maps.shape[2])), min(kernel, int(maps.shape[3])))
+    # one at a time, so that every image is pooled alike
+    pooled = [
+        avg_pool2d(one[None], square, ceil_mode=True, count_include_pad=False)[0] for one in maps
+    ]
+    return torch.stack(pooled).permute(0, 2, 3, 1).contiguous()
+
+
+def _score_training_images(
+    learned: LearnedDFM,
+    images: TrainingImages,
+    kept: KeptVectors,
+    gram: Tensor,
+    explained_variance: float,
+) -> TrainingScores | None:
+    """Return scores of the training images that were learned from, each without its copies.
+
+    `gram` (n, n) are the products of their differences from the mean.
+    """
+    import torch
+
+    if images.calibrate == "held-out-images":
+        return None
+    train, numbers = kept.all(), kept.numbers()  # (n, P, C) and (n,)
+    notes, unseen = spread_notes(len(train), images.used), True
+    with during("calibration"), torch.inference_mode():
+        # images by the first of their copies, which are in one fold
+        first, group = np.unique(images.copy_groups()[numbers], return_inverse=True)
+        distinct = len(first)
+        if images.calibrate == "in-sample":
+            method, unseen = "in-sample", False
+            errors = torch.cat([learned.errors(some) for some in train.split(64)])
+        elif distinct > 1:
+            method = "leave-one-image-out" if distinct <= _ONE_BY_ONE else "refitted-folds"
+            folds = torch.from_numpy(group % (distinct if distinct <= _ONE_BY_ONE else _FOLDS))
+            with limited_threads(1):
+                errors = _left_out(train, learned.mean, gram, folds, explained_variance)
+        else:
+            method, unseen, notes = "within-image", False, (*notes, ONE_IMAGE)
+            grid = learned.grid
+            errors = learned.errors(train[:, cells_beside(grid.shape, grid.cells)])
+        return TrainingScores(
+            _of_images(errors),
+            method,
+            unseen,
+            notes=notes,
+            maps=learned.grid.statistics(errors, images.counted_pixels()),
+            images=numbers,
+        )
+
+
+def _left_out(
+    train: Tensor, mean: Tensor, gram: Tensor, fold: Tensor, explained_variance: float
+) -> Tensor:
+    """Return the FRE of each cell, (n, P) float32, by the PCA of the images of the other folds.
+
+    What is left of an image is a sum of the images with weights that need the products of
+    images alone; so all PCAs are of those, and the features are read once.
+
+    Parameters
+    ----------
+    train
+        (n, P, C) features.
+    mean
+        (P, C), theirs.
+    gram
+        (n, n) products of their differences from it.
+    fold
+        (n,) which fold an image is in, counted from 0.
+    explained_variance
+        The share of the variance that the components carry.
+    """
+    import torch
+
+    number = torch.arange(len(gram), device=gram.device)
+    fold = fold.to(number.device)
+    weights = torch.zeros_like(gram)  # (n, n): a row is what is left of an image
+    for one in range(int(fold.max()) + 1):
+        out, stay = number[fold == one], number[fold != one]
+        among = gram[stay][:, stay]
+        across = gram[out][:, stay]
+        means = among.mean(dim=1)
+        centred = among - means - means[:, None] + means.mean()
+        sigma, u = _principal(centred, explained_variance)
+        # products of the differences from the others' mean
+        to_others = across - across.mean(dim=1, keepdim=True) - means + means.mean()
+        rebuilt = (to_others @ u / sigma.square()) @ u.T  # of the others' differences
+        part = torch.zeros_like(gram[out])
+        part[torch.arange(len(out)), out] = 1.0
+        part[:, stay] = -rebuilt + (rebuilt.sum(dim=1, keepdim=True) - 1.0) / len(stay)
+        weights[out] = part
+    found = train.new_empty(train.shape[:2])
+    for cell in range(train.shape[1]):
+        away = train[:, cell].double() - mean[cell]  # (n, C)
+        found[:, cell] = (weights @ away).square().sum(dim=1).float()
+    return found
+
+
+def _products(train: Tensor, mean: Tensor) -> Tensor:
+    """Return the products (n, n) float64 of the differences of images (n, P, C) from the mean."""
+    gram = mean.new_zeros((len(train), len(train))).double()
+    for cell in range(train.shape[1]):
+        away = train[:, cell].double() - mean[cell]  # (n, C)
+        gram += away @ away.T
+    return gram
 
 
 @register_model(
@@ -356,7 +405,7 @@ class VisionDFM(Detector):
 
 
 def _mean_from(vectors: Tensor, origin: Tensor) -> Tensor:
-    """(P, C) float64: the mean of (n, P, C), less `origin`."""
+    """Return the mean of (n, P, C) less `origin`, (P, C) float64."""
     total = origin.new_zeros(origin.shape)
     for one in vectors:
         total += one.double() - origin
@@ -364,7 +413,7 @@ def _mean_from(vectors: Tensor, origin: Tensor) -> Tensor:
 
 
 def _principal(gram: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """PCA of images from their centred products (n, n).
+    """Return the PCA of images from their centred products (n, n).
 
     Returns
     -------
@@ -386,6 +435,6 @@ def _principal(gram: Tensor, share: float) -> tuple[Tensor, Tensor]:
 
 
 def _of_images(errors: Tensor) -> npt.NDArray[np.float64]:
-    """FRE (B,) of images from that of their cells (B, P), in single precision."""
+    """Return the FRE (B,) of images from that of their cells (B, P), in single precision."""
     found: npt.NDArray[np.float64] = errors.double().sum(dim=1).float().double().cpu().numpy()
     return found

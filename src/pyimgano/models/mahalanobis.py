@@ -8,29 +8,30 @@ Mahalanobis distance; the score is the sum of M over the levels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import SavedModelError
+from ..errors import SavedModelError, during
 from ..images import NetworkInput
 from ..threads import limited_threads
 from .detector import Detector
 from .gaussian import ONE_IMAGE, cells_beside, ledoit_wolf, left_out_squared, whitening
-from .hooks import BackboneDetector
-from .method import TrainingScores
+from .method import Learned, Method, TrainingScores
+from .on_backbone import features_of, open_backbone
+from .parameters import BackboneParams
+from .region_cells import RegionCells
 from .registry import register_model
 from .saved_state import SavedState, State
 from .spread import Spread, spread_notes
-from .training_images import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..backbones import LayerChoice
+    from ..backbones import Backbone
+    from .training_images import TrainingImages
 
 # The least ridge of a level, as a share of the mean square of its features: images that are the
 # same, or one or two alone, would otherwise make others infinitely far away.
@@ -38,8 +39,8 @@ _FLOOR = 1e-6
 
 
 @dataclass(frozen=True)
-class _Level:
-    """The Gaussian of one level.
+class Level:
+    """The Gaussian of one level: p channels of the network.
 
     Attributes
     ----------
@@ -56,148 +57,52 @@ class _Level:
     shrinkage: float
 
     def distance(self, x: Tensor) -> Tensor:
-        """M(x) of one vector (p,), a number."""
+        """Return M(x) of one vector (p,), a number."""
         # multiplied and summed row by row, alike for any number of threads
         return (self.factor * (x - self.mean)).sum(dim=1).square().sum().sqrt()
 
 
-class Mahalanobis(BackboneDetector):
-    """The method of `VisionMahalanobis`."""
+class Mahalanobis(Method):
+    """A Gaussian of the pooled features of each level."""
 
+    Params = BackboneParams
     has_maps = False
 
-    shrinkages_: npt.NDArray[np.float64]
-
-    # ---- pooled features, section III
-
-    def _layer_choice(self) -> LayerChoice:
+    def __init__(self, params: BackboneParams) -> None:
         from ..backbones import LastOfStages
 
-        return LastOfStages()
+        super().__init__(params)
+        self.backbone: Backbone = open_backbone(params, layers=LastOfStages())
 
-    def _pooled(self, maps: list[Tensor], moved: bool = False) -> list[Tensor]:
-        """For each level the mean (p,) float64 over the cells that count of maps (C, h, w).
-
-        `moved` by a cell, see `cells_beside`.
-        """
+    def learn(self, images: TrainingImages) -> tuple[LearnedMahalanobis, TrainingScores | None]:
         import torch
 
-        found = []
-        for one in maps:
-            grid = (int(one.shape[1]), int(one.shape[2]))
-            if grid not in self._counted_of:
-                counted = self.counted_cells(grid)
-                self._counted_of[grid] = None if counted is None else torch.from_numpy(counted)
-            cells = self._counted_of[grid]
-            flat = one.cpu().flatten(1).double()
-            flat = flat if cells is None else flat[:, cells]
-            found.append((flat[:, cells_beside(grid, cells)] if moved else flat).mean(dim=1))
-        return found
+        pooled: list[list[Tensor]] = []  # of each image, for each level (p,)
+        for batch in images.batches():
+            layers = features_of(self.backbone, batch)  # (B, C_l, H_l, W_l) each
+            for number in range(len(batch)):
+                maps = [layer[number] for layer in layers]
+                if not pooled:
+                    moved = pooled_features(maps, self.region, moved=True)
+                pooled.append([x.float() for x in pooled_features(maps, self.region)])
+        features = [torch.stack(level) for level in zip(*pooled)]  # (n, p) each
+        levels = []
+        with torch.inference_mode(), limited_threads(1):  # their number changes nothing
+            for number, level in enumerate(features):
+                levels.append(_fit(level))
+                if images.progress is not None:
+                    images.progress("levels", number + 1, len(features))
+        learned = LearnedMahalanobis(self.backbone, self.region, levels)
+        return learned, _score_training_images(learned, images, features, moved)
 
-    # ---- the Gaussians
-
-    def _start(self, params: Any, n_images: int) -> None:
-        super()._start(params, n_images)
-        self._counted_of: dict[tuple[int, int], Tensor | None] = {}
-
-    def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
+    def restore(self, saved: SavedState) -> LearnedMahalanobis:
         import torch
 
-        pooled: list[list[Tensor]] = []  # for each image, for each level
-        with torch.inference_mode():
-            for images in batches:
-                layers = self._features(images)
-                for number in range(len(images)):
-                    maps = [layer[number] for layer in layers]
-                    if not pooled:
-                        self._moved = self._pooled(maps, moved=True)
-                    pooled.append([x.float() for x in self._pooled(maps)])
-            self._train = [torch.stack(level) for level in zip(*pooled)]  # (n, p) each
-            self._levels = []
-            with limited_threads(1):  # what is learned does not depend on their number
-                for number, features in enumerate(self._train):
-                    self._levels.append(_fit(features))
-                    if progress is not None:
-                        progress("levels", number + 1, len(self._train))
-        self.shrinkages_ = np.array([level.shrinkage for level in self._levels])
-
-    # ---- scores
-
-    def _score(self, vectors: list[Tensor]) -> float:
-        """The sum of M(x) over the levels."""
-        total = sum(level.distance(x) for level, x in zip(self._levels, vectors, strict=True))
-        return float(np.float32(float(total)))
-
-    def _score_batch(
-        self, images: list[NetworkInput], maps: bool
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
-        import torch
-
-        with torch.inference_mode():
-            layers = self._features(images)
-            scores = [
-                # single precision, as the features that were learned from
-                self._score([x.float() for x in self._pooled([layer[i] for layer in layers])])
-                for i in range(len(images))
-            ]
-        return np.asarray(scores, np.float64), None
-
-    def _training_scores(self, unseen: bool) -> TrainingScores:
-        import torch
-
-        n = len(self._train[0])
-        spread = Spread.of_images(n, sum(x[0].nbytes for x in self._train))
-        kept = [number for number in range(n) if spread.takes(number)]
-        notes = spread_notes(len(kept), n)
-        with torch.inference_mode(), limited_threads(1):
-            if not unseen:
-                scores = [self._score([x[number] for x in self._train]) for number in kept]
-                return TrainingScores(np.asarray(scores), "in-sample", False, notes=notes)
-            group = self._copy_groups()
-            if (group == group[0]).all():
-                score = np.array([self._score(self._moved)])
-                return TrainingScores(score, "within-image", False, notes=(*notes, ONE_IMAGE))
-            image = torch.tensor(kept)
-            total = torch.stack([_left_out(features, image) for features in self._train]).sum(dim=0)
-            first, counts = np.unique(group, return_counts=True)
-            for one in first[counts > 1]:
-                # refitted without all copies; the formula above is that of a single image
-                stay = torch.from_numpy(group != one)
-                levels = [_fit(features[stay]) for features in self._train]
-                for place in np.flatnonzero(group[kept] == one):
-                    vectors = [features[kept[place]] for features in self._train]
-                    total[place] = sum(
-                        level.distance(x) for level, x in zip(levels, vectors, strict=True)
-                    )
-            scores_out = total.float().double().numpy()
-            numbers = np.array(kept, np.int64)
-            return TrainingScores(
-                scores_out, "leave-one-image-out", True, notes=notes, images=numbers
-            )
-
-    def _finish(self) -> None:
-        del self._train, self._moved
-
-    # ---- saving
-
-    def _state(self) -> State:
-        arrays = {}
-        for number, level in enumerate(self._levels):
-            rows, columns = np.tril_indices(len(level.mean))
-            arrays[f"means.{number}"] = level.mean.numpy()
-            # the lower triangle, row by row
-            arrays[f"factors.{number}"] = level.factor.numpy()[rows, columns]
-        return State(arrays=arrays, facts={"shrinkages": self.shrinkages_.tolist()})
-
-    def _restore(self, saved: SavedState) -> None:
-        import torch
-
-        self._counted_of = {}
-        widths = [shape[1] for shape in self._backbone.shapes(self._size())]
+        widths = [shape[1] for shape in self.backbone.shapes(self.region.size)]
         shrinkages = saved.fact("shrinkages", list[float])
         if len(shrinkages) != len(widths) or not all(0 <= s <= 1 for s in shrinkages):
             raise SavedModelError(f"state.shrinkages: {len(widths)} numbers in [0, 1] are wanted")
-        self._levels = []
+        levels = []
         for number, (p, shrinkage) in enumerate(zip(widths, shrinkages, strict=True)):
             rows, columns = np.tril_indices(p)
             mean = saved.array(f"means.{number}", "float64", (p,))
@@ -208,17 +113,125 @@ class Mahalanobis(BackboneDetector):
                 )
             factor = np.zeros((p, p))
             factor[rows, columns] = packed
-            self._levels.append(_Level(torch.from_numpy(mean), torch.from_numpy(factor), shrinkage))
-        self.shrinkages_ = np.array(shrinkages)
+            levels.append(Level(torch.from_numpy(mean), torch.from_numpy(factor), shrinkage))
+        return LearnedMahalanobis(self.backbone, self.region, levels)
+
+
+@dataclass(eq=False)
+class LearnedMahalanobis(Learned):
+    """The Gaussians of all levels."""
+
+    backbone: Backbone
+    region: RegionCells
+    levels: list[Level]
+
+    @property
+    def shrinkages_(self) -> npt.NDArray[np.float64]:
+        """The shrinkage of each level, in [0, 1]."""
+        return np.array([level.shrinkage for level in self.levels])
+
+    def of(self, vectors: list[Tensor]) -> float:
+        """Return the score of an image, the sum of M(x) over the levels."""
+        total = sum(level.distance(x) for level, x in zip(self.levels, vectors, strict=True))
+        return float(np.float32(float(total)))
+
+    def score(
+        self, images: list[NetworkInput], maps: bool
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
+        import torch
+
+        layers = features_of(self.backbone, images)  # (B, C_l, H_l, W_l) each
+        scores = []
+        with torch.inference_mode():
+            for number in range(len(images)):
+                vectors = pooled_features([layer[number] for layer in layers], self.region)
+                # single precision, as the features that were learned from
+                scores.append(self.of([x.float() for x in vectors]))
+        return np.asarray(scores, np.float64), None
+
+    def state(self) -> State:
+        arrays = {}
+        for number, level in enumerate(self.levels):
+            rows, columns = np.tril_indices(len(level.mean))
+            arrays[f"means.{number}"] = level.mean.numpy()
+            # the lower triangle, row by row
+            arrays[f"factors.{number}"] = level.factor.numpy()[rows, columns]
+        return State(arrays=arrays, facts={"shrinkages": self.shrinkages_.tolist()})
 
     def describe(self) -> dict[str, Any]:
         return {
             **super().describe(),
             "levels": [
                 {"layer": layer, "dimension": len(level.mean), "shrinkage": level.shrinkage}
-                for layer, level in zip(self._backbone.layers, self._levels, strict=True)
+                for layer, level in zip(self.backbone.layers, self.levels, strict=True)
             ],
         }
+
+
+def pooled_features(maps: list[Tensor], region: RegionCells, moved: bool = False) -> list[Tensor]:
+    """Return for each level the mean (p,) float64 over the cells that count of maps (p, h, w).
+
+    With `moved` the cells are those beside them (`cells_beside`).
+    """
+    import torch
+
+    found = []
+    for one in maps:
+        grid = (int(one.shape[1]), int(one.shape[2]))
+        counted = region.cells(grid)
+        cells = None if counted is None else torch.from_numpy(counted)
+        flat = one.cpu().flatten(1).double()  # (p, h w)
+        flat = flat if cells is None else flat[:, cells]
+        found.append((flat[:, cells_beside(grid, cells)] if moved else flat).mean(dim=1))
+    return found
+
+
+def _score_training_images(
+    learned: LearnedMahalanobis,
+    images: TrainingImages,
+    features: list[Tensor],
+    moved: list[Tensor],
+) -> TrainingScores | None:
+    """Return scores of training images with these features, (n, p) of each level.
+
+    Each is scored without itself and its copies. If all images are copies of one, that image is
+    scored with the features `moved` by a cell.
+    """
+    import torch
+
+    if images.calibrate == "held-out-images":
+        return None
+    n = len(features[0])
+    spread = Spread.of_images(n, sum(x[0].nbytes for x in features))
+    kept = [number for number in range(n) if spread.takes(number)]
+    notes = spread_notes(len(kept), n)
+    with during("calibration"), torch.inference_mode(), limited_threads(1):
+        if images.calibrate == "in-sample":
+            scores = [learned.of([x[number] for x in features]) for number in kept]
+            return TrainingScores(np.asarray(scores), "in-sample", False, notes=notes)
+        group = images.copy_groups()  # (n,)
+        if (group == group[0]).all():
+            score = np.array([learned.of(moved)])
+            return TrainingScores(score, "within-image", False, notes=(*notes, ONE_IMAGE))
+        image = torch.tensor(kept)
+        total = torch.stack([_left_out(level, image) for level in features]).sum(dim=0)  # (m,)
+        first, counts = np.unique(group, return_counts=True)
+        for one in first[counts > 1]:
+            # refitted without all copies; the formula above is that of a single image
+            stay = torch.from_numpy(group != one)
+            levels = [_fit(level[stay]) for level in features]
+            for place in np.flatnonzero(group[kept] == one):
+                total[place] = sum(
+                    level.distance(x[kept[place]])
+                    for level, x in zip(levels, features, strict=True)
+                )
+        return TrainingScores(
+            total.float().double().numpy(),
+            "leave-one-image-out",
+            True,
+            notes=notes,
+            images=np.array(kept, np.int64),
+        )
 
 
 @register_model(
@@ -282,12 +295,12 @@ class VisionMahalanobis(Detector):
 
 
 def _floor(mean_square: Tensor) -> Tensor:
-    """The least ridge of features of this mean square; above 0 also where they all are 0."""
+    """Return the least ridge of features of this mean square; above 0 also where they all are 0."""
     return (_FLOOR * mean_square).clamp(min=1e-12)
 
 
-def _fit(features: Tensor) -> _Level:
-    """The Gaussian of (n, p) float32."""
+def _fit(features: Tensor) -> Level:
+    """Return the Gaussian of features (n, p) float32."""
     import torch
 
     x = features.double()
@@ -306,11 +319,11 @@ def _fit(features: Tensor) -> _Level:
     )
     covariance *= 1.0 - shrunk.shrinkage
     covariance += shrunk.ridge * torch.eye(p, dtype=x.dtype)
-    return _Level(mean, whitening(covariance[None])[0], float(shrunk.shrinkage))
+    return Level(mean, whitening(covariance[None])[0], float(shrunk.shrinkage))
 
 
 def _left_out(features: Tensor, image: Tensor) -> Tensor:
-    """M(x) (m,) float64 of the images `image` (m,), each under the Gaussian of all others.
+    """Return M(x) (m,) float64 of the images `image` (m,), each under the Gaussian of all others.
 
     With d_j = x_j - mu of n images, E the mean of d d^T and G the products d_j . d_k, leaving i out
     moves the mean by d_i / (n - 1); then

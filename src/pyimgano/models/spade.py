@@ -8,31 +8,29 @@ gallery of all positions of these K images, kappa the number of its nearest ones
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from ..errors import SavedModelError, UsageError
+from ..errors import SavedModelError, UsageError, during
 from ..images import NetworkInput
 from .detector import Detector
-from .hooks import BackboneDetector
-from .method import TrainingScores
-from .on_backbone import on_grid
+from .method import Learned, Method, TrainingScores
+from .on_backbone import PatchGrid, features_of, on_grid, open_backbone
 from .parameters import BackboneParams, Count
 from .registry import register_model
 from .saved_state import SavedState, State
 from .spread import Spread, spread_notes
-from .training_images import Progress
 from .within_image import close_by
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..backbones import Backbone
-    from ..backbones.choice import LayerChoice
+    from .training_images import TrainingImages
 
 # The strides of the pyramid's levels: the ends of a ResNet's first three stages.
 _STRIDES = (4, 8, 16)
@@ -47,7 +45,9 @@ _IMAGES = 4
 class SpadeParams(BackboneParams):
     """The keywords of Spade."""
 
-    n_neighbors: Count = Field(50, description=("K; all images of the gallery where it has fewer."))
+    n_neighbors: Count = Field(
+        50, description="K, how many of the most similar images count; all where there are fewer."
+    )
     matching_level: Count = Field(
         2,
         description=(
@@ -67,15 +67,16 @@ class SpadeParams(BackboneParams):
     )
 
 
-class Spade(BackboneDetector):
-    """The method of `VisionSpade`."""
+class Spade(Method):
+    """The most similar good images, and the likes of each position among them."""
 
     Params = SpadeParams
 
-    # ---- features, sections 3.1 and 3.4
+    def __init__(self, params: SpadeParams) -> None:
+        from ..backbones.choice import LastOfStrides
 
-    def _make_backbone(self, params: Any) -> Backbone:
-        plain = super()._make_backbone(params)  # the levels, checked
+        super().__init__(params)
+        plain = open_backbone(params, layers=LastOfStrides(_STRIDES))  # the levels, checked
         levels = plain.layers
         if params.matching_level > len(levels):
             raise UsageError(
@@ -84,96 +85,160 @@ class Spade(BackboneDetector):
             )
         last = plain.network.layer_names[-1]
         tapped = levels if last in levels else (*levels, last)
+        self.backbone: Backbone = open_backbone(params.model_copy(update={"layers": tapped}))
         self._levels, self._last = len(levels), tapped.index(last)
-        return super()._make_backbone(params.model_copy(update={"layers": tapped}))
 
-    def _layer_choice(self) -> LayerChoice:
-        from ..backbones.choice import LastOfStrides
-
-        return LastOfStrides(_STRIDES)
-
-    def _described(self, images: list[NetworkInput]) -> tuple[Tensor, Tensor]:
-        """F(y, p) of the cells of B images that count, (B, k, D), and the last layer's cells
-        that count, (B, C, c), both float32."""
-        from torch.nn.functional import adaptive_avg_pool2d
-
-        layers = self._features(images)
-        levels, last = layers[: self._levels], layers[self._last]
-        if not hasattr(self, "grid_"):
-            self._set_grid(*self._grid_of([tuple(one.shape) for one in layers]))
-            self._set_last_cells((int(last.shape[2]), int(last.shape[3])))
-        height, width = self.grid_
-        levels = [
-            adaptive_avg_pool2d(one, self.grid_)
-            if one.shape[2] > height or one.shape[3] > width
-            else one
-            for one in levels
-        ]
-        deep = last.flatten(2)
-        if self._last_cells is not None:
-            deep = deep[:, :, self._last_cells]
-        return self._counted(on_grid(levels, self.grid_).flatten(1, 2)), deep
-
-    def _grid_of(self, shapes: list[tuple[int, ...]]) -> tuple[int, int]:
-        _, _, height, width = shapes[self.params_.matching_level - 1]
-        return int(height), int(width)
-
-    def _set_last_cells(self, grid: tuple[int, int]) -> None:
+    def learn(self, images: TrainingImages) -> tuple[LearnedSpade, TrainingScores | None]:
         import torch
 
-        cells = self.counted_cells(grid)
-        self._last_cells: Tensor | None = None
-        if cells is not None:
-            self._last_cells = torch.from_numpy(cells).to(self._backbone.device)
-
-    # ---- the gallery
-
-    def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
-        import torch
-
+        features = self._features()
         seen = kept = 0
         numbers: list[int] = []
-        for images in batches:
+        for batch in images.batches():
             with torch.inference_mode():
-                positions, deep = self._described(images)
+                positions, deep = features.of(self.backbone, batch)  # (B, P, D) and (B, C, c)
             if seen == 0:
-                room = min(self.params_.max_gallery, max(1, _BYTES // positions[0].nbytes))
-                spread = Spread(self._n_images, room)
-                rows = min(room, self._n_images)
-                self._gallery: Tensor = positions.new_empty((rows, *positions.shape[1:]))
-                self._pooled: Tensor = deep.new_empty((rows, deep.shape[1]), dtype=torch.float64)
-                self._first_deep = deep[0].clone()
+                most = min(self.params.max_gallery, max(1, _BYTES // positions[0].nbytes))
+                spread = Spread(len(images), most)
+                rows = min(most, len(images))
+                gallery = positions.new_empty((rows, *positions.shape[1:]))
+                pooled = deep.new_empty((rows, deep.shape[1]), dtype=torch.float64)
+                first_deep = deep[0].clone()
             for position, one in zip(positions, _pool(deep)):
                 if spread.takes(seen):
-                    self._gallery[kept], self._pooled[kept] = position, one
+                    gallery[kept], pooled[kept] = position, one
                     kept += 1
                     numbers.append(seen)
                 seen += 1
-        self._gallery, self._pooled = self._gallery[:kept], self._pooled[:kept]
-        self._n_seen = seen
-        self._numbers = np.array(numbers, np.int64)
+        learned = LearnedSpade(
+            self.backbone, features, gallery[:kept], pooled[:kept], self.params.n_neighbors
+        )
+        training = _score_training_images(learned, images, np.array(numbers, np.int64), first_deep)
+        return learned, training
 
-    # ---- scores, sections 3.2 and 3.3
+    def _features(self) -> PyramidFeatures:
+        shapes = self.backbone.shapes(self.region.size)  # (N, C_l, H_l, W_l)
+        grids = [
+            PatchGrid.of(shapes[number][2:], self.region, self.backbone.device)
+            for number in (self.params.matching_level - 1, self._last)
+        ]
+        return PyramidFeatures(self._levels, self._last, *grids)
 
-    def _nearest_images(self, pooled: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Distances to N_K(f_y), ascending, and which images these are, both (K,).
+    def restore(self, saved: SavedState) -> LearnedSpade:
+        import torch
 
-        `pooled` (C,) float64; the gallery's images `own`, (n,) bool, do not count. Of images
-        equally far, the one with the lower number comes first.
+        features = self._features()
+        if saved.fact("grid", list[int]) != list(features.grid.shape):
+            raise SavedModelError(f"state.grid: the backbone's grid is {list(features.grid.shape)}")
+        shapes = self.backbone.shapes(self.region.size)
+        dimension = sum(shape[1] for shape in shapes[: self._levels])
+        gallery = saved.array("gallery", "float32", (None, len(features.grid), dimension))
+        pooled = saved.array("pooled", "float64", (len(gallery), shapes[self._last][1]))
+        if len(gallery) > min(saved.n_train, self.params.max_gallery):
+            raise SavedModelError("the array 'gallery' has more images than there were")
+        device = self.backbone.device
+        return LearnedSpade(
+            self.backbone,
+            features,
+            torch.from_numpy(gallery).to(device),
+            torch.from_numpy(pooled).to(device),
+            self.params.n_neighbors,
+        )
+
+
+@dataclass(frozen=True)
+class PyramidFeatures:
+    """How features are made of the layers of a backbone, sections 3.1 and 3.4.
+
+    Attributes
+    ----------
+    levels
+        How many of the layers, from the first, are the levels of the pyramid.
+    last
+        Which layer the image-level features are pooled from.
+    grid
+        The positions: the cells of the matching level.
+    last_grid
+        The cells of the last layer.
+    """
+
+    levels: int
+    last: int
+    grid: PatchGrid
+    last_grid: PatchGrid
+
+    def of(self, backbone: Backbone, images: list[NetworkInput]) -> tuple[Tensor, Tensor]:
+        """Return what counts of B images, float32.
+
+        Returns
+        -------
+        positions
+            (B, P, D), F(y, p).
+        deep
+            (B, C, c), the cells of the last layer.
+        """
+        from torch.nn.functional import adaptive_avg_pool2d
+
+        layers = features_of(backbone, images)  # (B, C_l, H_l, W_l) each
+        height, width = self.grid.shape
+        levels = [
+            adaptive_avg_pool2d(one, self.grid.shape)
+            if one.shape[2] > height or one.shape[3] > width
+            else one
+            for one in layers[: self.levels]
+        ]
+        deep = layers[self.last].flatten(2)
+        if self.last_grid.cells is not None:
+            deep = deep[:, :, self.last_grid.cells]
+        return self.grid.counted(on_grid(levels, self.grid.shape).flatten(1, 2)), deep
+
+
+@dataclass(eq=False)
+class LearnedSpade(Learned):
+    """A gallery of n good images.
+
+    Attributes
+    ----------
+    backbone, features
+        Give the features.
+    gallery
+        (n, P, D) float32: F(y, p) of each image.
+    pooled
+        (n, C) float64: f_y of each image.
+    n_neighbors
+        K.
+    """
+
+    backbone: Backbone
+    features: PyramidFeatures
+    gallery: Tensor
+    pooled: Tensor
+    n_neighbors: int
+
+    @property
+    def grid_(self) -> tuple[int, int]:
+        """The grid (h, w) of the positions."""
+        return self.features.grid.shape
+
+    def nearest_images(self, pooled: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the distances to N_K(f_y), ascending, and which images these are, both (K,).
+
+        `pooled` (C,) float64 is f_y; the gallery's images `own`, (n,) bool, do not count. Of
+        images equally far, the one with the lower number comes first.
         """
         import torch
 
-        away = (self._pooled - pooled).square().sum(dim=1).sqrt()
+        away = (self.pooled - pooled).square().sum(dim=1).sqrt()  # (n,)
         count = len(away)
         if own is not None:
             away[own] = torch.inf
             count -= int(own.sum())
         found = away.sort(stable=True)
-        k = min(self.params_.n_neighbors, count)
+        k = min(self.n_neighbors, count)
         return found.values[:k], found.indices[:k]
 
-    def _correspondences(self, positions: Tensor, images: Tensor) -> Tensor:
-        """Distances (k,) of positions (k, D) to the nearest in the gallery of `images` (K,)."""
+    def correspondences(self, positions: Tensor, images: Tensor) -> Tensor:
+        """Return the distances (P,) of positions (P, D) to the nearest of `images` (K,)."""
         import torch
 
         from .neighbors import ExhaustiveSearch
@@ -181,139 +246,124 @@ class Spade(BackboneDetector):
         nearest = positions.new_full((len(positions),), torch.inf)  # squared
         winner = torch.zeros(len(positions), dtype=torch.int64, device=positions.device)
         for some in images.split(_IMAGES):  # the most similar first: they rule most others out
-            ExhaustiveSearch(self._gallery[some].flatten(0, 1)).update(positions, nearest, winner)
+            ExhaustiveSearch(self.gallery[some].flatten(0, 1)).update(positions, nearest, winner)
         return nearest.sqrt_()
 
-    def _score_batch(
+    def score(
         self, images: list[NetworkInput], maps: bool
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
         import torch
 
         with torch.inference_mode():
-            positions, deep = self._described(images)
-            found = [self._nearest_images(one) for one in _pool(deep)]
+            positions, deep = self.features.of(self.backbone, images)  # (B, P, D), (B, C, c)
+            found = [self.nearest_images(one) for one in _pool(deep)]
             scores = torch.stack([distances.mean() for distances, _ in found]).cpu().numpy()
             if not maps:
                 return scores, None
-            cells = [self._correspondences(p, images) for p, (_, images) in zip(positions, found)]
-            return scores, self._maps(torch.stack(cells)).cpu().numpy()
+            cells = [self.correspondences(p, near) for p, (_, near) in zip(positions, found)]
+            return scores, self.features.grid.maps(torch.stack(cells)).cpu().numpy()
 
-    # ---- scores of the training images
-
-    def _training_scores(self, unseen: bool) -> TrainingScores:
-        """Each image of the gallery against the others, without its copies.
-
-        Exactly what it would get if neither it nor they were there.
-        """
-        import torch
-
-        count = len(self._gallery)
-        group = torch.from_numpy(self._copy_groups()[self._numbers]).to(self._pooled.device)
-        with torch.inference_mode():
-            alike = bool((group == group[0]).all() or (self._pooled == self._pooled[0]).all())
-            if unseen and alike:
-                return self._scores_within_image()
-            found = [
-                self._nearest_images(self._pooled[i], group == group[i] if unseen else None)
-                for i in range(count)
-            ]
-            spread = Spread(count, min(count, _MAPS))
-            cells = [
-                self._correspondences(self._gallery[i], found[i][1])
-                for i in range(count)
-                if spread.takes(i)
-            ]
-            return TrainingScores(
-                torch.stack([distances.mean() for distances, _ in found]).cpu().numpy(),
-                "leave-one-image-out" if unseen else "in-sample",
-                unseen,
-                notes=spread_notes(count, self._n_seen),
-                maps=self._statistics(torch.stack(cells)),
-                images=self._numbers,
-            )
-
-    def _scores_within_image(self) -> TrainingScores:
-        """No image differs from another, so what is left is how an image's parts differ.
-
-        The score is the mean distance of the pooled features of its four quarters, from top to
-        bottom, to those of the whole; each position is matched with those at least a quarter
-        of the image away.
-        """
-        import torch
-
-        count = len(self._gallery)
-        deep = self._first_deep.double()
-        whole = deep.mean(dim=1)
-        parts = [(p.mean(dim=1) - whole).square().sum().sqrt() for p in deep.chunk(4, dim=1)]
-        where = torch.arange(self.grid_[0] * self.grid_[1], device=self._gallery.device)
-        if self._cells is not None:
-            where = self._cells
-        nearest = []
-        for start in range(0, len(where), 1024):
-            own = self._gallery[0]
-            # squared differences, so that a position is at distance 0 from itself
-            away = torch.cdist(
-                own[start : start + 1024], own, compute_mode="donot_use_mm_for_euclid_dist"
-            )
-            near = close_by(where[start : start + 1024], where, self.grid_)
-            near &= ~near.all(dim=1, keepdim=True)
-            nearest.append(away.masked_fill_(near, torch.inf).amin(dim=1))
-        note = (
-            f"{count} training image{'s' * (count != 1)} with the same features: the threshold "
-            "compares parts of an image, and no false-alarm rate is promised"
-        )
-        return TrainingScores(
-            np.full(count, float(torch.stack(parts).mean())),
-            "within-image",
-            unseen=False,
-            notes=(note,),
-            maps=self._statistics(torch.cat(nearest)[None]),
-        )
-
-    def _finish(self) -> None:
-        del self._first_deep, self._numbers
-
-    # ---- saving
-
-    def _state(self) -> State:
+    def state(self) -> State:
         return State(
-            arrays={
-                "gallery": self._gallery.cpu().numpy(),
-                "pooled": self._pooled.cpu().numpy(),
-            },
+            arrays={"gallery": self.gallery.cpu().numpy(), "pooled": self.pooled.cpu().numpy()},
             facts={"grid": list(self.grid_)},
         )
 
-    def _restore(self, saved: SavedState) -> None:
-        import torch
-
-        shapes = self._backbone.shapes(self._size())
-        grid = self._grid_of(shapes)
-        if saved.fact("grid", list[int]) != list(grid):
-            raise SavedModelError(f"state.grid: the backbone's grid is {list(grid)}")
-        self._set_grid(*grid)
-        _, channels, *last = shapes[self._last]
-        self._set_last_cells((last[0], last[1]))
-        dimension = sum(shape[1] for shape in shapes[: self._levels])
-        gallery = saved.array("gallery", "float32", (None, self._n_cells(), dimension))
-        pooled = saved.array("pooled", "float64", (len(gallery), channels))
-        if len(gallery) > min(self.n_train_, self.params_.max_gallery):
-            raise SavedModelError("the array 'gallery' has more images than there were")
-        device = self._backbone.device
-        self._gallery = torch.from_numpy(gallery).to(device)
-        self._pooled = torch.from_numpy(pooled).to(device)
-
     def describe(self) -> dict[str, Any]:
-        images, _, dimension = self._gallery.shape
+        size, _, dimension = self.gallery.shape
         return {
             **super().describe(),
             "grid": list(self.grid_),
             "gallery": {
-                "size": images,
+                "size": size,
                 "dimension": dimension,
-                "bytes": self._gallery.nbytes + self._pooled.nbytes,
+                "bytes": self.gallery.nbytes + self.pooled.nbytes,
             },
         }
+
+
+def _score_training_images(
+    learned: LearnedSpade,
+    images: TrainingImages,
+    numbers: npt.NDArray[np.int64],
+    first_deep: Tensor,
+) -> TrainingScores | None:
+    """Return scores of the images of the gallery, each against the others without its copies.
+
+    They are exactly what an image would get if neither it nor its copies were there. `numbers`
+    (n,) says which of the training images they are; `first_deep` (C, c) is the last layer of
+    the first.
+    """
+    import torch
+
+    if images.calibrate == "held-out-images":
+        return None
+    unseen = images.calibrate != "in-sample"
+    gallery, pooled, grid = learned.gallery, learned.pooled, learned.features.grid
+    count = len(gallery)
+    with during("calibration"), torch.inference_mode():
+        group = torch.from_numpy(images.copy_groups()[numbers]).to(pooled.device)  # (n,)
+        alike = bool((group == group[0]).all() or (pooled == pooled[0]).all())
+        if unseen and alike:
+            return _within_image(learned, images, first_deep)
+        found = [
+            learned.nearest_images(pooled[i], group == group[i] if unseen else None)
+            for i in range(count)
+        ]
+        spread = Spread(count, min(count, _MAPS))
+        cells = [
+            learned.correspondences(gallery[i], found[i][1])
+            for i in range(count)
+            if spread.takes(i)
+        ]
+        return TrainingScores(
+            torch.stack([distances.mean() for distances, _ in found]).cpu().numpy(),
+            "leave-one-image-out" if unseen else "in-sample",
+            unseen,
+            notes=spread_notes(count, images.used),
+            maps=grid.statistics(torch.stack(cells), images.counted_pixels()),
+            images=numbers,
+        )
+
+
+def _within_image(
+    learned: LearnedSpade, images: TrainingImages, first_deep: Tensor
+) -> TrainingScores:
+    """Return how the parts of an image differ, because no image differs from another.
+
+    The score is the mean distance of the pooled features of its four quarters, from top to
+    bottom, to those of the whole; each position is matched with those at least a quarter
+    of the image away.
+    """
+    import torch
+
+    grid, own = learned.features.grid, learned.gallery[0]  # (P, D)
+    count, deep = len(learned.gallery), first_deep.double()  # (C, c)
+    whole = deep.mean(dim=1)
+    parts = [(p.mean(dim=1) - whole).square().sum().sqrt() for p in deep.chunk(4, dim=1)]
+    where = torch.arange(grid.shape[0] * grid.shape[1], device=own.device)
+    if grid.cells is not None:
+        where = grid.cells
+    nearest = []
+    for start in range(0, len(where), 1024):
+        # squared differences, so that a position is at distance 0 from itself
+        away = torch.cdist(
+            own[start : start + 1024], own, compute_mode="donot_use_mm_for_euclid_dist"
+        )
+        near = close_by(where[start : start + 1024], where, grid.shape)
+        near &= ~near.all(dim=1, keepdim=True)
+        nearest.append(away.masked_fill_(near, torch.inf).amin(dim=1))
+    note = (
+        f"{count} training image{'s' * (count != 1)} with the same features: the threshold "
+        "compares parts of an image, and no false-alarm rate is promised"
+    )
+    return TrainingScores(
+        np.full(count, float(torch.stack(parts).mean())),
+        "within-image",
+        unseen=False,
+        notes=(note,),
+        maps=grid.statistics(torch.cat(nearest)[None], images.counted_pixels()),
+    )
 
 
 @register_model(
@@ -369,7 +419,7 @@ class VisionSpade(Detector):
 
 
 def _pool(deep: Tensor) -> list[Tensor]:
-    """f_y of B images: the means of (B, C, c) over the cells, each (C,) float64.
+    """Return f_y of B images, the means of (B, C, c) over the cells, each (C,) float64.
 
     Image by image, so that none depends on the batch it is in.
     """
