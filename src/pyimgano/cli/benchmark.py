@@ -62,6 +62,10 @@ def command(
 ) -> int:
     """Run a detector over a dataset's categories and leave a run directory.
 
+    \b
+      pyimgano benchmark --dataset demo
+      pyimgano benchmark --dataset custom --root photos --save-model
+
     A terminal shows the summary as a table, and where the page of the run is; elsewhere, and with
     --json, stdout is one JSON document. Progress and messages go to stderr, in plain lines where it
     is a file.

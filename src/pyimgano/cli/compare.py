@@ -37,6 +37,9 @@ _OF_WORDS = ("category", "metric", "cost", "setting", "image", "kind", "what")
 def command(*, runs: tuple[Path, ...], html: Path | None, as_json: bool, seed: int) -> int:
     """Put runs side by side: metrics, their differences from the first run, changed decisions.
 
+    \b
+      pyimgano compare runs/monday runs/tuesday
+
     RUN is a run directory of pyimgano benchmark or robust-benchmark, of this version or an earlier
     one, finished or not; at least two. Differences of image metrics have 95 % intervals by a paired
     bootstrap over the images that both runs have scored. What is not finished, failed, or measured

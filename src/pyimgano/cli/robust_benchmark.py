@@ -59,6 +59,9 @@ def command(
 ) -> int:
     """Measure what drift on the line does to a detector that was fitted without it.
 
+    \b
+      pyimgano robust-benchmark --dataset custom --root photos --severities 1,3
+
     The detector is fitted once for each category on clean images, its threshold stays as it is,
     and the test images are scored clean and under each corruption at each severity. --seed also
     seeds the corruptions.

@@ -269,14 +269,17 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
         """
         if on_error not in ("raise", "skip"):
             raise UsageError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-        sources = as_sources(X)
+        sources = as_sources(X, learning=True)
         params = self.detector.validate_params()
         quantile = choose_quantile(params.calibration_quantile, params.contamination)
         forget_the_fit(self)
         chosen = list(range(len(sources)))
         held: Sequence[ImageSource]
         if calibration_images is not None:
-            held, held_index = as_sources(calibration_images, name="calibration_images"), None
+            held, held_index = (
+                as_sources(calibration_images, name="calibration_images", learning=True),
+                None,
+            )
             if len(held) == 0:
                 raise UsageError("calibration_images is empty: at least one good image is wanted")
             require_apart(sources, held)
