@@ -110,7 +110,7 @@ class Console(Bar):
             table.add_column(column, justify="left" if column == "category" else "right")
         for name, category in _categories(report).items():
             table.add_row(*(Text(plain(cell)) for cell in _row(name, category, metrics)))
-        if "mean_metrics" in report:
+        if "per_category" in report:
             mean = report["mean_metrics"]
             table.add_section()
             cells = [percent(mean[m]) for m in metrics]
