@@ -66,7 +66,9 @@ def command(
       pyimgano benchmark --dataset demo
       pyimgano benchmark --dataset custom --root photos --save-model
 
-    The summary is one JSON document on stdout; progress and tables go to stderr.
+    A terminal shows the summary as a table, and where the page of the run is; elsewhere, and with
+    --json, stdout is one JSON document. Progress and messages go to stderr, in plain lines where it
+    is a file.
     --list-models and --model-info print tables to a terminal, and text or JSON elsewhere.
 
     Exit status: 0 done; 1 a category failed, or a test image could not be read; 2 usage.

@@ -29,7 +29,7 @@ Scorer: TypeAlias = Detector | TiledDetector
 MapPostprocess: TypeAlias = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InferenceResult:
     """The decision on one image.
 
@@ -91,6 +91,34 @@ class InferenceResult:
     p_value: float | None = None
     map_scale: MapScale | None = None
     context_share: float | None = None
+
+    def __repr__(self) -> str:
+        from .result_face import short_repr
+
+        return short_repr(self)
+
+    def _repr_html_(self) -> str:
+        from .result_face import result_html
+
+        return result_html(self)
+
+    def show(self, image: npt.NDArray[np.uint8] | None = None) -> Any:
+        """Return a `matplotlib.figure.Figure` of the image, and beside it its map with regions.
+
+        Parameters
+        ----------
+        image
+            (H, W, 3) uint8 RGB; by default the file that was scored is read again.
+
+        Raises
+        ------
+        UsageError
+            The image cannot be read, or was an array and is not given, or matplotlib is not
+            installed.
+        """
+        from .result_face import show
+
+        return show(self, image)
 
 
 def infer(

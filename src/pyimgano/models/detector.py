@@ -292,6 +292,11 @@ class Detector(WithOperatingPoint, SklearnFace):
         self._check_fitted()
         return self.learned_.export_graph(self.threshold_, original_size)
 
+    def _repr_html_(self) -> str:
+        from .detector_face import detector_html
+
+        return detector_html(self)
+
     # ---- how images are read
 
     def bits_read(self) -> int | None:

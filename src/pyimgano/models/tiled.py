@@ -344,6 +344,11 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
         calibrate_on_held_out(self, as_sources(X), quantile)
         return self.threshold_
 
+    def _repr_html_(self) -> str:
+        from .detector_face import detector_html
+
+        return detector_html(self)
+
     def as_fitted(self) -> TiledDetector:
         """Return the detector as it is now, as `Detector.as_fitted` does."""
         while True:
