@@ -242,4 +242,7 @@ def test_a_report_of_one_category_has_the_means_of_several(
     for name in ("mean_metrics", "std_metrics", "metric_categories", "categories"):
         assert one[name] == several[name], name
     assert one["mean_metrics"]["auroc"] == one["results"]["auroc"]
-    assert json.loads(json.dumps(one)) == one
+    assert list(one["per_category"]) == list(several["per_category"]) == ["custom"]
+    assert json.loads(json.dumps(one)) == one and "per_category" not in one
+    with pytest.raises(KeyError, match="nothing"):
+        one["nothing"]
