@@ -168,8 +168,10 @@ def test_the_test_of_fit_has_its_level_and_sees_heavy_tails() -> None:
     rng = np.random.default_rng(2)
 
     def rejected(draw: Callable[[], np.ndarray]) -> float:
+        """How often the quarter of the scores is no exponential tail."""
         tails = [fit_exponential_tail(np.sort(draw())) for _ in range(600)]
-        return float(np.mean([not one.believed for one in tails]))  # type: ignore[union-attr]
+        assert all(isinstance(one, ExponentialTail) for one in tails)
+        return float(np.mean([not (one.believed and one.n_excesses == 75) for one in tails]))  # type: ignore[union-attr]
 
     level = rejected(lambda: rng.exponential(size=300))
     assert 0.02 <= level <= 0.08
@@ -177,6 +179,23 @@ def test_the_test_of_fit_has_its_level_and_sees_heavy_tails() -> None:
     heavy = rng.pareto(1.0, size=300)
     found = calibrate(heavy, 0.995, method="m")
     assert found.tail == "conformal" and found.tail_fit_p_value < 0.05
+
+
+def test_a_tail_that_is_not_believed_may_begin_higher() -> None:
+    """Of scores with a bend only the upper half of the tail is exponential: that decides."""
+    at = (np.arange(400) + 0.5) / 400
+    # dense up to the 85 % quantile, sparse beyond it, and exponential there
+    scores = np.where(at < 0.85, at, 0.85 - 0.4 * np.log((1 - np.minimum(at, 0.9999)) / 0.15))
+    tail = fit_exponential_tail(scores)
+    assert isinstance(tail, ExponentialTail)
+    assert tail.believed and tail.n_excesses == 50
+    found = calibrate(scores, 0.995, method="m")
+    assert found.tail == "exponential"
+    exact = 0.85 - 0.4 * np.log(0.005 / 0.15)
+    assert found.threshold == pytest.approx(exact, rel=0.1)
+    # without the bend the whole of it is believed
+    plain = fit_exponential_tail(-np.log(1 - at))
+    assert isinstance(plain, ExponentialTail) and plain.n_excesses == 100
 
 
 def test_one_odd_image_does_not_decide() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from scipy.ndimage import gaussian_filter
 from threadpoolctl import threadpool_limits
 
@@ -18,9 +20,11 @@ from pyimgano.backbones import create_backbone
 from pyimgano.errors import PyimganoError
 from pyimgano.images import resize_image
 from pyimgano.models import create_model, load_model
-from pyimgano.models.bank import Moments, PooledCoreset, Whitening
-from pyimgano.models.bank.nuisance import STRENGTHS, Nuisance
+from pyimgano.models.neighbors import Moments, PooledCoreset, Whitening
+from pyimgano.models.neighbors.nuisance_covariance import STRENGTHS, NuisanceCovariance
 from pyimgano.models.nuisance import DRIFT, EVERYDAY, drift_copies, everyday_copies
+from pyimgano.models.on_backbone import features_of
+from pyimgano.models.power_means import CONTEXT_POWER, NEAR_POWER, joint_score, power_mean
 from pyimgano.models.working_size import working_size
 
 from .conftest import picture, save
@@ -28,6 +32,7 @@ from .conftest import picture, save
 IMAGES = [picture(i) for i in range(6)]
 TEST = [picture(50 + i, spot=i % 2 == 1) for i in range(4)]
 SIZE = (64, 96)
+DISTANCES = st.floats(0.0, 1e4, width=32)
 LAYERS = ("blocks.4", "blocks.10", "blocks.14")
 
 
@@ -178,21 +183,26 @@ def test_against_a_plain_version() -> None:
         sigma = 4.0 / 256 * np.sqrt(size[0] * size[1])
         return np.stack([gaussian_filter(one, sigma) for one in up])
 
-    unseen = plain_maps(near.unseen()).max((1, 2)), context.unseen().max(1)
+    def mean(distances: Any, power: int) -> Any:
+        return (distances**power).mean(1) ** (1 / power)
+
+    def joint(near: Any, around: Any) -> Any:
+        return ((near**12 + 0.5 * around**12) / 1.5) ** (1 / 12)
+
+    unseen = mean(near.unseen(), 24), mean(context.unseen(), 16)
     units = np.median(unseen[0]), np.median(unseen[1])
-    expected = plain_maps(near.distances(new[0])) / units[0]
-    np.testing.assert_allclose(detector.predict_anomaly_map(test), expected, rtol=2e-3)
-    around = context.distances(new[1]).max(1) / units[1]
-    scores = expected.max((1, 2)) + 0.5 * around
+    here, around = near.distances(new[0]) / units[0], context.distances(new[1]) / units[1]
+    np.testing.assert_allclose(detector.predict_anomaly_map(test), plain_maps(here), rtol=2e-3)
+    scores = joint(mean(here, 24), mean(around, 16))
     np.testing.assert_allclose(detector.decision_function(test), scores, rtol=2e-3)
-    own = unseen[0] / units[0] + 0.5 * unseen[1] / units[1]
+    own = joint(unseen[0] / units[0], unseen[1] / units[1])
     np.testing.assert_allclose(detector.decision_scores_, own, rtol=2e-3)
 
 
 def test_the_border_of_the_frame_is_no_defect() -> None:
     """Where distances at the border are larger in good images, they are brought down to the rest;
     where they are smaller, nothing is blown up."""
-    from pyimgano.models.bank.patch_memory import _Scaling
+    from pyimgano.models.neighbors.patch_memory import _Scaling
 
     rng = np.random.default_rng(0)
     distances = rng.uniform(1, 2, (20, 6, 6)).astype(np.float32)
@@ -210,7 +220,7 @@ def test_the_border_of_the_frame_is_no_defect() -> None:
 
 def test_a_scale_is_learned_without_the_image_that_it_is_used_on() -> None:
     """One training image with defects at places of its own does not excuse them."""
-    from pyimgano.models.bank.patch_memory import _Scaling
+    from pyimgano.models.neighbors.patch_memory import _Scaling
 
     distances = np.ones((10, 4), np.float32)
     distances[3, 2] = 100.0
@@ -281,7 +291,7 @@ def test_the_pool_is_spread_over_all_patches(
     numbers = coreset._drawn[: coreset._filled]
     assert len(coreset._drawn) == min(pool, total)
     assert np.array_equal(np.unique(coreset._drawn), coreset._drawn)
-    assert np.array_equal(coreset._block[: coreset._filled, 0].numpy(), numbers)
+    assert np.array_equal(coreset._pool[: coreset._filled, 0].numpy(), numbers)
     ends = np.arange(len(coreset._drawn) + 1) * total // len(coreset._drawn)
     assert (ends[:-1] <= coreset._drawn).all() and (coreset._drawn < ends[1:]).all()
     if coreset._filled:
@@ -357,7 +367,7 @@ def test_scores_do_not_depend_on_company() -> None:
 @pytest.mark.filterwarnings("error")
 def test_images_kept_for_calibration_are_of_all_parts() -> None:
     """Also where every tenth image is kept, of which scales are learned without their own part."""
-    from pyimgano.models.bank import PatchMemoryLearner
+    from pyimgano.models.neighbors import PatchMemoryLearner
     from pyimgano.models.spread import Spread
 
     patches = torch.randn((100, 16, 6), generator=torch.Generator().manual_seed(0))
@@ -534,7 +544,7 @@ def test_what_nuisance_counts_follows_the_images() -> None:
     clean = pool.view(20, 20, 6)[:8]
 
     def enough(moved: float, spread: float) -> bool:
-        nuisance = Nuisance(10)
+        nuisance = NuisanceCovariance(10)
         scale = torch.exp(spread * torch.randn((8, 1, 1), generator=rng))
         away = moved * torch.randn(clean.shape, generator=rng)
         fold = torch.zeros(clean.shape[:2], dtype=torch.int64)
@@ -627,3 +637,67 @@ def test_detectors_saved_before_there_was_a_nuisance_still_load() -> None:
         SavedState(state.arrays, facts), memories.near.bank, cells, 192
     )
     assert loaded.near.strength is loaded.context.strength is None
+
+
+def test_detectors_saved_before_scores_were_power_means_score_as_they_did(tmp_path: Path) -> None:
+    """The peak of the map and a half of the largest distance around, exported too."""
+    detector = make().fit(IMAGES)
+    detector.save(tmp_path / "d")
+    document = json.loads((tmp_path / "d" / "detector.json").read_text())
+    assert document["state"].pop("score") == "power means"
+    (tmp_path / "d" / "detector.json").write_text(json.dumps(document))
+    loaded = load_model(tmp_path / "d")
+    learned = loaded.learned_
+    assert not learned.memories.power_means and detector.learned_.memories.power_means
+    assert learned.context_counts and not detector.learned_.context_counts
+    features = features_of(learned.backbone, [resize_image(one, SIZE) for one in TEST])
+    _, context = learned.memories.distances([some.flatten(1, 2) for some in features])
+    expected = loaded.predict_anomaly_map(TEST).max((1, 2)) + 0.5 * context.amax(1).numpy()
+    np.testing.assert_allclose(loaded.decision_function(TEST), expected, rtol=1e-6)
+    pixels = torch.from_numpy(np.stack([resize_image(one, SIZE) for one in TEST]))
+    graph = loaded.export_graph()
+    found, _, _ = graph(pixels)
+    np.testing.assert_allclose(found.detach(), expected, rtol=1e-3)
+    document["state"]["score"] = "no score"
+    (tmp_path / "d" / "detector.json").write_text(json.dumps(document))
+    with pytest.raises(PyimganoError, match="score"):
+        load_model(tmp_path / "d")
+
+
+@given(
+    distances=hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 4), st.integers(1, 40)),
+        elements=st.just(0.0) | st.floats(0.125, 1e4, width=32),
+    ),
+    scale=st.sampled_from((1e-30, 1.0, 1e30)),
+    power=st.sampled_from((NEAR_POWER, CONTEXT_POWER)),
+)
+def test_a_power_mean_is_below_the_largest_and_follows_it(
+    distances: Any, scale: float, power: int
+) -> None:
+    given_ = torch.from_numpy(distances * np.float32(scale))
+    found = power_mean(given_, power)
+    largest, k = given_.amax(dim=1), given_.shape[1]
+    assert found.isfinite().all() and found.dtype == torch.float32
+    assert (found <= largest * (1 + 1e-6)).all()
+    assert (found >= largest * k ** (-1 / power) * (1 - 1e-6)).all()
+    assert torch.equal(power_mean(given_[:1], power), found[:1])
+    one_more = torch.cat([given_, largest[:, None]], dim=1)  # two that stand out count more
+    assert (power_mean(one_more, power) >= found * (1 - 1e-6)).all()
+
+
+@given(near=DISTANCES, around=DISTANCES, more=DISTANCES)
+def test_a_joint_score_grows_with_either_and_is_one_where_both_are(
+    near: float, around: float, more: float
+) -> None:
+    def joint(a: float, b: float) -> float:
+        return float(joint_score(torch.tensor([a]), torch.tensor([b])))
+
+    found = joint(near, around)
+    assert joint(near + more, around) >= found * (1 - 1e-6)
+    assert joint(near, around + more) >= found * (1 - 1e-6)
+    assert joint(near, near) == pytest.approx(near, rel=1e-6)
+    # what one finds is hardly diluted by the other's finding nothing
+    assert found >= max(near * 1.5 ** (-1 / 12), around * 3 ** (-1 / 12)) * (1 - 1e-6)
+    assert joint_score(torch.tensor([near]), None) == torch.tensor([near])

@@ -141,10 +141,22 @@ def _pivots(n: int, k: int, r: int, among: int) -> tuple[npt.NDArray[np.float64]
 def fit_exponential_tail(ordered: npt.NDArray[np.float64]) -> ExponentialTail | str:
     """Fit the tail of scores (n,) in ascending order; or the reason why there is none.
 
-    The largest scores that are left out have no influence on the result.
+    Where the test of fit speaks against it, the upper half of it is looked at: the higher a tail
+    begins, the better it is described (Pickands 1975). If that is not believed either, or has too
+    few scores, the whole is given. The largest scores that are left out have no influence.
     """
     n = len(ordered)
     k = min(math.ceil(TAIL_SHARE * n), MOST_EXCESSES)
+    whole = _fitted(ordered, k)
+    if isinstance(whole, str) or whole.believed:
+        return whole
+    half = _fitted(ordered, k // 2)
+    return whole if isinstance(half, str) or not half.believed else half
+
+
+def _fitted(ordered: npt.NDArray[np.float64], k: int) -> ExponentialTail | str:
+    """Of the k largest of scores (n,)."""
+    n = len(ordered)
     left_out = max(LEFT_OUT_AT_LEAST, round(LEFT_OUT_SHARE * k))
     r = k - left_out
     if r < FEWEST_EXCESSES:

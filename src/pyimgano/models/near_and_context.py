@@ -2,14 +2,14 @@
 
 What a network's deepest layers see around a patch finds what is wrong as a whole, and blurs what
 is wrong at one place. So each has a memory of its own, on a grid of its own: maps come from the
-near one alone, scores from both.
+near one alone, scores from both (`power_means`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -20,12 +20,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from .bank import MemoryBank, PatchMemory
+    from .neighbors import MemoryBank, PatchMemory
 
 #: Part of the near memory's bound that the other has: its grid has a quarter of the cells or less.
 CONTEXT_SHARE = 0.4
-#: What the context counts in a score, against what lies near.
-CONTEXT_WEIGHT = 0.5
 
 
 @dataclass
@@ -37,13 +35,17 @@ class NearAndContext:
     near, context
         `context` is None where no layer sees as wide.
     near_unit, context_unit
-        What the largest distance in a good image is in the middle: all are divided by it.
+        What the power mean of the distances in a good image is in the middle: all are divided by
+        it.
+    power_means
+        Whether scores are power means of distances; not in detectors that were saved before.
     """
 
     near: PatchMemory
     context: PatchMemory | None
     near_unit: float = 1.0
     context_unit: float = 1.0
+    power_means: bool = True
 
     def distances(self, patches: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Of patches (B, k, D) and (B, l, E), (B, k) and (B, l) in these units."""
@@ -75,8 +77,8 @@ class NearAndContext:
             found.update({prefix + name: part.cpu().numpy() for name, part in parts.items()})
         return found
 
-    def facts(self) -> dict[str, float]:
-        found = {}
+    def facts(self) -> dict[str, float | str]:
+        found: dict[str, float | str] = {"score": "power means"} if self.power_means else {}
         for prefix, memory, unit in self.memories():
             found[prefix + "unit"] = unit
             if memory.strength is not None:
@@ -94,24 +96,27 @@ class NearAndContext:
         """
         import torch
 
-        from .bank import MemoryBank
+        from .neighbors import MemoryBank
 
         device = bank.features.device
+        power_means = saved.has_fact("score")
+        if power_means:
+            saved.fact("score", Literal["power means"])
         near = _memory(saved, "", bank, cells[0])
         if len(cells) == 1:
-            return cls(near, None, _unit(saved, ""))
+            return cls(near, None, _unit(saved, ""), power_means=power_means)
         features = saved.array("context_features", "float32", (None, width))
         image = torch.zeros(len(features), dtype=torch.int64, device=device)  # of no account now
-        around = MemoryBank(torch.from_numpy(features).to(device), image, prune=False)
+        around = MemoryBank(torch.from_numpy(features).to(device), image)
         context = _memory(saved, "context_", around, cells[1])
-        return cls(near, context, _unit(saved, ""), _unit(saved, "context_"))
+        return cls(near, context, _unit(saved, ""), _unit(saved, "context_"), power_means)
 
 
 def _memory(saved: SavedState, prefix: str, bank: MemoryBank, cells: int) -> PatchMemory:
     import torch
 
-    from .bank import PatchMemory, Whitening
-    from .bank.patch_memory import LARGEST_SCALE, LEAST_SCALE
+    from .neighbors import PatchMemory, Whitening
+    from .neighbors.patch_memory import LARGEST_SCALE, LEAST_SCALE
 
     def part(name: str, *shape: int) -> Tensor:
         found = saved.array(prefix + name, "float32", shape)

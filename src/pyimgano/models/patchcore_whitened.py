@@ -7,9 +7,9 @@ Found by measuring (docs/embedded-backbone.md). It differs from the paper's reci
 2. A bank is selected from six times as many patches, spread over all images, for each grid.
 3. How features move in disturbed copies of training images is learned, and discounted.
 4. Patches are whitened before distances are taken, and distances are divided by how large they are
-   among good images (`bank.patch_memory`).
-5. A map comes from the near patches alone. A score is its peak and half of the largest distance
-   of the context, both in units of what they are in a good image.
+   among good images (`neighbors.patch_memory`).
+5. A map comes from the near patches alone. A score is made of the distances of the near patches
+   and of the context, both in units of what they are in a good image (`power_means`).
 
 The shapes are those of B images with k near patches (h, w, D) that count, and l of the context
 (h', w', E); n training images are kept to calibrate on.
@@ -30,10 +30,11 @@ from ..images import NetworkInput
 from ..threads import single_torch_thread
 from .anomaly_map import SIGMA
 from .method import Learned, Method, TrainingScores
-from .near_and_context import CONTEXT_SHARE, CONTEXT_WEIGHT, NearAndContext
+from .near_and_context import CONTEXT_SHARE, NearAndContext
 from .nuisance import DisturbedCopy, drift_copies, everyday_copies
 from .on_backbone import PatchGrid, features_of, open_backbone, peaks, require_exportable
 from .patchcore_paper import described_bank, few, restored_bank, restored_grid
+from .power_means import image_scores, joint_score, power_means_of
 from .region_cells import RegionCells
 from .saved_state import SavedState, State
 from .spread import WHOLE_MAPS, Spread, evenly, spread_notes
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..backbones import Backbone
-    from .bank import PatchMemoryLearner
+    from .neighbors import PatchMemoryLearner
     from .training_images import TrainingImages
 
 # Layers of larger strides see mostly what lies around a patch.
@@ -79,13 +80,13 @@ class WhitenedRecipe(Method):
         self._learn_disturbances(images, grids, learners)
         near, *context = [learner.finish() for learner in learners]
         memories = NearAndContext(near, context[0] if context else None)
-        largest = _largest(grids[0], [learner.unseen for learner in learners])  # (n,) each
-        memories.near_unit = _middle(largest[0])
+        means = power_means_of([learner.unseen for learner in learners])  # (n,) each
+        memories.near_unit = _middle(means[0])
         if context:
-            memories.context_unit = _middle(largest[1])
+            memories.context_unit = _middle(means[1])
         assert near.indices is not None
         learned = LearnedWhitened(self.backbone, grids, memories, grids[0].whole(near.indices))
-        return learned, _score_training_images(learned, images, learners, largest)
+        return learned, _score_training_images(learned, images, learners, means)
 
     def _grid(self, region: RegionCells, shape: Sequence[int]) -> PatchGrid:
         height, width = region.size
@@ -95,7 +96,7 @@ class WhitenedRecipe(Method):
     def _new_learners(
         self, images: TrainingImages, grids: list[PatchGrid], patches: list[Tensor]
     ) -> list[PatchMemoryLearner]:
-        from .bank import PatchMemoryLearner
+        from .neighbors import PatchMemoryLearner
 
         params, progress = self.params, images.progress
         spread = Spread.of_images(len(images), sum(some[0].nbytes for some in patches))
@@ -161,7 +162,7 @@ class WhitenedRecipe(Method):
         shapes = self.backbone.shapes(region.size)  # (N, h, w, D) and (N, h', w', E)
         near = restored_grid(saved, self.backbone, region)
         bound = self.params.max_bank_size
-        bank, indices, _ = restored_bank(saved, self.backbone, near, bound, prune=False)
+        bank, indices, _ = restored_bank(saved, self.backbone, near, bound)
         grids = [self._grid(region, shape[1:3]) for shape in shapes]
         cells = [len(grid) for grid in grids]
         memories = NearAndContext.restored(saved, bank, cells, shapes[-1][3])
@@ -199,8 +200,12 @@ class LearnedWhitened(Learned):
 
     @property
     def context_counts(self) -> bool:
-        """Whether scores have a part that the map does not show: what lies around a place."""
-        return self.memories.context is not None
+        """Whether a part of each score is added that the map does not show, its context.
+
+        Only of detectors that were saved before scores were power means: of these no part is the
+        map's peak.
+        """
+        return self.memories.context is not None and not self.memories.power_means
 
     def score(
         self, images: list[NetworkInput], maps: bool
@@ -213,9 +218,12 @@ class LearnedWhitened(Learned):
             with single_torch_thread(few(patches[0], bank)):
                 near, context = self.memories.distances(patches)  # (B, k) and (B, l)
                 found = grid.maps(near)  # (B, H, W)
-                scores = peaks(found, grid.region)  # (B,)
-                if context is not None:
-                    scores = scores + CONTEXT_WEIGHT * context.amax(dim=1)
+                scores = image_scores(
+                    near,
+                    context,
+                    self.memories.power_means,
+                    lambda: peaks(found, grid.region),
+                )  # (B,)
             return scores.double().cpu().numpy(), found.cpu().numpy() if maps else None
 
     def state(self) -> State:
@@ -262,12 +270,12 @@ def _score_training_images(
     learned: LearnedWhitened,
     images: TrainingImages,
     learners: list[PatchMemoryLearner],
-    largest: list[Tensor],
+    means: list[Tensor],
 ) -> TrainingScores | None:
     """Return the scores of the training images that the learners kept.
 
-    `largest` are the peaks and the largest distances around of each, (n,), as if it had not been
-    learned from.
+    `means` are the power means of the near distances and of those around of each, (n,), as if it
+    had not been learned from.
     """
     import torch
 
@@ -281,11 +289,9 @@ def _score_training_images(
         if not unseen:
             pairs = zip(learners, memories, strict=True)
             distances = [learner.in_sample(memory) for learner, (memory, _) in pairs]
-            largest = _largest(grid, distances)
+            means = power_means_of(distances)
         whole = evenly(np.arange(len(distances[0])), WHOLE_MAPS)
-        scores = largest[0] / memories[0][1]  # (n,)
-        if len(largest) > 1:
-            scores = scores + CONTEXT_WEIGHT * largest[1] / memories[1][1]
+        scores = joint_score(*(each / unit for each, (_, unit) in zip(means, memories)))  # (n,)
         several = all(learner.several for learner in learners)
         method = "leave-one-image-out" if several else "within-image"
         notes = list(spread_notes(len(scores), images.used))
@@ -306,16 +312,7 @@ def _counted(grids: list[PatchGrid], features: list[Tensor]) -> list[Tensor]:
     return [grid.counted(some.flatten(1, 2)) for grid, some in zip(grids, features, strict=True)]
 
 
-def _largest(grid: PatchGrid, distances: list[Tensor]) -> list[Tensor]:
-    """Return the peaks (n,) of the maps of near distances (n, k), and the largest around (n,)."""
-    import torch
-
-    near, *around = distances
-    found = [peaks(grid.maps(some), grid.region) for some in near.split(64)]
-    return [torch.cat(found), *(some.amax(dim=1) for some in around)]
-
-
-def _middle(largest: Tensor) -> float:
+def _middle(means: Tensor) -> float:
     """Return their median; 1 where it is 0."""
-    found = float(np.median(largest.double().cpu().numpy()))
+    found = float(np.median(means.double().cpu().numpy()))
     return found if found > 0 else 1.0

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..datasets import get_layout, open_root
 from ..models.registry import create_model
+from ..runs import RunReport
 from .config import BenchmarkConfig, Execution, describes
 from .measure import fit, measure
 from .open_run import MakeDetector, open_run
@@ -111,7 +112,7 @@ def run_benchmark(
                     progress=run.progress,
                 )
                 report.add(measured)
-    return run.summary()
+    return RunReport(run.summary())
 
 
 def list_dataset_categories(

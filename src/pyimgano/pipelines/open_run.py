@@ -29,6 +29,7 @@ from ..foreign import quoted
 from ..images import limited_pixels
 from ..models.registry import create_model
 from ..models.saving import require_saveable
+from ..pages import REPORT_PAGE
 from ..runs import (
     EarlierRun,
     EnvironmentDocument,
@@ -42,7 +43,7 @@ from ..runs import (
 from ..runs.environment import describe_environment, program_changes
 from ..threads import limited_threads
 from .config import BenchmarkConfig, Execution
-from .run import Config, FinishedRun, Listener, Run
+from .run import Config, FinishedRun, Listener, Run, write_page
 
 #: Makes a detector from a model's name and its keywords.
 MakeDetector = Callable[..., Any]
@@ -141,6 +142,10 @@ def open_run(
         return
     done = finished_report(resume)
     if done is not None:
+        # a run that was killed while its page was made is complete, and lacks only that
+        wanted = _read(kind, Path(resume)).config.html
+        if wanted and not (Path(resume) / REPORT_PAGE).exists():
+            write_page(Path(resume))
         yield cast(AnyRun, FinishedRun(done))
         return
     path = Path(resume)

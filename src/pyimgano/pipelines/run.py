@@ -399,7 +399,7 @@ class Run(ABC, Generic[Config, Report]):
             if self.directory is not None:
                 self.directory.write("report.json", report)
                 if self.config.html and status in ("complete", "failed"):
-                    _write_page(self.directory.path)
+                    write_page(self.directory.path)
         return _plain(report)
 
     def interrupt(self) -> None:
@@ -609,7 +609,7 @@ def _pixel_protocol(config: Options) -> dict[str, Any]:
     }
 
 
-def _write_page(run: Path) -> None:
+def write_page(run: Path) -> None:
     """Write the page of a run; where that fails the run is whole all the same, and this is said."""
     try:
         write_report_page(run)

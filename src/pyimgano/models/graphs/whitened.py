@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from ...backbones import Backbone
 from ...backbones.network import FeatureGraph, PatchGraph
-from ..bank import PatchMemory
-from ..near_and_context import CONTEXT_WEIGHT, NearAndContext
+from ..near_and_context import NearAndContext
+from ..neighbors import PatchMemory
+from ..power_means import image_scores
 from .maps import MapGraph, NearestRow, rows_of
 from .region import Region
 
@@ -40,7 +41,7 @@ class _Memory(nn.Module):
 class WhitenedGraph(MapGraph):
     """The default recipe of `vision_patchcore`, with everything learned as constants.
 
-    Input and outputs as `PatchCoreGraph`; the score is the map's peak, and what the context adds.
+    Input and outputs as `PatchCoreGraph`; the score as `power_means` has it.
 
     Parameters
     ----------
@@ -71,6 +72,7 @@ class WhitenedGraph(MapGraph):
         self.patches = patches
         self.near, *around = (_Memory(memory, unit) for _, memory, unit in memories.memories())
         self.context = around[0] if around else None
+        self.power_means = memories.power_means
         self.register_buffer("context_cells", context_cells)
 
     @classmethod
@@ -95,11 +97,12 @@ class WhitenedGraph(MapGraph):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         grids = self.patches(self.masked(pixels))
-        anomaly_map = self.map_of(self.near(self.counted(grids[0])))
-        score = anomaly_map.amax(dim=(1, 2))
+        near, context = self.near(self.counted(grids[0])), None
+        anomaly_map = self.map_of(near)
         if self.context is not None:
             around = rows_of(grids[1])  # (N, hw, E)
             if self.context_cells is not None:
                 around = around.index_select(1, self.context_cells)
-            score = score + CONTEXT_WEIGHT * self.context(around).amax(dim=1)
+            context = self.context(around)
+        score = image_scores(near, context, self.power_means, lambda: anomaly_map.amax(dim=(1, 2)))
         return score, anomaly_map, self.label(score)
