@@ -308,7 +308,8 @@ def _score_training_images(
     )
     unseen = images.calibrate != "in-sample"
     several = len(held.groups) > 1 and bool(alone.any())
-    kept, notes = np.arange(n), ()
+    kept = np.arange(n)
+    notes: tuple[str, ...] = ()
     method = "leave-one-image-out" if n <= _GROUPS else "refitted-folds"
     with during("calibration"), torch.inference_mode(), limited_threads(1):
         if not unseen:
