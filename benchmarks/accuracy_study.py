@@ -216,6 +216,15 @@ class Recipe:
 
 
 NEAR = ("blocks.4", "blocks.10")
+TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "paper": {"recipe": "paper"},
+    "paper, cosine": {"recipe": "paper", "layers": ("0.5.normed.unit", "0.75.normed.unit")},
+    "paper, last block": {"recipe": "paper", "layers": ("1.0.normed",)},
+    "whitened": {"recipe": "whitened"},
+    "anomalydino": {"model": "vision_anomalydino"},
+    "subspace": {"model": "vision_subspace"},
+    "rad": {"model": "vision_rad"},
+}
 RECIPES = {
     "paper": Recipe({"recipe": "paper"}),
     "default": Recipe(),
@@ -246,15 +255,7 @@ RECIPES = {
     },
     **{
         f"transformer {name}": Recipe({"resize": (448, 448), **keywords})
-        for name, keywords in {
-            "paper": {"recipe": "paper"},
-            "paper, cosine": {"recipe": "paper", "layers": ("0.5.normed.unit", "0.75.normed.unit")},
-            "paper, last block": {"recipe": "paper", "layers": ("1.0.normed",)},
-            "whitened": {"recipe": "whitened"},
-            "anomalydino": {"model": "vision_anomalydino"},
-            "subspace": {"model": "vision_subspace"},
-            "rad": {"model": "vision_rad"},
-        }.items()
+        for name, keywords in TRANSFORMERS.items()
     },
 }
 

@@ -60,9 +60,7 @@ def measured(name: str, train: int) -> dict[str, float]:
         network = create_backbone(
             backbone, pretrained=pretrained, device="cpu", precision=precision, patches="fine"
         )
-        figures[network.precision] = milliseconds(
-            lambda network=network: network.features(images[:1])
-        )
+        figures[network.precision] = milliseconds(partial(network.features, images[:1]))
     detector = create_model(
         "vision_patchcore", backbone=backbone, pretrained=pretrained, device="cpu", resize=size
     )
