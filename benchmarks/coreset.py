@@ -16,7 +16,7 @@ import time
 import numpy as np
 import torch
 
-from pyimgano.models.bank import greedy_coreset
+from pyimgano.models.neighbors import greedy_coreset
 
 
 def textbook(points: torch.Tensor, count: int) -> tuple[list[int], float]:

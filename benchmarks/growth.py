@@ -66,8 +66,8 @@ def simulate(count: int) -> None:
     """Print seconds, peak memory and banks of learning from so many images' features."""
     import torch
 
-    from pyimgano.models.bank import PatchMemoryLearner
     from pyimgano.models.near_and_context import CONTEXT_SHARE
+    from pyimgano.models.neighbors import PatchMemoryLearner
     from pyimgano.models.spread import Spread
 
     generator = torch.Generator().manual_seed(0)

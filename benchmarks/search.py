@@ -23,7 +23,7 @@ import torch
 
 from pyimgano.datasets import load_dataset
 from pyimgano.models import create_model
-from pyimgano.models.bank import MemoryBank
+from pyimgano.models.neighbors import MemoryBank
 from pyimgano.threads import thread_count
 
 _BLOCK = 1024

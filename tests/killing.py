@@ -25,10 +25,12 @@ from pyimgano.pipelines import run_benchmark
 from pyimgano.pipelines.run import RunConfig
 from pyimgano.runs import (
     CategoryReport,
+    CurvesDocument,
     EnvironmentDocument,
     FilesDocument,
     ImageRecord,
     SuiteReport,
+    TrainingScoreRecord,
 )
 
 from . import stubs
@@ -37,7 +39,9 @@ MODELS = {
     "config.json": RunConfig,
     "environment.json": EnvironmentDocument,
     "files.json": FilesDocument,
+    "curves.json": CurvesDocument,
 }
+LINES = {"per_image.jsonl": ImageRecord, "training_scores.jsonl": TrainingScoreRecord}
 #: Fields that say when, or where the run lies.
 _TIMES = {"started_at", "finished_at", "resumed_at", "resumed", "run_dir", "timings", "saved_at"}
 
@@ -84,7 +88,7 @@ def check_whole(run: Path) -> None:
     for path in run.rglob("*.jsonl"):
         *whole, last = path.read_bytes().split(b"\n")
         for line in whole:
-            ImageRecord.model_validate_json(line)
+            LINES[path.name].model_validate_json(line)
         if json.loads((path.parent / "report.json").read_bytes())["status"] == "complete":
             assert last == b""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -48,8 +49,12 @@ def test_one_document_on_stdout_and_no_noise(
     copy = tmp_path / "summary.json"
     more = ["--runs-dir", str(tmp_path / "o"), "--output", str(copy), "--json"]
     code, out, err = call(*arguments(root, "--calibration-quantile", "0.8", *more))
-    assert code == 0 and err == ""  # nothing is wrong, and stderr is no terminal
     report = json.loads(out)
+    # nothing is wrong, and stderr is no terminal: progress, the table and the places in plain lines
+    assert code == 0 and "\x1b" not in err and "\r" not in err
+    assert "bolt (1/2): training images, 8\n" in err and "nut (2/2): test images, " in err
+    assert "| bolt " in err and "| mean " in err and "image AUROC" in err
+    assert f"run: {report['run_dir']}\npage: {report['run_dir']}/report.html\n" in err
     assert report["categories"] == ["bolt", "nut"]
     assert json.loads(copy.read_text()) == report
     stored = json.loads((Path(report["run_dir"]) / "report.json").read_text())
@@ -73,9 +78,8 @@ def test_splits_manifests_and_calibration_arrive(call: Command, tmp_path: Path) 
     code, out, err = call(*known, *more, "--no-save-run")
     report = json.loads(out)["per_category"]["nut"]
     assert code == 0 and report["calibration"]["method"] == "held-out-images"
-    assert err.splitlines()[0] == (
-        "nut: there are no test images: the threshold is calibrated, nothing is measured"
-    )
+    said = "nut: there are no test images: the threshold is calibrated, nothing is measured"
+    assert said in err.splitlines()
     code, _, err = call(*known, "--split", "1cls")
     assert code == 2 and "split: dataset 'custom' has no splits, got '1cls'" in err
     code, _, err = call("--dataset", "mvtec", "--root", "x", "--calibration", "validation")
@@ -265,7 +269,10 @@ def test_a_stopped_run_says_so(make_mvtec: MakeDataset, tmp_path: Path) -> None:
         run.send_signal(stop)
         out, err = run.communicate(timeout=60)
         assert run.returncode == 130 and out == ""
-        assert err.strip() == "pyimgano: error: interrupted"
+        lines = err.splitlines()
+        (run_dir,) = output.iterdir()
+        assert lines[-2] == "pyimgano: error: interrupted"
+        assert lines[-1] == f"to go on: pyimgano benchmark --resume {run_dir}"
         (top,) = output.glob("*/report.json")
         (category,) = output.glob("*/categories/nut/report.json")
         for path in (top, category):
@@ -350,7 +357,7 @@ def test_group_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "robust-benchmark" in capsys.readouterr().out
 
 
-def test_a_terminal_gets_a_table_and_stdout_stays_clean(
+def test_stderr_on_a_terminal_gets_a_table_and_a_piped_stdout_the_document(
     make_mvtec: MakeDataset, tmp_path: Path
 ) -> None:
     root = make_mvtec(("nut [b]", "bolt"))  # a name that looks like markup
@@ -378,3 +385,37 @@ def test_a_terminal_gets_a_table_and_stdout_stays_clean(
     text = shown.decode()
     assert "vision_patchcore on mvtec" in text and "image AUROC" in text and "mean" in text
     assert "nut [b]" in text and str(report["run_dir"]) in text
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_person_at_a_terminal_gets_a_table_and_a_log_file_too(
+    make_mvtec: MakeDataset, tmp_path: Path, as_json: bool
+) -> None:
+    root = make_mvtec(("nut [b]",))
+    seen, terminal = pty.openpty()
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        done = subprocess.Popen(
+            [sys.executable, "-m", "pyimgano", "benchmark", *arguments(root)]
+            + ["--output-dir", "r", "--category", "nut [b]"] + ["--json"] * as_json,
+            stdout=terminal,
+            stderr=file,
+            cwd=tmp_path,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "160"},
+        )  # fmt: skip
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # a terminal that nobody writes to any more
+        while part := os.read(seen, 4096):
+            shown += part
+    os.close(seen)
+    assert done.wait() == 0
+    text, logged = shown.decode(), log.read_text()
+    if as_json:
+        assert json.loads(text)["category"] == "nut [b]"
+    else:
+        assert "image AUROC" in text and "nut [b]" in text and '"schema_version"' not in text
+        assert "page: r/report.html" in text
+    for line in ("nut [b]: training images, ", "| nut [b] ", "run: r\n", "page: r/report.html\n"):
+        assert line in logged
+    assert "\x1b" not in logged and "┃" not in logged

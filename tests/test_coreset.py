@@ -9,19 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyimgano.errors import UsageError
-from pyimgano.models.bank import (
+from pyimgano.models.neighbors import (
     ExhaustiveSearch,
     MemoryBank,
-    exhaustive,
     greedy_coreset,
     grouped_points,
-    memory_bank,
     random_projection,
+    rounded_distances,
     streamed_coreset,
 )
-from pyimgano.models.bank import coreset as coreset_module
-from pyimgano.models.bank.projection import Projection
-from pyimgano.models.bank.rounded import Rounded, RoundedRows
+from pyimgano.models.neighbors import coreset as coreset_module
+from pyimgano.models.neighbors import search as search_module
+from pyimgano.models.neighbors.projection import Projection
+from pyimgano.models.neighbors.rounded_distances import RoundedRows
 
 # differences, not products
 EXACT = "donot_use_mm_for_euclid_dist"
@@ -81,7 +81,7 @@ def test_ties_go_to_the_lowest_index(
 
 
 @pytest.mark.parametrize("spread", [1e-1, 1e-2])
-def test_tight_clusters_more_than_pivots(spread: float) -> None:
+def test_tight_clusters_far_from_each_other(spread: float) -> None:
     """Products of vectors cannot tell such neighbours apart; their differences can."""
     rng = np.random.default_rng(1)
     centres = rng.normal(0, 10, (300, 24))
@@ -100,13 +100,13 @@ def test_tight_clusters_more_than_pivots(spread: float) -> None:
 def test_copies_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once only copies of picks are left, the rest is filled up in order."""
     updates = [0]
-    update = coreset_module._update
+    update = grouped_points.GroupedPoints.update
 
     def counting(*arguments):  # type: ignore[no-untyped-def]
         updates[0] += 1
         update(*arguments)
 
-    monkeypatch.setattr(coreset_module, "_update", counting)
+    monkeypatch.setattr(grouped_points.GroupedPoints, "update", counting)
     features = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)).repeat(100, 1)
     found = greedy_coreset(features, 500, start=60)
     assert found.tolist() == textbook(features.numpy(), 500, 60)
@@ -122,11 +122,14 @@ def test_identical_points_are_picked_once_each() -> None:
 def test_selection_does_not_depend_on_how_the_work_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     features = torch.from_numpy(clusters(6000, 16, 5, 2.0))
     whole = greedy_coreset(features, 1200)
-    for pool, pivots, rows in ((64, 4, 128), (3000, 1, 5000), (256, 90, 300)):
+    for pool, pivots, rows, few in ((64, 4, 128, 1.0), (3000, 1, 5000, 0.0), (256, 90, 300, 0.5)):
         monkeypatch.setattr(coreset_module, "_POOL", pool)
         monkeypatch.setattr(coreset_module, "_PIVOTS", pivots)
-        monkeypatch.setattr(grouped_points, "_ROWS", rows)
-        monkeypatch.setattr(grouped_points, "_COLUMNS", rows)
+        monkeypatch.setattr(grouped_points, "_POINTS", rows)
+        monkeypatch.setattr(grouped_points, "_CENTRES", rows)
+        monkeypatch.setattr(grouped_points, "_FEW", few)
+        monkeypatch.setattr(grouped_points, "_FEW_CENTRES", 0)
+        monkeypatch.setattr(search_module, "_ON_CPU", (64 * rows, 2048))
         assert torch.equal(greedy_coreset(features, 1200), whole)
 
 
@@ -182,34 +185,6 @@ def test_search_finds_the_nearest(
         np.testing.assert_allclose(distances.numpy(), away.min(1), rtol=1e-4, atol=2e-3)
         chosen = away[np.arange(len(asked)), found.numpy()]
         np.testing.assert_allclose(chosen, away.min(1), rtol=1e-4, atol=2e-3)
-
-
-def test_search_is_exact_where_much_is_ruled_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    features = clusters(4000, 16, 3, 0.5)
-    asked = clusters(3000, 16, 3, 0.5) + 0.1
-    looked_at = [0]
-    compare, lower = grouped_points.GroupedPoints._compare, ExhaustiveSearch.lower
-
-    monkeypatch.setattr(memory_bank, "_FEW", 0)
-    monkeypatch.setattr(memory_bank, "is_quick", lambda device: False)
-    dtypes = torch.bfloat16, torch.float32  # as long as anything is ruled out
-    monkeypatch.setattr(exhaustive, "_COST", dict.fromkeys(dtypes, 1.0))
-
-    def counting(self, rows, group, centres, candidates, *given):  # type: ignore[no-untyped-def]
-        looked_at[0] += (rows.stop - rows.start) * len(candidates)
-        compare(self, rows, group, centres, candidates, *given)
-
-    def counting_all(self, queries, *given):  # type: ignore[no-untyped-def]
-        looked_at[0] += len(queries) * len(self)
-        lower(self, queries, *given)
-
-    monkeypatch.setattr(grouped_points.GroupedPoints, "_compare", counting)
-    monkeypatch.setattr(ExhaustiveSearch, "lower", counting_all)
-    bank = MemoryBank(torch.from_numpy(features), torch.zeros(4000, dtype=torch.int64))
-    distances, _ = bank.search(torch.from_numpy(asked))
-    plain = torch.cdist(torch.from_numpy(asked).double(), torch.from_numpy(features).double())
-    torch.testing.assert_close(distances.double(), plain.amin(1), rtol=1e-5, atol=1e-5)
-    assert looked_at[0] < 0.5 * 4000 * 3000
 
 
 def test_neighbourhood_is_sorted_masked_and_begins_with_itself() -> None:
@@ -280,46 +255,42 @@ def test_blocks_are_merged_and_reduced(
     scale=st.sampled_from([1e-3, 1.0, 300.0]),
     offset=st.sampled_from([0.0, 5.0]),
     masked=st.booleans(),
-    dtype=st.sampled_from([torch.bfloat16, torch.float32]),
+    half=st.booleans(),
     project=st.booleans(),
     kind=st.sampled_from(["any", "whole numbers", "in few dimensions"]),
 )
 def test_bounds_of_rounding_hold(
-    seed: int,
-    scale: float,
-    offset: float,
-    masked: bool,
-    dtype: torch.dtype,
-    project: bool,
-    kind: str,
+    seed: int, scale: float, offset: float, masked: bool, half: bool, project: bool, kind: str
 ) -> None:
     rng = np.random.default_rng(seed)
     a = torch.from_numpy((rng.normal(offset, scale, (20, 24))).astype(np.float32))
     b = torch.from_numpy((rng.normal(offset, scale, (50, 24))).astype(np.float32))
     b[:20] = a + torch.from_numpy(rng.normal(0, 0.01 * scale, (20, 24)).astype(np.float32))
     if kind == "whole numbers":  # that bfloat16 holds, so that products alone are rounded
-        a, b = (torch.from_numpy(rng.integers(-9, 10, one.shape)).float() for one in (a, b))
+        a = torch.from_numpy(rng.integers(-9, 10, a.shape)).float()
+        half_of_b = torch.from_numpy(rng.integers(-9, 10, (25, 24))).float()
+        b = torch.cat([half_of_b, -half_of_b])  # their mean is 0
     if kind == "in few dimensions":  # nothing but rounding is left out by a projection
         a[:, 5:] = b[:, 5:] = 0
-    (x, off_x), (y, off_y) = (a, None), (b, None)
-    if project:
-        across = rng.normal(size=(24, 5))
-        if kind == "in few dimensions":
-            across[5:] = 0
-        directions = np.linalg.qr(across)[0].astype(np.float32)
-        (x, off_x), (y, off_y) = (Projection(torch.from_numpy(directions))(v) for v in (a, b))
-    left = Rounded(x, left=True, dtype=dtype, moved=off_x)
-    right = RoundedRows(y, dtype=dtype, fill=16, moved=off_y)
-    entries = left.factors @ right.factors.T
+    across = rng.normal(size=(24, 5))
+    if kind == "in few dimensions":
+        across[5:] = 0
+    directions = torch.from_numpy(np.linalg.qr(across)[0].astype(np.float32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounded_distances, "has_bfloat16_units", lambda device: half)
+        patch.setattr(Projection, "of", lambda rows: Projection(directions))
+        rounded = RoundedRows(b, fill=16, project=project).distances(a)
+    entries = rounded.entries
+    assert entries.dtype == (torch.bfloat16 if half else torch.float32)
     assert entries.shape == (20, 64) and entries[:, 50:].isposinf().all()
     true = (a.double()[:, None] - b.double()[None]).square().sum(-1)
     if masked:
         own = torch.arange(20)[:, None] == torch.arange(50)
         entries[:, :50].masked_fill_(own, torch.inf)
         true.masked_fill_(own, torch.inf)
-    assert (right.floor(left, entries.amin(dim=1)).double() <= true.amin(1)).all()
+    assert (rounded.lower_bounds(entries.amin(dim=1)).double() <= true.amin(1)).all()
     nearest = true.argmin(1)
-    limit = right.limit(left, true.amin(1).float())
+    limit = rounded.limits(true.amin(1).float())
     assert (entries[torch.arange(20), nearest] <= limit).all()
 
 
@@ -336,7 +307,7 @@ def test_nothing_is_near_where_nothing_counts() -> None:
     points = torch.from_numpy(clusters(300, 8, 1, 1.0))
     nearest, winner = torch.full((300,), torch.inf), torch.full((300,), -1)
     same = torch.zeros(300, dtype=torch.int32)
-    ExhaustiveSearch(points).lower(points, nearest, winner, (same, same))
+    ExhaustiveSearch(points).update(points, nearest, winner, (same, same))
     assert nearest.isposinf().all() and (winner == -1).all()
 
 
@@ -348,68 +319,48 @@ def narrow(n: int, seed: int) -> np.ndarray:
     return (3 + inside + rng.normal(0, 0.02, (n, 256))).astype(np.float32)
 
 
-@pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("masked", ["no", "runs", "mixed"])
 @pytest.mark.parametrize("kind", ["clusters", "narrow"])
+@pytest.mark.parametrize("masked", ["no", "runs", "mixed"])
 def test_every_way_of_searching_finds_the_same(
-    monkeypatch: pytest.MonkeyPatch, half: bool, masked: str, kind: str
+    monkeypatch: pytest.MonkeyPatch, masked: str, kind: str
 ) -> None:
-    """All rows in float32 or bfloat16, what pivots leave of them, or in fewer dimensions."""
-    monkeypatch.setattr(exhaustive, "is_quick", lambda device: half)
+    """In float32 or bfloat16, in all dimensions or in fewer, all queries together or a few."""
     if kind == "clusters":
         features = torch.from_numpy(clusters(5000, 24, 3, 0.5))
-        queries = torch.from_numpy(clusters(3000, 24, 3, 0.5) + 0.1)
+        queries = torch.from_numpy(clusters(1500, 24, 3, 0.5) + 0.1)
     else:
-        features, queries = torch.from_numpy(narrow(5000, 3)), torch.from_numpy(narrow(3000, 4))
+        features, queries = torch.from_numpy(narrow(5000, 3)), torch.from_numpy(narrow(1500, 4))
     features[77] = features[4000]  # the first of equals is found
     queries[5] = features[77]
     image = torch.arange(5000) // 50
-    asked = {"no": None, "runs": torch.arange(3000) // 100, "mixed": torch.arange(3000) % 30}[
+    asked = {"no": None, "runs": torch.arange(1500) // 100, "mixed": torch.arange(1500) % 30}[
         masked
     ]
-    whole = MemoryBank(features, image)
-    assert whole._all.projects == (kind == "narrow")
-    found = {
-        "whole": whole.search(queries, asked),
-        "without pruning": MemoryBank(features, image, prune=False).search(queries, asked),
-        "few at a time": tuple(
-            torch.cat(parts)
-            for parts in zip(
-                *(
-                    whole.search(queries[i : i + 70], None if asked is None else asked[i : i + 70])
-                    for i in range(0, 3000, 70)
-                ),
-                strict=True,
-            )
-        ),
-    }
-    monkeypatch.setattr(memory_bank, "_FEW", 0)
-    monkeypatch.setattr(memory_bank, "is_quick", lambda device: False)
-    grouped = []
-    lower = grouped_points.GroupedPoints.lower
-    monkeypatch.setattr(
-        grouped_points.GroupedPoints,
-        "lower",
-        lambda *given, **named: (grouped.append(1), lower(*given, **named)),
-    )
-    found["pruned"] = MemoryBank(features, image).search(queries, asked)
-    assert bool(grouped) == (kind == "clusters")
     true = torch.cdist(queries.double(), features.double(), compute_mode=EXACT)
     if asked is not None:
         true.masked_fill_(asked[:, None] == image, torch.inf)
-    nearest = true.amin(1)
-    for way, (distances, rows) in found.items():
-        assert torch.equal(distances, found["whole"][0]), way
-        assert torch.equal(rows, found["whole"][1]), way
-    distances, rows = found["whole"]
+    nearest, found = true.amin(1), {}
+    for half in (False, True):
+        monkeypatch.setattr(rounded_distances, "has_bfloat16_units", lambda device, h=half: h)
+        bank = MemoryBank(features, image)
+        assert (bank._rows._rounded._projection is not None) == (kind == "narrow")
+        found[half, "whole"] = bank.search(queries, asked)
+        parts = [
+            bank.search(queries[i : i + 70], None if asked is None else asked[i : i + 70])
+            for i in range(0, 1500, 70)
+        ]
+        found[half, "parts"] = tuple(torch.cat(some) for some in zip(*parts, strict=True))
+        few, apart = ExhaustiveSearch(features).nearest_few(queries[:90], 7)
+        assert int(few[5, 0]) == 77 and int(few[5, 1]) == 4000
+        away = torch.cdist(queries[:90].double(), features.double(), compute_mode=EXACT)
+        wanted = away.topk(7, largest=False).values
+        torch.testing.assert_close(apart.sqrt().double(), wanted, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(away.gather(1, few), wanted, rtol=1e-5, atol=1e-6)
+    distances, rows = found[False, "whole"]
     torch.testing.assert_close(distances.double(), nearest, rtol=1e-5, atol=1e-6)
-    assert int(rows[5]) == 77
-    few, apart = whole._all.nearest_few(queries[:90], 7)
-    assert int(few[5, 0]) == 77 and int(few[5, 1]) == 4000
-    true = torch.cdist(queries[:90].double(), features.double(), compute_mode=EXACT)
-    wanted = true.topk(7, largest=False).values
-    torch.testing.assert_close(apart.sqrt().double(), wanted, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(true.gather(1, few), wanted, rtol=1e-5, atol=1e-6)
+    assert masked != "no" or int(rows[5]) == 77
+    for way, (same, numbers) in found.items():
+        assert torch.equal(same, distances) and torch.equal(numbers, rows), way
 
 
 @settings(max_examples=60, deadline=None)
@@ -426,7 +377,7 @@ def test_the_nearest_few_are_those_of_a_sorted_list(
     labels = rng.integers(0, 3, 9), rng.integers(0, 3, rows)
     size = min(size, rows)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(exhaustive, "is_quick", lambda device: half)
+        patched.setattr(rounded_distances, "has_bfloat16_units", lambda device: half)
         search = ExhaustiveSearch(torch.from_numpy(points))
     mine, theirs = (torch.from_numpy(one.astype(np.int32)) for one in labels)
     found, distances = search.nearest_few(torch.from_numpy(queries), size, (mine, theirs))
@@ -437,22 +388,6 @@ def test_the_nearest_few_are_those_of_a_sorted_list(
     np.testing.assert_array_equal(distances.numpy(), wanted)
     counted = np.isfinite(wanted)
     np.testing.assert_array_equal(found.numpy()[counted], order[counted])
-
-
-@pytest.mark.parametrize("half", [False, True])
-def test_what_seems_nearest_bounds_from_above(monkeypatch: pytest.MonkeyPatch, half: bool) -> None:
-    monkeypatch.setattr(exhaustive, "is_quick", lambda device: half)
-    rows, queries = torch.from_numpy(clusters(700, 8, 3, 2.0)), clusters(90, 8, 4, 2.0)
-    labels = torch.arange(90).int() % 3, torch.arange(700).int() % 3
-    first = ExhaustiveSearch(rows).beginning(300)
-    assert 300 <= len(first) <= 600
-    away = torch.cdist(torch.from_numpy(queries), rows[: len(first)], compute_mode=EXACT)
-    away.masked_fill_(labels[0][:, None] == labels[1][: len(first)], torch.inf)
-    found = first.near(torch.from_numpy(queries), (labels[0], labels[1][: len(first)])).sqrt()
-    assert (found >= away.amin(1) * (1 - 1e-6)).all()
-    assert (found <= away.amin(1) * 1.1 + 0.1).all()
-    same = torch.zeros(700).int()
-    assert ExhaustiveSearch(rows).near(rows, (same, same)).isposinf().all()
 
 
 def test_a_projection_is_tried_where_it_pays() -> None:
@@ -473,25 +408,3 @@ def test_neighbourhoods_are_exact_far_from_the_mean() -> None:
     assert valid.all() and (found[:, 0] == asked).all()
     wanted = true[asked].topk(9, largest=False).values
     torch.testing.assert_close(true[asked[:, None], found], wanted, rtol=1e-6, atol=1e-9)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    images=st.integers(2, 6), k=st.integers(1, 40), rows=st.integers(2, 300), seed=st.integers(0, 9)
-)
-def test_the_farthest_query_is_that_of_a_whole_search(
-    images: int, k: int, rows: int, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    # coarse values, so that equal distances occur
-    points = torch.from_numpy(rng.integers(0, 4, (rows, 3)).astype(np.float32))
-    queries = torch.from_numpy(rng.integers(0, 5, (images, k, 3)).astype(np.float32))
-    owner = torch.from_numpy(np.r_[0, 1, rng.integers(0, images, rows - 2)])
-    bank, own = MemoryBank(points, owner), torch.arange(images)
-    distances, nearest = bank.search(queries.flatten(0, 1), own.repeat_interleave(k))
-    expected = distances.view(images, k).amax(dim=1)
-    found, which, row = bank.farthest(queries, own)
-    assert torch.equal(found, expected)
-    first = (distances.view(images, k) == expected[:, None]).int().argmax(dim=1)
-    assert torch.equal(which, first)
-    assert torch.equal(row, nearest.view(images, k).gather(1, first[:, None]).squeeze(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pyimgano.errors import SavedModelError, UsageError, WeightsError
 from pyimgano.models import create_model, load_model
 from pyimgano.models.detector import Detector
 from pyimgano.models.distillation import Estimate, distill_teacher
-from pyimgano.models.efficientad import EfficientAd, p_hard_at
+from pyimgano.models.efficientad import EfficientAd, _files_read, p_hard_at
 from pyimgano.models.efficientad_networks import (
     Autoencoder,
     EfficientAdGraph,
@@ -37,6 +38,7 @@ from pyimgano.models.efficientad_teacher import (
 )
 from pyimgano.models.saved_state import SavedState
 from pyimgano.models.spread import KeptVectors, Spread, evenly
+from pyimgano.models.trained import NetworkTraining, files_sha256
 from pyimgano.models.training import KeptImages
 
 from .conftest import picture, save
@@ -208,7 +210,7 @@ class TestDetector:
         good = [picture(100 + i) for i in range(5)]
         # losses of steps are no measure: fewer and harder elements count in later ones
         with torch.no_grad():
-            local, _ = fitted.learned_._network(torch.from_numpy(np.stack(good)))
+            local, _ = fitted.learned_.network(torch.from_numpy(np.stack(good)))
         assert float(local.mean()) < 0.7  # that of saying the mean is 1
         bad = [picture(200 + i, spot=True) for i in range(5)]
         assert fitted.decision_function(bad).min() > fitted.decision_function(good).max()
@@ -219,26 +221,23 @@ class TestDetector:
     def test_quantiles_of_images_not_learned_from(
         self, teacher: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        seen: list[tuple[Detector, list[int]]] = []
-        detector = cheap(teacher, steps=1)
-        measure = EfficientAd._measure_maps
+        seen: list[list[int]] = []
+        measure = EfficientAd._quantiles
 
-        def spy(method: EfficientAd) -> None:
-            parts = method._parts
+        def spy(method: EfficientAd, network: Any, training: NetworkTraining) -> Any:
+            parts, pixels = training.parts, training.kept.pixels
             assert not set(parts.watch) & (set(parts.learn) | set(parts.calibrate))
-            local = [
-                method._network(torch.from_numpy(method._images.pixels[i : i + 1]))[0]
-                for i in parts.watch
-            ]
-            measure(method)
+            local = [network(torch.from_numpy(pixels[i : i + 1]))[0] for i in parts.watch]
+            found = measure(method, network, training)
             wanted = np.quantile(torch.cat(local).double().numpy(), (0.9, 0.995))
-            np.testing.assert_allclose(method._quantiles[0], wanted, rtol=1e-4)
-            seen.append((detector, list(parts.watch)))
+            np.testing.assert_allclose(found[0][0], wanted, rtol=1e-4)
+            seen.append(list(parts.watch))
+            return found
 
-        monkeypatch.setattr(EfficientAd, "_measure_maps", spy)
+        monkeypatch.setattr(EfficientAd, "_quantiles", spy)
         with torch.no_grad():
-            detector.fit(GOOD)
-        assert len(seen) == 1 and len(seen[0][1]) >= 1
+            cheap(teacher, steps=1).fit(GOOD)
+        assert len(seen) == 1 and len(seen[0]) >= 1
 
     def test_same_bits_again_and_after_loading(
         self, fitted: Detector, teacher: Path, tmp_path: Path
@@ -270,30 +269,23 @@ class TestDetector:
     def test_a_saved_size_that_its_arrays_do_not_have(
         self, fitted: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        learned: Any = fitted.learned_
-        state, blank, built = learned.state(), learned._blank, []
+        method, state = EfficientAd(fitted.params_), fitted.learned_.state()
+        blank, built = method._blank, []
 
-        def spy() -> torch.nn.Module:
-            built.append(blank())
-            return built[-1]
+        def spy(channels: int) -> Callable[[], torch.nn.Module]:
+            return lambda: built.append(blank(channels)()) or built[-1]  # type: ignore[func-returns-value]
 
         def restore(channels: int) -> None:
             facts = {**state.facts, "channels": channels}
-            learned.restore(SavedState(state.arrays, facts))
+            method.restore(SavedState(state.arrays, facts))
 
-        monkeypatch.setattr(learned, "_blank", spy)
-        before = dict(vars(learned))
-        try:
-            with pytest.raises(
-                SavedModelError, match=r"network\..* wanted float32 of shape \(1, 4096"
-            ):
-                restore(4096)
-            assert {p.device.type for n in built for p in n.parameters()} == {"meta"}
-            assert len(built) == 1  # and never in memory
-            with pytest.raises(SavedModelError, match=r"state\.channels: .* 4096"):
-                restore(4097)
-        finally:
-            vars(learned).update(before)
+        monkeypatch.setattr(method, "_blank", spy)
+        with pytest.raises(SavedModelError, match=r"network\..* wanted float32 of shape \(1, 4096"):
+            restore(4096)
+        assert {p.device.type for n in built for p in n.parameters()} == {"meta"}
+        assert len(built) == 1  # and never in memory
+        with pytest.raises(SavedModelError, match=r"state\.channels: .* 4096"):
+            restore(4097)
 
     def test_an_interrupted_fit_knows_the_files_it_read(
         self, teacher: Path, tmp_path: Path
@@ -301,27 +293,29 @@ class TestDetector:
         own, others = tmp_path / "t.safetensors", tmp_path / "others"
         own.write_bytes(teacher.read_bytes())
         save(others / "0.png", picture(0))
-        detector = cheap(own, penalty_images=str(others))
-        method = EfficientAd(detector.validate_params())
-        method._params = method.params
-        first = method._outside_files()
-        assert method._outside_files() == first and len(first) == 2
+        params = cheap(own, penalty_images=str(others)).validate_params()
+
+        def hashes() -> dict[str, str]:
+            return {name: files_sha256(paths) for name, paths in _files_read(params).items()}
+
+        first = hashes()
+        assert hashes() == first and len(first) == 2
         save(others / "0.png", picture(1))
-        second = method._outside_files()
+        second = hashes()
         assert second["teacher_sha256"] == first["teacher_sha256"]
         assert second["penalty_sha256"] != first["penalty_sha256"]
         state = load_file(own)
         state["0.bias"] += 1
         save_file(state, own)
-        assert method._outside_files()["teacher_sha256"] != first["teacher_sha256"]
+        assert hashes()["teacher_sha256"] != first["teacher_sha256"]
 
     def test_a_teacher_that_learned_nothing(self) -> None:
         detector = cheap(None, steps=1, teacher_steps=1, learning_rate=1e-9).fit(GOOD)
-        assert detector.learned_._taught["best_held_out_loss"] >= 0.95
+        assert detector.learned_.taught["best_held_out_loss"] >= 0.95
         (note,) = [n for n in detector.calibration_.notes if "teacher" in n]
         assert "raise teacher_steps" in note
         # its channels hardly differ from patch to patch, and that is not made louder
-        assert float(detector.learned_._network.std.min()) == pytest.approx(0.3)
+        assert float(detector.learned_.network.std.min()) == pytest.approx(0.3)
 
     def test_distils_by_itself(self) -> None:
         detector = cheap(None, steps=1, teacher_steps=2).fit(GOOD[:3])

@@ -28,8 +28,8 @@ from pyimgano.errors import DataError, ImageReadError, NotFittedError, UsageErro
 from pyimgano.images import read_image, resize_image
 from pyimgano.models import Detector, create_model
 from pyimgano.models.anomaly_map import smooth_maps
-from pyimgano.models.bank import MemoryBank
 from pyimgano.models.graphs import PatchCoreGraph
+from pyimgano.models.neighbors import MemoryBank
 from pyimgano.models.patchcore import VisionPatchCore
 from pyimgano.models.patchcore_paper import LearnedPaper
 from pyimgano.models.region_cells import RegionCells

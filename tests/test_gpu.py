@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyimgano.models import create_model
-from pyimgano.models.bank import MemoryBank, greedy_coreset
+from pyimgano.models.neighbors import MemoryBank, greedy_coreset
 
 from .conftest import picture
 

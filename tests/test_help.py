@@ -11,6 +11,7 @@ import pytest
 from pyimgano import __version__, cli
 from pyimgano.cli import doctor, main
 from pyimgano.cli.groups import SuggestingGroup
+from pyimgano.cli.infer_usage import _SECTIONS
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,7 @@ from pyimgano.cli.groups import SuggestingGroup
     [
         (["bechmark"], "unknown command 'bechmark'; did you mean benchmark or robust-benchmark?"),
         (["chek"], "unknown command 'chek'; did you mean check?"),
-        (["xyzzy"], "unknown command 'xyzzy'; known: benchmark, check, datasets"),
+        (["xyzzy"], "unknown command 'xyzzy'; known: benchmark, check, compare"),
         (["datasets", "chek"], "unknown command 'chek'; did you mean check?"),
         (["weights", "fech"], "unknown command 'fech'; did you mean fetch?"),
     ],
@@ -44,7 +45,7 @@ def test_every_command_says_its_version(name: str, capsys: pytest.CaptureFixture
     assert cli.run_subcommand(name, ["--version"]) == 0  # as the dashed command
 
 
-@pytest.mark.parametrize("name", sorted(set(cli._COMMANDS) - {"benchmark", "robust-benchmark"}))
+@pytest.mark.parametrize("name", sorted(cli._COMMANDS))
 def test_help_begins_with_a_sentence_and_an_example(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,3 +110,14 @@ def test_the_doctor_says_what_hinders_the_default_model(
 )
 def test_the_gpu_in_words(built_for: str | None, devices: list[str], said: str) -> None:
     assert said in doctor._of_gpu({"torch_built_for": built_for, "devices": devices})
+
+
+def test_the_options_of_infer_stand_in_sections(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["infer", "--help"])
+    text = capsys.readouterr().out
+    command = cli._command("infer")
+    declared = {one.name for one in command.params}
+    named = {name for some in _SECTIONS.values() for name in some.split()}
+    assert named <= declared and all(f"\n{title}:" in text for title in (*_SECTIONS, "Other"))
+    for one in command.params:
+        assert all(f"  {flag}" in text or f"{flag} " in text for flag in one.opts if "-" in flag)

@@ -16,10 +16,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pyimgano.datasets.listing import image_files
-from pyimgano.errors import ImageReadError, UsageError
+from pyimgano.errors import ImageReadError
 from pyimgano.images import (
     IMAGE_SUFFIXES,
-    as_sources,
     image_size,
     read_header,
     read_image,
@@ -475,25 +474,3 @@ def test_stream_takes_an_endless_input_and_stops_when_left() -> None:
     assert threading.active_count() <= before
     with pytest.raises(StopIteration):
         next(stream)
-
-
-@pytest.mark.parametrize(
-    ("given_X", "said"),
-    [
-        ("a.png", "got one path"),
-        (np.zeros((5, 5, 3), np.uint8), r"got one array of shape \(5, 5, 3\)"),
-        ([np.zeros((5, 5), np.uint8)], r"X\[0\] must be an \(H, W, 3\) uint8"),
-        (["a.png", np.zeros((5, 5, 3), np.float32)], r"X\[1\] .*float32"),
-        ([3], r"X\[0\] must be a path"),
-        (5, "got int"),
-    ],
-)
-def test_sources_of_other_kinds_are_named(given_X: object, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        as_sources(given_X)
-
-
-def test_sources_that_will_do() -> None:
-    as_sources(["a.png", Path("b.png")])
-    as_sources(np.zeros((2, 5, 5, 3), np.uint8))
-    assert len(as_sources(path for path in ["a", "b"])) == 2

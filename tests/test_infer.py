@@ -164,7 +164,7 @@ def test_what_an_iterator_gave_before_it_failed_is_scored() -> None:
         assert [next(results).label, next(results).label] == [0, 1]
         with pytest.raises(OSError, match="the camera is gone"):
             next(results)
-    wrong = iter_infer(fitted(), iter([plain(), plain()[:, :, 0]]))
+    wrong = iter_infer(fitted(), iter([plain(), plain() / 255]))
     assert next(wrong).label == 0
     with pytest.raises(UsageError, match=r"inputs\[1\] must be an \(H, W, 3\) uint8"):
         next(wrong)
@@ -178,8 +178,8 @@ def test_usage_is_checked_at_once() -> None:
             iter_infer(fitted(), [], **{name: value})  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="pixel_threshold"):
         iter_infer(fitted(), [], regions=True, pixel_threshold=float("nan"))
-    with pytest.raises(UsageError, match="got one path"):
-        infer(fitted(), "a.png")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="got int"):
+        infer(fitted(), 3)  # type: ignore[arg-type]
     detector = fitted()
     detector.pixel_calibration_ = None
     assert infer(detector, [spotted()], regions=True)[0].regions  # the decision explains itself
@@ -717,3 +717,34 @@ def test_new_images_of_another_kind_are_said_before_they_are_scored(
     _, _, err = call(*fit_on(folder), folder / "parts")
     said = "1 of 4 new images is JPEG, and the training images are PNG; scores may show this"
     assert said in err and err.index(said) < err.index("threshold ")
+
+
+def test_a_terminal_gets_a_line_for_each_image(
+    call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "parts" / "c.png").write_bytes(b"no image")
+    jsonl = folder / "r.jsonl"
+    words = [*fit_on(folder), folder / "parts", "--regions", "--save-jsonl", jsonl]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    with pytest.raises(SystemExit):
+        command([str(one) for one in words])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and lines[0].startswith("good    ") and lines[1].startswith("DEFECT ")
+    assert lines[1].endswith("1.png  1 region, the worst at 30, 10") and " x  " in lines[1]
+    assert lines[3].startswith("unread") and "not an image" in lines[3]
+    assert [json.loads(line)["pred"] for line in jsonl.read_text().splitlines()] == [0, 1, 0, None]
+    code, records, _ = call(*words, "--json")
+    assert code == 1 and len(records) == 4
+
+
+def test_what_is_clear_is_taken_for_inputs(folder: Path) -> None:
+    assert [one.score for one in infer(fitted(), folder / "parts")] == [35.0, 250.0, 33.0]
+    (one,) = infer(fitted(), str(folder / "parts/a/1.png"))
+    assert one.label == 1 and one.input.endswith("1.png")
+    for image in (spotted(), Image.fromarray(spotted()), spotted()[:, :, 0]):
+        assert [one.score for one in infer(fitted(), image)] == [250.0]
+        assert [one.score for one in iter_infer(fitted(), iter([image, image]))] == [250.0] * 2
+    with pytest.raises(UsageError, match=r"inputs\[1\] must be .* float64"):
+        list(iter_infer(fitted(), iter([spotted(), spotted() / 255])))
+    assert fitted().predict(folder / "parts").tolist() == [0, 1, 0]
+    assert fitted().predict(str(folder / "parts/a/1.png")).tolist() == [1]

@@ -18,16 +18,16 @@ from pyimgano.cli import benchmark as benchmark_command
 from pyimgano.errors import NotEnoughMemoryError
 from pyimgano.memory import available_bytes, in_blocks, in_words, is_out_of_memory
 from pyimgano.models import create_model, register_model
-from pyimgano.models.bank import (
+from pyimgano.models.neighbors import (
+    ExhaustiveSearch,
     MemoryBank,
     StreamedCoreset,
-    exhaustive,
     greedy_coreset,
-    grouped_points,
-    room,
+    out_of_memory,
+    rounded_distances,
 )
-from pyimgano.models.bank import coreset as coreset_module
-from pyimgano.models.bank.exhaustive import ExhaustiveSearch
+from pyimgano.models.neighbors import coreset as coreset_module
+from pyimgano.models.neighbors import search as search_module
 
 from .conftest import MakeDataset, copy_registry, picture
 from .faults import watchdog
@@ -177,25 +177,24 @@ def test_neighbourhoods_are_the_same_in_smaller_parts(
 def test_a_coreset_is_the_same_in_smaller_parts(bank: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     points = bank[1]
     whole = greedy_coreset(points, 400)
-    product, halved = torch.addmm, []
+    limited = only_up_to(300, lambda self, some, *_: len(some), ExhaustiveSearch.update, ERRORS[1])
+    tried: list[int] = []
 
-    def addmm(bias: Any, a: torch.Tensor, *more: Any, **keywords: Any) -> torch.Tensor:
-        if len(a) > 1500:
-            halved.append(len(a))
-            raise ERRORS[1]
-        return product(bias, a, *more, **keywords)
+    def update(self: ExhaustiveSearch, queries: torch.Tensor, *more: Any) -> None:
+        tried.append(len(queries))
+        limited(self, queries, *more)
 
-    monkeypatch.setattr(torch, "addmm", addmm)
+    monkeypatch.setattr(ExhaustiveSearch, "update", update)
     assert torch.equal(greedy_coreset(points, 400), whole)
-    assert len(halved) > 2
+    assert sum(size > 300 for size in tried) > 2
 
 
 def test_where_no_part_fits_the_line_says_how_large_a_bank_does(
     bank: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searched, queries, _ = bank
-    row = room.row_bytes(24)
-    monkeypatch.setattr(room, "available_bytes", lambda device: 400 * row)
+    row = out_of_memory.row_bytes(24)
+    monkeypatch.setattr(out_of_memory, "available_bytes", lambda device: 400 * row)
     said = (
         f"not enough memory on cpu for a memory bank of 2000 features of 24 numbers, which takes "
         f"{in_words(2000 * row)}: {in_words(400 * row)} are free, in which about 300 fit; "
@@ -206,7 +205,7 @@ def test_where_no_part_fits_the_line_says_how_large_a_bank_does(
         raise ERRORS[1]
 
     with monkeypatch.context() as patched:
-        patched.setattr(ExhaustiveSearch, "lower", nothing)
+        patched.setattr(ExhaustiveSearch, "update", nothing)
         with pytest.raises(NotEnoughMemoryError) as raised:
             searched.search(queries)
         assert str(raised.value) == said and raised.value.__cause__ is None
@@ -215,14 +214,14 @@ def test_where_no_part_fits_the_line_says_how_large_a_bank_does(
         with pytest.raises(NotEnoughMemoryError, match="about 300 fit"):
             searched.neighbourhood(torch.arange(100), 3)
     with monkeypatch.context() as patched:
-        patched.setattr(exhaustive, "RoundedRows", nothing)
+        patched.setattr(search_module, "RoundedRows", nothing)
         with pytest.raises(NotEnoughMemoryError, match="about 300 fit"):
             MemoryBank(searched.features, searched.image)
         # an estimate that says it fits, though it did not, is not advice
-        patched.setattr(room, "available_bytes", lambda device: 2**40)
+        patched.setattr(out_of_memory, "available_bytes", lambda device: 2**40)
         with pytest.raises(NotEnoughMemoryError, match="about 1000 fit"):
             MemoryBank(searched.features, searched.image)
-        patched.setattr(room, "available_bytes", lambda device: None)
+        patched.setattr(out_of_memory, "available_bytes", lambda device: None)
         with pytest.raises(NotEnoughMemoryError, match="MiB; lower max_bank_size"):
             MemoryBank(searched.features, searched.image)
 
@@ -252,10 +251,10 @@ def test_patches_that_do_not_fit(bank: Any, monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(NotEnoughMemoryError, match=said):
             gather(points)
     # Linux would give the memory, and kill the process when it is used
-    monkeypatch.setattr(room, "available_bytes", lambda device: 4 * 5000 * 24 - 1)
+    monkeypatch.setattr(out_of_memory, "available_bytes", lambda device: 4 * 5000 * 24 - 1)
     with pytest.raises(NotEnoughMemoryError, match="are free, in which about 1874 fit"):
         gather(points)
-    monkeypatch.setattr(room, "available_bytes", lambda device: 4 * 5000 * 24)
+    monkeypatch.setattr(out_of_memory, "available_bytes", lambda device: 4 * 5000 * 24)
     gather(points)
 
 
@@ -265,10 +264,10 @@ def test_other_errors_are_what_they_are(bank: Any, monkeypatch: pytest.MonkeyPat
     def wrong(*given: Any, **keywords: Any) -> Any:
         raise RuntimeError("a bug of ours")
 
-    monkeypatch.setattr(ExhaustiveSearch, "lower", wrong)
+    monkeypatch.setattr(ExhaustiveSearch, "update", wrong)
     with pytest.raises(RuntimeError, match="a bug of ours"):
         searched.search(queries)
-    monkeypatch.setattr(grouped_points, "_distances", wrong)
+    monkeypatch.setattr(rounded_distances, "round_vectors", wrong)
     with pytest.raises(RuntimeError, match="a bug of ours"):
         greedy_coreset(queries, 300)
 

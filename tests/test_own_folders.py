@@ -72,14 +72,23 @@ def test_what_was_taken_for_what_is_said(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="4 images in old are not used"):
         notes = load_dataset("custom", tmp_path).get_info()["notes"]
     assert notes[0] == (
-        f"{tmp_path}: took OK/cam1: 8 images, OK/cam2: 4 images for good training images; "
-        "OK/cam1: 2 images, OK/cam2: 1 image for good test images; NOK: 3 images for bad test "
-        "images"
+        f"{tmp_path}: took 12 images as good training images (OK/cam1 8, OK/cam2 4), 3 images as "
+        "good test images (OK/cam1 2, OK/cam2 1), 3 images as bad test images (NOK 3)"
     )
     assert "3 of 15" in notes[1] and "the last fifth" in notes[1]
     assert "4 images in old are not used" in notes[2] and len(notes) == 3
-    kinds = [one.kind for one in check_dataset("custom", tmp_path).categories[0].findings]
-    assert [kind for kind in kinds if kind != "mask_missing"] == ["images_not_used", "note", "note"]
+    found = check_dataset("custom", tmp_path).categories[0].findings
+    assert [one.kind for one in found] == ["images_not_used", "note", "note", "note"]
+    assert found[1].path == str(tmp_path) and found[1].message.startswith("took 12 images as")
+    assert found[3].message.startswith("there are no masks")
+
+
+def test_a_note_names_a_few_of_many_folders(tmp_path: Path) -> None:
+    make(tmp_path, {f"cam{number}": 1 for number in range(9)})
+    (note,) = load_dataset("custom", tmp_path).get_info()["notes"]
+    assert note.endswith(
+        "9 images as good training images (cam0 1, cam1 1, cam2 1, and 6 more folders)"
+    )
 
 
 def test_the_images_that_are_set_aside_are_the_last_of_each_folder(tmp_path: Path) -> None:

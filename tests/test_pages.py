@@ -96,7 +96,7 @@ def read(page: Path) -> _Elements:
 # ---- what a run keeps for its page
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from([None, False, True]), st.integers(0, 6)), min_size=1, max_size=60
@@ -155,7 +155,7 @@ def test_a_map_that_is_none_is_refused(tmp_path: Path) -> None:
 # ---- curves
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.integers(-3, 3), min_size=1, max_size=30),
     st.lists(st.integers(-3, 3), min_size=1, max_size=30),
@@ -165,6 +165,25 @@ def test_decisions_are_counted_at_every_threshold(good: list[int], bad: list[int
     steps = [np.inf, *sorted({*good, *bad}, reverse=True)]
     assert found.false_alarms.tolist() == [sum(s >= t for s in good) for t in steps]
     assert found.found.tolist() == [sum(s >= t for s in bad) for t in steps]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(-5, 5), min_size=1, max_size=40),
+    st.lists(st.integers(-5, 5), min_size=1, max_size=40),
+    st.sampled_from([0.2, 0.55, 1.0]),
+)
+def test_a_staircase_is_drawn_by_its_corners(good: list[int], bad: list[int], end: float) -> None:
+    found = plotting.Decisions(np.asarray(good, np.float64), np.asarray(bad, np.float64))
+    rates = found.false_alarms / len(good)
+    kept = plotting._corners(rates, found.found, end)
+
+    def height(x: Any, y: Any, at: float) -> Any:
+        return y[np.searchsorted(x, at, side="right") - 1]
+
+    for at in [*rates[rates <= end], end]:
+        whole = height(rates, found.found, at)
+        assert height(rates[kept], found.found[kept], at) == whole
 
 
 def test_the_points_of_the_pro_curve_have_the_area_of_aupro() -> None:
@@ -407,7 +426,7 @@ def test_a_robustness_run_has_a_page_too(make_mvtec: MakeDataset, tmp_path: Path
     )
     found = read(Path(report["run_dir"]) / "report.html")
     assert "Under drift" in found.text and "lighting" in found.text
-    assert len(found.all("svg")) == 6 and found.all("button", class_="pictures")
+    assert len(found.all("svg")) == 7 and found.all("button", class_="pictures")
 
 
 def test_a_page_that_cannot_be_made_does_not_cost_the_run(
@@ -416,7 +435,7 @@ def test_a_page_that_cannot_be_made_does_not_cost_the_run(
     def fail(run: Path) -> None:
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("pyimgano.pipelines.run_documents.write_report_page", fail)
+    monkeypatch.setattr("pyimgano.pipelines.run.write_report_page", fail)
     with pytest.warns(UserWarning, match=r"report\.html could not be written .*no ink"):
         folder = run(make_mvtec(), tmp_path)
     assert json.loads((folder / "report.json").read_text())["status"] == "complete"
@@ -496,6 +515,19 @@ def test_a_resumed_run_leaves_no_map_of_before(make_mvtec: MakeDataset, tmp_path
         (path / "report.json").write_text(json.dumps(report))
     run_benchmark(resume=folder)
     assert not stray.exists() and (folder / "report.html").exists()
+
+
+def test_resuming_a_complete_run_makes_the_page_that_a_kill_left_out(
+    make_mvtec: MakeDataset, tmp_path: Path
+) -> None:
+    folder = run(make_mvtec(), tmp_path)
+    page = folder / "report.html"
+    page.unlink()
+    run_benchmark(resume=folder)
+    assert page.exists()
+    page.write_text("mine")
+    run_benchmark(resume=folder)
+    assert page.read_text() == "mine"  # what is there stays
 
 
 # ---- words
@@ -594,6 +626,21 @@ def test_infer_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit) as end:
         infer([*call, "--html", str(tmp_path / "no" / "page.html"), "--input", str(tmp_path)])
     assert end.value.code == 2 and "--html" in capsys.readouterr().err
+
+
+def test_a_watched_folder_has_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(4):
+        save(tmp_path / "good" / f"{i}.png", picture(i))
+    save(tmp_path / "line" / "bad.png", picture(9, spot=True))
+    page = tmp_path / "page.html"
+    call = ["--train-dir", str(tmp_path / "good"), "--model", "darkness", "--quiet"]
+    call += ["--watch", str(tmp_path / "line"), "--settle", "0", "--stop-when-idle", "0.1"]
+    with pytest.raises(SystemExit) as end:
+        infer([*call, "--watch-interval", "0.05", "--html", str(page)])
+    assert end.value.code in (0, None), capsys.readouterr().err
+    found = read(page)
+    assert "1 image: 1 called defective." in found.text
+    assert not found.all("html")[0].get("data-reload")
 
 
 # ---- in a browser

@@ -14,7 +14,7 @@ from pyimgano.backbones import create_backbone
 from pyimgano.errors import UsageError
 from pyimgano.models import create_model, spread
 from pyimgano.models.anomaly_map import smooth_maps
-from pyimgano.models.bank import random_projection, streamed_coreset
+from pyimgano.models.neighbors import random_projection, streamed_coreset
 from pyimgano.models.patchcore import VisionPatchCore
 
 from .conftest import picture, save

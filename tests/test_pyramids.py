@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from pyimgano.backbones import create_backbone
 from pyimgano.backbones.choice import LastOfStrides
 from pyimgano.errors import DataError
 from pyimgano.models import create_model, load_model
+from pyimgano.models.detector import Detector
 from pyimgano.models.pyramid import LevelMaps, untrained_copy
 from pyimgano.models.reverse_distillation import cosine_distances, cosine_loss
 from pyimgano.models.reverse_networks import Reverse
 from pyimgano.models.stfpm import half_squared_distances, pyramid_loss
-from pyimgano.models.trained import TrainedDetector
-from pyimgano.models.training import drawn, images
+from pyimgano.models.training import Plan, drawn, images
 from pyimgano.threads import limited_threads
 
 from .conftest import picture
@@ -29,14 +30,12 @@ BOTH = ("vision_stfpm", "vision_reverse_distillation")
 GOOD = [picture(i) for i in range(24)]
 
 
-def make(name: str, **keywords: Any) -> TrainedDetector:
+def make(name: str, **keywords: Any) -> Detector:
     given = {"resize": (64, 64), "device": "cpu", "train_batch_size": 8, **keywords}
-    detector = create_model(name, **given)
-    assert isinstance(detector, TrainedDetector)
-    return detector
+    return create_model(name, **given)
 
 
-def quick(name: str, **keywords: Any) -> TrainedDetector:
+def quick(name: str, **keywords: Any) -> Detector:
     """Random weights, nothing to compile, four steps."""
     given = {"pretrained": False, "engine": "torch", "steps": 4}
     return make(name, **{**given, "resize": (32, 32), **keywords})
@@ -179,11 +178,11 @@ def test_levels_student_and_decoder_of_every_kind(name: str) -> None:
 
 
 @pytest.fixture(scope="module", params=BOTH)
-def fitted(request: pytest.FixtureRequest) -> TrainedDetector:
+def fitted(request: pytest.FixtureRequest) -> Detector:
     return make(request.param, steps=45).fit(GOOD)
 
 
-def test_training_lowers_the_loss_and_finds_a_planted_defect(fitted: TrainedDetector) -> None:
+def test_training_lowers_the_loss_and_finds_a_planted_defect(fitted: Detector) -> None:
     losses = fitted.history_.losses
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
     good = fitted.decision_function([picture(100 + i) for i in range(6)])
@@ -196,7 +195,7 @@ def test_training_lowers_the_loss_and_finds_a_planted_defect(fitted: TrainedDete
     assert 28 <= row < 48 and 28 <= column < 48  # the spot is at 32 to 43
 
 
-def test_the_threshold_is_set_on_images_that_were_set_aside(fitted: TrainedDetector) -> None:
+def test_the_threshold_is_set_on_images_that_were_set_aside(fitted: Detector) -> None:
     calibration = fitted.calibration_
     assert calibration.method == "held-out-images" and calibration.n_scores == 8
     assert calibration.promised_false_alarm_rate == pytest.approx(1 / 9)
@@ -206,7 +205,7 @@ def test_the_threshold_is_set_on_images_that_were_set_aside(fitted: TrainedDetec
     np.testing.assert_array_equal(fitted.decision_scores_, fitted.decision_function(kept))
 
 
-def test_company_and_threads_change_no_score(fitted: TrainedDetector, tmp_path: Path) -> None:
+def test_company_and_threads_change_no_score(fitted: Detector, tmp_path: Path) -> None:
     some = [picture(300 + i, spot=i == 1) for i in range(3)]
     together = fitted.decision_function(some)
     alone = [fitted.decision_function([one])[0] for one in some]
@@ -226,7 +225,7 @@ def test_company_and_threads_change_no_score(fitted: TrainedDetector, tmp_path: 
 def test_an_interrupted_fit_goes_on_to_the_same_bits(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TrainedDetector, "check_every", 2)
+    monkeypatch.setattr("pyimgano.models.training.Plan", partial(Plan, check_every=2))
     place = str(tmp_path / "training")
     whole = quick(name).fit(GOOD)
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from pyimgano.models import create_model
-from pyimgano.models.bank import (
+from pyimgano.models.neighbors import (
     DiscriminatedCoreset,
     greedy_coreset,
+    local_outlier_factor,
     local_outlier_factors,
-    outlier_factors,
     streamed_coreset,
 )
 from pyimgano.models.softpatch import VisionSoftPatch, _outliers
@@ -66,7 +66,7 @@ class TestOutlierFactors:
     def test_do_not_depend_on_how_the_work_is_cut_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
         sets = torch.from_numpy(np.random.default_rng(1).normal(size=(7, 15, 4))).float()
         whole = local_outlier_factors(sets, 4)
-        monkeypatch.setattr(outlier_factors, "_NUMBERS", 1)
+        monkeypatch.setattr(local_outlier_factor, "_NUMBERS", 1)
         assert torch.equal(local_outlier_factors(sets, 4), whole)
 
     def test_of_few_points_and_of_copies(self) -> None:

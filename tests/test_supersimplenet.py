@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from pyimgano.models import create_model, load_model
 from pyimgano.models.detector import Detector
 from pyimgano.models.perlin import perlin_masks, perlin_noise
 from pyimgano.models.saved_state import SavedState
+from pyimgano.models.supersimplenet import SuperSimpleNet
 from pyimgano.models.supersimplenet_networks import Heads, focal, loss_of, truncated_l1, upscaled
 
 from .conftest import picture
@@ -201,21 +201,20 @@ class TestDetector:
 def test_a_saved_width_that_its_arrays_do_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
     polygons = [[(0.0, 0.0), (0.6, 0.0), (0.6, 0.6), (0.0, 0.6)]]
     detector = cheap(steps=1, roi=polygons).fit(GOOD[:3])
-    learned: Any = detector.learned_
-    state = learned.state()
-    learned.restore(SavedState(state.arrays, state.facts))
-    detector.params_.hidden_dim = 8192
+    method, state = SuperSimpleNet(detector.params_), detector.learned_.state()
+    method.restore(SavedState(state.arrays, state.facts))
+    method.params.hidden_dim = 8192
     devices: list[str] = []
-    blank = learned._blank
+    blank = method._heads
 
     def spy() -> torch.nn.Module:
         made = blank()
         devices.extend(one.device.type for one in made.parameters())
         return made
 
-    monkeypatch.setattr(learned, "_blank", spy)
+    monkeypatch.setattr(method, "_heads", spy)
     with pytest.raises(SavedModelError, match=r"segmentation.* wanted float32 of shape \(8192"):
-        learned.restore(SavedState(state.arrays, state.facts))
+        method.restore(SavedState(state.arrays, state.facts))
     assert set(devices) == {"meta"}
     with pytest.raises(UsageError, match="hidden_dim"):
         cheap(hidden_dim=8193).validate_params()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -680,3 +682,117 @@ def test_exports_do_as_the_detector(name: str, form: str, tmp_path: Path) -> Non
         batch = np.stack([resize_image(image, size) for image in shown[:count]])
         score, _, _ = program(batch)
         np.testing.assert_allclose(score, detector.decision_function(shown[:count]), rtol=1e-5)
+
+
+# ---- timm
+
+
+class TimmViT(torch.nn.Module):
+    """What timm's vision transformers have, as far as it is used, of no computation to speak of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed_dim, self.num_prefix_tokens, self.no_embed_class = 6, 1, False
+        self.dynamic_img_size = True
+        self.patch_embed = torch.nn.Conv2d(3, 6, 16, stride=16)
+        self.patch_embed.patch_size, self.patch_embed.grid_size = (16, 16), (4, 4)
+        self.patch_embed.forward = lambda x: torch.nn.functional.conv2d(  # (N, h, w, C)
+            x, self.patch_embed.weight, self.patch_embed.bias, stride=16
+        ).permute(0, 2, 3, 1)
+        self.cls_token = torch.nn.Parameter(torch.randn(1, 1, 6))
+        self.reg_token, self.norm_pre = None, torch.nn.Identity()
+        self.pos_embed = torch.nn.Parameter(torch.randn(1, 17, 6))
+        self.blocks = torch.nn.ModuleList(torch.nn.Linear(6, 6) for _ in range(4))
+        self.norm = torch.nn.LayerNorm(6)
+        self.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+    def forward_intermediates(self, x: torch.Tensor, **options: Any) -> None:
+        raise AssertionError("Input height (48) doesn't match model (64).")
+
+
+def stand_in_for_timm(monkeypatch: pytest.MonkeyPatch, dynamic: bool) -> None:
+    made = TimmViT()
+    made.dynamic_img_size = dynamic
+
+    def create_model(name: str, *, pretrained: bool, **options: Any) -> Any:
+        if options.get("features_only"):
+            info = types.SimpleNamespace(reduction=lambda: [16, 16, 16])
+            return types.SimpleNamespace(model=made, feature_info=info)
+        if options.get("dynamic_img_size") and not dynamic:
+            raise TypeError("unexpected keyword argument 'dynamic_img_size'")
+        return made
+
+    monkeypatch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=create_model))
+
+
+def test_timm_transformers_have_the_same_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in, which is written out here; real ones are compared where timm is."""
+    stand_in_for_timm(monkeypatch, dynamic=True)
+    layers = ["blocks.1", "0.75.normed", "block3.class"]
+    found = {}
+    picture = np.random.default_rng(0).integers(0, 256, (48, 90, 3), np.uint8)
+    for engine in ("torch", "openvino"):
+        made = create_backbone(
+            "timm:vit", layers=layers, pretrained=False, engine=engine, device="cpu"
+        )
+        assert made.layers == ("block1", "block2.normed", "block3.class")
+        with pytest.warns(UserWarning, match="48 x 90 are resized to 48 x 96"):
+            found[engine] = made.features([picture])
+    for one, other in zip(found["torch"], found["openvino"], strict=True):
+        assert (one - other).abs().max() <= ENGINE_TOLERANCE * other.abs().max()
+    model: Any = made.network.model
+    with torch.inference_mode():
+        x = (torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1).float()
+        x = torch.nn.functional.interpolate(x, (48, 96), mode="bilinear")
+        square = model.pos_embed[:, 1:].reshape(1, 4, 4, 6).permute(0, 3, 1, 2)
+        places = torch.nn.functional.interpolate(square, (3, 6), mode="bicubic", antialias=True)
+        t = model.patch_embed.forward(x).flatten(1, 2) + places.flatten(2).transpose(1, 2)
+        t = torch.cat([model.cls_token + model.pos_embed[:, :1], t], dim=1)
+        after = []
+        for block in model.blocks:
+            t = block(t)
+            after.append(t)
+        grid = (1, 6, 3, 6)
+        wanted = [
+            after[1][:, 1:].transpose(1, 2).reshape(grid),
+            model.norm(after[2])[:, 1:].transpose(1, 2).reshape(grid),
+            after[3][:, :1].transpose(1, 2).reshape(1, 6, 1, 1),
+        ]
+    for one, other in zip(found["torch"], wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_size_that_a_timm_transformer_cannot_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in_for_timm(monkeypatch, dynamic=False)
+    made = create_backbone("timm:vit", pretrained=False, engine="openvino", device="cpu")
+    assert made.engine == "torch"  # OpenVINO resizes positions in another way
+    with pytest.raises(UsageError, match=r"'timm:vit' does not take images of 48 x 48 pixels"):
+        made.features([np.zeros((48, 48, 3), np.uint8)])
+    monkeypatch.setitem(sys.modules, "timm", None)
+    backbone._create.cache_clear()
+    with pytest.raises(UsageError, match=r"needs timm, which cannot be imported here") as raised:
+        create_model("vision_patchcore", backbone="timm:vit_small_patch14_dinov2").prepare()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch14_dinov2"])
+def test_a_timm_transformer_computes_what_timm_computes(name: str) -> None:
+    try:
+        import timm
+    except Exception as error:  # also beside a build of torch that torchvision does not match
+        pytest.skip(f"timm cannot be imported: {error}")
+    layers = ["block3", "block11.normed"]
+    made = create_backbone(
+        f"timm:{name}", layers=layers, pretrained=False, engine="torch", device="cpu"
+    )
+    theirs = timm.create_model(name, num_classes=0, dynamic_img_size=True).eval()
+    state = {key.removeprefix("model."): value for key, value in made.network.state_dict().items()}
+    theirs.load_state_dict(state)
+    x = torch.randn(1, 3, 224, 112)
+    with torch.inference_mode():
+        found = made.network.tapped(x, layers)
+        for one, (block, norm) in zip(found, ((3, False), (11, True)), strict=True):
+            (other,) = theirs.forward_intermediates(
+                x, indices=[block], norm=norm, intermediates_only=True
+            )
+            assert largest_difference(one.numpy(), other.numpy()) < 1e-5

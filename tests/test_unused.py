@@ -227,9 +227,7 @@ def test_a_flat_folder_takes_what_lies_below_it_and_says_so(tmp_path: Path) -> N
     save(tmp_path / "0.png", picture(0))
     save(tmp_path / "more/1.png", picture(1))
     (one,) = found(tmp_path, "custom")
-    assert one.message == (
-        f"{tmp_path}: took itself: 1 image, more: 1 image for good training images"
-    )
+    assert one.message == ("took 2 images as good training images (the folder itself 1, more 1)")
 
 
 def test_training_images_that_all_lie_too_deep(make_mvtec: MakeDataset) -> None:

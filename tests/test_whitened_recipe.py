@@ -20,8 +20,8 @@ from pyimgano.backbones import create_backbone
 from pyimgano.errors import PyimganoError
 from pyimgano.images import resize_image
 from pyimgano.models import create_model, load_model
-from pyimgano.models.bank import Moments, PooledCoreset, Whitening
-from pyimgano.models.bank.nuisance import STRENGTHS, Nuisance
+from pyimgano.models.neighbors import Moments, PooledCoreset, Whitening
+from pyimgano.models.neighbors.nuisance_covariance import STRENGTHS, NuisanceCovariance
 from pyimgano.models.nuisance import DRIFT, EVERYDAY, drift_copies, everyday_copies
 from pyimgano.models.on_backbone import features_of
 from pyimgano.models.power_means import CONTEXT_POWER, NEAR_POWER, joint_score, power_mean
@@ -202,7 +202,7 @@ def test_against_a_plain_version() -> None:
 def test_the_border_of_the_frame_is_no_defect() -> None:
     """Where distances at the border are larger in good images, they are brought down to the rest;
     where they are smaller, nothing is blown up."""
-    from pyimgano.models.bank.patch_memory import _Scaling
+    from pyimgano.models.neighbors.patch_memory import _Scaling
 
     rng = np.random.default_rng(0)
     distances = rng.uniform(1, 2, (20, 6, 6)).astype(np.float32)
@@ -220,7 +220,7 @@ def test_the_border_of_the_frame_is_no_defect() -> None:
 
 def test_a_scale_is_learned_without_the_image_that_it_is_used_on() -> None:
     """One training image with defects at places of its own does not excuse them."""
-    from pyimgano.models.bank.patch_memory import _Scaling
+    from pyimgano.models.neighbors.patch_memory import _Scaling
 
     distances = np.ones((10, 4), np.float32)
     distances[3, 2] = 100.0
@@ -291,7 +291,7 @@ def test_the_pool_is_spread_over_all_patches(
     numbers = coreset._drawn[: coreset._filled]
     assert len(coreset._drawn) == min(pool, total)
     assert np.array_equal(np.unique(coreset._drawn), coreset._drawn)
-    assert np.array_equal(coreset._block[: coreset._filled, 0].numpy(), numbers)
+    assert np.array_equal(coreset._pool[: coreset._filled, 0].numpy(), numbers)
     ends = np.arange(len(coreset._drawn) + 1) * total // len(coreset._drawn)
     assert (ends[:-1] <= coreset._drawn).all() and (coreset._drawn < ends[1:]).all()
     if coreset._filled:
@@ -367,7 +367,7 @@ def test_scores_do_not_depend_on_company() -> None:
 @pytest.mark.filterwarnings("error")
 def test_images_kept_for_calibration_are_of_all_parts() -> None:
     """Also where every tenth image is kept, of which scales are learned without their own part."""
-    from pyimgano.models.bank import PatchMemoryLearner
+    from pyimgano.models.neighbors import PatchMemoryLearner
     from pyimgano.models.spread import Spread
 
     patches = torch.randn((100, 16, 6), generator=torch.Generator().manual_seed(0))
@@ -544,7 +544,7 @@ def test_what_nuisance_counts_follows_the_images() -> None:
     clean = pool.view(20, 20, 6)[:8]
 
     def enough(moved: float, spread: float) -> bool:
-        nuisance = Nuisance(10)
+        nuisance = NuisanceCovariance(10)
         scale = torch.exp(spread * torch.randn((8, 1, 1), generator=rng))
         away = moved * torch.randn(clean.shape, generator=rng)
         fold = torch.zeros(clean.shape[:2], dtype=torch.int64)

@@ -29,6 +29,16 @@ _CONTROL_GROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 
 
+def peak_memory() -> int | None:
+    """Return the most bytes of memory that this process has held so far; None if not known."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether memory that ran out is what an error says."""
     if isinstance(error, MemoryError):

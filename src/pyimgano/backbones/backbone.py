@@ -449,7 +449,7 @@ def _create(
         apart = _apart(network, chosen, context_above)
         graph = PatchGraph(tapped, coarse=patches == "coarse", apart=apart)
     runner: Engine
-    if engine == "openvino":
+    if engine == "openvino" and not network.torch_alone:
         store = None
         if origin.sha256 is not None:  # random weights, and timm's, have no name of their own
             identity = f"{name} {' '.join(chosen)} {origin.sha256} {patches} {apart}"
@@ -508,9 +508,7 @@ def _build(
 
         short = name.removeprefix("timm:")
         given = weights is not None
-        network: TappedNetwork = timm.TimmNetwork(
-            short, pretrained=pretrained and not given, seed=seed
-        )
+        network = timm.timm_network(short, pretrained=pretrained and not given, seed=seed)
         if weights is not None:  # of a saved detector: the names are ours
             return network, fill_from_file(network, weights)
         return network, timm.origin(short, pretrained=pretrained, seed=seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..errors import UsageError
 from .network import TappedNetwork
 
 
@@ -62,3 +63,63 @@ class LastOfStages:
         kinds = list(network.layer_kinds().items())
         ends = zip(kinds, [*kinds[1:], (None, None)])
         return tuple(name for (name, kind), (_, after) in ends if kind != after)
+
+
+@dataclass(frozen=True)
+class LastBlock:
+    """The last block of a vision transformer, normed; of another network its own default."""
+
+    def __call__(self, network: TappedNetwork) -> tuple[str, ...]:
+        return network.default_layers if network.pyramid else network.layer_names[-1:]
+
+
+@dataclass(frozen=True)
+class Depths:
+    """Blocks of a vision transformer at shares of its depth; of another network its own default.
+
+    Blocks are counted from 0: at 0.25, 0.5, 0.75 and 1 of 12 they are 3, 6, 9 and 11.
+    """
+
+    shares: tuple[float, ...]
+    normed: bool = True
+
+    def __call__(self, network: TappedNetwork) -> tuple[str, ...]:
+        if network.pyramid:
+            return network.default_layers
+        depth = len({name.removesuffix(".normed") for name in network.layer_names})
+        numbers = sorted({min(round(share * depth), depth - 1) for share in self.shares})
+        return tuple(f"block{number}{'.normed' * self.normed}" for number in numbers)
+
+
+@dataclass(frozen=True)
+class MiddleBlocks:
+    """All blocks of a vision transformer from half to three quarters of its depth, unnormed.
+
+    Of 24 blocks those are 7, counted from 0 the 12th to the 18th. Of another network its own
+    default.
+    """
+
+    def __call__(self, network: TappedNetwork) -> tuple[str, ...]:
+        if network.pyramid:
+            return network.default_layers
+        depth = len({name.removesuffix(".normed") for name in network.layer_names})
+        first, last = (min(round(share * depth), depth - 1) for share in (0.5, 0.75))
+        return tuple(f"block{number}" for number in range(first, last + 1))
+
+
+@dataclass(frozen=True)
+class WithClassToken:
+    """Blocks of a vision transformer at `shares` of its depth, or those named, and its class token.
+
+    The class token is that of the last block, normed, and comes last. Of another network the call
+    raises `UsageError`.
+    """
+
+    shares: tuple[float, ...]
+    named: tuple[str, ...] | None = None
+
+    def __call__(self, network: TappedNetwork) -> tuple[str, ...]:
+        if network.pyramid or not getattr(network, "has_class", False):
+            raise UsageError("a vision transformer with a class token is wanted as the backbone")
+        blocks = Depths(self.shares)(network) if self.named is None else self.named
+        return (*blocks, f"{network.layer_names[-1]}.class")

@@ -106,19 +106,33 @@ class DinoV2(VisionTransformer):
         return torch.cat([*before, patches], dim=1)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Return the position embeddings (1, hw, width) of a grid, bicubically interpolated."""
-        own = self.pos_embed[:, 1:]
-        if grid == (self.native, self.native):
-            return own
-        square = own.reshape(self.native, self.native, self.width).permute(2, 0, 1)
-        rows, columns = (
-            torch.from_numpy(
-                cubic_resize(self.native, side, (side + self.offset) / self.native, self.smooth)
-            ).to(square)
-            for side in grid
-        )
-        scaled = rows @ (square @ columns.T)  # (width, h, w)
-        return scaled.flatten(1).T[None]
+        """Return the position embeddings (1, hw, width) of a grid."""
+        native = self.native, self.native
+        return resized(self.pos_embed[:, 1:], native, grid, offset=self.offset, smooth=self.smooth)
+
+
+def resized(
+    positions: Tensor,
+    native: tuple[int, int],
+    grid: tuple[int, int],
+    *,
+    offset: float = 0.0,
+    smooth: bool = False,
+) -> Tensor:
+    """Return position embeddings (1, native cells, C) for another grid, (1, hw, C), bicubically.
+
+    As products of matrices, which every engine computes alike; their own bicubic interpolations
+    differ by percents. `offset` and `smooth` are those of `DinoV2` and `cubic_resize`.
+    """
+    if grid == native:
+        return positions
+    square = positions.reshape(*native, -1).permute(2, 0, 1)  # (C, native rows, native columns)
+    rows, columns = (
+        torch.from_numpy(cubic_resize(have, wanted, (wanted + offset) / have, smooth)).to(square)
+        for have, wanted in zip(native, grid)
+    )
+    scaled = rows @ (square @ columns.T)  # (C, h, w)
+    return scaled.flatten(1).T[None]
 
 
 @lru_cache(maxsize=32)

@@ -31,6 +31,8 @@ class TappedNetwork(nn.Module):
     pyramid: bool = True
     #: Sides of images are multiples of so many pixels, and others are resized to the nearest one.
     multiple: int = 1
+    #: Whether OpenVINO would compute something else.
+    torch_alone: bool = False
 
     def resolve_layer(self, layer: str, name: str) -> str:
         """Return the one name of a layer, where it has several.

@@ -22,7 +22,7 @@ from .network import TappedNetwork
 Rotation = tuple[Tensor, Tensor]
 
 _LAYER = re.compile(
-    r"(?:block(?P<block>\d+)|(?P<depth>0?\.\d+|1(?:\.0+)?))"
+    r"(?:block(?:s\.)?(?P<block>\d+)|(?P<depth>0?\.\d+|1(?:\.0+)?))"
     r"(?P<normed>\.normed)?(?P<part>\.class|\.registers)?(?P<unit>\.unit)?"
 )
 
@@ -146,6 +146,7 @@ class VisionTransformer(TappedNetwork):
     """
 
     pyramid = False
+    has_class = True
     mean = (0.485 * 255, 0.456 * 255, 0.406 * 255)
     std = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
@@ -175,6 +176,16 @@ class VisionTransformer(TappedNetwork):
     def rotation(self, grid: tuple[int, int], like: Tensor) -> Rotation | None:
         """Return what queries and keys are turned by; None where positions are added instead."""
         return None
+
+    def block(self, number: int, tokens: Tensor, rotation: Rotation | None) -> Tensor:
+        """Return tokens after a block."""
+        found: Tensor = self.blocks[number](tokens, rotation)
+        return found
+
+    def normed(self, tokens: Tensor) -> Tensor:
+        """Return tokens after the network's last LayerNorm."""
+        found: Tensor = self.norm(tokens)
+        return found
 
     # ---- features by name
 
@@ -208,6 +219,8 @@ class VisionTransformer(TappedNetwork):
         part = (found["part"] or ".patches")[1:]
         if part == "registers" and not self.registers:
             raise UsageError(f"layer {layer!r} is not there: {name} has no registers")
+        if part == "class" and not self.has_class:
+            raise UsageError(f"layer {layer!r} is not there: {name} has no class token")
         return Layer(block, found["normed"] is not None, part, found["unit"] is not None)
 
     def layer_kinds(self) -> dict[str, tuple[int, int]]:
@@ -220,24 +233,35 @@ class VisionTransformer(TappedNetwork):
         if (height, width) != (int(x.shape[-2]), int(x.shape[-1])):
             x = functional.interpolate(x, (height, width), mode="bilinear", align_corners=False)
         grid = height // self.multiple, width // self.multiple
+        after = self.after_blocks(x, grid, sorted({one.block for one in wanted}))
+        normed = {one.block: self.normed(after[one.block]) for one in wanted if one.normed}
+        return [
+            self._part((normed if one.normed else after)[one.block], one, grid) for one in wanted
+        ]
+
+    def after_blocks(
+        self, x: Tensor, grid: tuple[int, int], numbers: Sequence[int]
+    ) -> dict[int, Tensor]:
+        """Return all tokens (N, 1 + R + hw, width) after each of the blocks `numbers`, ascending.
+
+        `x` is (N, 3, H, W) with sides that are multiples of a patch's.
+        """
         tokens = self.tokens(x, grid)
         rotation = self.rotation(grid, tokens)
-        found: dict[Layer, Tensor] = {}
-        for number in range(1 + max(one.block for one in wanted)):
-            tokens = self.blocks[number](tokens, rotation)
-            of_block = [one for one in wanted if one.block == number]
-            normed = self.norm(tokens) if any(one.normed for one in of_block) else tokens
-            for one in of_block:
-                found[one] = self._part(normed if one.normed else tokens, one, grid)
-        return [found[one] for one in wanted]
+        after = {}
+        for number in range(1 + numbers[-1]):
+            tokens = self.block(number, tokens, rotation)
+            if number in numbers:
+                after[number] = tokens
+        return after
 
     def _part(self, tokens: Tensor, layer: Layer, grid: tuple[int, int]) -> Tensor:
         """(N, width, rows, columns) of the tokens that a layer names."""
-        before = 1 + self.registers
+        before = self.has_class + self.registers
         if layer.part == "class":
             tokens, grid = tokens[:, :1], (1, 1)
         elif layer.part == "registers":
-            tokens, grid = tokens[:, 1:before], (1, self.registers)
+            tokens, grid = tokens[:, self.has_class : before], (1, self.registers)
         else:
             tokens = tokens[:, before:]
         if layer.unit:

@@ -23,7 +23,7 @@ from ..models.registry import create_model
 from .caller import Caller
 from .console import complain, warn
 from .groups import SuggestingGroup
-from .interruption import INTERRUPTED, ended_cleanly_by_signals
+from .interruption import INTERRUPTED, ended_cleanly_by_signals, how_to_go_on
 
 #: Subcommand to the module that holds it and the line that `--help` shows, by what they are for.
 _SECTIONS = {
@@ -225,6 +225,8 @@ def _run(
             return error.exit_code
         except (click.Abort, KeyboardInterrupt):
             complain(f"{name}: error: interrupted")
+            if (line := how_to_go_on(interruption.run)) is not None:
+                complain(line)
             return INTERRUPTED
         except SystemExit as left:  # by click, which has put its own streams in the way of ours
             sys.stdout, sys.stderr = streams

@@ -62,7 +62,13 @@ def command(
 ) -> int:
     """Run a detector over a dataset's categories and leave a run directory.
 
-    The summary is one JSON document on stdout; progress and tables go to stderr.
+    \b
+      pyimgano benchmark --dataset demo
+      pyimgano benchmark --dataset custom --root photos --save-model
+
+    A terminal shows the summary as a table, and where the page of the run is; elsewhere, and with
+    --json, stdout is one JSON document. Progress and messages go to stderr, in plain lines where it
+    is a file.
     --list-models and --model-info print tables to a terminal, and text or JSON elsewhere.
 
     Exit status: 0 done; 1 a category failed, or a test image could not be read; 2 usage.

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ..comparison.compare import Comparison
 
 _MOST_CHANGES = 30
+# Columns that hold words, not numbers.
+_OF_WORDS = ("category", "metric", "cost", "setting", "image", "kind", "what")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,6 +36,9 @@ _MOST_CHANGES = 30
 )
 def command(*, runs: tuple[Path, ...], html: Path | None, as_json: bool, seed: int) -> int:
     """Put runs side by side: metrics, their differences from the first run, changed decisions.
+
+    \b
+      pyimgano compare runs/monday runs/tuesday
 
     RUN is a run directory of pyimgano benchmark or robust-benchmark, of this version or an earlier
     one, finished or not; at least two. Differences of image metrics have 95 % intervals by a paired
@@ -87,7 +92,7 @@ def _tables(found: Comparison) -> list[Any]:
         tables.append(settings)
     tables.append(_metrics(found, several))
     if found.costs:
-        costs = _new("time and memory", [*["category"] * several, "", *found.labels])
+        costs = _new("time and memory", [*["category"] * several, "cost", *found.labels])
         for row in found.costs:
             cells = [COSTS[row["cost"]], *(cost(row["cost"], value) for value in row["values"])]
             costs.add_row(*[plain(row["category"])] * several, *cells)
@@ -131,8 +136,8 @@ def _new(title: str, columns: list[str]) -> Table:
     from rich.text import Text
 
     table = Table(title=Text(plain(title)))
-    for number, column in enumerate(columns):
-        table.add_column(Text(plain(column)), justify="left" if number == 0 else "right")
+    for column in columns:
+        table.add_column(Text(plain(column)), justify="left" if column in _OF_WORDS else "right")
     return table
 
 

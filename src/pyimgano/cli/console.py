@@ -1,11 +1,15 @@
-"""What a person sees on stderr: a progress bar and a table where it is a terminal, and,
-always, what went wrong."""
+"""What a person sees: progress, tables and what went wrong.
+
+On a terminal progress is a bar, and the table of a result stands on stdout instead of JSON. In a
+log file (`2> log`) progress and tables are plain lines.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -27,8 +31,10 @@ if TYPE_CHECKING:
 #: The same for all commands that load detectors.
 ALLOW_WEIGHTS = "Read the weights file that the saved detector names even outside its folder."
 
-# Of a table in a file of messages.
-_LOG_WIDTH = 160
+# Of a table in a log file.
+_LOG_WIDTH = 200
+# A log has a line of progress so often, and one when something else is begun.
+_LOG_SECONDS = 30.0
 #: Problems listed by name at the end; all of them stand in the report.
 _LISTED = 20
 # Characters of a line on stderr; text from an untrusted file may have millions.
@@ -36,10 +42,22 @@ _LONGEST_LINE = 4000
 
 
 class Bar:
-    """A progress bar; silent unless stderr is a terminal, or if it is to be."""
+    """A progress bar on a terminal; elsewhere a line in the log now and then.
 
-    def __init__(self, *, silent: bool = False) -> None:
+    Parameters
+    ----------
+    silent
+        Whether to show nothing at all.
+    clock
+        Seconds, from anywhere, never backwards.
+    """
+
+    def __init__(
+        self, *, silent: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._silent = silent
+        self._clock = clock
+        self._said = clock()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
@@ -65,13 +83,23 @@ class Bar:
             self._progress.stop()
 
     def show(self, what: str, done: int, total: int | None) -> None:
-        """`done` of `total` of what is being done now."""
+        """Show that `done` of `total` of what is being done now is done."""
         if self._progress is None:
+            if (
+                not self._silent
+                and not on_terminal()
+                and self._clock() - self._said >= _LOG_SECONDS
+            ):
+                self._log(f"{what}: {done}" if total is None else f"{what}: {done} of {total}")
             return
         what = plain(what)  # rich passes escape sequences on
         if self._task is None:
             self._task = self._progress.add_task(what, total=total)
         self._progress.update(self._task, description=what, completed=done, total=total)
+
+    def _log(self, line: str) -> None:
+        self._said = self._clock()
+        complain(line)
 
 
 class Console(Bar):
@@ -80,16 +108,22 @@ class Console(Bar):
     def __init__(self, interruption: Interruption) -> None:
         super().__init__()
         self._title = ""
+        self._stage = ""
         self._interruption = interruption
 
     def run_begins(self, run: Run[Any, Any]) -> None:
+        """Note the run that a signal is to mark as interrupted."""
         self._interruption.run = run
 
     def category_started(self, name: str, number: int, total: int) -> None:
         self._title = name if total == 1 else f"{name} ({number}/{total})"
+        self._stage = ""
         self.show(self._title, 0, None)
 
     def stage(self, stage: str, done: int, total: int) -> None:
+        if stage != self._stage and not on_terminal():
+            self._log(f"{self._title}: {stage}, {total}")
+        self._stage = stage
         self.show(f"{self._title}: {stage}", done, total)
 
     def category_finished(self, report: FittedReport) -> None:
@@ -97,10 +131,7 @@ class Console(Bar):
             complain(f"{report.category}: {report.failure.message}")
 
     def table(self, report: dict[str, Any]) -> None:
-        """The summary as a table, if stderr is a terminal."""
-        if not on_terminal():
-            return
-        from rich.console import Console as RichConsole
+        """Print the summary as a table, and where the run and its page are."""
         from rich.table import Table
         from rich.text import Text
 
@@ -108,7 +139,8 @@ class Console(Bar):
         metrics = [m for m in _METRICS if m not in _SPECIAL or m in report["own_metrics"]]
         for column in ("category", *(_METRICS[m] for m in metrics), *_DECISIONS):
             table.add_column(column, justify="left" if column == "category" else "right")
-        for name, category in _categories(report).items():
+        categories = _categories(report)
+        for name, category in categories.items():
             table.add_row(*(Text(plain(cell)) for cell in _row(name, category, metrics)))
         if "mean_metrics" in report:
             mean = report["mean_metrics"]
@@ -116,15 +148,12 @@ class Console(Bar):
             cells = [percent(mean[m]) for m in metrics]
             cells += [percent(mean["recall"]), percent(mean["false_alarm_rate"]), ""]
             table.add_row("mean", *cells)
-        console = RichConsole(stderr=True)
-        console.print(table)
-        categories = _categories(report)
+        parts: list[Table | str] = [table]
         if len(categories) == 1:
             (one,) = categories.values()
             if one.get("operating_points"):
-                console.print(_trade_off(one))
-        if report["run_dir"]:
-            console.print(Text(plain(f"run: {report['run_dir']}")))
+                parts.append(_trade_off(one))
+        print_for_people([*parts, *places_of(report)], on_stdout=for_people())
 
 
 #: Metrics by name, and the columns they stand in.
@@ -147,37 +176,57 @@ def on_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-def for_people(as_json: bool) -> bool:
-    """Return whether stdout shows a table to a person instead of JSON to a program."""
+def for_people(as_json: bool | None = None) -> bool:
+    """Return whether stdout shows tables to a person instead of JSON to a program.
+
+    It does where it is a terminal, unless the command was given --json. `as_json` says whether it
+    was; by default the command under way is asked.
+    """
+    if as_json is None:
+        context = click.get_current_context(silent=True)
+        as_json = context is not None and bool(context.params.get("as_json"))
     return not as_json and sys.stdout is not None and sys.stdout.isatty()
 
 
 def print_for_people(parts: Iterable[Table | str], *, on_stdout: bool) -> None:
-    """Print tables and lines where a person looks, and into a file of messages too.
+    """Print tables and lines where a person looks, and into a log file too.
 
     Parameters
     ----------
     parts
-        Tables of rich, and lines without control characters.
+        Tables, and lines without control characters.
     on_stdout
-        Whether stdout is the terminal they are for. They go to stderr as well where that is
-        another thing, such as a log file; there they are plain lines, as wide as they have to be.
+        Whether stdout is the terminal that they are for. They go to stderr as well where that is no
+        terminal but a log file: there they are plain lines, as wide as they have to be.
     """
+    from rich import box
     from rich.console import Console as RichConsole
     from rich.text import Text
 
-    consoles = []
+    consoles: list[tuple[RichConsole, bool]] = []
     if on_stdout:
-        consoles.append(RichConsole(file=sys.stdout))
+        consoles.append((RichConsole(file=sys.stdout), False))
     if sys.stderr is not None and not (on_stdout and on_terminal()):
-        width = None if on_terminal() else _LOG_WIDTH
-        consoles.append(RichConsole(stderr=True, width=width, color_system="auto"))
-    shown = [
-        Text(one, no_wrap=True, overflow="ignore") if isinstance(one, str) else one for one in parts
-    ]
-    for console in consoles:
-        for part in shown:
+        log = not on_terminal()
+        consoles.append((RichConsole(stderr=True, width=_LOG_WIDTH if log else None), log))
+    whole = list(parts)
+    for console, log in consoles:
+        for part in whole:
+            if isinstance(part, str):
+                console.print(Text(part), soft_wrap=True)  # a path is copied as a whole
+                continue
+            if log:
+                part.box = box.MARKDOWN
             console.print(part)
+
+
+def places_of(report: dict[str, Any]) -> list[str]:
+    """Return lines that say where a run lies, and its page if it has one."""
+    if not report["run_dir"]:
+        return []
+    lines = [plain(f"run: {report['run_dir']}")]
+    page = Path(report["run_dir"]) / "report.html"
+    return [*lines, plain(f"page: {page}")] if page.is_file() else lines
 
 
 def plain(message: str) -> str:
@@ -211,8 +260,10 @@ def print_document(document: Any) -> None:
     print_text(json.dumps(document, indent=2))
 
 
-def print_summary(report: dict[str, Any], output: Path | None) -> None:
-    """A run's summary on stdout, and in the file `output` too; each also where the other fails.
+def print_summary(report: dict[str, Any], output: Path | None, *, always: bool = False) -> None:
+    """Print a run's summary as JSON, and write it to the file `output`; each where the other fails.
+
+    Where stdout shows tables to a person there is no JSON on it, unless `always`.
 
     Raises
     ------
@@ -225,17 +276,43 @@ def print_summary(report: dict[str, Any], output: Path | None) -> None:
         if output is not None:
             write_text(output, json.dumps(report, indent=2) + "\n")
     finally:
-        print_document(report)
+        if always or not for_people():
+            print_document(report)
+
+
+def print_facts(document: dict[str, Any], as_json: bool) -> None:
+    """Print a small result: as a table on a terminal, unless `as_json`, and else as JSON."""
+    if not for_people(as_json):
+        print_document(document)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False)
+    for name, value in _flat(document):
+        table.add_row(Text(plain(name)), Text(plain(value)))
+    print_for_people([table], on_stdout=True)
+
+
+def _flat(document: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for name, value in document.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((prefix + name, value if isinstance(value, str) else json.dumps(value)))
+    return rows
 
 
 def require_report(run: Callable[[], dict[str, Any]], output: Path | None) -> dict[str, Any]:
-    """The report of a run; where it ends early, what it has measured is printed all the same."""
+    """Return the report of a run; where it ends early, print what it has measured all the same."""
     try:
         return run()
     except PyimganoError as error:
         if error.report is not None:
             with contextlib.suppress(DataError):  # the run's own error is the one to tell
-                print_summary(error.report, output)
+                # for it may stand nowhere else
+                print_summary(error.report, output, always=True)
         raise
 
 

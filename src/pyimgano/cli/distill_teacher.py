@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from .console import Bar, complain, print_document
-from .options import max_pixels_option
+from .console import Bar, complain, print_facts
+from .options import json_option, max_pixels_option
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,8 +70,14 @@ from .options import max_pixels_option
 )
 @max_pixels_option
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
+@json_option
 def command(
-    *, inputs: tuple[str, ...], output: Path, max_pixels: int | None, **settings: Any
+    *,
+    inputs: tuple[str, ...],
+    output: Path,
+    max_pixels: int | None,
+    as_json: bool,
+    **settings: Any,
 ) -> int:
     """Distil a teacher for vision_efficientad from a backbone, on your own images.
 
@@ -79,7 +85,7 @@ def command(
       pyimgano distill-teacher --input photos --output teacher.safetensors
 
     Says on stderr how long it will take once the first steps are measured. The facts of the
-    teacher are one JSON document on stdout. Use the file with
+    teacher are a table on a terminal, and else one JSON document on stdout. Use the file with
     --model-kwargs '{"teacher": "FILE"}'.
 
     Exit status: 0 written; 1 an error of the run, and nothing is written; 2 usage.
@@ -104,5 +110,5 @@ def command(
             progress=bar.show,
         )
     shown = {k: v for k, v in facts.items() if k not in ("channel_mean", "channel_std")}
-    print_document({"teacher": str(output), **shown})
+    print_facts({"teacher": str(output), **shown}, as_json)
     return 0

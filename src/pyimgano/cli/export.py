@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from .console import ALLOW_WEIGHTS, Bar, complain, print_document
-from .options import max_pixels_option
+from .console import ALLOW_WEIGHTS, Bar, complain, print_facts
+from .options import json_option, max_pixels_option
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -48,6 +48,7 @@ from .options import max_pixels_option
 @max_pixels_option
 @click.option("--allow-outside", is_flag=True, help=ALLOW_WEIGHTS)
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export in that folder.")
+@json_option
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="")
 def command(
     *,
@@ -61,6 +62,7 @@ def command(
     max_pixels: int | None,
     allow_outside: bool,
     overwrite: bool,
+    as_json: bool,
     more: tuple[Path, ...],
 ) -> int:
     """Export a saved detector to one folder that runs without pyimgano.
@@ -71,7 +73,7 @@ def command(
     The model holds everything but decoding and resizing; metadata.json says how to resize, and
     example.py does it. The written model is checked against the detector, image by image.
 
-    The summary is one JSON document on stdout.
+    The summary is a table on a terminal, and else one JSON document on stdout.
 
     Exit status: 0 exported and checked; 1 the export differs from the detector, or an error of
     the run, and nothing is left; 2 usage.
@@ -123,5 +125,5 @@ def command(
         )
     facts = metadata.model_dump()
     chosen = ("format", "threshold", "pixel_threshold", "engine_settings", "files", "check")
-    print_document({"folder": str(output), **{name: facts[name] for name in chosen}})
+    print_facts({"folder": str(output), **{name: facts[name] for name in chosen}}, as_json)
     return 0

@@ -13,7 +13,16 @@ import click
 
 from ..threads import limited_threads
 from .caller import current_caller
-from .console import ALLOW_WEIGHTS, Bar, complain, images_in, parse_keywords, print_text
+from .console import (
+    ALLOW_WEIGHTS,
+    Bar,
+    complain,
+    for_people,
+    images_in,
+    parse_keywords,
+    plain,
+    print_text,
+)
 from .infer_usage import (
     SidesCommand,
     check_usage,
@@ -27,6 +36,7 @@ from .options import (
     bit_depth_option,
     calibration_tail_option,
     checkpoint_option,
+    json_option,
     max_pixels_option,
     num_threads_option,
 )
@@ -147,6 +157,7 @@ _NAMED = 20
     help="Write a page of the images, the worst first, with maps and decisions; with --watch it is "
     "kept up to date.",
 )
+@json_option
 @click.option("--quiet", is_flag=True, help="Print no records on stdout.")
 @click.option(
     "--include-maps", is_flag=True, help="Put the shape, peak and mean of each map into its record."
@@ -204,7 +215,10 @@ _NAMED = 20
 @num_threads_option
 @max_pixels_option
 def command(**given: Any) -> int:
-    """Score images with a fitted detector: one JSON record a line on stdout.
+    """Score images with a fitted detector, and decide on each.
+
+    A terminal shows a line for each image; elsewhere, and with --json, stdout has one JSON record a
+    line.
 
     \b
       pyimgano infer --model-dir models/lid photos/new --save-jsonl records.jsonl
@@ -399,7 +413,8 @@ def _score(
 
     watching = given["watch"] is not None
     streaming = "-" in given["inputs"]
-    out = _Output(given["quiet"], None if watching or streaming else len(paths))
+    total = None if watching or streaming else len(paths)
+    out = _Output(given["quiet"], total, people=for_people(given["as_json"]))
     page = _page(given, detector)
 
     def shown(record: InferenceRecord, found: npt.NDArray[np.float32] | None) -> None:
@@ -455,6 +470,8 @@ def _score(
     finally:
         out.close()
     out.summary(session.total, session.defective, session.unreadable)
+    if page is not None:
+        complain(f"page: {given['html']}")
     unreadable = session.unreadable and given["on_error"] == "error"
     return 1 if unreadable or problems else 0
 
@@ -480,10 +497,30 @@ def _page(given: dict[str, Any], detector: Scorer) -> NewImagesPage | None:
     )
 
 
+def _for_people(record: InferenceRecord) -> str:
+    """Return a record as a line for a terminal."""
+    if record.error is not None:
+        return plain(f"unread           {record.input}  {record.error}")
+    if record.pred is None:
+        return plain(f"score {record.score:<10.4g} {record.input}")
+    from ..inference.result_face import rounded_ratio
+
+    called = "DEFECT" if record.pred else "good"
+    said = f"score {record.score:.4g}"
+    if record.score_ratio is not None:
+        said = f"{rounded_ratio(record.score_ratio):>6} x"
+    found = ""
+    if record.regions:
+        count, (x, y) = len(record.regions), record.regions[0].peak_at
+        found = f"  {count} region{'s' * (count > 1)}, the worst at {x}, {y}"
+    return plain(f"{called:<7} {said}  {record.input}{found}")
+
+
 class _Output:
     """Records to the file first, then to stdout; the rate on stderr."""
 
-    def __init__(self, quiet: bool, total: int | None) -> None:
+    def __init__(self, quiet: bool, total: int | None, *, people: bool) -> None:
+        self._people = people
         self.file: RecordFile | None = None
         self._quiet = quiet
         self._total = total
@@ -500,7 +537,7 @@ class _Output:
         if self.file is not None:
             self.file.write(line)
         if not self._quiet:
-            print_text(line)
+            print_text(_for_people(record) if self._people else line)
         self._count += 1
         if record.error is not None:
             self._named += 1

@@ -30,8 +30,35 @@ def sides(
     return int(height) if width is None else (int(height), int(width))
 
 
+#: The sections of `--help`, with the options that stand in each; the others stand last.
+_SECTIONS = {
+    "A detector that is there": "from_run category model_dir checkpoint_path allow_outside",
+    "A detector to fit first": "train_dir model preset contamination pretrained model_kwargs "
+    "resize roi bit_depth save_model",
+    "Its threshold": "calibrate_on calibration_quantile calibration_tail threshold",
+    "Images to score": "inputs watch watch_interval settle only_new stop_when_idle on_error",
+    "Large images": "tile_size tile_stride tile_score_reduce tile_score_topk tile_map_reduce",
+    "What is left of each image": "save_jsonl quiet html include_maps save_maps map_format "
+    "map_size save_overlays save_masks postprocess regions pixel_threshold min_area",
+}
+
+
 class SidesCommand(click.Command):
-    """Takes `--tile-size 512 768` as two numbers, which click's options cannot."""
+    """Takes `--tile-size 512 768` as two numbers, which click's options cannot.
+
+    Its help has the options in sections.
+    """
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        section_of = {name: title for title, some in _SECTIONS.items() for name in some.split()}
+        rows: dict[str, list[tuple[str, str]]] = {title: [] for title in (*_SECTIONS, "Other")}
+        for one in self.get_params(ctx):
+            record = one.get_help_record(ctx)
+            if record is not None:
+                rows[section_of.get(one.name or "", "Other")].append(record)
+        for title, some in rows.items():
+            with formatter.section(title):
+                formatter.write_dl(some)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         joined: list[str] = []

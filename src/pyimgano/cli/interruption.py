@@ -133,6 +133,16 @@ def _watch(
     _end(None if said.is_set() else complaint, interruption.run)
 
 
+def how_to_go_on(run: Run[Any, Any] | None) -> str | None:
+    """Return a line that says how the run that was interrupted goes on; None if there is none."""
+    from ..runs import resume_command
+
+    if run is None or run.directory is None:
+        return None
+    command = resume_command(run.directory.path)
+    return None if command is None else f"to go on: {command}"
+
+
 def _end(complaint: str | None, run: Run[Any, Any] | None) -> None:
     with contextlib.suppress(Exception):  # a disk that is full
         if run is not None:
@@ -142,4 +152,6 @@ def _end(complaint: str | None, run: Run[Any, Any] | None) -> None:
             os.write(2, b"\r\x1b[K\x1b[?25h")  # a progress bar hides the cursor
         if complaint is not None:
             os.write(2, complaint.encode(errors="replace") + b"\n")
+            if (line := how_to_go_on(run)) is not None:
+                os.write(2, line.encode(errors="replace") + b"\n")
     os._exit(INTERRUPTED)

@@ -50,6 +50,9 @@ def command(
 ) -> int:
     """Make a leaderboard of runs: a line for each model, means over the categories, ranks.
 
+    \b
+      pyimgano leaderboard runs/*
+
     RUN is a run directory of any version, finished or not. Runs of one model with the same settings
     that have no category in common count as one. A run that lacks a category of the others is
     listed without a rank, and what it lacks is said.

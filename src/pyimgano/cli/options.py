@@ -128,7 +128,7 @@ calibration_tail_option = click.option(
     "--calibration-tail", cls=SharedOption, type=click.Choice(["exponential", "conformal"])
 )
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print lists as JSON too; the summary is always JSON."
+    "--json", "as_json", is_flag=True, help="Print JSON to a terminal too, instead of a table."
 )
 output_option = click.option(
     "--output",

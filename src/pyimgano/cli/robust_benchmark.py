@@ -59,11 +59,16 @@ def command(
 ) -> int:
     """Measure what drift on the line does to a detector that was fitted without it.
 
+    \b
+      pyimgano robust-benchmark --dataset custom --root photos --severities 1,3
+
     The detector is fitted once for each category on clean images, its threshold stays as it is,
     and the test images are scored clean and under each corruption at each severity. --seed also
     seeds the corruptions.
 
-    The summary is one JSON document on stdout; progress and tables go to stderr.
+    A terminal shows the summary as a table, and where the page of the run is; elsewhere, and with
+    --json, stdout is one JSON document. Progress and messages go to stderr, in plain lines where it
+    is a file.
 
     Exit status: 0 done; 1 a category failed, or a test image could not be read; 2 usage.
     """

@@ -1,12 +1,11 @@
-"""The summary of a robustness run as a table on stderr."""
+"""The summary of a robustness run as a table."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .console import on_terminal, percent, plain
+from .console import for_people, percent, places_of, plain, print_for_people
 
-_WIDE = 160
 #: Metrics by name, and the columns they stand in.
 _COLUMNS = {
     "auroc": "image AUROC",
@@ -21,14 +20,13 @@ _COLUMNS = {
 
 
 def print_table(report: dict[str, Any]) -> None:
-    """One row a corruption: means over the severities.
+    """Print one row for each corruption, with means over the severities, and where the run is.
 
     The last column has the balanced accuracy at each severity, where the drop begins.
     """
     summary = report["summary"]
     if summary is None:
         return
-    from rich.console import Console as RichConsole
     from rich.table import Table
     from rich.text import Text
 
@@ -49,11 +47,7 @@ def print_table(report: dict[str, Any]) -> None:
         table.add_row(name, *_cells(one["mean"]), " ".join(each))
     table.add_section()
     table.add_row("mean", *_cells(summary["mean"]), "")
-    # in a file of messages it is as wide as it has to be
-    console = RichConsole(stderr=True, width=None if on_terminal() else _WIDE)
-    console.print(table)
-    if report["run_dir"]:
-        console.print(Text(plain(f"run: {report['run_dir']}")))
+    print_for_people([table, *places_of(report)], on_stdout=for_people())
 
 
 def _parts(report: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:

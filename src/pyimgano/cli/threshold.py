@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..threads import limited_threads
-from .console import ALLOW_WEIGHTS, Bar, complain, images_in, print_document
-from .options import calibration_tail_option, max_pixels_option, num_threads_option
+from .console import ALLOW_WEIGHTS, Bar, complain, images_in, print_facts
+from .options import (
+    calibration_tail_option,
+    json_option,
+    max_pixels_option,
+    num_threads_option,
+)
 
 if TYPE_CHECKING:
     from ..inference.scoring import Scorer
@@ -83,6 +88,7 @@ class _Share(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 @click.option("--allow-outside", is_flag=True, help=ALLOW_WEIGHTS)
 @num_threads_option
 @max_pixels_option
+@json_option
 def command(**given: Any) -> int:
     """Move the threshold of a saved detector, and write down where it comes from.
 
@@ -91,7 +97,8 @@ def command(**given: Any) -> int:
       pyimgano threshold models/lid --bad photos/bad --miss-rate 2%
 
     The detector is the folder of a saved detector, or a run that kept one. Without an option that
-    chooses a threshold the present one is printed. The result is one JSON document on stdout.
+    chooses a threshold the present one is printed. The result is a table on a terminal, and else
+    one JSON document on stdout.
 
     Exit status: 0 done; 1 it cannot be done; 2 usage.
     """
@@ -113,14 +120,15 @@ def command(**given: Any) -> int:
         if choosing and not given["dry_run"]:
             target = given["save_model"]
             saved = detector.save(folder if target is None else target, overwrite=target is None)
-    print_document(
+    print_facts(
         {
             "model": str(folder),
             "saved": None if saved is None else str(saved),
             "threshold": detector.threshold_,
             "calibration": asdict(detector.calibration_),
             "before": before,
-        }
+        },
+        given["as_json"],
     )
     for note in detector.calibration_.notes:
         complain(f"threshold: {note}")

@@ -11,7 +11,14 @@ import numpy as np
 
 from ..errors import UsageError
 from .bootstrap import CONFIDENCE, IMAGE_METRICS, RESAMPLES, Floats, interval, replicates
-from .run_facts import METRICS, CategoryFacts, ImageFacts, RunFacts, read_run_facts
+from .run_facts import (
+    METRICS,
+    CategoryFacts,
+    ImageFacts,
+    RunFacts,
+    read_run_facts,
+    settings_that_differ,
+)
 
 #: Raised when a field changes its meaning or goes away; additions leave it alone.
 SCHEMA_VERSION = 1
@@ -182,14 +189,12 @@ def short_labels(runs: Sequence[RunFacts]) -> list[str]:
 
 
 def _different_settings(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
-    found = {"model": [run.model for run in runs]}
-    for name in dict.fromkeys(name for run in runs for name in run.settings):
+    found: dict[str, list[Any]] = {}
+    if any(run.model != runs[0].model for run in runs):
+        found["model"] = [run.model for run in runs]
+    for name in settings_that_differ(runs):
         found[name] = [run.settings.get(name) for run in runs]
-    return {
-        name: values
-        for name, values in found.items()
-        if any(value != values[0] for value in values[1:])
-    }
+    return found
 
 
 def _different_data(runs: Sequence[RunFacts], labels: Sequence[str]) -> list[str]:
@@ -334,8 +339,8 @@ def _mean_rows(
     left = [name for name in categories if name not in both]
     if left:
         notes.append(
-            f"means are over the {len(both)} categories that every run has measured, without "
-            + ", ".join(left)
+            f"means are over {len(both)} of {len(categories)} categories, those that every run has "
+            f"measured: without {', '.join(left)}"
         )
     rows = []
     for name in METRICS:

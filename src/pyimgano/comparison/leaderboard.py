@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 
 from ..errors import DataError, UsageError, unknown_name
 from .compare import SCHEMA_VERSION, short_labels
-from .run_facts import LOW_IS_GOOD, METRICS, RunFacts, read_run_facts
+from .run_facts import LOW_IS_GOOD, METRICS, RunFacts, read_run_facts, settings_that_differ
 
 Format = Literal["markdown", "csv", "html", "json"]
 #: How a leaderboard is written, by the suffix of the file.
@@ -216,11 +216,9 @@ def _joined(runs: Sequence[RunFacts]) -> list[RunFacts]:
 
 
 def _same_method(one: RunFacts, other: RunFacts) -> bool:
-    def method(run: RunFacts) -> tuple[Any, ...]:
-        settings = {name: value for name, value in run.settings.items() if name not in _MACHINE}
-        return run.dataset, run.split, run.model, run.kind, settings
-
-    return method(one) == method(other)
+    if any(getattr(one, name) != getattr(other, name) for name in ("dataset", "split", "model")):
+        return False
+    return one.kind == other.kind and not set(settings_that_differ([one, other])) - set(_MACHINE)
 
 
 def _table(dataset: str, runs: Sequence[RunFacts], metric: str) -> Table:
@@ -283,9 +281,8 @@ def _labels(runs: Sequence[RunFacts]) -> list[str]:
         same = [one for one in runs if one.model == run.model]
         differing = [
             f"{name}={_short(run.settings.get(name))}"
-            for name in run.settings
+            for name in settings_that_differ(same)
             if name not in _NO_LABEL
-            and any(one.settings.get(name) != run.settings.get(name) for one in same)
         ]
         found.append(f"{run.model} ({', '.join(differing)})" if differing else run.model)
     folders = short_labels(runs)

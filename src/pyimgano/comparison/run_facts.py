@@ -6,7 +6,7 @@ there is not known, and nothing of the rest is lost for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,8 @@ class RunFacts:
         Those that were asked for, by name.
     notes
         What a reader has to know of the run: that it is not finished, what failed.
+    asked
+        The names of settings that were asked for as keywords of the model.
     others
         Further directories whose categories are counted to this run.
     """
@@ -136,6 +138,7 @@ class RunFacts:
     settings: dict[str, Any]
     categories: dict[str, CategoryFacts]
     notes: list[str]
+    asked: frozenset[str] = frozenset()
     others: tuple[Path, ...] = ()
 
     @property
@@ -208,7 +211,24 @@ def read_run_facts(path: str | Path) -> RunFacts:
         settings=_settings(config, _document(path / "environment.json", [])),
         categories=categories,
         notes=notes,
+        asked=frozenset(_keywords(config)),
     )
+
+
+def settings_that_differ(runs: Sequence[RunFacts]) -> list[str]:
+    """Return the names of the settings that tell runs apart.
+
+    A setting that a run does not tell of, as it is of another version or model, tells nothing
+    unless it is a keyword that another run was asked for.
+    """
+    found = []
+    for name in dict.fromkeys(name for run in runs for name in run.settings):
+        known = [run.settings[name] for run in runs if name in run.settings]
+        missing = len(known) < len(runs)
+        differ = any(value != known[0] for value in known[1:])
+        if differ or (missing and any(name in run.asked for run in runs)):
+            found.append(name)
+    return found
 
 
 def _category(
@@ -333,7 +353,7 @@ def _files(path: Path) -> dict[tuple[str, str], str | None] | None:
 
 def _settings(config: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
     """Return what results depend on, by name."""
-    found = dict(_dict(config.get("detector_parameters")))
+    found = {**_keywords(config), **_dict(config.get("detector_parameters"))}
     names = ("preset", "calibration", "calibration_quantile", "calibration_tail", "contamination")
     more = ("exclude_suspects", "limit_train", "limit_test", "seed", "pixel_aupro_limit")
     found |= {name: config[name] for name in (*names, *more) if name in config}
@@ -344,6 +364,11 @@ def _settings(config: Mapping[str, Any], environment: Mapping[str, Any]) -> dict
     if cpu:
         found["cpu"] = cpu.get("model")
     return found
+
+
+def _keywords(config: Mapping[str, Any]) -> dict[str, Any]:
+    asked = config.get("model_kwargs") or _dict(config.get("arguments")).get("model_kwargs")
+    return _dict(asked)
 
 
 def _document(path: Path, notes: list[str]) -> dict[str, Any]:

@@ -238,7 +238,10 @@ def _check(
         for one in category.unused
     ]
     said = {one.message for one in category.unused}
-    findings += [_finding("note", root / name, n) for n in category.notes if n not in said]
+    home = root / name if category.folder is None else category.folder
+    findings += [
+        _finding("note", home, n.removeprefix(f"{home}: ")) for n in category.notes if n not in said
+    ]
     readable: list[tuple[str, Sample, ImageHeader]] = []
     signatures: list[tuple[str, Path, Signature]] = []
     listed = [(split, sample) for split in _SPLITS for sample in getattr(category, split)]
@@ -264,12 +267,17 @@ def _check(
     if reading.deep:
         made = [[sample.path for sample in some] for some in (category.train, category.test)]
         for difference in strangers(*made, called="test"):
-            findings.append(_finding("note", root / name, difference))
+            findings.append(_finding("note", home, difference))
     same = _duplicates(work, [(split, sample.path) for split, sample, _ in readable])
     findings += same
     findings += _near_copies(signatures, {one.path for one in same})
     sizes = {sample.path: header.size for _, sample, header in readable}
     defective = [sample for sample in category.test if sample.label]
+    if layout.masks_optional and not any(s.mask_paths for s in defective):
+        if defective:
+            without = "there are no masks, so the detector's maps are not measured"
+            findings.append(_finding("note", home, without))
+        defective = []
     known = None if category.saturation is None else frozenset(category.saturation)
     for some in work.map(lambda s: _look_at_masks(s, sizes.get(s.path), known), defective):
         findings += some

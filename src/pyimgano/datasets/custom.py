@@ -42,6 +42,7 @@ class CustomLayout(Layout):
     name = "custom"
     file_root = True
     has_validation = True
+    masks_optional = True
 
     reads = (
         "folders whose names mean good or bad, such as train/good, test/good, test/bad, good and "

@@ -72,6 +72,19 @@ class Dataset:
             if one.images:
                 warnings.warn(one.message, stacklevel=3)
 
+    def __repr__(self) -> str:
+        info = self.get_info()
+        return (
+            f"<Dataset {info.name!r}, category {info.category!r}: {info.n_train} training images, "
+            f"{info.n_test} test images ({info.n_test_good} good, {info.n_test_defective} "
+            "defective)>"
+        )
+
+    def _repr_html_(self) -> str:
+        from .dataset_face import dataset_html
+
+        return dataset_html(self)
+
     def list_categories(self) -> list[str]:
         """Names of all categories under the root."""
         return self._layout.list_categories(self.root)

@@ -148,6 +148,8 @@ class Layout(ABC):
     file_root: ClassVar[bool] = False
     #: Whether there are good images set aside for calibration.
     has_validation: ClassVar[bool] = False
+    #: Whether there may be no masks at all; where there are some, each defective image needs one.
+    masks_optional: ClassVar[bool] = False
     #: The metrics that the dataset's authors report, by their names in our reports.
     own_metrics: ClassVar[tuple[str, ...]] = ("auroc", "pixel_auroc", "aupro")
     #: The limit to which they integrate AUPRO and sPRO.

@@ -263,8 +263,8 @@ class _Reader:
         """What was taken for what, unless all of it lies where the layout is documented."""
         notes = list(self._notes)
         if not all(_is_documented(where) for folders in self._taken.values() for where in folders):
-            uses = [f"{_counted(folders)} for {use}" for use, folders in self._taken.items()]
-            notes.insert(0, f"{self._root}: took {'; '.join(uses)}")
+            uses = [_taken(use, folders) for use, folders in self._taken.items() if folders]
+            notes.insert(0, f"{self._root}: took {', '.join(uses)}")
         if any(image_files(folder) for folder in self._unclear):
             names = ", ".join(folder.name for folder in self._unclear[:_NAMED])
             fits = fitting_layout(self._root, apart=("custom",))
@@ -358,15 +358,26 @@ def _set_aside(images: Sequence[Path]) -> set[Path]:
 
 
 def _counted(folders: Counter[str]) -> str:
-    """`good: 20 images, good/cam2: 10 images`, of the first few folders."""
-    some = [
-        f"{'itself' if where in ('', '.') else where}: {number} image{'s' * (number != 1)}"
+    """`bad: 20 images, bad/cam2: 1 image`, of the first few folders."""
+    return _some([f"{where}: {_images(number)}" for where, number in sorted(folders.items())])
+
+
+def _taken(use: str, folders: Counter[str]) -> str:
+    """`30 images as good test images (good 20, good/cam2 10)`, of the first few folders."""
+    places = [
+        f"{'the folder itself' if where == '.' else where} {number}"
         for where, number in sorted(folders.items())
     ]
-    if len(some) > _NAMED:
-        rest = sum(folders.values()) - sum(n for _, n in sorted(folders.items())[:_NAMED])
-        some[_NAMED:] = [f"and {rest} more in {len(folders) - _NAMED} further folders"]
-    return ", ".join(some)
+    return f"{_images(folders.total())} as {use} ({_some(places)})"
+
+
+def _some(texts: list[str]) -> str:
+    rest = len(texts) - _NAMED
+    return ", ".join(texts if rest <= 0 else [*texts[:_NAMED], f"and {rest} more folders"])
+
+
+def _images(number: int) -> str:
+    return "1 image" if number == 1 else f"{number} images"
 
 
 def _remedy(folder: Path, option: str) -> str:

@@ -29,16 +29,15 @@ from .read import (
 )
 from .roi import FILL, RegionOfInterest, read_roi
 from .samples import MAX_BIT_DEPTH, MIN_BIT_DEPTH, SampleRange, check_bit_depth, dim_note
+from .sources import ImageSource, as_sources, comes_one_by_one
 from .stream import (
     AlteredImage,
-    ImageSource,
     ImageStream,
     KeyedImage,
     LoadedImage,
     NetworkInput,
     Recall,
     Recalled,
-    as_sources,
     closed_after,
     stream_images,
 )
@@ -71,6 +70,7 @@ __all__ = [
     "as_sources",
     "closed_after",
     "check_bit_depth",
+    "comes_one_by_one",
     "copies_among",
     "corrupt_image",
     "corrupt_mask",

@@ -9,18 +9,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError, ImageReadError, UsageError
+from ..errors import DataError, ImageReadError
 from ..memory import is_out_of_memory
 from ..threads import thread_count
 from .copies import Signature, signature_of
@@ -28,6 +27,7 @@ from .limit import require_pixels
 from .read import decode_image, read_bytes, reason_of, resize_image
 from .roi import RegionOfInterest
 from .samples import SampleRange, narrow_array
+from .sources import ImageSource
 
 _Items = TypeVar("_Items", bound=Iterable[Any])
 
@@ -54,11 +54,6 @@ class AlteredImage:
     path: str
     alter: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
     key: str | None = None
-
-
-#: What a detector takes for an image: a path, an (H, W, 3) uint8 RGB array, or a uint16 array of
-#: shape (H, W), grey, or (H, W, 3), RGB.
-ImageSource: TypeAlias = "str | Path | npt.NDArray[np.uint8] | npt.NDArray[np.uint16]"
 
 
 @dataclass(frozen=True)
@@ -154,50 +149,6 @@ class LoadedImage:
     remark: str | None = None
     samples: SampleRange | None = None
     signature: Signature | None = None
-
-
-def as_sources(X: Any, *, name: str = "X") -> Sequence[ImageSource]:
-    """Check that `X` is a sequence of paths or of arrays that are images.
-
-    These are (H, W, 3) uint8 RGB, or uint16 of shape (H, W) or (H, W, 3). An (N, H, W, 3) array
-    is such a sequence. Only the kinds are checked, no file is opened.
-
-    Raises
-    ------
-    UsageError
-        A single path or image instead of a sequence, or an element of another kind; the
-        message names the element.
-    """
-    if isinstance(X, (str, bytes, Path)):
-        raise UsageError(f"{name} must be a sequence of paths or images, got one path: {X!r}")
-    if isinstance(X, np.ndarray) and X.ndim != 4 and X.dtype.kind != "U" and X.dtype != object:
-        raise UsageError(
-            f"{name} must be a sequence of paths or of (H, W, 3) uint8 images, "
-            f"got one array of shape {X.shape}"
-        )
-    if not isinstance(X, (Sequence, np.ndarray)):
-        if not isinstance(X, Iterable):
-            raise UsageError(
-                f"{name} must be a sequence of paths or images, got {type(X).__name__}"
-            )
-        X = list(X)
-    for index, item in enumerate(X):
-        if isinstance(item, (str, Path)):
-            continue
-        if not isinstance(item, np.ndarray):
-            raise UsageError(
-                f"{name}[{index}] must be a path or an (H, W, 3) uint8 array, "
-                f"got {type(item).__name__}"
-            )
-        coloured = item.ndim == 3 and item.shape[2] == 3
-        fits = coloured and item.dtype == np.uint8
-        fits |= (coloured or item.ndim == 2) and item.dtype == np.uint16
-        if not fits or 0 in item.shape:
-            raise UsageError(
-                f"{name}[{index}] must be an (H, W, 3) uint8 RGB array, or a uint16 array of "
-                f"shape (H, W) or (H, W, 3); got shape {item.shape} of {item.dtype}"
-            )
-    return X  # type: ignore[no-any-return]
 
 
 class ImageStream(Iterator[LoadedImage]):

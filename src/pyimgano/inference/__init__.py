@@ -2,6 +2,7 @@
 
 from .calibrate import calibrate_threshold, threshold_from_costs, threshold_from_defects
 from .regions import Region, find_regions
+from .result_face import results_to_frame
 from .scoring import InferenceResult, infer, iter_infer
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "find_regions",
     "infer",
     "iter_infer",
+    "results_to_frame",
     "threshold_from_costs",
     "threshold_from_defects",
 ]

@@ -85,7 +85,7 @@ def calibrate_threshold(
     check_tail(tail)
     calibrate_on_held_out(
         detector,
-        as_sources(inputs, name="inputs"),
+        as_sources(inputs, name="inputs", learning=True),
         float(quantile),
         tail=tail,
         on_error=on_error,

@@ -29,6 +29,7 @@ from ..runs import (
 )
 from .detectors import bits_of
 from .regions import Region, at_size, context_share, deciding_regions, map_scale, region_of
+from .result_face import rounded_ratio
 from .scoring import InferenceResult, MapPostprocess, Scorer
 
 
@@ -234,11 +235,6 @@ def caption_of(result: InferenceResult, context_share: float | None = None) -> s
     if context_share is not None:
         said.append(f"{100 * context_share:.0f} % of it context")
     return "  ".join(said)
-
-
-def rounded_ratio(ratio: float) -> str:
-    """Return a multiple of the threshold in two decimals, below 1.00 where it is below 1."""
-    return f"{min(ratio, 0.99) if ratio < 1 else ratio:.2f}"
 
 
 def as_record(region: Region, scale: MapScale) -> RegionRecord:

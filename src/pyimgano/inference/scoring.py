@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..calibration import ScoreScale
 from ..errors import UsageError
-from ..images import ImageSource, as_sources
+from ..images import ImageSource, as_sources, comes_one_by_one
 from ..images.image_format import ImageFormat, parse_image_format, to_rgb_u8
 from ..images.map_scale import MapScale
 from ..models import Detector, ImageScore
@@ -29,7 +29,7 @@ Scorer: TypeAlias = Detector | TiledDetector
 MapPostprocess: TypeAlias = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InferenceResult:
     """The decision on one image.
 
@@ -92,6 +92,34 @@ class InferenceResult:
     map_scale: MapScale | None = None
     context_share: float | None = None
 
+    def __repr__(self) -> str:
+        from .result_face import short_repr
+
+        return short_repr(self)
+
+    def _repr_html_(self) -> str:
+        from .result_face import result_html
+
+        return result_html(self)
+
+    def show(self, image: npt.NDArray[np.uint8] | None = None) -> Any:
+        """Return a `matplotlib.figure.Figure` of the image, and beside it its map with regions.
+
+        Parameters
+        ----------
+        image
+            (H, W, 3) uint8 RGB; by default the file that was scored is read again.
+
+        Raises
+        ------
+        UsageError
+            The image cannot be read, or was an array and is not given, or matplotlib is not
+            installed.
+        """
+        from .result_face import show
+
+        return show(self, image)
+
 
 def infer(
     detector: Any,
@@ -110,8 +138,9 @@ def infer(
     Parameters
     ----------
     inputs
-        Paths or (H, W, 3) uint8 RGB arrays, finitely many. An image that cannot be read has a
-        result with its `error`.
+        What `pyimgano.images.as_sources` takes, finitely many: a folder, paths, arrays (red
+        first), PIL images, torch tensors. A file that cannot be read has a result with its
+        `error`.
     detector
         As `iter_infer`; or any object with `fit` and `decision_function`, and perhaps
         `predict_anomaly_map` or `get_anomaly_map`. Such an object decides by its attribute
@@ -148,6 +177,8 @@ def infer(
 def in_rgb(inputs: Iterable[ImageSource], input_format: ImageFormat | str) -> Iterator[ImageSource]:
     """Yield the inputs with arrays of another format as (H, W, 3) uint8 RGB."""
     parse_image_format(input_format)  # a wrong name is an error also where there is no input
+    if isinstance(inputs, (str, os.PathLike)):
+        inputs = as_sources(inputs, name="inputs")
     if isinstance(inputs, np.ndarray) and inputs.ndim == 3:
         raise UsageError(
             f"inputs must be a sequence of paths or images, got one image of shape {inputs.shape}"
@@ -176,7 +207,7 @@ def iter_infer(
     detector
         Fitted, or loaded.
     inputs
-        Paths or (H, W, 3) uint8 RGB arrays: a sequence, or an iterator, which may never end.
+        As `infer`; or an iterator of such images, which may never end.
     include_maps
         Whether results carry their `anomaly_map`.
     regions
@@ -220,15 +251,13 @@ def iter_infer(
         the results of the inputs before it.
     """
     detector = detector.as_fitted()
-    if isinstance(inputs, (str, bytes, Path)):
-        raise UsageError(f"inputs must be a sequence of paths or images, got one path: {inputs!r}")
     for name, value in (("batch_size", batch_size), ("min_area", min_area)):
         if value is not None and (not isinstance(value, (int, np.integer)) or value < 1):
             raise UsageError(f"{name} must be a whole number of at least 1, got {value!r}")
     limit = pixel_threshold_of(detector, pixel_threshold) if regions else None
     view = detector if batch_size is None else _with_batches_of(detector, int(batch_size))
-    whole = isinstance(inputs, (Sequence, np.ndarray))
-    if whole:
+    whole = not comes_one_by_one(inputs)
+    if whole and input_format is None:
         inputs = as_sources(inputs, name="inputs")
     if input_format is not None:
         inputs = in_rgb(inputs, input_format)
@@ -290,8 +319,9 @@ def _ahead(detector: Scorer, inputs: Iterable[ImageSource], maps: bool) -> Itera
     def noted() -> Iterator[ImageSource]:
         try:
             for index, item in enumerate(inputs):
-                names[index] = _name(index, item)
-                yield _checked(index, item)
+                image = _checked(index, item)
+                names[index] = _name(index, image)
+                yield image
         except Exception as error:  # of the iterator: what it gave before is scored first
             failures.append(error)
 
@@ -332,10 +362,9 @@ def _name(index: int, item: ImageSource) -> str:
 
 def _checked(index: int, item: ImageSource) -> ImageSource:
     try:
-        as_sources([item], name="inputs")
+        return as_sources([item], name="inputs")[0]
     except UsageError as error:
         raise UsageError(str(error).replace("inputs[0]", f"inputs[{index}]", 1)) from None
-    return item
 
 
 def _decide(

@@ -201,12 +201,12 @@ class AdaptedDetector(Detector):
         if exclude_suspects:
             name = type(self.detector).__name__
             raise UsageError(f"exclude_suspects does not apply to {name}, which names none")
-        sources = as_sources(X)
+        sources = as_sources(X, learning=True)
         if len(sources) == 0:
             raise UsageError("X is empty: fit needs at least one good image")
         held_out = None
         if calibration_images is not None:
-            held_out = as_sources(calibration_images, name="calibration_images")
+            held_out = as_sources(calibration_images, name="calibration_images", learning=True)
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
         self.params_ = self.validate_params()

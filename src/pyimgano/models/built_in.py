@@ -57,6 +57,24 @@ BUILT_IN = {
         ("subspace", "pixel-map", "deep-features"),
         "DFM: error of reconstructing features from a PCA that keeps 97 % of their variance.",
     ),
+    "vision_anomalydino": BuiltIn(
+        "anomalydino",
+        2024,
+        ("memory-bank", "few-shot", "pixel-map", "deep-features"),
+        "AnomalyDINO: patches of few good images and their turned copies, cosine distances.",
+    ),
+    "vision_subspace": BuiltIn(
+        "subspace",
+        2026,
+        ("subspace", "few-shot", "pixel-map", "deep-features"),
+        "SubspaceAD: squared error of rebuilding patches from a PCA of few turned good images.",
+    ),
+    "vision_rad": BuiltIn(
+        "rad",
+        2026,
+        ("memory-bank", "nearest-neighbours", "pixel-map", "deep-features"),
+        "RAD: distances to the same place in the most similar good images, at several depths.",
+    ),
     "vision_stfpm": BuiltIn(
         "stfpm",
         2021,

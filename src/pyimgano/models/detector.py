@@ -292,6 +292,11 @@ class Detector(WithOperatingPoint, SklearnFace):
         self._check_fitted()
         return self.learned_.export_graph(self.threshold_, original_size)
 
+    def _repr_html_(self) -> str:
+        from .detector_face import detector_html
+
+        return detector_html(self)
+
     # ---- how images are read
 
     def bits_read(self) -> int | None:
@@ -405,12 +410,12 @@ class Detector(WithOperatingPoint, SklearnFace):
         if on_error not in ("raise", "skip"):
             raise UsageError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         quantile = choose_quantile(params.calibration_quantile, params.contamination)
-        sources = as_sources(X)
+        sources = as_sources(X, learning=True)
         if len(sources) == 0:
             raise UsageError("X is empty: fit needs at least one good image")
         held_out = None
         if calibration_images is not None:
-            held_out = as_sources(calibration_images, name="calibration_images")
+            held_out = as_sources(calibration_images, name="calibration_images", learning=True)
             if len(held_out) == 0:
                 raise UsageError("calibration_images is empty: at least one good image is wanted")
             require_apart(sources, held_out)
@@ -641,12 +646,19 @@ class Detector(WithOperatingPoint, SklearnFace):
         )
 
     def decision_function(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float64]:
-        """Scores (N,) of N images; higher is more anomalous."""
+        """Return the scores (N,) of N images; higher is more anomalous.
+
+        `X` may be a path, a folder, an image, or several: see `pyimgano.images.as_sources`. Arrays
+        have red first; that an array is blue first, as OpenCV gives it, cannot be seen.
+        """
         scores = [result.score for result in self.score_images(as_sources(X), maps=False)]
         return np.asarray(scores, dtype=np.float64)
 
     def predict(self, X: Iterable[ImageSource]) -> npt.NDArray[np.int64]:
-        """(N,) of 0 (good) and 1 (defective: score >= `threshold_`)."""
+        """Return (N,) of 0 (good) and 1 (defective: score >= `threshold_`).
+
+        `X` is what `decision_function` takes, such as a folder.
+        """
         fitted = self.as_fitted()
         return (fitted.decision_function(X) >= fitted.threshold_).astype(np.int64)
 

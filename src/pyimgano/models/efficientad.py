@@ -7,8 +7,8 @@ autoencoder, L_hard, L_ST, L_AE and L_STAE the losses, q_a and q_b the quantiles
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,31 +17,39 @@ import numpy.typing as npt
 from pydantic import Field, Strict
 
 from ..errors import SavedModelError
-from ..images import NetworkInput
 from .detector import Detector
-from .method import TrainingScores
+from .method import Method, TrainingScores
+from .on_backbone import open_backbone
 from .parameters import Count, Size
 from .registry import register_model
 from .saved_state import SavedState, State
 from .spread import evenly
-from .trained import TrainedDetector, TrainedParams, files_sha256
-from .training_images import Progress
+from .trained import (
+    STEPS,
+    TRAIN_BATCH_SIZE,
+    LearnedNetwork,
+    NetworkTraining,
+    TrainedParams,
+    restored_network,
+)
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
+    from ..backbones import Backbone
     from .efficientad_networks import EfficientAdNetwork
     from .efficientad_teacher import Teacher
-    from .training import KeptImages, Minibatch, Parts, Task
+    from .training import History, Minibatch
+    from .training_images import Progress, TrainingImages
 
 _P_HARD = 0.999
 _Q_A, _Q_B = 0.9, 0.995
 # Images that the teacher's channels are measured on, and maps where none are held out, at most.
 _MEASURED = 64
-# Of a channel of a distilled teacher. It learned to give deviations of 1; a channel far below
-# has not been learned, and its noise is not to be made as loud as what was.
+# The least deviation of a channel of a distilled teacher. It learned to give deviations of 1; a
+# channel far below has not been learned, and its noise is not to be made as loud as what was.
 _LEAST_DEVIATION = 0.3
-# Of a distilled teacher's loss on held-out images, from which on it is as good as none: saying
+# The loss of a distilled teacher on held-out images from which on it is as good as none: saying
 # the mean has a loss of 1.
 _LEARNED_NOTHING = 0.95
 
@@ -49,72 +57,62 @@ _Rate = Annotated[float, Strict(), Field(gt=0, le=1)]
 
 
 class EfficientAdParams(TrainedParams):
-    """The keywords of EfficientAd."""
+    """The keywords of EfficientAD."""
 
     model_size: Literal["S", "M"] = Field(
-        "S", description=("Of the patch description networks: `S` or `M`.")
+        "S", description="The size of the patch description networks: `S` or `M`."
     )
     teacher: str | None = Field(
         None,
         description=(
-            "A file with the weights of T, for pixels normalised as ImageNet's "
-            "(safetensors, or a torch file of tensors; `pyimgano distill-teacher` writes "
-            "one). Without one T is distilled from `backbone` on the training images."
+            "A file with the weights of the teacher T, for pixels normalised as ImageNet's: "
+            "safetensors, or a torch file of tensors; `pyimgano distill-teacher` writes "
+            "one. Without one T is distilled from `backbone` on the training images."
         ),
     )
-    teacher_steps: Count = Field(250, description=("Steps of that distillation."))
+    teacher_steps: Count = Field(
+        250, description="The largest number of steps of that distillation."
+    )
     penalty_images: str | None = Field(
         None,
         description=(
             "A folder of other natural images, on which the student is to say nothing of "
-            "the teacher (the paper: ImageNet). None: without this penalty."
+            "the teacher (the paper takes ImageNet). None trains without this penalty."
         ),
     )
     learning_rate: _Rate = Field(
         1e-3,
         description=(
-            "Of all three networks at its highest: it rises over a twentieth of the steps, "
-            "and falls as a half cosine."
+            "The learning rate of all three networks at its highest. It rises over a twentieth "
+            "of the steps, and falls as a half cosine."
         ),
     )
-    steps: Count = Field(
-        300, description=("As in `TrainedDetector`; of the student and the autoencoder.")
-    )
-    train_batch_size: Count = Field(
-        8, description=("As in `TrainedDetector`; of the student and the autoencoder.")
-    )
+    steps: Count = Field(300, description=f"{STEPS} They are those of student and autoencoder.")
+    train_batch_size: Count = Field(8, description=TRAIN_BATCH_SIZE)
     resize: Size = Field(
         (128, 128),
         description="Height and width in pixels that images are resized to and maps are given at.",
     )
 
 
-class EfficientAd(TrainedDetector):
-    """The method of `VisionEfficientAd`."""
+class EfficientAd(Method):
+    """T, S and A, and where S cannot follow T or A."""
 
     Params = EfficientAdParams
 
-    patches = "fine"
+    def __init__(self, params: EfficientAdParams) -> None:
+        super().__init__(params)
+        # T is distilled from its patches
+        self.backbone: Backbone = open_backbone(params, patches="fine", cached=False)
 
     def prepare(self) -> None:
-        params = self.params
-        if params.teacher is not None:
+        _files_read(self.params)
+        if self.params.teacher is not None:
             from .efficientad_teacher import read_teacher
 
-            read_teacher(params.teacher, params.model_size)
-        if params.penalty_images is not None:
-            from .efficientad_penalty import penalty_files
+            read_teacher(self.params.teacher, self.params.model_size)
 
-            penalty_files(params.penalty_images)
-
-    # ---- learning
-
-    def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
-        self._progress = progress
-        self._quantiles: list[tuple[float, float]] = []
-        super()._learn(batches, progress)
-
-    def _task(self, images: KeptImages, parts: Parts) -> Task:
+    def learn(self, images: TrainingImages) -> tuple[LearnedEfficientAd, TrainingScores | None]:
         import itertools
 
         import torch
@@ -122,200 +120,269 @@ class EfficientAd(TrainedDetector):
         from .efficientad_teacher import rise_and_fall
         from .training import Task, drawn
 
-        params = self._params
-        teacher = self._teacher_for(images, parts)
-        self._channels = teacher.channels
-        network = drawn(self._blank, params.random_seed)
+        params, training = self.params, NetworkTraining(self, images, _files_read(self.params))
+        teacher, taught = self._teacher(training, images.progress)  # section 3.1
+        network = drawn(self._blank(teacher.channels), params.random_seed)
         network.teacher.load_state_dict(teacher.network.state_dict())
-        self._normalise_teacher(network, images.pixels[evenly(parts.learn, _MEASURED)])
-        network.to(self._backbone.device)
-        learning = itertools.chain(network.student.parameters(), network.autoencoder.parameters())
-        optimizer = torch.optim.Adam(learning, lr=params.learning_rate, weight_decay=1e-5)
+        _normalise_teacher(
+            network,
+            training.kept.pixels[evenly(training.parts.learn, _MEASURED)],
+            _LEAST_DEVIATION if taught["source"] == "distilled" else 0.0,
+        )
+        network.to(self.backbone.device)
         penalty = None
         if params.penalty_images is not None:
             from .efficientad_penalty import PenaltyImages
 
-            penalty = PenaltyImages(params.penalty_images, self._size())
+            penalty = PenaltyImages(params.penalty_images, self.region.size)
 
-        def loss(network: nn.Module, batch: Minibatch) -> Tensor:
+        def loss(network: EfficientAdNetwork, batch: Minibatch) -> Tensor:
             # all looks at held-out images have the paper's, so that they can be compared
             p_hard = p_hard_at(batch.step, params.steps) if network.training else _P_HARD
-            return efficientad_loss(network, batch, penalty, p_hard)  # type: ignore[arg-type]
+            return efficientad_loss(network, batch, penalty, p_hard)
 
-        return Task(network, optimizer, loss, rise_and_fall(params.steps))
+        learning = itertools.chain(network.student.parameters(), network.autoencoder.parameters())
+        optimizer = torch.optim.Adam(learning, lr=params.learning_rate, weight_decay=1e-5)
+        task = Task(network, optimizer, loss, rise_and_fall(params.steps))  # type: ignore[arg-type]
+        history = training.train(task)
+        quantiles, of = self._quantiles(network, training)
+        taught = {**taught, "quantiles_from": of}
+        learned = self._learned(network, history, quantiles, taught)
+        return learned, _noted(training.scores(learned), taught)
 
-    def _teacher_for(self, images: KeptImages, parts: Parts) -> Teacher:
+    def _teacher(
+        self, training: NetworkTraining, progress: Progress | None
+    ) -> tuple[Teacher, dict[str, Any]]:
+        """Return T, from a file or distilled, and what a report says of it."""
         from .efficientad_teacher import distill, read_teacher
         from .training import Plan
 
-        params = self._params
-        self._taught: dict[str, Any]
+        params = self.params
         if params.teacher is not None:
-            self._taught = {"source": "file", "detail": Path(params.teacher).name}
-            return read_teacher(params.teacher, params.model_size)
-        checkpoint = self._teacher_checkpoint = self._checkpoint_of(images, "teacher")
+            name = Path(params.teacher).name
+            return read_teacher(params.teacher, params.model_size), {
+                "source": "file",
+                "detail": name,
+            }
         teacher = distill(
-            self._backbone,
-            images,
-            parts,
+            self.backbone,
+            training.kept,
+            training.parts,
             model_size=params.model_size,
-            plan=Plan(
-                steps=params.teacher_steps,
-                batch_size=8,
-                seed=params.random_seed,
-                check_every=self.check_every,
-                patience=params.patience,
-            ),
+            plan=Plan(params.teacher_steps, 8, params.random_seed, patience=params.patience),
             learning_rate=params.learning_rate,
-            checkpoint=checkpoint,
-            progress=self._progress,
+            checkpoint=training.checkpoint("teacher"),
+            progress=progress,
         )
         assert teacher.history is not None
-        self._taught = {"source": "distilled", **teacher.history.describe()}
-        return teacher
+        return teacher, {"source": "distilled", **teacher.history.describe()}
 
-    def _normalise_teacher(
-        self, network: EfficientAdNetwork, pixels: npt.NDArray[np.uint8]
-    ) -> None:
-        """Set mean and deviation of T's channels over good images."""
-        import torch
-
-        from .efficientad_networks import as_input, enlarged
-        from .efficientad_teacher import safe_deviation
-
-        least = _LEAST_DEVIATION if self._taught["source"] == "distilled" else 0.0
-        mean: Any = 0
-        square: Any = 0
-        with torch.no_grad():
-            for image in pixels:
-                found = network.teacher(as_input(enlarged(torch.from_numpy(image[None])))).double()
-                mean = mean + found.mean(dim=(0, 2, 3)) / len(pixels)
-                square = square + found.square().mean(dim=(0, 2, 3)) / len(pixels)
-            network.mean.copy_(mean.view(1, -1, 1, 1))
-            network.std.copy_(safe_deviation(mean, square, least).view(1, -1, 1, 1))
-
-    def _blank(self) -> EfficientAdNetwork:
+    def _blank(self, channels: int) -> Callable[[], EfficientAdNetwork]:
+        """Return what makes T, S and A for so many channels of T, untrained."""
         from .efficientad_networks import EfficientAdNetwork
 
-        return EfficientAdNetwork(self._params.model_size, self._channels, self._size())
+        return lambda: EfficientAdNetwork(self.params.model_size, channels, self.region.size)
 
-    def _outside_files(self) -> dict[str, str]:
-        from .efficientad_penalty import penalty_files
-
-        params = self._params
-        found = {}
-        if params.teacher is not None:
-            found["teacher_sha256"] = files_sha256([Path(params.teacher)])
-        if params.penalty_images is not None:
-            found["penalty_sha256"] = files_sha256(penalty_files(params.penalty_images))
-        return found
-
-    def _training_scores(self, unseen: bool) -> TrainingScores:
-        found = super()._training_scores(unseen)
-        loss = self._taught.get("best_held_out_loss")
-        if loss is None or loss < _LEARNED_NOTHING:
-            return found
-        note = (
-            f"the teacher learned nothing (its loss on held-out images is {loss:.2f}, and "
-            "predicting the mean has 1): raise teacher_steps, or give a file as teacher"
-        )
-        return replace(found, notes=(*found.notes, note))
-
-    # ---- maps
-
-    def _made_ready(self) -> None:
+    def _grid(self) -> tuple[int, int]:
+        """Return the grid (h, w) over the whole image, with the cells at its border."""
         from .efficientad_networks import BORDER, described, working_size
 
-        height, width = described(working_size(self._size()))
-        self._set_grid(height + 2 * BORDER, width + 2 * BORDER)
-        if not self._quantiles:
-            self._measure_maps()
-        super()._made_ready()
+        height, width = described(working_size(self.region.size))
+        return height + 2 * BORDER, width + 2 * BORDER
 
-    def _measure_maps(self) -> None:
-        """q_a and q_b of both maps, over good images that were not learned from."""
+    def _quantiles(
+        self, network: EfficientAdNetwork, training: NetworkTraining
+    ) -> tuple[list[tuple[float, float]], str]:
+        """Return (q_a, q_b) of the local and of the global map, and what images they are of.
+
+        These are good images that were not learned from, where there are any (section 3.4).
+        """
         from .efficientad_networks import BORDER
         from .training import Program
 
-        program = Program(self._network, self._backbone)
-        unseen = len(self._parts.watch) > 0
-        numbers = evenly(self._parts.watch if unseen else self._parts.learn, _MEASURED)
-        self._taught["quantiles_from"] = "held-out images" if unseen else "images learned from"
+        program, parts = Program(network, self.backbone), training.parts
+        unseen = len(parts.watch) > 0
+        inner = self.region.cell_mask(self._grid())
+        if inner is not None:
+            inner = inner[BORDER:-BORDER, BORDER:-BORDER]
+            if not inner.any():  # a region at the border alone
+                inner = None
         found: list[list[npt.NDArray[np.float32]]] = [[], []]
-        counted = np.ones(self.grid_, bool)
-        if self._cells is not None:
-            counted = np.zeros(self.grid_, bool)
-            counted.flat[self._cells.cpu().numpy()] = True
-        inner = counted[BORDER:-BORDER, BORDER:-BORDER]
-        if not inner.any():  # a region at the border alone
-            inner = np.ones_like(inner)
-        for number in numbers:
-            for values, maps in zip(found, program.run([self._images.pixels[number]])):
-                values.append(maps[0].cpu().numpy()[inner])
+        for number in evenly(parts.watch if unseen else parts.learn, _MEASURED):
+            for values, maps in zip(found, program.run([training.kept.pixels[number]])):
+                one = maps[0].cpu().numpy()  # (h, w) without the border
+                values.append(one.ravel() if inner is None else one[inner])
+        pairs = []
         for values in found:
             exact = np.quantile(np.concatenate(values).astype(np.float64), (_Q_A, _Q_B))
-            self._quantiles.append((float(exact[0]), float(exact[1])))
+            pairs.append((float(exact[0]), float(exact[1])))
+        return pairs, "held-out images" if unseen else "images learned from"
 
-    def _graph(self, network: nn.Module) -> nn.Module:
+    def _learned(
+        self,
+        network: EfficientAdNetwork,
+        history: History,
+        quantiles: list[tuple[float, float]],
+        taught: dict[str, Any],
+    ) -> LearnedEfficientAd:
         import torch
 
         from .efficientad_networks import EfficientAdGraph, Normalization
+        from .training import Program
 
-        counted = None
-        if self._cells is not None:
-            counted = torch.zeros(self.grid_[0] * self.grid_[1])
-            counted[self._cells.cpu()] = 1.0
-        graph = EfficientAdGraph(
-            network,  # type: ignore[arg-type]
-            Normalization(self._quantiles),
-            self._size(),
-            counted,
-        )
-        return graph.to(self._backbone.device)
+        grid = self._grid()
+        mask = self.region.cell_mask(grid)
+        counted = None if mask is None else torch.from_numpy(mask.ravel().astype(np.float32))
+        graph = EfficientAdGraph(network, Normalization(quantiles), self.region.size, counted)
+        program = Program(graph.to(self.backbone.device), self.backbone)
+        return LearnedEfficientAd(self.backbone, network, program, history, grid, quantiles, taught)
 
-    def _finish(self) -> None:
-        checkpoint = vars(self).pop("_teacher_checkpoint", None)
-        if checkpoint is not None and self._is_done():
-            checkpoint.remove()
-        vars(self).pop("_progress", None)
-        super()._finish()
+    def restore(self, saved: SavedState) -> LearnedEfficientAd:
+        from .training import require_shapes
 
-    # ---- saving
-
-    def _state(self) -> State:
-        state = super()._state()
-        facts = {
-            "channels": self._channels,
-            "quantiles": [list(pair) for pair in self._quantiles],
-            "teacher": self._taught,
-        }
-        return State(state.arrays, {**state.facts, **facts})
-
-    def _restore(self, saved: SavedState) -> None:
-        self._channels = saved.fact("channels", Annotated[int, Field(ge=1, le=4096)])
+        channels = saved.fact("channels", Annotated[int, Field(ge=1, le=4096)])
         pairs = saved.fact("quantiles", list[list[float]])
         good = len(pairs) == 2 and all(
             len(pair) == 2 and np.isfinite(pair).all() and 0 <= pair[0] <= pair[1] for pair in pairs
         )
         if not good:
             raise SavedModelError("state.quantiles: two pairs of 0 <= q_a <= q_b are wanted")
-        self._quantiles = [(pair[0], pair[1]) for pair in pairs]
-        self._taught = saved.fact("teacher", dict[str, str | int | float | bool | None])
-        super()._restore(saved)
+        taught = saved.fact("teacher", dict[str, str | int | float | bool | None])
+        blank = self._blank(channels)
+        require_shapes(blank, saved, "network.")  # `channels` comes from a file
+        network, history = restored_network(saved, blank, self.backbone)
+        return self._learned(network, history, [(pair[0], pair[1]) for pair in pairs], taught)
 
-    def _check_shapes(self, saved: SavedState) -> None:
-        from .training import require_shapes
 
-        require_shapes(self._blank, saved, "network.")
+@dataclass(eq=False)
+class LearnedEfficientAd(LearnedNetwork):
+    """T, S and A, and the quantiles that their maps are normalised by.
+
+    Attributes
+    ----------
+    grid_
+        The grid (h, w) over the whole image.
+    quantiles
+        (q_a, q_b) of the local map, then of the global map.
+    taught
+        What is known of T, plain JSON values.
+    """
+
+    network: EfficientAdNetwork
+    grid_: tuple[int, int]
+    quantiles: list[tuple[float, float]]
+    taught: dict[str, Any]
+
+    def state(self) -> State:
+        state = super().state()
+        facts = {
+            "channels": self.network.channels,
+            "quantiles": [list(pair) for pair in self.quantiles],
+            "teacher": self.taught,
+        }
+        return State(state.arrays, {**state.facts, **facts})
 
     def describe(self) -> dict[str, Any]:
-        local, whole = self._quantiles
+        local, whole = self.quantiles
         return {
             **super().describe(),
             "grid": list(self.grid_),
-            "teacher": {**self._taught, "channels": self._channels},
+            "teacher": {**self.taught, "channels": self.network.channels},
             "quantiles": {"student_teacher": list(local), "student_autoencoder": list(whole)},
         }
+
+
+def _files_read(params: EfficientAdParams) -> dict[str, list[Path]]:
+    """Return by name the files that keywords name and that the training reads."""
+    found = {}
+    if params.teacher is not None:
+        found["teacher_sha256"] = [Path(params.teacher)]
+    if params.penalty_images is not None:
+        from .efficientad_penalty import penalty_files
+
+        found["penalty_sha256"] = penalty_files(params.penalty_images)
+    return found
+
+
+def _normalise_teacher(
+    network: EfficientAdNetwork, pixels: npt.NDArray[np.uint8], least: float
+) -> None:
+    """Set the mean and the deviation, `least` at least, of T's channels over good images."""
+    import torch
+
+    from .efficientad_networks import as_input, enlarged
+    from .efficientad_teacher import safe_deviation
+
+    mean: Any = 0
+    square: Any = 0
+    with torch.no_grad():
+        for image in pixels:
+            found = network.teacher(as_input(enlarged(torch.from_numpy(image[None])))).double()
+            mean = mean + found.mean(dim=(0, 2, 3)) / len(pixels)  # (C,)
+            square = square + found.square().mean(dim=(0, 2, 3)) / len(pixels)
+        network.mean.copy_(mean.view(1, -1, 1, 1))
+        network.std.copy_(safe_deviation(mean, square, least).view(1, -1, 1, 1))
+
+
+def _noted(training: TrainingScores | None, taught: dict[str, Any]) -> TrainingScores | None:
+    """Return scores with a note, if T was distilled and learned nothing."""
+    loss = taught.get("best_held_out_loss")
+    if training is None or loss is None or loss < _LEARNED_NOTHING:
+        return training
+    note = (
+        f"the teacher learned nothing (its loss on held-out images is {loss:.2f}, and "
+        "predicting the mean has 1): raise teacher_steps, or give a file as teacher"
+    )
+    return replace(training, notes=(*training.notes, note))
+
+
+# ---- the loss, sections 3.2 and 3.3
+
+
+def p_hard_at(step: int, steps: int) -> float:
+    """Return the share of elements that L_hard leaves out in a step: 0 at first, up to 0.999.
+
+    The share that counts falls by the same factor each step, for three fifths of the steps.
+    The last two fifths are the paper's, and comparable: so it can be said of the loss whether
+    it still falls.
+    """
+    counted: float = (1.0 - _P_HARD) ** min(1.0, step / (0.6 * steps))
+    return 1.0 - counted
+
+
+def efficientad_loss(
+    network: EfficientAdNetwork,
+    batch: Minibatch,
+    penalty: Any = None,
+    p_hard: float = _P_HARD,
+) -> Tensor:
+    """Return L = L_hard + penalty + L_AE + L_STAE (section 3.3) on a crop of each image."""
+    import torch
+
+    from .efficientad_networks import as_input, enlarged, hard_feature_loss
+    from .efficientad_teacher import crop_side, crops, jittered
+
+    pixels = jittered(enlarged(batch.pixels), batch.generator)  # (B, H, W, 3)
+    whole = network.autoencoder(as_input(pixels))  # A, (B, C, h, w)
+    side = crop_side(pixels.shape[1:3])
+    found = crops(pixels, side, batch.generator)
+    seen = as_input(torch.stack([crop for crop, _ in found]))  # (B, 3, side, side)
+    with torch.no_grad():
+        taught = network.taught(seen)  # T, (B, C, h', w')
+    of_teacher, of_autoencoder = network.studied(seen)  # S, two of this shape
+    height, width = taught.shape[-2:]
+    rebuilt = torch.stack(
+        [
+            one[:, row : row + height, column : column + width]
+            for one, (_, (row, column)) in zip(whole, found)
+        ]
+    )
+    loss = hard_feature_loss((taught - of_teacher).square(), p_hard)
+    loss = loss + (taught - rebuilt).square().mean() + (rebuilt - of_autoencoder).square().mean()
+    if penalty is not None:
+        others, _ = network.studied(as_input(penalty.draw(len(pixels), side, batch)))
+        loss = loss + others.square().mean()
+    return loss
 
 
 @register_model(
@@ -344,6 +411,11 @@ class EfficientAd(TrainedDetector):
 )
 class VisionEfficientAd(Detector):
     """EfficientAD: where a student cannot follow its teacher, or an autoencoder the image.
+
+    Attributes
+    ----------
+    history_
+        What the loss of S and A did (`pyimgano.models.training.History`).
 
     Notes
     -----
@@ -386,49 +458,3 @@ class VisionEfficientAd(Detector):
     """
 
     method = EfficientAd
-
-
-def p_hard_at(step: int, steps: int) -> float:
-    """The share of elements that L_hard leaves out in a step: 0 at first, then up to 0.999.
-
-    The share that counts falls by the same factor each step, for three fifths of the steps.
-    The last two fifths are the paper's, and comparable: so it can be said of the loss whether
-    it still falls.
-    """
-    counted: float = (1.0 - _P_HARD) ** min(1.0, step / (0.6 * steps))
-    return 1.0 - counted
-
-
-def efficientad_loss(
-    network: EfficientAdNetwork,
-    batch: Minibatch,
-    penalty: Any = None,
-    p_hard: float = _P_HARD,
-) -> Tensor:
-    """L = L_hard + penalty + L_AE + L_STAE (section 3.3) on a crop of each image."""
-    import torch
-
-    from .efficientad_networks import as_input, enlarged, hard_feature_loss
-    from .efficientad_teacher import crop_side, crops, jittered
-
-    pixels = jittered(enlarged(batch.pixels), batch.generator)
-    whole = network.autoencoder(as_input(pixels))
-    side = crop_side(pixels.shape[1:3])
-    found = crops(pixels, side, batch.generator)
-    seen = as_input(torch.stack([crop for crop, _ in found]))
-    with torch.no_grad():
-        taught = network.taught(seen)
-    of_teacher, of_autoencoder = network.studied(seen)
-    height, width = taught.shape[-2:]
-    rebuilt = torch.stack(
-        [
-            one[:, row : row + height, column : column + width]
-            for one, (_, (row, column)) in zip(whole, found)
-        ]
-    )
-    loss = hard_feature_loss((taught - of_teacher).square(), p_hard)
-    loss = loss + (taught - rebuilt).square().mean() + (rebuilt - of_autoencoder).square().mean()
-    if penalty is not None:
-        others, _ = network.studied(as_input(penalty.draw(len(pixels), side, batch)))
-        loss = loss + others.square().mean()
-    return loss

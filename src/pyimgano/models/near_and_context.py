@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from .bank import MemoryBank, PatchMemory
+    from .neighbors import MemoryBank, PatchMemory
 
 #: Part of the near memory's bound that the other has: its grid has a quarter of the cells or less.
 CONTEXT_SHARE = 0.4
@@ -96,7 +96,7 @@ class NearAndContext:
         """
         import torch
 
-        from .bank import MemoryBank
+        from .neighbors import MemoryBank
 
         device = bank.features.device
         power_means = saved.has_fact("score")
@@ -107,7 +107,7 @@ class NearAndContext:
             return cls(near, None, _unit(saved, ""), power_means=power_means)
         features = saved.array("context_features", "float32", (None, width))
         image = torch.zeros(len(features), dtype=torch.int64, device=device)  # of no account now
-        around = MemoryBank(torch.from_numpy(features).to(device), image, prune=False)
+        around = MemoryBank(torch.from_numpy(features).to(device), image)
         context = _memory(saved, "context_", around, cells[1])
         return cls(near, context, _unit(saved, ""), _unit(saved, "context_"), power_means)
 
@@ -115,8 +115,8 @@ class NearAndContext:
 def _memory(saved: SavedState, prefix: str, bank: MemoryBank, cells: int) -> PatchMemory:
     import torch
 
-    from .bank import PatchMemory, Whitening
-    from .bank.patch_memory import LARGEST_SCALE, LEAST_SCALE
+    from .neighbors import PatchMemory, Whitening
+    from .neighbors.patch_memory import LARGEST_SCALE, LEAST_SCALE
 
     def part(name: str, *shape: int) -> Tensor:
         found = saved.array(prefix + name, "float32", shape)

@@ -3,7 +3,7 @@
 A whitening raises the directions in which clean training images hardly vary, and that is where
 compression, noise of the sensor and a lamp that ages show. How far features move under such changes
 is measured on disturbed copies of training images, and counts less from then on
-(`bank.PooledCoreset`). In speaker recognition this is within-class covariance normalisation
+(`neighbors.PooledCoreset`). In speaker recognition this is within-class covariance normalisation
 (Hatch, Kajarekar, Stolcke, "Within-class covariance normalization for SVM-based speaker
 recognition", Interspeech 2006), with an image and its copies for a class.
 

@@ -38,6 +38,8 @@ Quantile = ranges.Quantile
 Ratio = ranges.Ratio
 Seed = ranges.Seed
 Size = ranges.Size
+#: A count that may be 0.
+Natural = Annotated[int, Strict(), Field(ge=0)]
 #: Images of a training step, for networks with batch norm.
 MinibatchSize = Annotated[int, Strict(), Field(ge=2, le=4096)]
 #: A learning rate or the like.

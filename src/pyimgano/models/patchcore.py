@@ -133,16 +133,16 @@ class VisionPatchCore(Detector):
     neighbourhood is averaged over the cells that exist; features are joined at their full
     width instead of being pooled to 1024 channels; and the bank is bounded by `max_bank_size`.
     Above half a million training patches the coreset is selected block by block and merged
-    (`pyimgano.models.bank.streamed_coreset`), and above 512 training images, or 1 GiB of
+    (`pyimgano.models.neighbors.streamed_coreset`), and above 512 training images, or 1 GiB of
     their features, the threshold is calibrated on an evenly spread part of them.
 
     Recipe `whitened`, found by measuring (docs/embedded-backbone.md). Patch features are whitened
-    before distances are taken (`pyimgano.models.bank.Whitening`), so that an image is compared in
-    what good ones hardly vary in too. How features move in disturbed copies of training images
+    before distances are taken (`pyimgano.models.neighbors.Whitening`), so that an image is compared
+    in what good ones hardly vary in too. How features move in disturbed copies of training images
     (`pyimgano.models.nuisance`: compression, noise, light, a slight blur) is discounted in it, and
     more so where good images hardly differ from each other. Distances are divided by how large they
     are among good images where the nearest patch lies, and at the border of the frame
-    (`bank.patch_memory`). What deeper layers see around a patch has a memory of its own
+    (`neighbors.patch_memory`). What deeper layers see around a patch has a memory of its own
     (`near_and_context`): maps come from the near layers alone, and scores from the distances of
     both (`power_means`), in units of what they are in a good image, 1 in the middle. The working
     size follows the images; the grid is that of stride 16; a bank is selected from six times as

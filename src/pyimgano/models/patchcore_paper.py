@@ -11,6 +11,7 @@ wide, a memory bank of M rows, and n training images that the threshold is calib
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..backbones import Backbone
-    from .bank import MemoryBank, StreamedCoreset
+    from .neighbors import MemoryBank, StreamedCoreset
     from .training_images import TrainingImages
 
 # Images whose patches are compared with the bank together, and the bytes of these: what is larger
@@ -147,7 +148,7 @@ def select_coreset(
     """
     import torch
 
-    from .bank import MemoryBank, StreamedCoreset
+    from .neighbors import MemoryBank, StreamedCoreset
 
     coreset: StreamedCoreset | None = None
     kept: list[Tensor] = []  # (k, D) of each image to calibrate on
@@ -382,28 +383,21 @@ def _against_bank(
 ) -> TrainingScores:
     import torch
 
-    patches, bank = found.patches, learned.bank
-    whole = np.arange(len(patches))  # the images of which all distances are taken
-    if owners is not None and learned.weights is None:
-        # else a score comes from the farthest patch alone, and whole maps cost time
-        whole = evenly(whole, WHOLE_MAPS)
-    others = np.setdiff1d(np.arange(len(patches)), whole)
+    patches = found.patches  # (n, k, D)
     at_once = min(_AT_ONCE, max(1, _BYTES_AT_ONCE // patches[0].nbytes))
-    scores, maps = patches.new_empty(len(patches)), []
-    for numbers in torch.from_numpy(whole).to(patches.device).split(at_once):
-        some, own = patches[numbers], None if owners is None else owners[numbers]
+    scores, maps = [], []
+    for some, own in zip(
+        patches.split(at_once),
+        itertools.repeat(None) if owners is None else owners.split(at_once),
+    ):
         distances, rows = learned.nearest(some, own)  # (b, k)
         maps.append(distances)
-        scores[numbers] = learned.image_scores(some, distances, rows, own)
-    for numbers in torch.from_numpy(others).to(patches.device).split(at_once):
-        if len(numbers):
-            assert owners is not None
-            some, own = patches[numbers], owners[numbers]
-            farthest, which, row = bank.farthest(some, own)  # (b,) each
-            one = some.gather(1, which[:, None, None].expand(-1, 1, some.shape[2]))  # (b, 1, D)
-            scores[numbers] = learned.image_scores(one, farthest[:, None], row[:, None], own)
-    grids, counted = torch.cat(maps), images.counted_pixels()  # (m, k)
-    exact = scores.double().cpu().numpy()
+        scores.append(learned.image_scores(some, distances, rows, own))  # (b,)
+    whole = np.arange(len(patches))  # the images whose maps the threshold for pixels comes from
+    if owners is not None and learned.weights is None:
+        whole = evenly(whole, WHOLE_MAPS)
+    grids, counted = torch.cat(maps), images.counted_pixels()  # (n, k)
+    exact = torch.cat(scores).double().cpu().numpy()
     kept = np.ones(len(exact), np.bool_) if trusted is None else trusted(exact)
     return TrainingScores(
         exact[kept],
@@ -411,7 +405,7 @@ def _against_bank(
         owners is not None,
         notes=spread_notes(len(patches), images.used),
         maps=learned.grid.statistics(
-            grids[torch.from_numpy(kept[whole]).to(grids.device)], counted
+            grids[torch.from_numpy(whole[kept[whole]]).to(grids.device)], counted
         ),
         images=found.numbers[kept],
     )
@@ -468,13 +462,11 @@ def restored_bank(
     backbone: Backbone,
     grid: PatchGrid,
     max_rows: int,
-    *,
-    prune: bool = True,
 ) -> tuple[MemoryBank, Tensor, int]:
     """Return the bank, `coreset_indices_` and the number of selections that were saved."""
     import torch
 
-    from .bank import MemoryBank
+    from .neighbors import MemoryBank
 
     (_, _, _, dimension), *_ = backbone.shapes(grid.region.size)
     features = saved.array("features", "float32", (None, dimension))
@@ -487,4 +479,4 @@ def restored_bank(
     selections: int = saved.fact("selections", Count)
     picked = torch.from_numpy(indices).to(backbone.device)
     rows = torch.from_numpy(features).to(backbone.device)
-    return MemoryBank(rows, picked // cells, prune=prune), picked, selections
+    return MemoryBank(rows, picked // cells), picked, selections

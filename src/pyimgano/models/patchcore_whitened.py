@@ -7,7 +7,7 @@ Found by measuring (docs/embedded-backbone.md). It differs from the paper's reci
 2. A bank is selected from six times as many patches, spread over all images, for each grid.
 3. How features move in disturbed copies of training images is learned, and discounted.
 4. Patches are whitened before distances are taken, and distances are divided by how large they are
-   among good images (`bank.patch_memory`).
+   among good images (`neighbors.patch_memory`).
 5. A map comes from the near patches alone. A score is made of the distances of the near patches
    and of the context, both in units of what they are in a good image (`power_means`).
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..backbones import Backbone
-    from .bank import PatchMemoryLearner
+    from .neighbors import PatchMemoryLearner
     from .training_images import TrainingImages
 
 # Layers of larger strides see mostly what lies around a patch.
@@ -96,7 +96,7 @@ class WhitenedRecipe(Method):
     def _new_learners(
         self, images: TrainingImages, grids: list[PatchGrid], patches: list[Tensor]
     ) -> list[PatchMemoryLearner]:
-        from .bank import PatchMemoryLearner
+        from .neighbors import PatchMemoryLearner
 
         params, progress = self.params, images.progress
         spread = Spread.of_images(len(images), sum(some[0].nbytes for some in patches))
@@ -162,7 +162,7 @@ class WhitenedRecipe(Method):
         shapes = self.backbone.shapes(region.size)  # (N, h, w, D) and (N, h', w', E)
         near = restored_grid(saved, self.backbone, region)
         bound = self.params.max_bank_size
-        bank, indices, _ = restored_bank(saved, self.backbone, near, bound, prune=False)
+        bank, indices, _ = restored_bank(saved, self.backbone, near, bound)
         grids = [self._grid(region, shape[1:3]) for shape in shapes]
         cells = [len(grid) for grid in grids]
         memories = NearAndContext.restored(saved, bank, cells, shapes[-1][3])

@@ -1,6 +1,6 @@
-"""Detectors that compare a frozen teacher's pyramid of features with another network's.
+"""What methods share that compare a frozen teacher's pyramid of features with another network's.
 
-Imports torch; detectors import it inside their functions.
+Imports torch; methods import it inside their functions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from ..backbones import Backbone
 from ..backbones.network import FeatureGraph, TappedNetwork, initialise
 from .anomaly_map import map_operators
-from .training import KeptImages, Minibatch
+from .region_cells import RegionCells
+from .trained import NetworkTraining
+from .training import Minibatch
 
 # Of a teacher's features that are kept through a training; above, they are computed each time.
 _BYTES = 2**30
@@ -41,16 +43,22 @@ def untrained_copy(network: TappedNetwork, layers: Sequence[str]) -> TappedNetwo
     return twin.requires_grad_(True)
 
 
+def counted_cells(backbone: Backbone, region: RegionCells) -> list[Tensor | None]:
+    """Return for each level the cells that count, (k,) int64 on the device; None for all."""
+    cells = [region.cells((h, w)) for _, _, h, w in backbone.shapes(region.size)]
+    return [None if one is None else torch.from_numpy(one).to(backbone.device) for one in cells]
+
+
 class TeacherFeatures:
-    """A backbone's features of kept images, computed once where 1 GiB holds them.
+    """A backbone's features of the images of a training, computed once where 1 GiB holds them.
 
     Above that they are computed for every minibatch anew; they are the same either way.
     """
 
-    def __init__(
-        self, backbone: Backbone, images: KeptImages, numbers: npt.NDArray[np.int64]
-    ) -> None:
+    def __init__(self, backbone: Backbone, training: NetworkTraining) -> None:
         self._backbone = backbone
+        images, parts = training.kept, training.parts
+        numbers = np.sort(np.concatenate([parts.learn, parts.watch]))
         shapes = backbone.shapes((images.pixels.shape[1], images.pixels.shape[2]))
         size = sum(4 * int(np.prod(shape)) for shape in shapes)
         self._kept: list[Tensor] | None = None
@@ -67,7 +75,7 @@ class TeacherFeatures:
                 layer[start : start + len(features)] = features
 
     def of(self, batch: Minibatch) -> list[Tensor]:
-        """For each layer (B, C_l, H_l, W_l), on the device, detached."""
+        """Return for each layer (B, C_l, H_l, W_l), on the device, detached."""
         if self._kept is None:
             # outside of inference mode, so that gradients may pass by
             plain = torch.contiguous_format  # sums over channels depend on it
@@ -97,7 +105,7 @@ class LevelMaps(nn.Module):
     combine
         Whether the levels' upsampled maps are multiplied or added.
     cells
-        For each level the cells that count, as `Detector.counted_cells` gives them. A pixel's
+        For each level the cells that count, as `RegionCells.cells` gives them. A pixel's
         score is the weighted mean over these.
     inside
         (H, W) bool: the pixels that the score is taken over; None for all.
@@ -131,8 +139,28 @@ class LevelMaps(nn.Module):
         whole = torch.ones(size) if inside is None else torch.from_numpy(inside.astype(np.float32))
         self.register_buffer("inside", whole)
 
+    @classmethod
+    def of(
+        cls,
+        backbone: Backbone,
+        region: RegionCells,
+        *,
+        sigma: float,
+        combine: Literal["product", "sum"],
+    ) -> LevelMaps:
+        """Return that of the layers of a backbone, over what counts of the frame."""
+        grids = [(h, w) for _, _, h, w in backbone.shapes(region.size)]
+        return cls(
+            grids,
+            region.size,
+            sigma=sigma,
+            combine=combine,
+            cells=[region.cells(grid) for grid in grids],
+            inside=region.pixels(),
+        )
+
     def forward(self, distances: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Of (N, h_l, w_l) a level: scores (N,) and maps (N, H, W)."""
+        """Return the scores (N,) and maps (N, H, W) of (N, h_l, w_l) a level."""
         found: Tensor | None = None
         for level in range(self.count):
             mask, rows = getattr(self, f"mask{level}"), getattr(self, f"rows{level}")

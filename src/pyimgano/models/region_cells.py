@@ -61,6 +61,11 @@ class RegionCells:
 
         A cell counts if a pixel that counts lies in it. None if all do.
         """
+        counted = self.cell_mask(grid)
+        return None if counted is None else np.flatnonzero(counted)
+
+    def cell_mask(self, grid: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
+        """Return which cells of a grid count, as `cells`: (h, w) bool; None if all do."""
         if self.roi is None:
             return None
         counted = self.roi.counted(self.size)
@@ -70,4 +75,4 @@ class RegionCells:
             ranges = zip(number * pixels // cells, -(-(number + 1) * pixels // cells))
             parts = [counted.take(range(a, b), axis).any(axis) for a, b in ranges]
             counted = np.stack(parts, axis)
-        return None if counted.all() else np.flatnonzero(counted)
+        return None if counted.all() else counted

@@ -14,87 +14,149 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from .detector import Detector
+from .method import Method, TrainingScores
+from .on_backbone import open_backbone
 from .parameters import Count, MinibatchSize, Positive
-from .pyramid_detector import PyramidDetector
 from .registry import register_model
-from .trained import TrainedParams
+from .saved_state import SavedState
+from .trained import STEPS, LearnedNetwork, NetworkTraining, TrainedParams, restored_network
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .training import KeptImages, Minibatch, Parts, Task
+    from ..backbones import Backbone
+    from .training import History, Minibatch
+    from .training_images import TrainingImages
 
+# The paper's, of Adam.
 _BETAS = (0.5, 0.999)
+# Deviation of the Gaussian that smooths the map, in pixels.
+_SIGMA = 4.0
 
 
 class ReverseDistillationParams(TrainedParams):
-    """The keywords of ReverseDistillation."""
+    """The keywords of reverse distillation."""
 
     steps: Count = Field(
         400,
-        description=("Steps at most. The paper's 200 epochs of 209 images are 2,600 of 16 images."),
+        description=f"{STEPS} The paper's 200 epochs of 209 images are 2,600 steps of 16 images.",
     )
-    train_batch_size: MinibatchSize = Field(16, description=("Images of a step; the paper has 16."))
+    train_batch_size: MinibatchSize = Field(
+        16, description="How many images a step has. 16 is the paper's."
+    )
     learning_rate: Positive = Field(
-        0.005, description=("Of Adam, whose betas are the paper's 0.5 and 0.999.")
+        0.005,
+        description="The learning rate of Adam, whose betas are the paper's 0.5 and 0.999.",
     )
     loss: Literal["flattened", "per-position"] = Field(
         "flattened",
         description=(
-            "`flattened`: of each level one cosine between all features of an image as one "
-            "vector, as the authors' program has it, with which the published figures were "
-            "made. `per-position`: the mean of M^k over the positions, as the paper's "
-            "equation 2."
+            "What the loss of a level is. `flattened` takes one cosine between all features of an "
+            "image as one vector, as the authors' program does, with which the published figures "
+            "were made. `per-position` takes the mean of M^k over the positions, as the paper's "
+            "equation 2 does."
         ),
     )
 
 
-class ReverseDistillation(PyramidDetector):
-    """The method of `VisionReverseDistillation`."""
+class ReverseDistillation(Method):
+    """OCBE and D, and where they cannot give back the features of the backbone, which is E."""
 
     Params = ReverseDistillationParams
 
-    sigma = 4.0
-    combine = "sum"
+    def __init__(self, params: ReverseDistillationParams) -> None:
+        from ..backbones import LastOfStrides
 
-    def _blank(self) -> nn.Module:
+        super().__init__(params)
+        # the paper's conv2_x, conv3_x and conv4_x of a ResNet; one level is no pyramid
+        layers = LastOfStrides((4, 8, 16), least=2)
+        self.backbone: Backbone = open_backbone(params, layers=layers, cached=False)
+
+    def learn(self, images: TrainingImages) -> tuple[LearnedNetwork, TrainingScores | None]:
+        import torch
+
+        from .pyramid import TeacherFeatures, counted_cells
+        from .training import Task
+
+        params, training = self.params, NetworkTraining(self, images)
+        encoder = TeacherFeatures(self.backbone, training)
+        counted = counted_cells(self.backbone, self.region)
+        flattened = params.loss == "flattened"
+        network = self._bottleneck_and_decoder().to(self.backbone.device)
+
+        def loss(network: nn.Module, batch: Minibatch) -> Tensor:
+            features = encoder.of(batch)  # f_E^k, for each level k (B, C_k, h_k, w_k)
+            return cosine_loss(features, network(features), counted, flattened=flattened)
+
+        optimizer = torch.optim.Adam(network.parameters(), params.learning_rate, _BETAS)
+        learned = self._learned(network, training.train(Task(network, optimizer, loss)))
+        return learned, training.scores(learned)
+
+    def _bottleneck_and_decoder(self) -> nn.Module:
+        """Return OCBE and D with random weights."""
         from .reverse_networks import Reverse, initialise_reverse
         from .training import drawn
 
-        channels = [c for c, _, _ in self._levels()]
+        channels = [c for _, c, _, _ in self.backbone.shapes(self.region.size)]
         return drawn(
-            lambda: initialise_reverse(Reverse(self._backbone.network, channels)),
-            self._params.random_seed,
+            lambda: initialise_reverse(Reverse(self.backbone.network, channels)),
+            self.params.random_seed,
         )
 
-    def _task(self, images: KeptImages, parts: Parts) -> Task:
-        import numpy as np
-        import torch
-
-        from .pyramid import TeacherFeatures
-        from .training import Task
-
-        teacher = TeacherFeatures(
-            self._backbone, images, np.sort(np.concatenate([parts.learn, parts.watch]))
-        )
-        counted = self._counted_at()
-        flattened = self._params.loss == "flattened"
-
-        def loss(network: nn.Module, batch: Minibatch) -> Tensor:
-            features = teacher.of(batch)
-            return cosine_loss(features, network(features), counted, flattened=flattened)
-
-        network = self._blank().to(self._backbone.device)
-        optimizer = torch.optim.Adam(network.parameters(), self._params.learning_rate, _BETAS)
-        return Task(network, optimizer, loss)
-
-    def _graph(self, network: nn.Module) -> nn.Module:
+    def _learned(self, network: nn.Module, history: History) -> LearnedNetwork:
         from ..backbones.network import FeatureGraph
-        from .pyramid import PyramidGraph
+        from .pyramid import LevelMaps, PyramidGraph
+        from .training import Program
 
-        teacher = FeatureGraph(self._backbone.network, self._backbone.layers)
-        maps = self._level_maps()
-        return PyramidGraph(teacher, network, cosine_distances, maps, from_features=True)
+        encoder = FeatureGraph(self.backbone.network, self.backbone.layers)
+        # the sum over the levels, section 3.3
+        maps = LevelMaps.of(self.backbone, self.region, sigma=_SIGMA, combine="sum")
+        graph = PyramidGraph(encoder, network, cosine_distances, maps, from_features=True)
+        return LearnedNetwork(self.backbone, network, Program(graph, self.backbone), history)
+
+    def restore(self, saved: SavedState) -> LearnedNetwork:
+        return self._learned(*restored_network(saved, self._bottleneck_and_decoder, self.backbone))
+
+
+# ---- distances and loss, section 3.1
+
+
+def cosine_distances(teacher: Tensor, student: Tensor) -> Tensor:
+    """Return M^k (equation 1), (N, h, w), of f_E^k and f_D^k (N, C, h, w).
+
+    It is 0 or more, and 1 where one of them is 0.
+    """
+    from torch.nn.functional import normalize
+
+    cosine = (normalize(teacher, dim=1) * normalize(student, dim=1)).sum(dim=1)
+    return (1.0 - cosine).clamp(min=0.0)
+
+
+def cosine_loss(
+    teacher: Sequence[Tensor],
+    student: Sequence[Tensor],
+    counted: Sequence[Tensor | None] | None = None,
+    *,
+    flattened: bool = True,
+) -> Tensor:
+    """Return the sum over the levels of the distillation loss, the mean over images: a scalar.
+
+    `counted` names for each level the cells r w + c that count; None for all.
+    """
+    from torch.nn.functional import cosine_similarity
+
+    total: Tensor | None = None
+    for level, pair in enumerate(zip(teacher, student)):
+        t, s = (features.flatten(2) for features in pair)  # (N, C, hw)
+        cells = None if counted is None else counted[level]
+        if cells is not None:
+            t, s = t[:, :, cells], s[:, :, cells]
+        if flattened:
+            t, s = t.flatten(1), s.flatten(1)
+        one = (1.0 - cosine_similarity(t, s, dim=1)).mean()
+        total = one if total is None else total + one
+    assert total is not None
+    return total
 
 
 @register_model(
@@ -117,6 +179,11 @@ class ReverseDistillation(PyramidDetector):
 )
 class VisionReverseDistillation(Detector):
     """Reverse distillation: what a decoder cannot give back of an encoder's features.
+
+    Attributes
+    ----------
+    history_
+        What the loss did (`pyimgano.models.training.History`).
 
     Notes
     -----
@@ -142,38 +209,3 @@ class VisionReverseDistillation(Detector):
     """
 
     method = ReverseDistillation
-
-
-def cosine_distances(teacher: Tensor, student: Tensor) -> Tensor:
-    """Equation 1: (N, h, w) of two (N, C, h, w); 0 or more, 1 where one of them is 0."""
-    from torch.nn.functional import normalize
-
-    cosine = (normalize(teacher, dim=1) * normalize(student, dim=1)).sum(dim=1)
-    return (1.0 - cosine).clamp(min=0.0)
-
-
-def cosine_loss(
-    teacher: Sequence[Tensor],
-    student: Sequence[Tensor],
-    counted: Sequence[Tensor | None] | None = None,
-    *,
-    flattened: bool = True,
-) -> Tensor:
-    """The sum over the levels of the distillation loss, the mean over images: a scalar.
-
-    `counted` names for each level the cells r w + c that count; None for all.
-    """
-    from torch.nn.functional import cosine_similarity
-
-    total: Tensor | None = None
-    for level, pair in enumerate(zip(teacher, student)):
-        t, s = (features.flatten(2) for features in pair)  # (N, C, hw)
-        cells = None if counted is None else counted[level]
-        if cells is not None:
-            t, s = t[:, :, cells], s[:, :, cells]
-        if flattened:
-            t, s = t.flatten(1), s.flatten(1)
-        one = (1.0 - cosine_similarity(t, s, dim=1)).mean()
-        total = one if total is None else total + one
-    assert total is not None
-    return total

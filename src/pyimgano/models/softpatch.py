@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..backbones import Backbone
-    from .bank import DiscriminatedCoreset
+    from .neighbors import DiscriminatedCoreset
     from .training_images import TrainingImages
 
 # From so few scores nobody can tell what an outlier is.
@@ -115,7 +115,7 @@ class SoftPatch(Method):
         return learned, _noted(training, learned.suspects_)
 
     def _new_coreset(self, **facts: Any) -> DiscriminatedCoreset:
-        from .bank import DiscriminatedCoreset
+        from .neighbors import DiscriminatedCoreset
 
         params = self.params
         return DiscriminatedCoreset(

@@ -176,12 +176,12 @@ class Spade(BackboneDetector):
         """Distances (k,) of positions (k, D) to the nearest in the gallery of `images` (K,)."""
         import torch
 
-        from .bank import ExhaustiveSearch
+        from .neighbors import ExhaustiveSearch
 
         nearest = positions.new_full((len(positions),), torch.inf)  # squared
         winner = torch.zeros(len(positions), dtype=torch.int64, device=positions.device)
         for some in images.split(_IMAGES):  # the most similar first: they rule most others out
-            ExhaustiveSearch(self._gallery[some].flatten(0, 1)).lower(positions, nearest, winner)
+            ExhaustiveSearch(self._gallery[some].flatten(0, 1)).update(positions, nearest, winner)
         return nearest.sqrt_()
 
     def _score_batch(

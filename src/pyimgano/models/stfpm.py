@@ -14,15 +14,20 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from .detector import Detector
+from .method import Method, TrainingScores
+from .on_backbone import open_backbone
 from .parameters import Count, MinibatchSize, Positive, Share
-from .pyramid_detector import PyramidDetector
 from .registry import register_model
-from .trained import TrainedParams
+from .saved_state import SavedState
+from .trained import STEPS, LearnedNetwork, NetworkTraining, TrainedParams, restored_network
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .training import KeptImages, Minibatch, Parts, Task
+    from ..backbones import Backbone
+    from ..backbones.network import FeatureGraph
+    from .training import History, Minibatch
+    from .training_images import TrainingImages
 
 
 class STFPMParams(TrainedParams):
@@ -30,69 +35,114 @@ class STFPMParams(TrainedParams):
 
     steps: Count = Field(
         300,
-        description=("Steps at most. The paper's 100 epochs of 209 images are 650 of 32 images."),
+        description=f"{STEPS} The paper's 100 epochs of 209 images are 650 steps of 32 images.",
     )
     train_batch_size: MinibatchSize = Field(
         16,
-        description=("Images of a step; the paper has 32, here 16: more steps in the same time."),
+        description=(
+            "How many images a step has. The paper has 32; 16 are more steps in the same time."
+        ),
     )
     learning_rate: Positive = Field(
-        0.4, description=("Of stochastic gradient descent; the paper's.")
+        0.4, description="The learning rate of stochastic gradient descent. 0.4 is the paper's."
     )
-    momentum: Share = Field(0.9, description=("Of stochastic gradient descent; the paper's."))
-    weight_decay: Share = Field(1e-4, description=("Of stochastic gradient descent; the paper's."))
+    momentum: Share = Field(
+        0.9, description="The momentum of stochastic gradient descent. 0.9 is the paper's."
+    )
+    weight_decay: Share = Field(
+        1e-4, description="The weight decay of stochastic gradient descent. 1e-4 is the paper's."
+    )
 
 
-class STFPM(PyramidDetector):
-    """The method of `VisionSTFPM`."""
+class STFPM(Method):
+    """A student of the backbone, and where its features differ from the backbone's."""
 
     Params = STFPMParams
 
-    sigma = 0.0
-    combine = "product"
+    def __init__(self, params: STFPMParams) -> None:
+        from ..backbones import LastOfStrides
 
-    def _blank(self) -> nn.Module:
+        super().__init__(params)
+        # the paper's conv2_x, conv3_x and conv4_x of a ResNet; one level is no pyramid
+        layers = LastOfStrides((4, 8, 16), least=2)
+        self.backbone: Backbone = open_backbone(params, layers=layers, cached=False)
+
+    def learn(self, images: TrainingImages) -> tuple[LearnedNetwork, TrainingScores | None]:
+        import torch
+
+        from .pyramid import TeacherFeatures, counted_cells
+        from .training import Task
+
+        params, training = self.params, NetworkTraining(self, images)
+        teacher = TeacherFeatures(self.backbone, training)
+        counted = counted_cells(self.backbone, self.region)
+        student = self._student().to(self.backbone.device)
+
+        def loss(student: nn.Module, batch: Minibatch) -> Tensor:
+            # for each level l of both (B, C_l, h_l, w_l)
+            return pyramid_loss(teacher.of(batch), student(batch.pixels), counted)
+
+        optimizer = torch.optim.SGD(
+            student.parameters(),
+            params.learning_rate,
+            momentum=params.momentum,
+            weight_decay=params.weight_decay,
+        )
+        learned = self._learned(student, training.train(Task(student, optimizer, loss)))
+        return learned, training.scores(learned)
+
+    def _student(self) -> FeatureGraph:
+        """Return the backbone's network up to the deepest level, with random weights."""
         from ..backbones.network import FeatureGraph
         from .pyramid import untrained_copy
         from .training import drawn
 
-        layers = self._backbone.layers
-        student = drawn(
-            lambda: untrained_copy(self._backbone.network, layers), self._params.random_seed
-        )
+        network, layers = self.backbone.network, self.backbone.layers
+        student = drawn(lambda: untrained_copy(network, layers), self.params.random_seed)
         return FeatureGraph(student, layers)
 
-    def _task(self, images: KeptImages, parts: Parts) -> Task:
-        import numpy as np
-        import torch
-
-        from .pyramid import TeacherFeatures
-        from .training import Task
-
-        teacher = TeacherFeatures(
-            self._backbone, images, np.sort(np.concatenate([parts.learn, parts.watch]))
-        )
-        counted = self._counted_at()
-
-        def loss(network: nn.Module, batch: Minibatch) -> Tensor:
-            return pyramid_loss(teacher.of(batch), network(batch.pixels), counted)
-
-        student = self._blank().to(self._backbone.device)
-        optimizer = torch.optim.SGD(
-            student.parameters(),
-            self._params.learning_rate,
-            momentum=self._params.momentum,
-            weight_decay=self._params.weight_decay,
-        )
-        return Task(student, optimizer, loss)
-
-    def _graph(self, network: nn.Module) -> nn.Module:
+    def _learned(self, student: nn.Module, history: History) -> LearnedNetwork:
         from ..backbones.network import FeatureGraph
-        from .pyramid import PyramidGraph
+        from .pyramid import LevelMaps, PyramidGraph
+        from .training import Program
 
-        teacher = FeatureGraph(self._backbone.network, self._backbone.layers)
-        maps = self._level_maps()
-        return PyramidGraph(teacher, network, half_squared_distances, maps, from_features=False)
+        teacher = FeatureGraph(self.backbone.network, self.backbone.layers)
+        # the product over the levels, section 3.3
+        maps = LevelMaps.of(self.backbone, self.region, sigma=0.0, combine="product")
+        graph = PyramidGraph(teacher, student, half_squared_distances, maps, from_features=False)
+        return LearnedNetwork(self.backbone, student, Program(graph, self.backbone), history)
+
+    def restore(self, saved: SavedState) -> LearnedNetwork:
+        return self._learned(*restored_network(saved, self._student, self.backbone))
+
+
+# ---- distances and loss, section 3.2
+
+
+def half_squared_distances(teacher: Tensor, student: Tensor) -> Tensor:
+    """Return l^l (equation 2) at each position, (N, h, w), of F_t^l and F_s^l (N, C, h, w)."""
+    from torch.nn.functional import normalize
+
+    return 0.5 * (normalize(teacher, dim=1) - normalize(student, dim=1)).square().sum(dim=1)
+
+
+def pyramid_loss(
+    teacher: Sequence[Tensor],
+    student: Sequence[Tensor],
+    counted: Sequence[Tensor | None] | None = None,
+) -> Tensor:
+    """Return L (equations 3 and 4), the mean over images: a scalar.
+
+    `counted` names for each level the cells r w + c that the mean is taken over; None for all.
+    """
+    total: Tensor | None = None
+    for level, (t, s) in enumerate(zip(teacher, student)):
+        away = half_squared_distances(t, s).flatten(1)  # (N, hw)
+        cells = None if counted is None else counted[level]
+        one = (away if cells is None else away[:, cells]).mean()
+        total = one if total is None else total + one
+    assert total is not None
+    return total
 
 
 @register_model(
@@ -115,6 +165,11 @@ class STFPM(PyramidDetector):
 class VisionSTFPM(Detector):
     """STFPM: where a student's pyramid of features differs from its teacher's.
 
+    Attributes
+    ----------
+    history_
+        What the loss did (`pyimgano.models.training.History`).
+
     Notes
     -----
     The student is the teacher's network up to the deepest level, with random weights. An
@@ -136,29 +191,3 @@ class VisionSTFPM(Detector):
     """
 
     method = STFPM
-
-
-def half_squared_distances(teacher: Tensor, student: Tensor) -> Tensor:
-    """Equation 2 at each position: (N, h, w) of two (N, C, h, w), each scaled to unit length."""
-    from torch.nn.functional import normalize
-
-    return 0.5 * (normalize(teacher, dim=1) - normalize(student, dim=1)).square().sum(dim=1)
-
-
-def pyramid_loss(
-    teacher: Sequence[Tensor],
-    student: Sequence[Tensor],
-    counted: Sequence[Tensor | None] | None = None,
-) -> Tensor:
-    """Equations 3 and 4, the mean over images: a scalar.
-
-    `counted` names for each level the cells r w + c that the mean is taken over; None for all.
-    """
-    total: Tensor | None = None
-    for level, (t, s) in enumerate(zip(teacher, student)):
-        away = half_squared_distances(t, s).flatten(1)  # (N, hw)
-        cells = None if counted is None else counted[level]
-        one = (away if cells is None else away[:, cells]).mean()
-        total = one if total is None else total + one
-    assert total is not None
-    return total

@@ -6,22 +6,34 @@ and Reliable Surface Defect Detection", ICPR 2024; the unsupervised setting.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, Strict
 
 from .detector import Detector
+from .method import Method, TrainingScores
+from .on_backbone import open_backbone
 from .parameters import Count
 from .registry import register_model
 from .saved_state import SavedState
-from .trained import TrainedDetector, TrainedParams
+from .trained import (
+    STEPS,
+    TRAIN_BATCH_SIZE,
+    LearnedNetwork,
+    NetworkTraining,
+    TrainedParams,
+    restored_network,
+)
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
+    from ..backbones import Backbone
     from .supersimplenet_networks import Heads
-    from .training import KeptImages, Minibatch, Parts, Task
+    from .training import History, Minibatch
+    from .training_images import TrainingImages
 
 # Bytes of features of the training images that are kept, float16; above, they are computed anew.
 _KEPT_BYTES = 2**30
@@ -39,48 +51,70 @@ class SuperSimpleNetParams(TrainedParams):
     noise_std: _Positive = Field(
         0.8,
         description=(
-            "sigma of the Gaussian noise that is added to adapted features where a mask is "
-            "set, in units of the standard deviation of each channel over the training "
+            "The deviation sigma of the Gaussian noise that is added to adapted features where a "
+            "mask is set. Its unit is the standard deviation of each channel over the training "
             "images, by which features are divided before the adaptor."
         ),
     )
     perlin_threshold: _Threshold = Field(
-        0.2, description=("Where Perlin noise, in [-1, 1], is above it, the mask is set.")
+        0.2, description="The mask is set where Perlin noise, in [-1, 1], is above this value."
     )
     learning_rate: _Positive = Field(
-        1e-3, description=("Of the two heads; the adaptor's is half of it.")
+        1e-3, description="The learning rate of the two heads. The adaptor's is half of it."
     )
     score: Literal["map", "classification"] = Field(
         "map",
         description=(
-            "What an image's score is: `map`, the largest value of its map, or "
-            "`classification`, the output of that head, as in the paper."
+            "What the score of an image is. `map` takes the largest value of its map. "
+            "`classification` takes the output of the classification head, as the paper does."
         ),
     )
     hidden_dim: _Width = Field(
-        1024, description=("Channels of the segmentation head, at most 8192.")
+        1024, description="How many channels the segmentation head has inside, at most 8192."
     )
-    steps: Count = Field(250, description=("As in `TrainedDetector`."))
-    train_batch_size: Count = Field(8, description=("As in `TrainedDetector`."))
+    steps: Count = Field(250, description=STEPS)
+    train_batch_size: Count = Field(8, description=TRAIN_BATCH_SIZE)
 
 
-class SuperSimpleNet(TrainedDetector):
-    """The method of `VisionSuperSimpleNet`."""
+class SuperSimpleNet(Method):
+    """An adaptor and two heads that tell good features from disturbed ones.
+
+    The shapes are those of B images with D channels of all layers together, on a grid (h, w)
+    twice as fine as the first layer.
+    """
 
     Params = SuperSimpleNetParams
 
-    def _task(self, images: KeptImages, parts: Parts) -> Task:
+    def __init__(self, params: SuperSimpleNetParams) -> None:
+        super().__init__(params)
+        self.backbone: Backbone = open_backbone(params, cached=False)
+
+    def learn(self, images: TrainingImages) -> tuple[LearnedSuperSimpleNet, TrainingScores | None]:
         import torch
 
+        from .perlin import perlin_masks
+        from .supersimplenet_networks import loss_of, upscaled
         from .training import Task, drawn
 
-        params = self._params
-        device = self._backbone.device
-        features = _Features(self._backbone, images.pixels)
-        self._measure()
-        heads = drawn(self._blank, params.random_seed)
-        heads.scale.copy_(features.deviation(parts.learn))
-        heads.to(device)
+        params, training = self.params, NetworkTraining(self, images)
+        features = _Features(self.backbone, training.kept.pixels)
+        _, grid = self._measures()
+        heads = drawn(self._heads, params.random_seed)
+        heads.scale.copy_(features.deviation(training.parts.learn))
+        heads.to(self.backbone.device)
+
+        def loss(heads: Heads, batch: Minibatch) -> Tensor:
+            adapted = heads.adapted(upscaled(features.of(batch)))  # (B, D, h, w), section III-A
+            # noise under masks, section III-B
+            masks = perlin_masks(
+                len(adapted), grid, batch.generator, threshold=params.perlin_threshold
+            ).to(adapted.device)  # (B, 1, h, w)
+            if heads.counted is not None:
+                masks = masks * heads.counted
+            noise = batch.normal(*adapted.shape) * params.noise_std
+            segmented, score = heads(adapted + noise * masks)  # (B, 1, h, w), (B,)
+            return loss_of(segmented, score, masks, heads.counted)
+
         fast = [heads.segmentation, heads.classification, heads.score]
         optimizer = torch.optim.AdamW(
             [
@@ -93,72 +127,121 @@ class SuperSimpleNet(TrainedDetector):
             ]
         )
 
-        def loss(network: nn.Module, batch: Minibatch) -> Tensor:
-            return self._loss(network, features.of(batch), batch)  # type: ignore[arg-type]
-
         def rate(step: int) -> float:
             steps: int = params.steps
             return 0.4 ** int(step >= 0.8 * steps) * 0.4 ** int(step >= 0.9 * steps)
 
-        return Task(heads, optimizer, loss, rate)
+        task = Task(heads, optimizer, loss, rate)  # type: ignore[arg-type]
+        learned = self._learned(heads, training.train(task))
+        return learned, training.scores(learned)
 
-    def _loss(self, heads: Heads, layers: list[Tensor], batch: Minibatch) -> Tensor:
-        """Of images whose features are disturbed under masks (section III-B)."""
-        from .perlin import perlin_masks
-        from .supersimplenet_networks import loss_of, upscaled
+    def _measures(self) -> tuple[int, tuple[int, int]]:
+        """Return D and the grid (h, w)."""
+        shapes = self.backbone.shapes(self.region.size)  # (N, C_l, h_l, w_l)
+        return sum(shape[1] for shape in shapes), (2 * shapes[0][2], 2 * shapes[0][3])
 
-        adapted = heads.adapted(upscaled(layers))
-        masks = perlin_masks(
-            len(adapted),
-            self.grid_,
-            batch.generator,
-            threshold=self._params.perlin_threshold,
-        ).to(adapted.device)
-        if heads.counted is not None:
-            masks = masks * heads.counted
-        noise = batch.normal(*adapted.shape) * self._params.noise_std
-        segmented, score = heads(adapted + noise * masks)
-        return loss_of(segmented, score, masks, heads.counted)
-
-    def _measure(self) -> None:
-        """Note the channels and the grid, twice as fine as the first layer."""
-        shapes = self._backbone.shapes(self._size())
-        self._channels = sum(shape[1] for shape in shapes)
-        self._set_grid(2 * shapes[0][2], 2 * shapes[0][3])
-
-    def _blank(self) -> Heads:
+    def _heads(self) -> Heads:
+        """Return the adaptor and the heads, untrained."""
         import torch
 
         from .supersimplenet_networks import Heads
 
-        counted = None
-        if self._cells is not None:
-            counted = torch.zeros(self.grid_, device="cpu")
-            counted.view(-1)[self._cells.cpu()] = 1.0
-        return Heads(self._channels, hidden=self._params.hidden_dim, counted=counted)
+        channels, grid = self._measures()
+        mask = self.region.cell_mask(grid)
+        counted = None if mask is None else torch.from_numpy(mask.astype(np.float32))
+        return Heads(channels, hidden=self.params.hidden_dim, counted=counted)
 
-    def _graph(self, network: nn.Module) -> nn.Module:
+    def _learned(self, heads: Heads, history: History) -> LearnedSuperSimpleNet:
         from ..backbones.network import FeatureGraph
         from .supersimplenet_networks import SuperSimpleNetGraph
+        from .training import Program
 
-        features = FeatureGraph(self._backbone.network, self._backbone.layers)
-        graph = SuperSimpleNetGraph(
-            features,
-            network,  # type: ignore[arg-type]
-            self.grid_,
-            self._size(),
-            by_map=self._params.score == "map",
-        )
-        return graph.to(self._backbone.device)
+        features = FeatureGraph(self.backbone.network, self.backbone.layers)
+        _, grid = self._measures()
+        by_map = self.params.score == "map"
+        graph = SuperSimpleNetGraph(features, heads, grid, self.region.size, by_map=by_map)
+        program = Program(graph.to(self.backbone.device), self.backbone)
+        return LearnedSuperSimpleNet(self.backbone, heads, program, history, grid)
 
-    def _check_shapes(self, saved: SavedState) -> None:
+    def restore(self, saved: SavedState) -> LearnedSuperSimpleNet:
         from .training import require_shapes
 
-        self._measure()
-        require_shapes(self._blank, saved, "network.")
+        require_shapes(self._heads, saved, "network.")  # `hidden_dim` comes from a file
+        return self._learned(*restored_network(saved, self._heads, self.backbone))
+
+
+@dataclass(eq=False)
+class LearnedSuperSimpleNet(LearnedNetwork):
+    """The adaptor and the heads, trained.
+
+    Attributes
+    ----------
+    grid_
+        The grid (h, w) of the segmentation.
+    """
+
+    grid_: tuple[int, int]
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "grid": list(self.grid_)}
+
+
+class _Features:
+    """Features of the training images, computed once where they fit."""
+
+    def __init__(self, backbone: Any, pixels: np.ndarray[Any, Any]) -> None:
+        import torch
+
+        self._backbone = backbone
+        self._pixels = pixels
+        self._kept: list[Tensor] | None = None
+        shapes = backbone.shapes(pixels.shape[1:3])
+        if 2 * len(pixels) * sum(int(np.prod(shape)) for shape in shapes) > _KEPT_BYTES:
+            return
+        kept = [torch.empty((len(pixels), *s[1:]), dtype=torch.float16) for s in shapes]
+        for start in range(0, len(pixels), _AT_A_TIME):
+            some = list(pixels[start : start + _AT_A_TIME])
+            for layer, found in zip(kept, self._computed(some)):
+                layer[start : start + len(some)] = found
+        self._kept = kept
+
+    def of(self, batch: Minibatch) -> list[Tensor]:
+        """Return for each layer (B, C_l, h_l, w_l) float32 on the device."""
+        if self._kept is None:
+            return self._computed(list(batch.pixels.cpu().numpy()))
+        return [layer[batch.numbers].float().to(self._backbone.device) for layer in self._kept]
+
+    def deviation(self, numbers: np.ndarray[Any, Any]) -> Tensor:
+        """Return the deviations of the channels over images, (1, D, 1, 1); 1 of a constant one."""
+        import torch
+
+        sums: list[Tensor] | None = None
+        cells: list[int] = []
+        for start in range(0, len(numbers), _AT_A_TIME):
+            some = numbers[start : start + _AT_A_TIME]
+            layers = (
+                self._computed(list(self._pixels[some]))
+                if self._kept is None
+                else [layer[some] for layer in self._kept]
+            )
+            found = []
+            cells = []
+            for layer in layers:
+                exact = layer.double()
+                found.append(
+                    torch.stack([exact.sum(dim=(0, 2, 3)), exact.square().sum(dim=(0, 2, 3))])
+                )
+                cells.append(len(numbers) * layer.shape[2] * layer.shape[3])
+            sums = found if sums is None else [a + b for a, b in zip(sums, found)]
+        assert sums is not None
+        moments = torch.cat([s / n for s, n in zip(sums, cells)], dim=1)  # (2, D)
+        deviation = (moments[1] - moments[0].square()).clamp(min=0.0).sqrt()
+        known = deviation > 1e-6 * moments[1].sqrt()
+        deviation = torch.where(known, deviation, torch.ones_like(deviation))
+        return deviation.float()[None, :, None, None].cpu()
+
+    def _computed(self, images: list[Any]) -> list[Tensor]:
+        return [layer.clone() for layer in self._backbone.features(images)]
 
 
 @register_model(
@@ -180,6 +263,11 @@ class SuperSimpleNet(TrainedDetector):
 )
 class VisionSuperSimpleNet(Detector):
     """SuperSimpleNet: heads that learn to see noise in good features, of any backbone.
+
+    Attributes
+    ----------
+    history_
+        What the loss did (`pyimgano.models.training.History`).
 
     Notes
     -----
@@ -210,61 +298,3 @@ class VisionSuperSimpleNet(Detector):
     """
 
     method = SuperSimpleNet
-
-
-class _Features:
-    """Features of the training images, computed once where they fit."""
-
-    def __init__(self, backbone: Any, pixels: np.ndarray[Any, Any]) -> None:
-        import torch
-
-        self._backbone = backbone
-        self._pixels = pixels
-        self._kept: list[Tensor] | None = None
-        shapes = backbone.shapes(pixels.shape[1:3])
-        if 2 * len(pixels) * sum(int(np.prod(shape)) for shape in shapes) > _KEPT_BYTES:
-            return
-        kept = [torch.empty((len(pixels), *s[1:]), dtype=torch.float16) for s in shapes]
-        for start in range(0, len(pixels), _AT_A_TIME):
-            some = list(pixels[start : start + _AT_A_TIME])
-            for layer, found in zip(kept, self._computed(some)):
-                layer[start : start + len(some)] = found
-        self._kept = kept
-
-    def of(self, batch: Minibatch) -> list[Tensor]:
-        """For each layer (B, C_l, h_l, w_l) float32 on the device."""
-        if self._kept is None:
-            return self._computed(list(batch.pixels.cpu().numpy()))
-        return [layer[batch.numbers].float().to(self._backbone.device) for layer in self._kept]
-
-    def deviation(self, numbers: np.ndarray[Any, Any]) -> Tensor:
-        """(1, D, 1, 1) deviations of the channels over images; 1 for a channel that is constant."""
-        import torch
-
-        sums: list[Tensor] | None = None
-        cells: list[int] = []
-        for start in range(0, len(numbers), _AT_A_TIME):
-            some = numbers[start : start + _AT_A_TIME]
-            layers = (
-                self._computed(list(self._pixels[some]))
-                if self._kept is None
-                else [layer[some] for layer in self._kept]
-            )
-            found = []
-            cells = []
-            for layer in layers:
-                exact = layer.double()
-                found.append(
-                    torch.stack([exact.sum(dim=(0, 2, 3)), exact.square().sum(dim=(0, 2, 3))])
-                )
-                cells.append(len(numbers) * layer.shape[2] * layer.shape[3])
-            sums = found if sums is None else [a + b for a, b in zip(sums, found)]
-        assert sums is not None
-        moments = torch.cat([s / n for s, n in zip(sums, cells)], dim=1)  # (2, D)
-        deviation = (moments[1] - moments[0].square()).clamp(min=0.0).sqrt()
-        known = deviation > 1e-6 * moments[1].sqrt()
-        deviation = torch.where(known, deviation, torch.ones_like(deviation))
-        return deviation.float()[None, :, None, None].cpu()
-
-    def _computed(self, images: list[Any]) -> list[Tensor]:
-        return [layer.clone() for layer in self._backbone.features(images)]

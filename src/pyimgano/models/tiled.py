@@ -269,14 +269,17 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
         """
         if on_error not in ("raise", "skip"):
             raise UsageError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-        sources = as_sources(X)
+        sources = as_sources(X, learning=True)
         params = self.detector.validate_params()
         quantile = choose_quantile(params.calibration_quantile, params.contamination)
         forget_the_fit(self)
         chosen = list(range(len(sources)))
         held: Sequence[ImageSource]
         if calibration_images is not None:
-            held, held_index = as_sources(calibration_images, name="calibration_images"), None
+            held, held_index = (
+                as_sources(calibration_images, name="calibration_images", learning=True),
+                None,
+            )
             if len(held) == 0:
                 raise UsageError("calibration_images is empty: at least one good image is wanted")
             require_apart(sources, held)
@@ -340,6 +343,11 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
         self._check_fitted()
         calibrate_on_held_out(self, as_sources(X), quantile)
         return self.threshold_
+
+    def _repr_html_(self) -> str:
+        from .detector_face import detector_html
+
+        return detector_html(self)
 
     def as_fitted(self) -> TiledDetector:
         """Return the detector as it is now, as `Detector.as_fitted` does."""

@@ -1,53 +1,75 @@
-"""Detectors whose network is trained here: what they share besides the loop itself."""
+"""What methods share that train a network of their own beside a frozen backbone.
+
+Images are kept at `resize`, as many as take 1 GiB, evenly spread where there are more (5,461 of
+256 x 256). A tenth of them, at least 10 or a third if that is less, is set aside for the
+threshold; of the others, where there are 10 images, another tenth (at most 32) to look at the
+loss. So the images of the threshold decide nothing in the training. With `calibration_images` or
+`calibration="in-sample"` none are set aside for the threshold.
+
+On a CPU the same images, keywords and versions give the same network to the bit, whatever the
+number of threads (`pyimgano.models.training.loop`). On a GPU this was not measured.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
 from ..calibration import MapStatistics
+from ..errors import during
 from ..images import NetworkInput
-from .hooks import BackboneDetector
-from .method import TrainingScores
-from .on_backbone import open_backbone
-from .parameters import BackboneParams, Count, DetectorParams
+from .method import Learned, Method, TrainingScores
+from .parameters import BackboneParams, Count
 from .saved_state import SavedState, State
 from .spread import Spread
-from .training_images import Progress
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ..backbones import Backbone
-    from .training import Checkpoint, History, KeptImages, Parts, Program, Task
+    from .training import Checkpoint, History, Program, Task
+    from .training_images import TrainingImages
 
-# Of a calibration on the images that were learned from (`calibration="in-sample"`).
+_N = TypeVar("_N", bound="nn.Module")
+
+# How many images are scored at most where the threshold comes from images learned from.
 _IN_SAMPLE = 512
+# Keywords that do not change what is learned, and the region, which has a hash of its own.
+_OF_NO_ACCOUNT = {
+    "checkpoint_dir",
+    "cache_dir",
+    "contamination",
+    "calibration_quantile",
+    "calibration_tail",
+    "roi",
+}
+
+#: The meaning of `steps`, to which a method adds its own.
+STEPS = (
+    "The largest number of steps of the optimizer. Training ends earlier where the loss on "
+    "held-out good images no longer falls."
+)
+#: The meaning of `train_batch_size`.
+TRAIN_BATCH_SIZE = "How many images a step of the training has."
 
 
 class TrainedParams(BackboneParams):
-    """The keywords of TrainedDetector."""
+    """The keywords of methods that train a network."""
 
-    steps: Count = Field(
-        400,
-        description=(
-            "Steps of the optimizer, at most: fewer where the loss on held-out good images "
-            "no longer falls."
-        ),
-    )
-    train_batch_size: Count = Field(16, description=("Images of a step."))
+    steps: Count = Field(400, description=STEPS)
+    train_batch_size: Count = Field(16, description=TRAIN_BATCH_SIZE)
     patience: Count = Field(
         8,
         description=(
-            "Training ends after so many looks at the held-out loss, one every 25 steps, "
-            "without a lower one; the state with the lowest is kept."
+            "Training ends after this many looks at the held-out loss, one every 25 steps, "
+            "without a lower one. The state with the lowest loss is kept."
         ),
     )
     checkpoint_dir: str | None = Field(
@@ -55,233 +77,218 @@ class TrainedParams(BackboneParams):
         description=(
             "A folder to keep the state of the training in, every 25 steps. A fit that was "
             "interrupted goes on where it stopped, to the same bits, if its images, "
-            "keywords and versions are the same; it is refused if not. Removed when the fit "
-            "is done."
+            "keywords and versions are the same; otherwise it is refused. The folder is removed "
+            "when the fit is done."
         ),
     )
 
 
-class TrainedDetector(BackboneDetector):
-    """Base class of detectors that train a network of their own beside a frozen backbone.
+class NetworkTraining:
+    """The training in a fit: which images it has, what each is for, and its checkpoints.
 
-    A method implements `_task`, `_blank` and `_graph`.
+    Parameters
+    ----------
+    method
+        Whose keywords and backbone are used.
+    images
+        Read to their end here.
+    files
+        By name, the files that keywords name and that the training reads: a checkpoint of a
+        training with other contents is refused.
 
     Attributes
     ----------
-    history_
-        What the loss did (`pyimgano.models.training.History`).
-
-    Notes
-    -----
-    Images are kept at `resize`, as many as take 1 GiB, evenly spread where there are more
-    (5,461 of 256 x 256). A tenth of them, at least 10 or a third if that is less, is set
-    aside for the threshold; of the others, where there are 10 images, another tenth (at most
-    32) to look at the loss. So the images of the threshold decide nothing in the training.
-    With `calibration_images` or `calibration="in-sample"` none are set aside for the threshold.
-
-    On a CPU the same images, keywords and versions give the same network to the bit, whatever
-    the number of threads (`pyimgano.models.training.loop`). On a GPU: not measured.
+    kept
+        The pixels (`pyimgano.models.training.KeptImages`).
+    parts
+        What each of the kept images is for (`pyimgano.models.training.Parts`). What is learned
+        comes from `parts.learn` alone.
     """
 
-    Params: ClassVar[type[DetectorParams]] = TrainedParams
+    def __init__(
+        self,
+        method: Method,
+        images: TrainingImages,
+        files: Mapping[str, Sequence[Path]] | None = None,
+    ) -> None:
+        from .training import KeptImages, divide
 
-    history_: History
-
-    #: Steps between two looks at the held-out loss, and between two checkpoints.
-    check_every: ClassVar[int] = 25
-
-    # ---- what a method implements
-
-    @abstractmethod
-    def _task(self, images: KeptImages, parts: Parts) -> Task:
-        """What is trained, its network drawn from the seed; `_backbone` and `params_` are there.
-
-        What comes from images comes from `parts.learn` alone.
-        """
-
-    @abstractmethod
-    def _blank(self) -> nn.Module:
-        """A network of the shape of the task's, on the CPU, whose weights are of no account."""
-
-    @abstractmethod
-    def _graph(self, network: nn.Module) -> nn.Module:
-        """What scores images: (N, H, W, 3) uint8 to scores (N,) and maps (N, H, W), 0 or more.
-
-        float32; traced for OpenVINO, so a fixed sequence of operations. A method without maps
-        gives scores alone.
-        """
-
-    # ---- learning
-
-    def _start(self, params: Any, n_images: int) -> None:
-        super()._start(params, n_images)
-        self._params = params
-
-    def _make_backbone(self, params: Any) -> Backbone:
-        # pixels are wanted, and not what a cache keeps of images
-        return open_backbone(
-            params, layers=self._layer_choice(), patches=self.patches, cached=False
+        self._method, self._images, self._files = method, images, files or {}
+        self._checkpoints: list[Checkpoint] = []
+        self.kept = KeptImages(len(images), images.region.size)
+        for batch in images.batches():
+            self.kept.add(batch)
+        self.parts = divide(
+            len(self.kept),
+            calibrate=images.calibrate == "out-of-sample",
+            groups=images.copy_groups()[self.kept.numbers],
         )
 
-    def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
-        from .training import KeptImages, Plan, divide, train
+    def train(self, task: Task) -> History:
+        """Train the network of a task, as long as the keywords say, and return what the loss did.
 
-        params = self._params
-        images = KeptImages(self._n_images, self._size())
-        for batch in batches:
-            images.add(batch)
-        apart = params.calibration != "in-sample" and not self._calibrates_apart
-        groups = self._copy_groups()[images.numbers]
-        parts = divide(len(images), calibrate=apart, groups=groups)
-        task = self._task(images, parts)
-        self._checkpoint = self._checkpoint_of(images)
+        Raises
+        ------
+        DataError
+            The loss is not finite, or a checkpoint cannot be written or is of another training.
+        """
+        from .training import Plan, train
+
+        params = self._method.params
         plan = Plan(
             steps=params.steps,
             batch_size=params.train_batch_size,
             seed=params.random_seed,
-            check_every=self.check_every,
             patience=params.patience,
         )
-        self.history_ = train(
-            task, images, parts, plan, checkpoint=self._checkpoint, progress=progress
+        return train(
+            task,
+            self.kept,
+            self.parts,
+            plan,
+            checkpoint=self.checkpoint(),
+            progress=self._images.progress,
         )
-        self._network = task.network
-        self._images, self._parts = images, parts
-        self._made_ready()
 
-    def _made_ready(self) -> None:
-        from .training import Program
+    def checkpoint(self, part: str = "") -> Checkpoint | None:
+        """Return where the state of a training is kept; None if `checkpoint_dir` is None.
 
-        self._program: Program = Program(self._graph(self._network), self._backbone)
-
-    def _checkpoint_of(self, images: KeptImages, part: str = "") -> Checkpoint | None:
-        """Where a training is kept; `part` is a folder below for another one of the same fit."""
-        if self._params.checkpoint_dir is None:
+        `part` is a folder below that for another training of the same fit.
+        """
+        params, backbone, images = self._method.params, self._method.backbone, self._images
+        if params.checkpoint_dir is None:
             return None
         import torch
 
         from ..backbones.programs import code_hash
         from .training import Checkpoint
 
-        silent = (
-            "checkpoint_dir",
-            "cache_dir",
-            "contamination",
-            "calibration_quantile",
-            "calibration_tail",
-        )
-        keywords = {k: v for k, v in vars(self._params).items() if k not in (*silent, "roi")}
-        identity = {name: repr(value) for name, value in keywords.items()}
-        identity |= {
-            "detector": type(self).__name__,
-            "images": images.digest(),
-            "calibration_images": "given" if self._calibrates_apart else "none",
-            "roi": "none" if self.roi_ is None else self.roi_.sha256,
-            "weights": self._backbone.state_sha256,
-            "device": str(self._backbone.device),
-            "engine": self._backbone.engine,
+        assert backbone is not None
+        roi, apart = images.region.roi, images.calibrate == "held-out-images"
+        keywords = {k: repr(v) for k, v in vars(params).items() if k not in _OF_NO_ACCOUNT}
+        identity = {
+            **keywords,
+            "detector": type(self._method).__name__,
+            "images": self.kept.digest(),
+            "calibration_images": "given" if apart else "none",
+            "roi": "none" if roi is None else roi.sha256,
+            "weights": str(backbone.state_sha256),
+            "device": str(backbone.device),
+            "engine": backbone.engine,
             "program": code_hash("backbones", "images", "models", "models/training"),
             "torch": torch.__version__,
-            **self._outside_files(),
+            **{name: files_sha256(paths) for name, paths in self._files.items()},
         }
-        folder = Path(self._params.checkpoint_dir).expanduser().absolute()
-        return Checkpoint(folder / part, identity)
+        folder = Path(params.checkpoint_dir).expanduser().absolute()
+        self._checkpoints.append(Checkpoint(folder / part, identity))
+        return self._checkpoints[-1]
 
-    def _outside_files(self) -> dict[str, str]:
-        """By name, the hashes of files that keywords name and that the training reads."""
-        return {}
+    def scores(self, learned: Learned) -> TrainingScores | None:
+        """Return the scores of the images set aside to calibrate on, and remove the checkpoints.
 
-    # ---- scores
+        Without such images they are of those learned from. None if other images are scored.
+        """
+        found = None
+        if self._images.calibrate != "held-out-images":
+            with during("calibration"):
+                found = self._scores(learned)
+        for checkpoint in self._checkpoints:  # the fit is done
+            checkpoint.remove()
+        return found
 
-    def _score_batch(
-        self, images: list[NetworkInput], maps: bool
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
-        scores, *found = self._program.run(images)
-        plain = scores.double().cpu().numpy()
-        if not maps or not found:
-            return plain, None
-        return plain, found[0].cpu().numpy()
-
-    def _training_scores(self, unseen: bool) -> TrainingScores:
-        """Scores of the images set aside for it, which nothing was learned from."""
-        numbers = self._parts.calibrate
-        method, notes = "held-out-images", []
-        if unseen and len(numbers):
+    def _scores(self, learned: Learned) -> TrainingScores:
+        kept, numbers, notes = self.kept, self.parts.calibrate, []
+        method, unseen = "held-out-images", len(numbers) > 0
+        if unseen:
             notes.append(
-                f"{len(numbers)} of the {self._images.seen} training images were set aside to "
+                f"{len(numbers)} of the {kept.seen} training images were set aside to "
                 "calibrate on, and not learned from"
             )
         else:
-            unseen, method = False, "in-sample"
-            spread = Spread(len(self._images), _IN_SAMPLE)
-            numbers = np.array([i for i in range(len(self._images)) if spread.takes(i)])
-        if len(self._images) < self._images.seen:
-            notes.append(
-                f"{len(self._images)} of the {self._images.seen} training images were kept, "
-                "evenly spread"
-            )
-        counted = self._counted_in_training()
+            method, spread = "in-sample", Spread(len(kept), _IN_SAMPLE)
+            numbers = np.array([i for i in range(len(kept)) if spread.takes(i)])
+        if len(kept) < kept.seen:
+            notes.append(f"{len(kept)} of the {kept.seen} training images were kept, evenly spread")
+        counted = self._images.counted_pixels()  # (H, W)
         scores: list[npt.NDArray[np.float64]] = []
         statistics = MapStatistics()
-        for start in range(0, len(numbers), self.batch_size):
-            some = list(self._images.pixels[numbers[start : start + self.batch_size]])
-            found, maps = self._score_batch(some, self.has_maps)
-            scores.append(found)
-            if maps is not None:
+        size = self._method.batch_size
+        for start in range(0, len(numbers), size):
+            some, maps = learned.score(list(kept.pixels[numbers[start : start + size]]), maps=True)
+            scores.append(some)
+            if maps is not None:  # (B, H, W)
                 statistics.add(maps if counted is None else maps[:, counted])
-        self._scored = True
-        kept = np.array(self._images.numbers, np.int64)[numbers]
         return TrainingScores(
-            np.concatenate(scores), method, unseen, tuple(notes), statistics, images=kept
+            np.concatenate(scores),
+            method,
+            unseen,
+            tuple(notes),
+            statistics,
+            images=np.array(kept.numbers, np.int64)[numbers],
         )
 
-    def _is_done(self) -> bool:
-        """Whether the fit needs no checkpoint any more."""
-        return self._calibrates_apart or bool(vars(self).get("_scored"))
 
-    def _finish(self) -> None:
-        if self._checkpoint is not None and self._is_done():
-            self._checkpoint.remove()
-        for name in ("_images", "_parts", "_checkpoint", "_scored"):
-            vars(self).pop(name, None)
+@dataclass(eq=False)
+class LearnedNetwork(Learned):
+    """A network that was trained, and what scores images with it.
 
-    # ---- saving
+    Attributes
+    ----------
+    backbone
+        The frozen network beside it.
+    network
+        What was trained.
+    program
+        Gives scores (N,) and maps (N, H, W), 0 or more, for images (N, H, W, 3).
+    history_
+        What the loss did (`pyimgano.models.training.History`).
+    """
 
-    def _state(self) -> State:
+    backbone: Backbone
+    network: nn.Module
+    program: Program
+    history_: History
+
+    def score(
+        self, images: list[NetworkInput], maps: bool
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
+        scores, found = self.program.run(images)  # (B,), (B, H, W)
+        return scores.double().cpu().numpy(), found.cpu().numpy() if maps else None
+
+    def state(self) -> State:
         from .training import network_arrays
 
-        return State(
-            arrays=network_arrays(self._network, "network."),
-            facts=self.history_.facts(),
-        )
-
-    def _restore(self, saved: SavedState) -> None:
-        from .training import History, restore_network
-
-        self._params = self.params_
-        self.history_ = History(
-            losses=saved.fact("losses", list[float]),
-            checks=saved.fact("checks", list[int]),
-            held_out=saved.fact("held_out", list[float]),
-            best_step=saved.fact("best_step", int),
-            stopped_early=saved.fact("stopped_early", bool),
-        )
-        self.history_.require_sound()
-        self._check_shapes(saved)
-        network = self._blank()
-        restore_network(network, saved, "network.")
-        self._network = network.to(self._backbone.device).eval()
-        self._made_ready()
-
-    def _check_shapes(self, saved: SavedState) -> None:
-        """Refuse arrays of other shapes before `_blank`, if what was saved decides its size."""
+        return State(network_arrays(self.network, "network."), self.history_.facts())
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "training": self.history_.describe()}
 
 
+def restored_network(
+    saved: SavedState, blank: Callable[[], _N], backbone: Backbone
+) -> tuple[_N, History]:
+    """Return the network and the history that `LearnedNetwork.state` saved.
+
+    `blank` makes a network of its shape on the CPU, whose weights are of no account. The network
+    comes on the device of the backbone, in evaluation mode.
+    """
+    from .training import History, restore_network
+
+    history = History(
+        losses=saved.fact("losses", list[float]),
+        checks=saved.fact("checks", list[int]),
+        held_out=saved.fact("held_out", list[float]),
+        best_step=saved.fact("best_step", int),
+        stopped_early=saved.fact("stopped_early", bool),
+    )
+    history.require_sound()
+    network = blank()
+    restore_network(network, saved, "network.")
+    return network.to(backbone.device).eval(), history
+
+
 def files_sha256(paths: Sequence[Path]) -> str:
-    """One hash of the contents of files, in their order; their names are of no account."""
+    """Return one hash of the contents of files, in their order; their names are of no account."""
     whole = hashlib.sha256()
     for path in paths:
         own = hashlib.sha256()

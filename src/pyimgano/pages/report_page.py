@@ -17,7 +17,6 @@ from ..calibration import score_ratio
 from ..errors import DataError
 from ..images import limited_pixels
 from ..runs import (
-    CategoryReport,
     ImageRecord,
     OperatingPointReport,
     RobustnessCategoryReport,
@@ -395,7 +394,7 @@ def _plots(files: CategoryFiles, number: int) -> dict[str, Markup]:
         found["precision_recall"] = plotting.precision_recall(
             f"precision-recall-{number}", decisions, metrics.get("average_precision")
         )
-    if files.curves is not None and isinstance(report, CategoryReport):
+    if files.curves is not None:
         rates, overlap = files.curves.pro_false_positive_rate, files.curves.pro_overlap
         limit = rates[-1] if rates else 0.3
         found["pro"] = plotting.pro(f"pro-{number}", rates, overlap, limit, metrics.get("aupro"))

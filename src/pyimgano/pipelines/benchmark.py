@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..datasets import get_layout, open_root
 from ..models.registry import create_model
+from ..runs import RunReport
 from .config import BenchmarkConfig, Execution, describes
 from .measure import fit, measure
 from .open_run import MakeDetector, open_run
@@ -66,6 +67,10 @@ def run_benchmark(
 ) -> dict[str, Any]:
     """Run a detector over one category of a dataset, some, or all.
 
+    A run that is resumed goes on with its own options: what is complete is kept as it is, and the
+    rest is done again. Only `num_threads`, `fail_fast`, `force` and `listener` may be others
+    beside `resume`. A run that is complete is left alone, and its report returned.
+
     Parameters
     ----------
     {options}
@@ -88,9 +93,7 @@ def run_benchmark(
         A missing root, an unknown category. Where one category is asked for, also what is
         wrong with it; where several are, a failed one is a result that says so, and the
         others run. Also a `resume` that is no run, that another process writes, or that is not
-        what it was. Beside `resume`, `num_threads`, `fail_fast`, `force` and `listener` may be
-        given; another option must be that of the run. A run that is complete is left alone, and
-        its report returned.
+        what it was.
     """
     given = dict(locals())  # the arguments by name, before anything else has a name
     with open_run(BenchmarkRun, run_benchmark, given) as run:  # a new one, or one that goes on
@@ -109,7 +112,7 @@ def run_benchmark(
                     progress=run.progress,
                 )
                 report.add(measured)
-    return run.summary()
+    return RunReport(run.summary())
 
 
 def list_dataset_categories(

@@ -21,8 +21,6 @@ from .. import __version__
 from ..datasets import (
     Layout,
     get_layout,
-    limit_category,
-    load_category,
     open_root,
     outside_of_categories,
 )
@@ -31,6 +29,7 @@ from ..foreign import quoted
 from ..images import limited_pixels
 from ..models.registry import create_model
 from ..models.saving import require_saveable
+from ..pages import REPORT_PAGE
 from ..runs import (
     EarlierRun,
     EnvironmentDocument,
@@ -44,7 +43,7 @@ from ..runs import (
 from ..runs.environment import describe_environment, program_changes
 from ..threads import limited_threads
 from .config import BenchmarkConfig, Execution
-from .run import Config, FinishedRun, Listener, Run
+from .run import Config, FinishedRun, Listener, Run, write_page
 
 #: Makes a detector from a model's name and its keywords.
 MakeDetector = Callable[..., Any]
@@ -143,6 +142,10 @@ def open_run(
         return
     done = finished_report(resume)
     if done is not None:
+        # a run that was killed while its page was made is complete, and lacks only that
+        wanted = _read(kind, Path(resume)).config.html
+        if wanted and not (Path(resume) / REPORT_PAGE).exists():
+            write_page(Path(resume))
         yield cast(AnyRun, FinishedRun(done))
         return
     path = Path(resume)
@@ -328,9 +331,7 @@ def _differences(run: Run[Any, Any], earlier: EarlierRun[Any, Any]) -> Iterator[
             yield f"{shown(name)}: files.json is missing or damaged"
             continue
         try:
-            whole = load_category(run.layout, run.root, name)
-            config = run.config
-            category = limit_category(whole, config.limit_train, config.limit_test, config.seed)
+            _, category = run.read_category(name)
             changed = changes(known, used_files(category, run.root, known))
         except PyimganoError as error:
             changed = str(error)

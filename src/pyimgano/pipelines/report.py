@@ -23,6 +23,7 @@ from ..datasets import Layout, Sample
 from ..errors import DataError, ImageReadError, during
 from ..evaluation import DECISION_METRICS, PIXEL_METRICS
 from ..images import read_image
+from ..memory import peak_memory
 from ..models import Detector, ImageScore
 from ..models.context_share import context_share
 from ..pages import PageFacts
@@ -268,6 +269,7 @@ class BenchmarkReporter(CategoryReporter):
                 fit_seconds=self._fit.seconds,
                 score_seconds=measured.score_seconds,
                 milliseconds_per_image=1e3 * measured.score_seconds / scored if scored else None,
+                peak_memory_bytes=peak_memory(),
             ),
         )
 

@@ -22,7 +22,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, run
 from pydantic import BaseModel, Field, model_validator
 
 from .. import __version__
-from ..datasets import limit_category, load_category, read_exclusions, without_excluded
+from ..datasets import (
+    Category,
+    limit_category,
+    load_category,
+    read_exclusions,
+    without_excluded,
+)
 from ..errors import DataError, PyimganoError, during, stage_of
 from ..images import max_pixels
 from ..memory import one_line
@@ -326,8 +332,7 @@ class Run(ABC, Generic[Config, Report]):
                 self.directory.clear(name)
             self.keep(self.category_report(name, status="running"))
         with during("reading"):
-            whole = load_category(self.layout, self.root, name)
-            category = limit_category(whole, config.limit_train, config.limit_test, config.seed)
+            whole, category = self.read_category(name)
             held_out = config.calibration == "validation"
             if held_out and not category.validation:
                 raise DataError(f"{self.root}: category {name!r} has no validation images")
@@ -359,6 +364,12 @@ class Run(ABC, Generic[Config, Report]):
             excluded=excluded,
         )
 
+    def read_category(self, name: str) -> tuple[Category, Category]:
+        """Return a category as it lies there, and with as many images as were asked for."""
+        config = self.config
+        whole = load_category(self.layout, self.root, name)
+        return whole, limit_category(whole, config.limit_train, config.limit_test, config.seed)
+
     def create_detector(self) -> Any:
         """Make a detector of the model that was asked for."""
         return self.create(self.config.model, **self.keywords)
@@ -388,7 +399,7 @@ class Run(ABC, Generic[Config, Report]):
             if self.directory is not None:
                 self.directory.write("report.json", report)
                 if self.config.html and status in ("complete", "failed"):
-                    _write_page(self.directory.path)
+                    write_page(self.directory.path)
         return _plain(report)
 
     def interrupt(self) -> None:
@@ -598,7 +609,7 @@ def _pixel_protocol(config: Options) -> dict[str, Any]:
     }
 
 
-def _write_page(run: Path) -> None:
+def write_page(run: Path) -> None:
     """Write the page of a run; where that fails the run is whole all the same, and this is said."""
     try:
         write_report_page(run)

@@ -13,7 +13,7 @@ from .directory import (
     write_text,
 )
 from .documents import json_schemas
-from .earlier import EarlierRun, finished_report
+from .earlier import EarlierRun, finished_report, resume_command
 from .environment_schema import (
     Cpu,
     EnvironmentDocument,
@@ -43,6 +43,7 @@ from .robustness_schema import (
     RobustnessTimings,
     Worst,
 )
+from .run_report import RunReport
 from .schema import (
     SCHEMA_VERSION,
     CalibrationReport,
@@ -125,6 +126,7 @@ __all__ = [
     "RobustnessTimings",
     "RunDirectory",
     "RunFields",
+    "RunReport",
     "SingleReport",
     "Status",
     "SuiteReport",
@@ -141,6 +143,7 @@ __all__ = [
     "flush_to_disk",
     "json_schemas",
     "require_empty",
+    "resume_command",
     "safe_name",
     "shown",
     "used_files",

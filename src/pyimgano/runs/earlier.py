@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -84,6 +85,21 @@ class EarlierRun(Generic[_Config, _Report]):
             kinds = {False: ("benchmark", "benchmark"), True: ("robustness", "robust-benchmark")}
             what, command = kinds[is_robust]
             raise UsageError(f"{self.path}: is a {what} run; pyimgano {command} resumes it")
+
+
+def resume_command(run: Path) -> str | None:
+    """Return the command that goes on with a run; None where it is complete, or cannot go on."""
+    try:
+        document = _require_run(run)
+        complete = finished_report(run) is not None
+    except DataError:
+        return None
+    # what a run was asked for may be nothing that JSON holds, such as an array
+    asked = document.get("model_kwargs", document.get("arguments"))
+    if complete or asked is None:
+        return None
+    command = "robust-benchmark" if _ROBUSTNESS in document else "benchmark"
+    return f"pyimgano {command} --resume {shlex.quote(str(run))}"
 
 
 def finished_report(run: str | Path) -> dict[str, Any] | None:

@@ -284,12 +284,17 @@ class Problem(Model):
 
 
 class Timings(Model):
-    """Wall-clock seconds."""
+    """Wall-clock seconds, and memory; of all the report, these alone differ from run to run."""
 
     fit_seconds: Number
     score_seconds: Number
     milliseconds_per_image: Number | None = Field(
         description="decoding, score and map of a test image, scored one after another"
+    )
+    peak_memory_bytes: int | None = Field(
+        None,
+        description="the most that the process had held when the category was done, with whatever "
+        "it did before; null where the system does not tell",
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...backbones import Backbone
 from ...backbones.network import FeatureGraph, PatchGraph
 from ..anomaly_map import SIGMA
-from ..bank import MemoryBank
+from ..neighbors import MemoryBank
 from .maps import MapGraph, NearestRow
 from .region import Region
 

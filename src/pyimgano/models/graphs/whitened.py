@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from ...backbones import Backbone
 from ...backbones.network import FeatureGraph, PatchGraph
-from ..bank import PatchMemory
 from ..near_and_context import NearAndContext
+from ..neighbors import PatchMemory
 from ..power_means import image_scores
 from .maps import MapGraph, NearestRow, rows_of
 from .region import Region

@@ -1,6 +1,6 @@
 """Training a network on kept images: minibatches, seeds, early stopping, checkpoints.
 
-Imports torch; detectors import it inside their functions, through `models/trained.py`.
+Imports torch; methods and `models/trained.py` import it inside their functions.
 """
 
 from .checkpoint import Checkpoint

@@ -1,20 +1,18 @@
 """Greedy k-centre selection, exact and lazy.
 
-The textbook loop (Sener & Savarese, ICLR 2018; PatchCore, Roth et al. 2022, section 3.2)
-picks, again and again, the point that is farthest from all points picked so far, and after
-each pick updates every point's distance. Two observations give the very same picks for a
-fraction of the work:
+The textbook loop (Sener & Savarese, ICLR 2018; PatchCore, Roth et al. 2022, section 3.2) picks,
+again and again, the point that is farthest from all points picked so far, and after each pick
+updates every point's distance. Two observations give the very same picks for a fraction of the
+work.
 
-1. Distances only shrink. So as long as the farthest point of a small *pool*, whose
-   distances are kept up to date, is farther than every other point was at the last full
-   update, it is the farthest point of all. Full updates then come for many picks at once,
-   as matrix products.
-2. Full updates compare a point only with those new picks that the triangle inequality does
-   not rule out (`GroupedPoints`, with the first picks as pivots, which lie far apart by
-   construction).
+1. Distances only shrink. So as long as the farthest point of a small *pool*, whose distances are
+   kept up to date, is farther than every other point was at the last full update, it is the
+   farthest point of all. Full updates then come for many picks at once, as matrix products.
+2. Full updates compare a point only with those new picks that the triangle inequality does not
+   rule out (`GroupedPoints`, around the first picks, which lie far apart by construction).
 
-The distances that decide are sums of squared differences, whose value depends on the two
-points alone, so that the picks depend neither on the pool nor on how the work was cut up.
+The distances that decide are sums of squared differences, whose value depends on the two points
+alone, so that the picks depend neither on the pool nor on how the work was cut up.
 """
 
 from __future__ import annotations
@@ -26,30 +24,29 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
-from ...memory import in_blocks
+from ...memory import is_out_of_memory, release_memory
 from ...precision import full_precision
 from ...threads import single_torch_thread
-from .exhaustive import ExhaustiveSearch
 from .grouped_points import GroupedPoints
+from .out_of_memory import patches_do_not_fit
+
+#: Is called with (picked, to pick) now and then.
+Progress = Callable[[int, int], None]
 
 # Points whose distances are kept up to date between full updates.
 _POOL = 2048
 # Numbers in a pool up to which one thread updates it as quickly as several.
 _SMALL = 2**18
-# The first picks serve as pivots once there are this many; fewer where points are few.
+# Points are grouped around so many first picks, fewer where there are few points.
 _PIVOTS = 128
 _POINTS_PER_PIVOT = 64
-# Points compared with new picks together, and the least where memory is short. The picks do not
-# depend on it.
-_POINTS = 16384
-_LEAST_POINTS = 256
 
 
 def random_projection(features: Tensor, dim: int | None, seed: int) -> Tensor:
-    """Project (N, D) to (N, dim) by a Gaussian matrix (Johnson & Lindenstrauss, 1984).
+    """Project features (N, D) to (N, dim) by a Gaussian matrix (Johnson & Lindenstrauss, 1984).
 
-    Distances are kept in expectation. With `dim` None or no smaller than D the features
-    come back as they are.
+    Distances are kept in expectation. With `dim` None or no smaller than D the features are
+    returned as they are.
     """
     width = features.shape[1]
     if dim is None or dim >= width:
@@ -63,9 +60,9 @@ def greedy_coreset(
     count: int,
     *,
     start: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
-    """Indices that the greedy k-centre loop picks, in the order of picking.
+    """Return the indices that the greedy k-centre loop picks, in the order of picking.
 
     Parameters
     ----------
@@ -87,7 +84,7 @@ def greedy_coreset(
     Raises
     ------
     UsageError
-        `count` or `start` out of range.
+        `count` or `start` is out of range.
     """
     total = len(features)
     if not 1 <= count <= total:
@@ -98,20 +95,43 @@ def greedy_coreset(
         return _select(features, count, start, progress)
 
 
-def _select(
-    points: Tensor, count: int, start: int, progress: Callable[[int, int], None] | None
+def projected_coreset(
+    features: Tensor,
+    count: int,
+    *,
+    start: int,
+    projection_dim: int | None,
+    seed: int,
+    progress: Progress | None,
 ) -> Tensor:
+    """Return the picks of `greedy_coreset`, made in a random projection of the features.
+
+    Raises
+    ------
+    NotEnoughMemoryError
+        What the selection takes does not fit.
+    """
+    try:
+        projected = random_projection(features, projection_dim, seed)
+        return greedy_coreset(projected, count, start=start, progress=progress)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    release_memory()  # here, where what the failed try held is gone with its error
+    raise patches_do_not_fit(len(features), features.shape[1], features.device)
+
+
+def _select(points: Tensor, count: int, start: int, progress: Progress | None) -> Tensor:
     total = len(points)
     nearest = points.new_full((total,), torch.inf)  # (N,) squared distance to the picks
     picked = torch.empty(count, dtype=torch.int64, device=points.device)
     picked[0] = start
     done, updated = 1, 0  # picks made, and picks that `nearest` knows of
-    pivots = min(_PIVOTS, total // _POINTS_PER_PIVOT)
-    groups: GroupedPoints | None = None
+    groups, pivots = GroupedPoints(points, points[picked[:1]]), total // _POINTS_PER_PIVOT
     while done < count:
-        if groups is None and done >= pivots > 1:
-            groups = GroupedPoints(points, points[picked[:pivots]])
-        _update(nearest, points, groups, picked[updated:done])
+        if len(groups) == 1 and done >= min(_PIVOTS, pivots) > 1:
+            groups = GroupedPoints(points, points[picked[: min(_PIVOTS, pivots)]])
+        groups.update(nearest, points[picked[updated:done]])
         nearest[picked[:done]] = -1.0  # never picked again, not even among equal points
         updated = done
 
@@ -147,8 +167,8 @@ def _pick(
 ) -> int:
     """Pick `pick` and then the farthest of the `pool` (P,), while that is farther than `outside`.
 
-    `nearest` (P,) are the pool's squared distances to the picks so far. How many are picked then:
-    `picked` holds them, from `done` on.
+    `nearest` (P,) are the pool's squared distances to the picks so far. The picks are written to
+    `picked` from `done` on, and their new number is returned.
     """
     candidates = points[pool]  # (P, D)
     while True:
@@ -163,39 +183,3 @@ def _pick(
         if float(nearest[best]) <= outside:
             return done
         pick = int(pool[best])
-
-
-def _update(nearest: Tensor, points: Tensor, groups: GroupedPoints | None, new: Tensor) -> None:
-    """Lower `nearest` (N,) by the squared distances to the picks `new`, in place."""
-    if groups is None:
-        winner = _nearest_in_double(points, points[new])
-        theirs = new[winner]
-
-        def lower(start: int, stop: int) -> None:
-            away = (points[start:stop] - points[theirs[start:stop]]).square_().sum(dim=1)
-            torch.minimum(nearest[start:stop], away, out=nearest[start:stop])
-
-        in_blocks(lower, len(points), _POINTS, _LEAST_POINTS)
-        return
-    grouped = nearest[groups.order]
-    winner = torch.zeros_like(groups.order)  # of no account
-    groups.lower(grouped, ExhaustiveSearch(points[new]), winner=winner)
-    nearest[groups.order] = grouped
-
-
-def _nearest_in_double(points: Tensor, centres: Tensor) -> Tensor:
-    """(N,) the nearest of a few centres for each point.
-
-    Before there are groups, whose pivots keep numbers small, only double precision tells
-    near centres apart where clusters are tight and far from the mean.
-    """
-    wide = centres.double()
-    norms = wide.square().sum(dim=1)
-    return torch.cat(
-        in_blocks(
-            lambda i, j: torch.addmm(norms, points[i:j].double(), wide.T, alpha=-2.0).argmin(dim=1),
-            len(points),
-            _POINTS,
-            _LEAST_POINTS,
-        )
-    )

@@ -1,4 +1,4 @@
-"""How far patches move when their images are disturbed in ways that are no defect."""
+"""The covariance of how patches move when their images are disturbed in ways that are no defect."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from torch import Tensor
 from .memory_bank import MemoryBank
 from .whitening import Moments, Whitening
 
-#: What the covariance of the movements counts, against that of the patches themselves: the first
-#: that is enough, or the last. At the first only everyday disturbances count, at the others all.
+#: The covariance of the movements is multiplied by the first of these that is enough, or by the
+#: last, before it is added to that of the patches themselves. With the first only everyday
+#: disturbances count, with the others all.
 STRENGTHS = (8.0, 64.0, 256.0, 1024.0, 4096.0)
-# Fewer images say nothing of how much they differ among themselves.
+# Fewer images than this cannot say how much images differ among themselves.
 _LEAST_IMAGES = 5
-# Copies under each disturbance, cells of a copy, and patches of other images to compare these with:
-# what is looked at to choose among the strengths.
+# To choose among the strengths, this many copies under each disturbance are looked at, this many
+# cells of each, and this many patches to compare these with.
 _COPIES, _CELLS, _COMPARED = 4, 256, 1024
 # Disturbing an image may raise its score by so many standard deviations of the scores of
 # undisturbed ones, or by so much on a logarithmic scale.
 _DEVIATIONS, _RISE = 1.0, 0.05
 
 
-class Nuisance:
-    """Gathers disturbed copies of training images, and says what a whitening is to discount.
+class NuisanceCovariance:
+    """Gather disturbed copies of training images, and say what a whitening has to discount.
 
     Parameters
     ----------
     folds
-        Number of parts that training patches are divided into.
+        How many parts the training patches are divided into.
     """
 
     def __init__(self, folds: int) -> None:
@@ -45,6 +46,7 @@ class Nuisance:
         self._kinds: list[str] = []
 
     def __bool__(self) -> bool:
+        """Return whether there are any copies."""
         return bool(self._moments)
 
     def add(
@@ -58,8 +60,8 @@ class Nuisance:
     ) -> None:
         """Add patches (B, k, D) of images and of disturbed copies of them.
 
-        `fold` (B, k) says which part each patch is in. `images`, `kinds` and `everyday`, B each,
-        are the images' numbers, what was done to the copies, and whether that is one of the
+        `fold` (B, k) says which part each patch is in. `images`, `kinds` and `everyday`, of length
+        B, are the images' numbers, what was done to the copies, and whether that is one of the
         disturbances that count at any strength.
         """
         origin = np.zeros(clean.shape[2])  # a movement that all share is no less a nuisance
@@ -79,9 +81,9 @@ class Nuisance:
         self._kinds += [kinds[i] for i in mine]
 
     def covariance(self, folds: Sequence[int], strength: float) -> npt.NDArray[np.float64]:
-        """(D, D): `strength` times the mean outer product of the movements of patches in `folds`.
+        """Return `strength` times the mean outer product (D, D) of the movements in `folds`.
 
-        Of none it is 0.
+        It is 0 where there are none.
         """
         groups = [True] if strength <= STRENGTHS[0] else [True, False]
         known = [self._moments[group] for group in groups if group in self._moments]
@@ -89,13 +91,13 @@ class Nuisance:
         return np.asarray(strength * moved.products / max(1, moved.count))
 
     def enough(self, whitening: Whitening, pool: Tensor, images: Tensor) -> bool:
-        """Whether everyday disturbances hardly show in scores under this whitening.
+        """Return whether everyday disturbances hardly show in scores under this whitening.
 
         The largest distance of each copy to patches of other images is compared with that of the
         image itself. For no everyday disturbance may it rise by more than these distances differ
-        between undisturbed images. Good images that differ much need little discounted; of parts
-        that are all the same even JPEG stands out. Fewer than five images cannot tell, and are
-        left as they are.
+        between undisturbed images. Where good images differ much, little has to be discounted;
+        where all parts look the same, even JPEG stands out. Fewer than five images cannot tell,
+        so that the answer for them is true.
 
         `pool` (P, D) are training patches, and `images` (P,) the numbers of their images.
         """
@@ -104,13 +106,13 @@ class Nuisance:
         distinct, first = np.unique(own, return_index=True)
         if len(distinct) < _LEAST_IMAGES:
             return True
-        chosen = torch.arange(min(_COMPARED, len(pool)), device=pool.device)
+        chosen = torch.arange(min(_COMPARED, len(pool)), device=pool.device)  # (c,)
         chosen = chosen * len(pool) // len(chosen)
         features, images = pool[chosen], images.to(pool.device)[chosen]
         if len(images.unique()) < 2:
             return True
-        whitening.blocks(features)
-        memory = MemoryBank(features, images, prune=False)
+        whitening.whiten_(features)
+        memory = MemoryBank(features, images)
         clean, disturbed = (
             self._largest(torch.cat(some)[looked_at], own, whitening, memory)
             for some in (self._clean, self._disturbed)
@@ -123,7 +125,7 @@ class Nuisance:
         return bool(worst <= max(_RISE, _DEVIATIONS * float(np.log(clean[first]).std())))
 
     def _some_of_each(self) -> npt.NDArray[np.intp]:
-        """Which copies are looked at: some under each disturbance, from first to last."""
+        """Return which copies are looked at, some under each disturbance from first to last."""
         kinds = np.array(self._kinds)
         found = []
         for kind in np.unique(kinds):
@@ -139,9 +141,9 @@ class Nuisance:
         whitening: Whitening,
         memory: MemoryBank,
     ) -> npt.NDArray[np.float64]:
-        """(c,): the largest distance of each copy's patches (c, k, D) to those of other images.
+        """Return the largest distance (c,) of each copy's patches (c, k, D) to other images.
 
-        `images` (c,) are the numbers of the copies' own.
+        `images` (c,) are the numbers of the copies' own images.
         """
         image = torch.from_numpy(images).to(patches.device).repeat_interleave(patches.shape[1])
         distances, _ = memory.search(whitening(patches).flatten(0, 1), image)

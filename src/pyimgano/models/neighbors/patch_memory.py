@@ -1,4 +1,4 @@
-"""What good patches of one grid look like: a bank of them, whitened, and a scale for its distances.
+"""A memory of the good patches of one grid: a whitened bank, and a scale for its distances.
 
 A distance to the nearest good patch means little by itself. Where good images differ much it is
 large without anything being wrong, and at the border of the frame, where a network sees its own
@@ -24,45 +24,45 @@ from .memory_bank import MemoryBank
 from .pooled_coreset import FOLDS, PooledCoreset
 from .whitening import Whitening
 
-#: Patches that a bank is selected from, for each that it may hold; and their bytes, at most.
+#: A bank is selected from this many patches for each that it may hold, of at most so many bytes.
 POOL = 6
 POOL_BYTES = 2**29
-# Rows of the bank, itself among them, whose distances tell how large they are around a row, and
-# how many distances of the overall mean are added to theirs.
+# How large distances are around a row is learned from those to this many rows of the bank, itself
+# among them, with so many distances of the overall mean added.
 _AROUND = 10
 _PRIOR = 5.0
 # A row's scale is the root of the mean distance around it, relative to the overall one: half of
 # what differs on a logarithmic scale is taken for the place, the other half for the image.
 _POWER = 0.5
 LEAST_SCALE, LARGEST_SCALE = 0.5, 2.0
-# Pixels from the border of the frame within which its effect is measured.
+# The effect of the border of the frame is measured within this many pixels from it.
 _BORDER = 32
-# What counts as a large distance in a part of an image: the mean plus so many deviations.
+# A distance is large in a part of an image where it is the mean plus so many deviations.
 _DEVIATIONS = 2.0
-# Images that it is measured on: of ten the odd one may be what a defect looks like.
+# That is measured on this share of the images, since the odd one of ten may look like a defect.
 _KEPT = 0.9
 
 
 @dataclass
 class PatchMemory:
-    """A fitted memory of good patches.
+    """Hold what was learned of good patches, and measure how far others are from it.
 
     Attributes
     ----------
     bank
-        (M, D) whitened features.
+        The bank of (M, D) whitened features.
     whitening
-        What makes patches comparable with them.
+        Makes patches comparable with them.
     scale
-        (M,) float32, 0.5 to 2: what distances to a row are divided by.
+        (M,) float32, 0.5 to 2, what distances to each row are divided by.
     border
-        (k,) float32, 1 to 2: what those at each cell that counts are divided by.
+        (k,) float32, 1 to 2, what distances at each cell that counts are divided by.
     indices
-        (M,) int64: which training patches the bank holds, among those that count; None of a
-        memory that was loaded.
+        (M,) int64, which training patches the bank holds, among those that count; None if the
+        memory was loaded.
     strength
-        What the covariance of changes that are no defect counted in the whitening (`Nuisance`);
-        None of a memory that was saved before there was one.
+        The factor of the nuisance covariance in the whitening (`NuisanceCovariance`); None if the
+        memory was saved by a version that had none.
     """
 
     bank: MemoryBank
@@ -73,14 +73,14 @@ class PatchMemory:
     strength: float | None
 
     def distances(self, patches: Tensor) -> Tensor:
-        """(B, k) float32, scaled, of patches (B, k, D) as a backbone gives them."""
-        white = self.whitening(patches)
-        distances, rows = self.bank.search(white.flatten(0, 1))
+        """Return the scaled distances (B, k) float32 of patches (B, k, D) from a backbone."""
+        white = self.whitening(patches)  # (B, k, D)
+        distances, rows = self.bank.search(white.flatten(0, 1))  # (B k,)
         return (distances / self.scale[rows]).view(len(patches), -1) / self.border
 
 
 class PatchMemoryLearner:
-    """Gathers the patches of training images, and makes a memory of them.
+    """Gather the patches of training images, and make a memory of them.
 
     Parameters
     ----------
@@ -89,30 +89,28 @@ class PatchMemoryLearner:
     size
         (H, W) pixels of the images that the grid covers.
     cells
-        (k,) int64: cells r w + c that count, ascending; None for all.
+        (k,) int64, the cells r w + c that count, ascending; None for all.
     spread
         Which of the training images are kept to be compared with the others.
     like
         (k, D), the patches of one image.
     images
-        How many are expected.
+        How many images are expected.
     max_rows
-        Of the bank.
+        The most rows that the bank may have.
     facts
-        `ratio`, `projection_dim`, `seed` and `progress` of `StreamedCoreset`.
+        The keywords `ratio`, `projection_dim`, `seed` and `progress` of `PooledCoreset`.
 
     Attributes
     ----------
-    kept
-        Positions of the images that `unseen` is of, among all that were added.
     unseen
-        (n, k) float32, after `finish`: the scaled distances of the images that were kept, each as
-        if it were not among what was learned, but for the coreset's selection.
+        (n, k) float32, set by `finish`: the scaled distances of the images that were kept, each
+        as if it were not among what was learned, but for the coreset's selection.
     several
-        Whether the bank has patches of more than one image, copies not counted; if not, `unseen`
-        compares patches of the one with others far away in it.
+        Whether the bank has patches of more than one image, copies not counted; set by `finish`.
+        If not, `unseen` compares patches of the one image with others far away in it.
     numbers
-        (n,) which images were kept, counted from 0.
+        (n,) which images were kept, counted from 0; set by `finish`.
     """
 
     unseen: Tensor
@@ -146,7 +144,7 @@ class PatchMemoryLearner:
         )
 
     def add(self, patches: Tensor) -> None:
-        """The patches (B, k, D) of the next images."""
+        """Add the patches (B, k, D) of the next images."""
         self._coreset.add(patches.flatten(0, 1))
         self._kept.add(patches)
         self._seen += len(patches)
@@ -159,7 +157,7 @@ class PatchMemoryLearner:
         self._coreset.groups = torch.from_numpy(np.unique(groups, return_inverse=True)[1])
 
     def kept_numbers(self) -> list[int]:
-        """Which of the images that were added are kept, ascending."""
+        """Return which of the images that were added are kept, ascending."""
         return [n for n in range(self._seen) if self._spread.takes(n)]
 
     def disturbed(
@@ -172,18 +170,18 @@ class PatchMemoryLearner:
         """Learn how far patches move when images are disturbed, after all images were added.
 
         `patches` (B, k, D) are those of copies of the images `numbers`, each of them one of
-        `kept_numbers`, under the disturbances `kinds`, of which some are `everyday` (`Nuisance`).
+        `kept_numbers`, under the disturbances `kinds`, of which some are `everyday`.
         """
         place = {number: i for i, number in enumerate(self.kept_numbers())}
         clean = self._kept.all()[[place[number] for number in numbers]]
         self._coreset.disturbed(clean, patches, numbers, kinds, everyday)
 
     def everyday_is_enough(self) -> bool:
-        """Whether copies under everyday disturbances, all added, tell all that is needed."""
+        """Return whether copies under everyday disturbances, all added, are all that is needed."""
         return self._coreset.everyday_is_enough()
 
     def finish(self) -> PatchMemory:
-        """The memory; `unseen` and `several` are set."""
+        """Return the memory, and set `unseen`, `several` and `numbers`."""
         if self._coreset.groups is None:
             self.group_copies(np.arange(self._seen))
         of_image = self._coreset.groups
@@ -191,7 +189,7 @@ class PatchMemoryLearner:
         features, picked = self._coreset.finish()
         k = len(self._where)
         of_image = of_image.to(features.device)
-        bank = MemoryBank(features, of_image[picked // k], prune=False)
+        bank = MemoryBank(features, of_image[picked // k])
         self.several = len(bank.image.unique()) > 1
         numbers = self.kept_numbers()
         self.numbers = np.array(numbers, np.int64)
@@ -230,17 +228,17 @@ class PatchMemoryLearner:
         )
 
     def in_sample(self, memory: PatchMemory) -> Tensor:
-        """(n, k): distances of the images that were kept to all that was learned of them."""
+        """Return the distances (n, k) of the images that were kept to all that was learned."""
         return torch.cat([memory.distances(some) for some in self._kept.all().split(8)])
 
     def _compare(
         self, bank: MemoryBank, picked: Tensor, image: Tensor, cell: Tensor, fold: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(n k,) distances to the nearest row of another image, and which.
+        """Return the distances (n k,) to the nearest row of another image, and which row it is.
 
-        Whitened, the bank too, by what the patches of other folds say. A covariance knows what it
-        is learned from: of twenty images, a new one lies farther away than each of them does,
-        even from a bank without its own patches.
+        The patches, and the bank too, are whitened by what the patches of other folds teach. A
+        covariance knows what it is learned from: a new image lies farther away than each of the
+        twenty that it was learned from, even from a bank without its own patches.
         """
         patches = self._kept.all().flatten(0, 1)  # (n k, D)
         distances = patches.new_empty(len(patches))
@@ -251,10 +249,10 @@ class PatchMemoryLearner:
                 continue
             whitening = self._coreset.whitening_without(part)
             features, memory = patches[chosen], self._coreset.plain.clone()
-            whitening.blocks(features)
-            whitening.blocks(memory)
+            whitening.whiten_(features)
+            whitening.whiten_(memory)
             if self.several:
-                others = MemoryBank(memory, bank.image, prune=False)
+                others = MemoryBank(memory, bank.image)
                 distances[chosen], rows[chosen] = others.search(features, image[chosen])
                 continue
             distances[chosen], rows[chosen] = nearest_elsewhere(
@@ -268,9 +266,9 @@ class PatchMemoryLearner:
         return distances, rows
 
     def _borders(self) -> list[npt.NDArray[np.intp]]:
-        """For each row of cells along the frame's border, numbers of those that count.
+        """Return the numbers of the cells that count in each line along the frame's border.
 
-        The last are the others, which are compared with.
+        The last numbers are those of the inner cells, which the lines are compared with.
         """
         where = self._where.cpu().numpy()
         found, inner = [], np.ones(len(where), np.bool_)
@@ -284,9 +282,9 @@ class PatchMemoryLearner:
 
 
 class _Scaling:
-    """What distances of good patches are divided by, learned from some of them.
+    """Learn what distances of good patches are divided by, from some of them.
 
-    In numpy and double precision, so that it does not depend on threads.
+    It computes in numpy and double precision, so that nothing depends on threads.
     """
 
     def __init__(
@@ -311,7 +309,7 @@ class _Scaling:
     def learned(
         self, without: int | None = None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Scales (M,) of the rows and (k,) of the cells, from all folds but one."""
+        """Return scales (M,) of the rows and (k,) of the cells, from all folds but one."""
         parts = [part for part in range(FOLDS) if part != without]
         chosen = np.ones(len(self.fold), bool) if without is None else self.fold != without
         if not chosen.any():  # nothing to learn from
@@ -332,7 +330,7 @@ class _Scaling:
         return np.asarray(bounded, np.float32)
 
     def _border(self, scaled: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-        """Of distances (n, k)."""
+        """Return the scales (k,) of the cells, from distances (n, k)."""
         border = np.ones(scaled.shape[1])
         *rows, inner = self._borders
         usual = _large(scaled[:, inner]) if len(inner) else 0.0
@@ -343,7 +341,7 @@ class _Scaling:
 
 
 def _large(distances: npt.NDArray[np.float64]) -> float:
-    """Of the parts (n, c) of n images, without the tenth that is largest."""
+    """Return what a large distance is in the parts (n, c) of n images, but for a tenth of them."""
     kept = math.ceil(_KEPT * len(distances))
     usual = distances[np.argsort(distances.mean(axis=1), kind="stable")[:kept]]
     return float(usual.mean() + _DEVIATIONS * usual.std())

@@ -1,4 +1,4 @@
-"""What a memory bank takes, and the words where that is not there."""
+"""The errors that say that memory does not suffice, and what would fit."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ import torch
 from ...errors import NotEnoughMemoryError
 from ...memory import available_bytes, in_words
 
-# Of what is free, what a bank may take: the rest goes to a batch's features and products.
+# A bank may take this share of what is free: the rest goes to a batch's features and products.
 _SHARE = 0.75
-# A row beyond its features: number of its image, index, bounds, and what rounding adds.
+# What a row takes beside its features: the number of its image, its index, bounds and padding.
 _ROW_BYTES = 256
 
 
 def row_bytes(dimension: int) -> int:
-    """Bytes for a row of a bank: its features, centred for a moment, and in half precision."""
+    """Return the bytes that a row of a bank takes.
+
+    These are its features, a centred copy of them for a moment, and one in half precision.
+    """
     return (4 + 4 + 2) * dimension + _ROW_BYTES
 
 
 def bank_does_not_fit(rows: int, dimension: int, device: torch.device) -> NotEnoughMemoryError:
-    """The error of a bank of `rows` features of `dimension` numbers that memory ran out for.
+    """Return the error of a bank of `rows` features of `dimension` numbers that did not fit.
 
-    It says how large a bank fits in what is free now, by estimate, and what to lower.
+    It estimates how large a bank fits in the memory that is free now, and says what to lower.
     """
     each = row_bytes(dimension)
     said = (
@@ -37,10 +40,10 @@ def bank_does_not_fit(rows: int, dimension: int, device: torch.device) -> NotEno
 
 
 def patches_do_not_fit(rows: int, dimension: int, device: torch.device) -> NotEnoughMemoryError:
-    """The error where the patches to select from do not fit, before there is a bank.
+    """Return the error of patches to select from that do not fit, before there is a bank.
 
-    The block that they are gathered in decides what is selected, so it is not made smaller
-    unasked.
+    The block that they are gathered in decides what is selected, so that it is never made smaller
+    without being asked for.
     """
     needed = 4 * rows * dimension
     said = (
@@ -57,7 +60,10 @@ def patches_do_not_fit(rows: int, dimension: int, device: torch.device) -> NotEn
     )
 
 
-def fits_surely_not(needed: int, device: torch.device) -> bool:
-    """Whether more is needed than there is: Linux gives it, and kills the process later."""
+def surely_does_not_fit(needed: int, device: torch.device) -> bool:
+    """Return whether more bytes are needed than are free.
+
+    Linux would give them, and kill the process when it uses them.
+    """
     free = available_bytes(str(device))
     return free is not None and needed > free

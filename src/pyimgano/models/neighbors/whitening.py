@@ -1,4 +1,4 @@
-"""Whitening of patch features: directions that good patches hardly vary in count as much."""
+"""Whitening of patch features: directions that good patches hardly vary in count too."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from ...threads import single_blas_thread
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Part of the mean variance that is added to every direction's.
+#: This share of the mean variance is added to the variance of every direction.
 SHRINKAGE = 0.01
-# Rows whose products are summed together, in double precision.
+# How many rows' products are summed together, in double precision.
 _ROWS = 16384
-# Rows that are whitened together: what this takes stays in the processor's caches.
+# How many rows are whitened together: what this takes stays in the processor's caches.
 _WHITENED = 1024
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over some rows, in double precision; those of parts add up.
+    """Hold sums over some rows, in double precision; the moments of parts can be added.
 
     Attributes
     ----------
     count
         How many rows.
     origin
-        (D,) what is subtracted from each; near their mean, so that nothing cancels.
+        (D,) what is subtracted from each row; it lies near their mean, so that nothing cancels.
     total, products
-        (D,) and (D, D): the sum of what is left, and of its outer products.
+        (D,) and (D, D), the sum of what is left, and of its outer products.
     """
 
     count: int
@@ -42,7 +42,10 @@ class Moments:
 
     @classmethod
     def of(cls, rows: Tensor, origin: npt.NDArray[np.float64] | None = None) -> Moments:
-        """Of (N, D), the same however many threads there are; `origin` is their mean if None."""
+        """Return the moments of rows (N, D), which do not depend on the number of threads.
+
+        `origin` is the mean of the rows if it is None.
+        """
         if origin is None:
             origin = rows.double().mean(dim=0).cpu().numpy()
         total, products = np.zeros(len(origin)), np.zeros((len(origin), len(origin)))
@@ -63,18 +66,18 @@ class Moments:
 
     @property
     def mean(self) -> npt.NDArray[np.float64]:
-        """(D,)."""
+        """Return the mean (D,) of the rows."""
         return np.asarray(self.origin + self.total / max(1, self.count))
 
     @property
     def covariance(self) -> npt.NDArray[np.float64]:
-        """(D, D), divided by the number of rows."""
+        """Return the covariance (D, D) of the rows, divided by their number."""
         away = self.total / max(1, self.count)
         return np.asarray(self.products / max(1, self.count) - np.outer(away, away))
 
 
 class Whitening:
-    """x -> (x - centre) @ matrix: decorrelated, each direction scaled by its spread.
+    """Map x to (x - centre) @ matrix, which is decorrelated, each direction scaled by its spread.
 
     Principal components divided by the root of their variance, which has `SHRINKAGE` of the mean
     variance added (Friedman, "Regularized Discriminant Analysis", JASA 1989, equation 18, the
@@ -103,10 +106,10 @@ class Whitening:
         shrinkage: float = SHRINKAGE,
         nuisance: npt.NDArray[np.float64] | None = None,
     ) -> Whitening:
-        """Of rows with these moments; on the device of `like`, of its dtype.
+        """Return what whitens rows with these moments, on the device of `like` and of its dtype.
 
-        `nuisance` (D, D) is added to their covariance: in directions in which a feature moves for
-        reasons of no account, distances count less. Rows without any spread are left as they are.
+        `nuisance` (D, D) is added to their covariance: in directions in which features move though
+        nothing is wrong, distances count less. Rows without any spread are left as they are.
         """
         import torch
 
@@ -117,30 +120,31 @@ class Whitening:
         return cls(torch.from_numpy(moments.mean).to(like), torch.from_numpy(matrix).to(like))
 
     def __call__(self, features: Tensor) -> Tensor:
-        """(N, ..., D) float32, the same shape; each of the N by itself.
+        """Return features (N, ..., D) float32 whitened, in the same shape.
 
-        In double precision and one at a time, so that what comes out depends neither on what
-        else is in the batch nor on how many threads sum.
+        Each of the N is computed by itself in double precision, so that the result depends
+        neither on what else is in the batch nor on how many threads sum.
         """
         import torch
 
         shift, matrix = self._wide
         whitened = torch.empty_like(features)
         for one, out in zip(features, whitened, strict=True):
-            rows = one.double().flatten(0, -2)
+            rows = one.double().flatten(0, -2)  # (n, D)
             out.copy_(torch.addmm(shift, rows, matrix).view(one.shape))
         return whitened
 
-    def blocks(self, rows: Tensor) -> None:
-        """(N, D), in place, some at a time."""
+    def whiten_(self, rows: Tensor) -> None:
+        """Whiten rows (N, D) in place, some at a time."""
         for some in rows.split(_WHITENED):
             some.copy_(self(some[None])[0])
 
 
 def _whitener(covariance: npt.NDArray[np.float64], shrinkage: float) -> npt.NDArray[np.float64]:
+    """Return the matrix (D, D) that whitens vectors with this covariance (D, D)."""
     with single_blas_thread():
         variances, directions = np.linalg.eigh(covariance)
-    # the largest first; a sign for each that does not depend on the program's whim
+    # the largest first, each with a sign that does not depend on the linear algebra library
     variances, directions = variances[::-1].clip(min=0.0), directions[:, ::-1]
     largest = np.abs(directions).argmax(axis=0)
     directions = directions * np.sign(directions[largest, np.arange(len(largest))])

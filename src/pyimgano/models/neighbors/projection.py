@@ -12,24 +12,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# With the remainder and what `Rounded` adds, a multiple of 32.
+# Directions. With the remainder, and what rounding to bfloat16 adds, these are 96 columns, a
+# multiple of 32.
 _WIDTH = 89
-# Of fewer dimensions than twice as many, or of fewer rows, nothing is gained.
-_LEAST_WIDTH = 192
+# With fewer dimensions than about twice as many, or fewer rows, nothing is gained.
+_LEAST_WIDTH = 256
 _LEAST_ROWS = 2048
-# Rows that directions are learned from, at most, and rounds of the power iteration.
+# Directions are learned from at most so many rows, in so many rounds of the power iteration.
 _SAMPLE = 4096
 _ROUNDS = 3
-# Rows that are tried, and the share of all that may seem nearer than the nearest: comparing one in
-# all dimensions costs about as much as these many would cost less.
+# So many rows are tried, and at most this share of all rows may seem nearer than the nearest one:
+# comparing these in all dimensions costs about what the projection saves.
 _TRIED = 64
 _SHARE = 1 / 512
-# Relative error of products and squared lengths in float32, with room.
+# Products and squared lengths in float32 are off by at most this share.
 _ROUNDING = 2.0**-17
 
 
 class Projection:
-    """x -> (U^T x, |x - U U^T x|) with orthonormal columns U.
+    """Map x to (U^T x, |x - U U^T x|), where U has orthonormal columns.
 
     Parameters
     ----------
@@ -42,10 +43,11 @@ class Projection:
 
     @classmethod
     def of(cls, rows: Tensor) -> Projection | None:
-        """Onto the directions that rows (M, D) vary in most; None where it would not pay.
+        """Return the projection to the directions that rows (M, D) vary in most.
 
-        Of a sample, by power iteration (Halko, Martinsson & Tropp, "Finding structure with
-        randomness", SIAM Review 2011, algorithm 4.4).
+        It is None where it would not pay. The directions are those of a sample, found by power
+        iteration (Halko, Martinsson & Tropp, "Finding structure with randomness", SIAM Review
+        2011, algorithm 4.4).
         """
         count, width = rows.shape
         if width < _LEAST_WIDTH or count < _LEAST_ROWS:
@@ -60,9 +62,10 @@ class Projection:
         return found if bool(directions.isfinite().all()) and found._pays(rows) else None
 
     def _pays(self, rows: Tensor) -> bool:
+        """Return whether hardly any row (M, D) seems nearer to another than its nearest one is."""
         numbers = _evenly(len(rows), _TRIED, rows.device)
         itself = torch.arange(len(numbers), device=rows.device), numbers
-        nearest = _squared_distances(rows[numbers], rows)
+        nearest = _squared_distances(rows[numbers], rows)  # (n, M)
         nearest[itself] = torch.inf
         seeming = _squared_distances(self(rows[numbers])[0], self(rows)[0])
         seeming[itself] = torch.inf
@@ -70,7 +73,7 @@ class Projection:
         return bool(nearer <= _SHARE)
 
     def __call__(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, k + 1) of vectors (n, D), and (n,) by how much each may be off for rounding."""
+        """Return vectors (n, D) projected, (n, k + 1), and how far rounding moves each, (n,)."""
         lengths = torch.linalg.vector_norm(vectors, dim=1).square_()
         projected = vectors @ self._directions  # (n, k)
         inside = torch.linalg.vector_norm(projected, dim=1).square_()
@@ -84,11 +87,12 @@ class Projection:
 
 
 def _evenly(count: int, most: int, device: torch.device) -> Tensor:
+    """Return at most `most` of `count` numbers, evenly spread."""
     wanted = min(count, most)
     return torch.arange(wanted, device=device) * count // wanted
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """(A, B)."""
+    """Return the squared distances (A, B) between the rows of `a` and `b`, by a product."""
     products = torch.addmm(b.square().sum(dim=1), a, b.T, alpha=-2.0)
     return products.add_(a.square().sum(dim=1)[:, None])

@@ -1,4 +1,4 @@
-"""A coreset of more patches than fit in memory: block by block, merged and reduced.
+"""A coreset of more patches than fit in memory, selected block by block, merged and reduced.
 
 Patches come image by image. They are gathered in a block; when it is full, greedy selection
 picks the block's share, the picks join the bank, and a bank that has outgrown its bound is
@@ -16,25 +16,21 @@ number of images; time grows in proportion to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...memory import is_out_of_memory, release_memory
-from .coreset import greedy_coreset, random_projection
-from .room import fits_surely_not, patches_do_not_fit
+from .coreset import Progress, projected_coreset
+from .out_of_memory import patches_do_not_fit, surely_does_not_fit
 
-#: A block has at most so many rows, and so many bytes of features.
+#: A block has at most this many rows, and this many bytes of features.
 BLOCK_ROWS = 2**19
 BLOCK_BYTES = 2**31
 
-Progress = Callable[[int, int], None]
-
 
 class StreamedCoreset:
-    """Gathers patch features and keeps a coreset of them.
+    """Gather patch features and keep a coreset of them.
 
     Parameters
     ----------
@@ -43,19 +39,30 @@ class StreamedCoreset:
     ratio
         Share of them to keep, in (0, 1].
     max_rows
-        Bound of the coreset.
+        The most rows that the coreset may have.
     projection_dim
-        Width of the random projection that selections are made in; None for none.
+        Width of the random projection that selections are made in; None makes them in the
+        features themselves.
     seed
-        Of the projection and of each block's first pick.
+        Seed of the projection and of each block's first pick.
     progress
         Called after each selection with (picked, to pick).
 
     Raises
     ------
     NotEnoughMemoryError
-        A block, or what selecting from it takes, does not fit; of `add` and `finish`. Blocks are
-        never made smaller unasked, since what is selected depends on them.
+        `add` and `finish` raise it where a block, or what selecting from it takes, does not fit.
+        Blocks are never made smaller without being asked for, since what is selected depends on
+        them.
+
+    Attributes
+    ----------
+    single
+        Whether all patches fit in one block, known after the first `add`.
+    selections
+        How many selections were made; 1 means that the coreset is the textbook's.
+    whole
+        All patches (N, D), if they fit in one block; set by `finish`.
     """
 
     def __init__(
@@ -80,41 +87,27 @@ class StreamedCoreset:
         self._before = 0  # patches of earlier blocks
         self._bank: Tensor | None = None  # (M, D) picks of earlier blocks
         self._indices: Tensor | None = None  # (M,) their numbers among all patches
-        #: Whether all patches fit in one block, known after the first `add`.
         self.single = True
-        #: How many selections were made; 1 means that the coreset is the textbook's.
         self.selections = 0
-        #: All patches (N, D), if they fit in one block; set by `finish`.
         self.whole: Tensor | None = None
 
     def add(self, patches: Tensor) -> None:
-        """Take in patches (n, D) float32, the next ones in their numbering."""
+        """Add patches (n, D) float32, the next ones in their numbering."""
         if self._block is None:
             rows = self._block_rows(patches.shape[1])
             self.single = self._expected <= rows
-            self._block = self._make_block(patches, min(rows, self._expected))
+            self._block = new_block(patches, min(rows, self._expected))
         while len(patches):
-            room = len(self._block) - self._filled
-            some = patches[:room]
+            free = len(self._block) - self._filled
+            some = patches[:free]
             self._block[self._filled : self._filled + len(some)] = some
             self._filled += len(some)
             patches = patches[len(some) :]
             if len(patches):  # more to come, and the block is full
                 self._reduce_block()
 
-    def _make_block(self, patches: Tensor, rows: int) -> Tensor:
-        dimension, device = patches.shape[1], patches.device
-        if not fits_surely_not(4 * rows * dimension, device):
-            try:
-                return patches.new_empty((rows, dimension))
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-        release_memory()
-        raise patches_do_not_fit(rows, dimension, device)
-
     def finish(self) -> tuple[Tensor, Tensor]:
-        """Features (M, D) float32 of the coreset and their numbers (M,) int64."""
+        """Return features (M, D) float32 of the coreset and their numbers (M,) int64."""
         if self._before == 0 and self._block is not None:
             self.whole = self._block[: self._filled]
         if self._filled:
@@ -127,11 +120,11 @@ class StreamedCoreset:
         return self._bank, self._indices
 
     def _block_rows(self, width: int) -> int:
-        """How many patches of so many features a block holds."""
+        """Return how many patches of `width` features a block holds."""
         return min(BLOCK_ROWS, max(1, BLOCK_BYTES // (4 * width)))
 
     def _candidates(self, block: Tensor) -> Tensor | None:
-        """(C,) int64: the rows of the block that may be picked; None for all."""
+        """Return (C,) int64, the rows of the block that may be picked, or None for all."""
         return None
 
     def _reduce_block(self) -> None:
@@ -160,11 +153,30 @@ class StreamedCoreset:
 
     def _select(self, features: Tensor, count: int, start: int) -> Tensor:
         self.selections += 1
+        return projected_coreset(
+            features,
+            count,
+            start=start,
+            projection_dim=self._projection_dim,
+            seed=self._seed,
+            progress=self._progress,
+        )
+
+
+def new_block(patches: Tensor, rows: int) -> Tensor:
+    """Return room (rows, D) for patches like `patches` (n, D).
+
+    Raises
+    ------
+    NotEnoughMemoryError
+        It does not fit.
+    """
+    dimension, device = patches.shape[1], patches.device
+    if not surely_does_not_fit(4 * rows * dimension, device):
         try:
-            projected = random_projection(features, self._projection_dim, self._seed)
-            return greedy_coreset(projected, count, start=start, progress=self._progress)
+            return patches.new_empty((rows, dimension))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        release_memory()  # here, where what the failed try held is gone with its error
-        raise patches_do_not_fit(len(features), features.shape[1], features.device)
+    release_memory()
+    raise patches_do_not_fit(rows, dimension, device)
