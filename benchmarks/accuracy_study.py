@@ -221,7 +221,9 @@ RECIPES = {
     "no scale": Recipe({}, {"neighbors.patch_memory._POWER": 0.0}),
     "scale at 1": Recipe({}, {"neighbors.patch_memory._POWER": 1.0}),
     "no border": Recipe({}, {"neighbors.patch_memory._BORDER": 0}),
-    "neither": Recipe({}, {"neighbors.patch_memory._POWER": 0.0, "neighbors.patch_memory._BORDER": 0}),
+    "neither": Recipe(
+        {}, {"neighbors.patch_memory._POWER": 0.0, "neighbors.patch_memory._BORDER": 0}
+    ),
     "fine grid": Recipe({"patch_grid": "fine"}),
     "bank of 20,000": Recipe({"max_bank_size": 20_000}),
     "pool of twice the bank": Recipe({}, {"neighbors.patch_memory.POOL": 2}),
