@@ -229,16 +229,18 @@ RECIPES = {
     "paper": Recipe({"recipe": "paper"}),
     "default": Recipe(),
     "no context": Recipe({"layers": NEAR}),
-    "context at 0.25": Recipe({}, {"patchcore.CONTEXT_WEIGHT": 0.25}),
-    "context at 1": Recipe({}, {"patchcore.CONTEXT_WEIGHT": 1.0}),
+    "context at 0.25": Recipe({}, {"power_means.CONTEXT_WEIGHT": 0.25}),
+    "context at 1": Recipe({}, {"power_means.CONTEXT_WEIGHT": 1.0}),
     "deepest block as context": Recipe({"layers": (*NEAR, "blocks.15")}),
-    "no scale": Recipe({}, {"bank.patch_memory._POWER": 0.0}),
-    "scale at 1": Recipe({}, {"bank.patch_memory._POWER": 1.0}),
-    "no border": Recipe({}, {"bank.patch_memory._BORDER": 0}),
-    "neither": Recipe({}, {"bank.patch_memory._POWER": 0.0, "bank.patch_memory._BORDER": 0}),
+    "no scale": Recipe({}, {"neighbors.patch_memory._POWER": 0.0}),
+    "scale at 1": Recipe({}, {"neighbors.patch_memory._POWER": 1.0}),
+    "no border": Recipe({}, {"neighbors.patch_memory._BORDER": 0}),
+    "neither": Recipe(
+        {}, {"neighbors.patch_memory._POWER": 0.0, "neighbors.patch_memory._BORDER": 0}
+    ),
     "fine grid": Recipe({"patch_grid": "fine"}),
     "bank of 20,000": Recipe({"max_bank_size": 20_000}),
-    "pool of twice the bank": Recipe({}, {"bank.patch_memory.POOL": 2}),
+    "pool of twice the bank": Recipe({}, {"neighbors.patch_memory.POOL": 2}),
     "256 pixels, fine grid": Recipe(
         {"resize": (256, 256), "patch_grid": "fine", "max_bank_size": 4096}
     ),
