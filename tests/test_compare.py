@@ -31,6 +31,8 @@ from .browser import Browser
 from .conftest import MakeDataset, picture, save
 from .test_pages import chromium  # noqa: F401
 
+pytestmark = pytest.mark.real_pages
+
 MakeRun = Callable[..., Path]
 LABELS = [0, 0, 0, 0, 1, 1, 1, 1]
 SCORES = [0.1, 0.2, 0.3, 0.9, 0.4, 1.2, 1.5, 2.0]
