@@ -1,7 +1,7 @@
 """Recipes of a memory bank on a small backbone, on real defects and on pasted ones.
 
     python benchmarks/accuracy_study.py ROOT [--sets magnetic_tile bottle moved fabric washer]
-        [--recipes paper default ...] [--seeds 5]
+        [--recipes paper default ...] [--seeds 5] [--kwargs JSON] [--shots N]
 
 ROOT holds `bottle` and `magnetic_tile` in MVTec layout. Half of a category's good training images
 are learned from; the others, and the good test images, are good test images, and defects of six
@@ -12,11 +12,16 @@ the threshold that promises 5 %; then of real defects and of pasted ones AUROC, 
 false-positive rate of 0.1 (McClish's scale, 0.5 is chance), recall at that threshold, and the least
 AUROC of one kind (chosen with that kind left out, a recipe must not lose it); and AUPRO to 0.05 of
 the pasted ones. Then mean and spread over the seeds.
+
+`--kwargs` are keywords that every recipe gets: a backbone and its weights, such as
+'{"backbone": "dinov2_vits14_reg", "weights": "dinov2_vits14_reg4_pretrain.pth"}'. `--shots` learns
+from the first N images alone. Recipes whose names begin with `transformer` want such a backbone.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -211,20 +216,31 @@ class Recipe:
 
 
 NEAR = ("blocks.4", "blocks.10")
+TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "paper": {"recipe": "paper"},
+    "paper, cosine": {"recipe": "paper", "layers": ("0.5.normed.unit", "0.75.normed.unit")},
+    "paper, last block": {"recipe": "paper", "layers": ("1.0.normed",)},
+    "whitened": {"recipe": "whitened"},
+    "anomalydino": {"model": "vision_anomalydino"},
+    "subspace": {"model": "vision_subspace"},
+    "rad": {"model": "vision_rad"},
+}
 RECIPES = {
     "paper": Recipe({"recipe": "paper"}),
     "default": Recipe(),
     "no context": Recipe({"layers": NEAR}),
-    "context at 0.25": Recipe({}, {"patchcore.CONTEXT_WEIGHT": 0.25}),
-    "context at 1": Recipe({}, {"patchcore.CONTEXT_WEIGHT": 1.0}),
+    "context at 0.25": Recipe({}, {"power_means.CONTEXT_WEIGHT": 0.25}),
+    "context at 1": Recipe({}, {"power_means.CONTEXT_WEIGHT": 1.0}),
     "deepest block as context": Recipe({"layers": (*NEAR, "blocks.15")}),
-    "no scale": Recipe({}, {"bank.patch_memory._POWER": 0.0}),
-    "scale at 1": Recipe({}, {"bank.patch_memory._POWER": 1.0}),
-    "no border": Recipe({}, {"bank.patch_memory._BORDER": 0}),
-    "neither": Recipe({}, {"bank.patch_memory._POWER": 0.0, "bank.patch_memory._BORDER": 0}),
+    "no scale": Recipe({}, {"neighbors.patch_memory._POWER": 0.0}),
+    "scale at 1": Recipe({}, {"neighbors.patch_memory._POWER": 1.0}),
+    "no border": Recipe({}, {"neighbors.patch_memory._BORDER": 0}),
+    "neither": Recipe(
+        {}, {"neighbors.patch_memory._POWER": 0.0, "neighbors.patch_memory._BORDER": 0}
+    ),
     "fine grid": Recipe({"patch_grid": "fine"}),
     "bank of 20,000": Recipe({"max_bank_size": 20_000}),
-    "pool of twice the bank": Recipe({}, {"bank.patch_memory.POOL": 2}),
+    "pool of twice the bank": Recipe({}, {"neighbors.patch_memory.POOL": 2}),
     "256 pixels, fine grid": Recipe(
         {"resize": (256, 256), "patch_grid": "fine", "max_bank_size": 4096}
     ),
@@ -238,6 +254,10 @@ RECIPES = {
     **{
         name.removeprefix("vision_"): Recipe({"model": name})
         for name in ("vision_padim", "vision_dfm", "vision_softpatch")
+    },
+    **{
+        f"transformer {name}": Recipe({"resize": (448, 448), **keywords})
+        for name, keywords in TRANSFORMERS.items()
     },
 }
 
@@ -258,13 +278,16 @@ def changed(constants: dict[str, float]) -> Iterator[None]:
             setattr(module, name, value)
 
 
-def measured(pictures: list[Example], recipe: Recipe, seed: int) -> dict[str, float]:
+def measured(
+    pictures: list[Example], recipe: Recipe, seed: int, shared: dict[str, Any], shots: int | None
+) -> dict[str, float]:
     """The figures of one line: of the product itself, fitted on the examples to learn from."""
     what = np.array([one.what for one in pictures])
-    keywords = {"model": "vision_patchcore", "calibration_quantile": 0.95, **recipe.keywords}
+    keywords = {"model": "vision_patchcore", "calibration_quantile": 0.95, **shared}
+    keywords |= recipe.keywords
     with changed(recipe.constants):
         detector = create_model(keywords.pop("model"), random_seed=seed, **keywords)
-        detector.fit([one.image for one in pictures if one.what == "train"])
+        detector.fit([one.image for one in pictures if one.what == "train"][:shots])
         tested = np.flatnonzero(what != "train")
         scores = np.zeros(len(pictures))
         maps = np.zeros((len(pictures), *MAP), np.float32)
@@ -306,15 +329,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path)
     parser.add_argument("--sets", nargs="+", default=["magnetic_tile", "bottle", "moved", *DEMO])
-    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    usual = [name for name in RECIPES if not name.startswith("transformer")]
+    parser.add_argument("--recipes", nargs="+", default=usual, choices=list(RECIPES))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--kwargs", type=json.loads, default={}, metavar="JSON")
+    parser.add_argument("--shots", type=int, metavar="N")
     arguments = parser.parse_args()
     for name in arguments.sets:
         pictures = list(examples(arguments.root, name))
         print(f"{name}: {len(pictures)} images", flush=True)
         for recipe_name in arguments.recipes:
             recipe = RECIPES[recipe_name]
-            found = [measured(pictures, recipe, seed) for seed in range(arguments.seeds)]
+            found = [
+                measured(pictures, recipe, seed, arguments.kwargs, arguments.shots)
+                for seed in range(arguments.seeds)
+            ]
             for seed, figures in enumerate(found):
                 print(f"  {recipe_name}, seed {seed}: {line(figures)}", flush=True)
             each = {key: np.array([one[key] for one in found]) for key in found[0]}

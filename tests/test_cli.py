@@ -89,7 +89,7 @@ def test_splits_manifests_and_calibration_arrive(call: Command, tmp_path: Path) 
 def test_every_flag_arrives(call: Command, make_mvtec: MakeDataset, tmp_path: Path) -> None:
     code, out, _ = call(
         *arguments(make_mvtec(), "--category", "nut", "--model", "vision_patchcore"),
-        *["--device", "cpu", "--no-pretrained", "--seed", "3", "--no-per-image-jsonl"],
+        *["--device", "cpu", "--no-pretrained", "--seed", "3", "--no-per-image-jsonl", "--no-html"],
         *["--model-kwargs", '{"n_neighbors": 2}', "--contamination", "0.25", "--no-pixel"],
         *["--limit-train", "5", "--limit-test", "4", "--calibration", "in-sample"],
         *["--preset", "industrial-fast", "--runs-dir", str(tmp_path / "o")],
@@ -106,6 +106,7 @@ def test_every_flag_arrives(call: Command, make_mvtec: MakeDataset, tmp_path: Pa
     assert (config["limit_train"], config["limit_test"], config["seed"]) == (5, 4, 3)
     assert config["pixel"] is False and config["pixel_aupro_limit"] == 0.05
     assert config["on_error"] == "skip" and config["per_image_jsonl"] is False
+    assert config["html"] is False
     assert not list(Path(report["run_dir"]).rglob("per_image.jsonl"))
 
 

@@ -42,6 +42,10 @@ IMAGES = [picture(i) for i in range(6)]
 #: Keywords that make a model quick to fit, where its defaults are not.
 CHEAP: dict[str, dict[str, object]] = {
     "vision_iforest": {"n_estimators": 8},
+    # whose weights users bring
+    "vision_anomalydino": {"backbone": "dinov3_vits16", "pretrained": False, "turns": 2},
+    "vision_subspace": {"backbone": "dinov3_vits16", "pretrained": False, "turns": 2},
+    "vision_rad": {"backbone": "dinov3_vits16", "pretrained": False},
     "vision_padim": {"d_reduced": 24},
     "vision_stfpm": {"steps": 3, "train_batch_size": 4, "engine": "torch"},
     "vision_reverse_distillation": {"steps": 3, "train_batch_size": 4, "engine": "torch"},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,8 +17,10 @@ from pyimgano.datasets import check_dataset, load_dataset
 from pyimgano.datasets.own_folders import require_good_parts
 from pyimgano.datasets.words import meaning_in_name, meaning_of_folder, meaning_of_word
 from pyimgano.errors import DataError
+from pyimgano.pipelines import run_benchmark
 
-from .conftest import MakeDataset, picture, save, spot_mask
+from .conftest import MakeDataset, copy_registry, picture, save, spot_mask
+from .stubs import register
 
 
 def make(root: Path, folders: Mapping[str, int]) -> Path:
@@ -225,3 +229,20 @@ def test_any_name_has_one_meaning(name: str) -> None:
     known = meaning_of_word(name)
     assert meaning_in_name(name) in (0, 1, None)
     assert known is None or meaning_in_name(name) == known == meaning_of_folder(name)
+
+
+def test_a_report_of_one_category_has_the_means_of_several(
+    make_custom: MakeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_registry(monkeypatch)
+    register()
+    keywords: dict[str, Any] = {"dataset": "custom", "root": make_custom(), "model": "darkness"}
+    one = run_benchmark(**keywords, category="custom", resize=(32, 32), save_run=False)
+    several = run_benchmark(**keywords, category="all", resize=(32, 32), save_run=False)
+    for name in ("mean_metrics", "std_metrics", "metric_categories", "categories"):
+        assert one[name] == several[name], name
+    assert one["mean_metrics"]["auroc"] == one["results"]["auroc"]
+    assert list(one["per_category"]) == list(several["per_category"]) == ["custom"]
+    assert json.loads(json.dumps(one)) == one and "per_category" not in one
+    with pytest.raises(KeyError, match="nothing"):
+        one["nothing"]

@@ -215,6 +215,11 @@ def test_subspace_is_its_formula() -> None:
     assert detector.calibration_.method == "leave-one-image-out"
 
 
+def test_subspace_refuses_layers_that_are_not_alike() -> None:
+    with pytest.raises(UsageError, match="to be of one width and stride; those of 'resnet18'"):
+        make("vision_subspace", backbone="resnet18").fit(images(2))
+
+
 def test_many_images_are_left_out_in_groups_and_copies_with_them() -> None:
     good = images(18)
     detector = make("vision_subspace").fit([*good, good[1]])

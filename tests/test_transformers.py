@@ -505,7 +505,7 @@ def test_layers_are_blocks_by_number_or_depth() -> None:
     torch.testing.assert_close(found[4], found[2] / found[2].norm(dim=1, keepdim=True))
     for layer, said in {
         "block3": r"layer 'block3' is not there: dinov3_tiny has the blocks block0 to block2",
-        "blocks.1": r"unknown layer of dinov3_tiny 'blocks.1'",
+        "layer1": r"unknown layer of dinov3_tiny 'layer1'",
         "1.5": "a share of the depth such as 0.5",
     }.items():
         with pytest.raises(UsageError, match=said):

@@ -7,6 +7,7 @@ parameters are named as in the authors' weights files.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -89,7 +90,9 @@ class DinoV2(VisionTransformer):
         self.patch_embed = PatchEmbedding(size.width, PATCH)
         hidden = 4 * size.width
         if size.gated:  # two thirds, so that it has as many parameters, in multiples of 8
-            mlp = partial(SwiGlu, size.width, (int(hidden * 2 / 3) + 7) // 8 * 8)
+            mlp: Callable[[], nn.Module] = partial(
+                SwiGlu, size.width, (int(hidden * 2 / 3) + 7) // 8 * 8
+            )
         else:
             mlp = partial(Mlp, size.width, hidden)
         self.blocks = nn.ModuleList(

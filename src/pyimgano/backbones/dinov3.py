@@ -7,6 +7,7 @@ are under the DINOv3 License and which every user gets from the authors.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -86,7 +87,9 @@ class DinoV3(VisionTransformer):
         hidden = size.ratio * size.width
         if size.gated:
             two_thirds = int(hidden * 2 / 3)
-            mlp = partial(SwiGlu, size.width, -(-two_thirds // size.gated) * size.gated)
+            mlp: Callable[[], nn.Module] = partial(
+                SwiGlu, size.width, -(-two_thirds // size.gated) * size.gated
+            )
         else:
             mlp = partial(Mlp, size.width, hidden)
         self.blocks = nn.ModuleList(

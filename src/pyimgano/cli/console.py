@@ -142,7 +142,7 @@ class Console(Bar):
         categories = _categories(report)
         for name, category in categories.items():
             table.add_row(*(Text(plain(cell)) for cell in _row(name, category, metrics)))
-        if "mean_metrics" in report:
+        if "per_category" in report:
             mean = report["mean_metrics"]
             table.add_section()
             cells = [percent(mean[m]) for m in metrics]

@@ -24,14 +24,7 @@ from .parameters import Count, Size
 from .registry import register_model
 from .saved_state import SavedState, State
 from .spread import evenly
-from .trained import (
-    STEPS,
-    TRAIN_BATCH_SIZE,
-    LearnedNetwork,
-    NetworkTraining,
-    TrainedParams,
-    restored_network,
-)
+from .trained import STEPS, LearnedNetwork, NetworkTraining, TrainedParams, restored_network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,7 +81,7 @@ class EfficientAdParams(TrainedParams):
         ),
     )
     steps: Count = Field(300, description=f"{STEPS} They are those of student and autoencoder.")
-    train_batch_size: Count = Field(8, description=TRAIN_BATCH_SIZE)
+    train_batch_size: Count = Field(8, description="How many images a step of the training has.")
     resize: Size = Field(
         (128, 128),
         description="Height and width in pixels that images are resized to and maps are given at.",
@@ -159,11 +152,8 @@ class EfficientAd(Method):
 
         params = self.params
         if params.teacher is not None:
-            name = Path(params.teacher).name
-            return read_teacher(params.teacher, params.model_size), {
-                "source": "file",
-                "detail": name,
-            }
+            known = {"source": "file", "detail": Path(params.teacher).name}
+            return read_teacher(params.teacher, params.model_size), known
         teacher = distill(
             self.backbone,
             training.kept,
@@ -228,14 +218,12 @@ class EfficientAd(Method):
         import torch
 
         from .efficientad_networks import EfficientAdGraph, Normalization
-        from .training import Program
 
         grid = self._grid()
         mask = self.region.cell_mask(grid)
         counted = None if mask is None else torch.from_numpy(mask.ravel().astype(np.float32))
         graph = EfficientAdGraph(network, Normalization(quantiles), self.region.size, counted)
-        program = Program(graph.to(self.backbone.device), self.backbone)
-        return LearnedEfficientAd(self.backbone, network, program, history, grid, quantiles, taught)
+        return LearnedEfficientAd(self.backbone, network, graph, history, grid, quantiles, taught)
 
     def restore(self, saved: SavedState) -> LearnedEfficientAd:
         from .training import require_shapes

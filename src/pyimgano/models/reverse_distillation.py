@@ -106,13 +106,12 @@ class ReverseDistillation(Method):
     def _learned(self, network: nn.Module, history: History) -> LearnedNetwork:
         from ..backbones.network import FeatureGraph
         from .pyramid import LevelMaps, PyramidGraph
-        from .training import Program
 
         encoder = FeatureGraph(self.backbone.network, self.backbone.layers)
         # the sum over the levels, section 3.3
         maps = LevelMaps.of(self.backbone, self.region, sigma=_SIGMA, combine="sum")
         graph = PyramidGraph(encoder, network, cosine_distances, maps, from_features=True)
-        return LearnedNetwork(self.backbone, network, Program(graph, self.backbone), history)
+        return LearnedNetwork(self.backbone, network, graph, history)
 
     def restore(self, saved: SavedState) -> LearnedNetwork:
         return self._learned(*restored_network(saved, self._bottleneck_and_decoder, self.backbone))

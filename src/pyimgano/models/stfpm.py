@@ -104,13 +104,12 @@ class STFPM(Method):
     def _learned(self, student: nn.Module, history: History) -> LearnedNetwork:
         from ..backbones.network import FeatureGraph
         from .pyramid import LevelMaps, PyramidGraph
-        from .training import Program
 
         teacher = FeatureGraph(self.backbone.network, self.backbone.layers)
         # the product over the levels, section 3.3
         maps = LevelMaps.of(self.backbone, self.region, sigma=0.0, combine="product")
         graph = PyramidGraph(teacher, student, half_squared_distances, maps, from_features=False)
-        return LearnedNetwork(self.backbone, student, Program(graph, self.backbone), history)
+        return LearnedNetwork(self.backbone, student, graph, history)
 
     def restore(self, saved: SavedState) -> LearnedNetwork:
         return self._learned(*restored_network(saved, self._student, self.backbone))

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from ..errors import SavedModelError, during
+from ..errors import SavedModelError, UsageError, during
 from ..images import NetworkInput
 from ..threads import limited_threads
 from .detector import Detector
@@ -164,6 +164,13 @@ class SubspaceAD(Method):
         super().__init__(params)
         # without a cache of features, for turned copies are made of pixels
         self.backbone: Backbone = open_backbone(params, layers=MiddleBlocks(), cached=False)
+        kinds = self.backbone.network.layer_kinds()
+        if len({kinds.get(layer) for layer in self.backbone.layers}) > 1:
+            raise UsageError(
+                "vision_subspace takes the mean of its layers, which have to be of one width and "
+                f"stride; those of {params.backbone!r} are not: {', '.join(self.backbone.layers)}; "
+                "give layers, one or several alike"
+            )
 
     def learn(self, images: TrainingImages) -> tuple[LearnedSubspace, TrainingScores | None]:
         import torch
@@ -308,7 +315,8 @@ def _score_training_images(
     )
     unseen = images.calibrate != "in-sample"
     several = len(held.groups) > 1 and bool(alone.any())
-    kept, notes = np.arange(n), ()
+    kept = np.arange(n)
+    notes: tuple[str, ...] = ()
     method = "leave-one-image-out" if n <= _GROUPS else "refitted-folds"
     with during("calibration"), torch.inference_mode(), limited_threads(1):
         if not unseen:

@@ -18,14 +18,7 @@ from .on_backbone import open_backbone
 from .parameters import Count
 from .registry import register_model
 from .saved_state import SavedState
-from .trained import (
-    STEPS,
-    TRAIN_BATCH_SIZE,
-    LearnedNetwork,
-    NetworkTraining,
-    TrainedParams,
-    restored_network,
-)
+from .trained import STEPS, LearnedNetwork, NetworkTraining, TrainedParams, restored_network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +66,7 @@ class SuperSimpleNetParams(TrainedParams):
         1024, description="How many channels the segmentation head has inside, at most 8192."
     )
     steps: Count = Field(250, description=STEPS)
-    train_batch_size: Count = Field(8, description=TRAIN_BATCH_SIZE)
+    train_batch_size: Count = Field(8, description="How many images a step of the training has.")
 
 
 class SuperSimpleNet(Method):
@@ -154,14 +147,12 @@ class SuperSimpleNet(Method):
     def _learned(self, heads: Heads, history: History) -> LearnedSuperSimpleNet:
         from ..backbones.network import FeatureGraph
         from .supersimplenet_networks import SuperSimpleNetGraph
-        from .training import Program
 
         features = FeatureGraph(self.backbone.network, self.backbone.layers)
         _, grid = self._measures()
         by_map = self.params.score == "map"
         graph = SuperSimpleNetGraph(features, heads, grid, self.region.size, by_map=by_map)
-        program = Program(graph.to(self.backbone.device), self.backbone)
-        return LearnedSuperSimpleNet(self.backbone, heads, program, history, grid)
+        return LearnedSuperSimpleNet(self.backbone, heads, graph, history, grid)
 
     def restore(self, saved: SavedState) -> LearnedSuperSimpleNet:
         from .training import require_shapes

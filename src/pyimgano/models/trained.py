@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..backbones import Backbone
-    from .training import Checkpoint, History, Program, Task
+    from .training import Checkpoint, History, Task
     from .training_images import TrainingImages
 
 _N = TypeVar("_N", bound="nn.Module")
@@ -42,29 +42,21 @@ _N = TypeVar("_N", bound="nn.Module")
 # How many images are scored at most where the threshold comes from images learned from.
 _IN_SAMPLE = 512
 # Keywords that do not change what is learned, and the region, which has a hash of its own.
-_OF_NO_ACCOUNT = {
-    "checkpoint_dir",
-    "cache_dir",
-    "contamination",
-    "calibration_quantile",
-    "calibration_tail",
-    "roi",
-}
+_OTHERS = {"checkpoint_dir", "cache_dir", "roi"}
+_OTHERS |= {"contamination", "calibration_quantile", "calibration_tail"}
 
-#: The meaning of `steps`, to which a method adds its own.
+#: The meaning of `steps`, to which a method may add.
 STEPS = (
     "The largest number of steps of the optimizer. Training ends earlier where the loss on "
     "held-out good images no longer falls."
 )
-#: The meaning of `train_batch_size`.
-TRAIN_BATCH_SIZE = "How many images a step of the training has."
 
 
 class TrainedParams(BackboneParams):
     """The keywords of methods that train a network."""
 
     steps: Count = Field(400, description=STEPS)
-    train_batch_size: Count = Field(16, description=TRAIN_BATCH_SIZE)
+    train_batch_size: Count = Field(16, description="How many images a step of the training has.")
     patience: Count = Field(
         8,
         description=(
@@ -134,21 +126,10 @@ class NetworkTraining:
         """
         from .training import Plan, train
 
-        params = self._method.params
-        plan = Plan(
-            steps=params.steps,
-            batch_size=params.train_batch_size,
-            seed=params.random_seed,
-            patience=params.patience,
-        )
-        return train(
-            task,
-            self.kept,
-            self.parts,
-            plan,
-            checkpoint=self.checkpoint(),
-            progress=self._images.progress,
-        )
+        own, told = self._method.params, self._images.progress
+        plan = Plan(own.steps, own.train_batch_size, own.random_seed, patience=own.patience)
+        kept = self.checkpoint()
+        return train(task, self.kept, self.parts, plan, checkpoint=kept, progress=told)
 
     def checkpoint(self, part: str = "") -> Checkpoint | None:
         """Return where the state of a training is kept; None if `checkpoint_dir` is None.
@@ -165,7 +146,7 @@ class NetworkTraining:
 
         assert backbone is not None
         roi, apart = images.region.roi, images.calibrate == "held-out-images"
-        keywords = {k: repr(v) for k, v in vars(params).items() if k not in _OF_NO_ACCOUNT}
+        keywords = {k: repr(v) for k, v in vars(params).items() if k not in _OTHERS}
         identity = {
             **keywords,
             "detector": type(self._method).__name__,
@@ -238,21 +219,27 @@ class LearnedNetwork(Learned):
         The frozen network beside it.
     network
         What was trained.
-    program
-        Gives scores (N,) and maps (N, H, W), 0 or more, for images (N, H, W, 3).
+    graph
+        What gives scores (N,) and maps (N, H, W), 0 or more, float32, for images (N, H, W, 3)
+        uint8. It is traced for OpenVINO, so it is a fixed sequence of operations.
     history_
         What the loss did (`pyimgano.models.training.History`).
     """
 
     backbone: Backbone
     network: nn.Module
-    program: Program
+    graph: InitVar[nn.Module]
     history_: History
+
+    def __post_init__(self, graph: nn.Module) -> None:
+        from .training import Program
+
+        self._program = Program(graph, self.backbone)
 
     def score(
         self, images: list[NetworkInput], maps: bool
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
-        scores, found = self.program.run(images)  # (B,), (B, H, W)
+        scores, found = self._program.run(images)  # (B,), (B, H, W)
         return scores.double().cpu().numpy(), found.cpu().numpy() if maps else None
 
     def state(self) -> State:

@@ -147,7 +147,8 @@ def take_picture(
     except ImageReadError as error:
         return Picture(0, 0, None, None, missing=error.reason)
     original = (image.shape[0], image.shape[1])
-    scale = min(1.0, LONGEST_SIDE / max(original))
+    # a small image is enlarged, so that outlines on it are fine lines
+    scale = min(2.0, LONGEST_SIDE / max(original))
     height, width = (max(1, round(scale * side)) for side in original)
     small = resize_image(image, (height, width))
     del image
@@ -185,6 +186,8 @@ def _outlines(
         mask = load_mask(masks, image_size, size)
     except (ImageReadError, MaskError):
         return []
+    # around the defect, so that the line does not hide a thin one
+    mask = np.asarray(cv2.dilate(mask, np.ones((3, 3), np.uint8), iterations=3), np.uint8)
     contours, _ = cv2.findContours(
         np.ascontiguousarray(mask), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
     )

@@ -286,17 +286,20 @@ class BenchmarkRun(Run[BenchmarkConfig, CategoryReport]):
         return {"results": None, "timings": None}
 
     def _single(self, fields: dict[str, Any]) -> SingleReport:
-        return SingleReport(**fields)
+        return SingleReport(**fields, **self._over_categories(), categories=self.names)
 
     def _suite(self, fields: dict[str, Any]) -> SuiteReport:
+        return SuiteReport(**fields, **self._over_categories())
+
+    def _over_categories(self) -> dict[str, Any]:
+        """Return the means over the categories, the same fields for one and for several."""
         mean, std, over = _summary(self.reports, self.layout)
-        return SuiteReport(
-            **fields,
-            mean_metrics=mean,
-            std_metrics=std,
-            metric_categories={name: len(categories) for name, categories in over.items()},
-            metric_category_names=over,
-        )
+        return {
+            "mean_metrics": mean,
+            "std_metrics": std,
+            "metric_categories": {name: len(categories) for name, categories in over.items()},
+            "metric_category_names": over,
+        }
 
 
 def _summary(

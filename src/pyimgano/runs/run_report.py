@@ -37,6 +37,11 @@ class RunReport(dict[str, Any]):
             return dict(self["per_category"])
         return {self["category"]: self}
 
+    def __missing__(self, key: str) -> Any:
+        if key == "per_category":  # so that a loop over it works for one category too
+            return self.categories
+        raise KeyError(key)
+
     def __repr__(self) -> str:
         said = [f"{self.get('model')} on {self.get('dataset')}, {self.get('category')}"]
         said.append(str(self.get("status")))

@@ -382,13 +382,34 @@ class RunFields(Model):
     )
 
 
-class SingleReport(CategoryReport, RunFields):
+class MetricsOverCategories(Model):
+    """Means over the categories of a run, of which there may be one.
+
+    Reports of one category that were written before these stood in them have none.
+    """
+
+    categories: list[Text] = Field(default_factory=list)
+    mean_metrics: dict[str, Number | None] = Field(
+        default_factory=dict, description="over the categories in which the metric is defined"
+    )
+    std_metrics: dict[str, Number | None] = Field(
+        default_factory=dict, description="population standard deviation"
+    )
+    metric_categories: dict[str, int] = Field(
+        default_factory=dict, description="over how many categories each is"
+    )
+    metric_category_names: dict[str, list[Text]] = Field(
+        default_factory=dict, description="over which categories each is"
+    )
+
+
+class SingleReport(CategoryReport, RunFields, MetricsOverCategories):
     """Top-level report of a run over one category: the category's report and the run's."""
 
     kind: Literal["benchmark-category"] = "benchmark-category"
 
 
-class SuiteReport(Asked, RunFields):
+class SuiteReport(Asked, RunFields, MetricsOverCategories):
     """Top-level report of a run over several categories."""
 
     kind: Literal["benchmark-suite"] = "benchmark-suite"
@@ -405,9 +426,6 @@ class SuiteReport(Asked, RunFields):
     )
     std_metrics: dict[str, Number | None] = Field(description="population standard deviation")
     metric_categories: dict[str, int] = Field(description="over how many categories each is")
-    metric_category_names: dict[str, list[Text]] = Field(
-        default_factory=dict, description="over which categories each is"
-    )
     failure: Failure | None = None
 
 
