@@ -14,7 +14,8 @@ import pytest
 from pyimgano.errors import DataError, SavedModelError, UsageError
 from pyimgano.models import Detector, create_model, list_models, load_model
 from pyimgano.models.classical import embedding as adapter
-from pyimgano.models.classical.embedding import EmbeddingDetector
+from pyimgano.models.classical.densities import Subspace
+from pyimgano.models.classical.embedding import EmbeddingMethod
 from pyimgano.models.classical.pooling import Scaling, pool, pooled_width
 
 from .conftest import picture
@@ -28,20 +29,22 @@ CHEAP: dict[str, dict[str, Any]] = {
 }
 
 
-def make(name: str, **keywords: Any) -> EmbeddingDetector:
+def make(name: str, **keywords: Any) -> Detector:
     cheap = {"layers": ["blocks.2", "blocks.4"], "resize": (64, 64), "device": "cpu"}
     detector = create_model(name, **{**cheap, **CHEAP.get(name, {}), **keywords})
-    assert isinstance(detector, EmbeddingDetector)
+    assert issubclass(detector.method, EmbeddingMethod)
     return detector
 
 
 @cache
-def fitted(name: str) -> EmbeddingDetector:
+def fitted(name: str) -> Detector:
     return make(name).fit(IMAGES)
 
 
-def rows_of(detector: EmbeddingDetector, images: list[np.ndarray]) -> np.ndarray:
-    return detector.learned_._embed(images).astype(np.float64)  # type: ignore[arg-type]
+def rows_of(detector: Detector, images: list[np.ndarray]) -> np.ndarray:
+    learned: Any = detector.learned_
+    found = adapter.embed(learned.backbone, images, learned.region, learned.pooling)  # type: ignore[arg-type]
+    return found.astype(np.float64)
 
 
 def scaled(train: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -58,7 +61,7 @@ def test_an_embedding_is_layers_pooled() -> None:
     detector = fitted("vision_knn")
     first, second = (layer[0].numpy() for layer in detector.backbone_.features([IMAGES[0]]))
     parts = [first.mean((1, 2)), first.max((1, 2)), second.mean((1, 2)), second.max((1, 2))]
-    (found,) = detector.learned_._embed([IMAGES[0]])
+    (found,) = rows_of(detector, [IMAGES[0]])
     np.testing.assert_allclose(found, np.concatenate(parts), rtol=1e-5, atol=1e-6)
     assert len(found) == pooled_width("mean+max", [len(first), len(second)])
     assert detector.describe()["embedding"] == {"pooling": "mean+max", "dimension": len(found)}
@@ -247,17 +250,17 @@ def test_heads_written_here_score_as_those_of_pyod(name: str) -> None:
     theirs = getattr(module, name.upper())().fit(train)
     wanted = [float(theirs.decision_function(row[None])[0]) for row in rows]
     detector = make(f"vision_{name}")
-    head = method_of(detector)._fit_rows(train)
-    found = [float(method_of(detector)._score_rows(head, row[None])[0]) for row in rows]
+    head = method_of(detector).fit(train)
+    found = [head.score(row[None]) for row in rows]
     np.testing.assert_allclose(found, wanted, rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["vision_ecod", "vision_copod"])
 def test_a_channel_in_which_all_is_equal_says_nothing(name: str) -> None:
     detector = make(name)
-    head = method_of(detector)._fit_rows(np.full((9, 3), 0.1))
-    assert method_of(detector)._score_rows(head, np.full((1, 3), 0.1)) == [0.0]
-    assert 0.0 < method_of(detector)._score_rows(head, np.array([[0.1, 0.1, 7.0]]))[0] < np.inf
+    head = method_of(detector).fit(np.full((9, 3), 0.1))
+    assert head.score(np.full((1, 3), 0.1)) == 0.0
+    assert 0.0 < head.score(np.array([[0.1, 0.1, 7.0]])) < np.inf
 
 
 @pytest.mark.parametrize("name", ["vision_ecod", "vision_hbos"])
@@ -317,11 +320,9 @@ def test_kernels_are_summed_exactly_in_many_dimensions() -> None:
     rng = np.random.default_rng(0)
     train, row = rng.normal(size=(120, 600)), rng.normal(size=600) * 1.5
     detector = make("vision_kde", standardize=False)
-    estimator = method_of(detector)._fit_rows(train)
+    head = method_of(detector).fit(train)
     wanted = by_kernels(train, row)
-    assert method_of(detector)._score_rows(estimator, row[None])[0] == pytest.approx(
-        wanted, rel=1e-12
-    )
+    assert head.score(row[None]) == pytest.approx(wanted, rel=1e-12)
     tree = KernelDensity(bandwidth="scott", algorithm="kd_tree", rtol=0, atol=0).fit(train)
     assert abs(-tree.score_samples(row[None])[0] - wanted) > 1.0
 
@@ -329,8 +330,8 @@ def test_kernels_are_summed_exactly_in_many_dimensions() -> None:
 def test_a_mixture_has_no_more_components_than_images_bear() -> None:
     detector = make("vision_gmm", n_components=5)
     rows = np.random.default_rng(0).normal(size=(20, 4))
-    assert method_of(detector)._fit_rows(rows).n_components == 2
-    assert method_of(detector)._fit_rows(rows[:3]).n_components == 1
+    assert method_of(detector).fit(rows).estimator.n_components == 2
+    assert method_of(detector).fit(rows[:3]).estimator.n_components == 1
 
 
 def test_in_sample_promises_nothing() -> None:
@@ -357,14 +358,14 @@ def test_many_images_are_calibrated_on_a_part(monkeypatch: pytest.MonkeyPatch) -
 
 def test_features_that_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = make("vision_pca").fit(IMAGES[:4])
-    embed = adapter.EmbeddingDetector._embed
+    embed = adapter.embed
 
-    def broken(method: Any, images: list[Any]) -> np.ndarray:
-        found = embed(method, images)
+    def broken(*given: Any) -> np.ndarray:
+        found = embed(*given)
         found[1, 0] = np.nan
         return found
 
-    monkeypatch.setattr(adapter.EmbeddingDetector, "_embed", broken)
+    monkeypatch.setattr(adapter, "embed", broken)
     recorded = list(detector.score_images(TEST, on_error="record"))
     assert [one.score is None for one in recorded] == [False, True, False]
     with pytest.raises(DataError, match="features of training images that are not finite"):
@@ -403,10 +404,8 @@ def test_a_library_that_gives_other_scores_is_an_error(
     document["state"]["library_version"] = "0.1"
     (folder / "detector.json").write_text(json.dumps(document))
     load_model(folder)  # another version that gives the same scores will do
-    other = type(detector)._score_rows
-    monkeypatch.setattr(
-        type(detector), "_score_rows", lambda self, *given: 1.001 * other(self, *given)
-    )
+    score = Subspace.score
+    monkeypatch.setattr(Subspace, "score", lambda self, row: 1.001 * score(self, row))
     with pytest.raises(SavedModelError, match=r"gives other scores than .* with scikit-learn 0\.1"):
         load_model(folder)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from ..detector import Detector
@@ -15,13 +14,16 @@ from .embedding import (
     NEEDS_TRAINING,
     PRESETS,
     REFITTED,
-    EmbeddingDetector,
+    EmbeddingMethod,
     EmbeddingParams,
-    ScaledDetector,
+    Head,
+    NegativeScore,
+    Rows,
     ScaledParams,
 )
 
-_Rows = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    from sklearn.svm import OneClassSVM
 
 
 class OCSVMParams(ScaledParams):
@@ -30,25 +32,31 @@ class OCSVMParams(ScaledParams):
     nu: Ratio = Field(
         0.1,
         description=(
-            "Upper bound of the share of training images outside, lower bound of the share "
-            "of support vectors, in (0, 1]."
+            "At most this share of the training images lies outside the boundary, and at least "
+            "this share of them are support vectors, in (0, 1]."
         ),
     )
 
 
-class OCSVM(ScaledDetector):
-    """The method of `VisionOCSVM`."""
+@dataclass(frozen=True)
+class Boundary(Head):
+    """The boundary around the training rows; scores are above 0 outside it."""
+
+    svm: OneClassSVM
+
+    def score(self, row: Rows) -> float:
+        return float(-self.svm.decision_function(row)[0])
+
+
+class OCSVM(EmbeddingMethod):
+    """The one-class support vector machine."""
 
     Params = OCSVMParams
 
-    def _fit_rows(self, rows: _Rows) -> Any:
+    def fit(self, rows: Rows) -> Boundary:
         from sklearn.svm import OneClassSVM
 
-        return OneClassSVM(kernel="rbf", gamma="scale", nu=self.params_.nu).fit(rows)
-
-    def _score_rows(self, estimator: Any, row: _Rows) -> _Rows:
-        outside: _Rows = -estimator.decision_function(row)
-        return outside
+        return Boundary(OneClassSVM(kernel="rbf", gamma="scale", nu=self.params.nu).fit(rows))
 
 
 @register_model(
@@ -83,33 +91,29 @@ class VisionOCSVM(Detector):
 class IForestParams(EmbeddingParams):
     """The keywords of IForest."""
 
-    n_estimators: Count = Field(100, description=("t, the number of trees."))
+    n_estimators: Count = Field(100, description="t, how many trees are grown.")
     max_samples: Count = Field(
         256,
         description=(
-            "psi, training images that a tree is grown from; with fewer there are, all of them."
+            "psi, how many training images a tree is grown from; all of them where there are fewer."
         ),
     )
 
 
-class IForest(EmbeddingDetector):
-    """The method of `VisionIForest`."""
+class IForest(EmbeddingMethod):
+    """The isolation forest."""
 
     Params = IForestParams
 
-    def _fit_rows(self, rows: _Rows) -> Any:
+    def fit(self, rows: Rows) -> Head:
         from sklearn.ensemble import IsolationForest
 
-        params = self.params_
-        return IsolationForest(
-            n_estimators=params.n_estimators,
-            max_samples=min(params.max_samples, len(rows)),
-            random_state=params.random_seed % 2**32,
-        ).fit(rows)
-
-    def _score_rows(self, estimator: Any, row: _Rows) -> _Rows:
-        scores: _Rows = -estimator.score_samples(row)
-        return scores
+        forest = IsolationForest(
+            n_estimators=self.params.n_estimators,
+            max_samples=min(self.params.max_samples, len(rows)),
+            random_state=self.params.random_seed % 2**32,
+        )
+        return NegativeScore(forest.fit(rows))
 
 
 @register_model(

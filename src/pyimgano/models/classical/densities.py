@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, Strict
 
 from ..detector import Detector
 from ..parameters import Count, Ratio
 from ..registry import register_model
-from .embedding import LEFT_OUT, NEEDS_TRAINING, PRESETS, REFITTED, ScaledDetector, ScaledParams
+from .embedding import (
+    LEFT_OUT,
+    NEEDS_TRAINING,
+    PRESETS,
+    REFITTED,
+    EmbeddingMethod,
+    Head,
+    NegativeScore,
+    Rows,
+    ScaledParams,
+)
 
-_Rows = npt.NDArray[np.float64]
 _Bandwidth = Literal["scott", "silverman"] | Annotated[float, Strict(), Field(gt=0, le=1e6)]
 _Variance = Annotated[float, Strict(), Field(gt=0, lt=1)]
 
@@ -31,37 +39,35 @@ class KDEParams(ScaledParams):
     bandwidth: _Bandwidth = Field(
         "scott",
         description=(
-            "Deviation of the kernels, or the rule that sets it: `scott`, n^(-1 / (D + 4)), "
-            "or `silverman`. Both are made for standardised channels."
+            "The deviation of the kernels, or the rule that sets it: `scott`, n^(-1 / (D + 4)), "
+            "or `silverman`. Both rules are made for standardised channels."
         ),
     )
 
 
-class KDE(ScaledDetector):
-    """The method of `VisionKDE`."""
+class KDE(EmbeddingMethod):
+    """Gaussian kernels."""
 
     Params = KDEParams
+    leaves_one_out = True
 
-    def _fit_rows(self, rows: _Rows) -> Any:
+    def fit(self, rows: Rows) -> Head:
         from sklearn.neighbors import KernelDensity
 
         # In one leaf every kernel is summed. The tree's bounds cancel in so many dimensions: with
         # leaves of 40 rows log-densities are wrong by hundreds, whatever tolerance is asked for.
-        return KernelDensity(
-            bandwidth=self.params_.bandwidth,
+        kernels = KernelDensity(
+            bandwidth=self.params.bandwidth,
             algorithm="kd_tree",
             leaf_size=2 * len(rows),
             rtol=0.0,
             atol=0.0,
-        ).fit(rows)
+        )
+        return NegativeScore(kernels.fit(rows))
 
-    def _score_rows(self, estimator: Any, row: _Rows) -> _Rows:
-        densities: _Rows = -estimator.score_samples(row)
-        return densities
-
-    def _score_left_out(self, others: _Rows, row: _Rows) -> float:
+    def score_left_out(self, others: Rows, row: Rows) -> float:
         n, width = others.shape
-        h = _bandwidth(self.params_.bandwidth, max(n, 2), width)  # one row is shown twice
+        h = _bandwidth(self.params.bandwidth, max(n, 2), width)  # one row is shown twice
         exponents = -np.square(others - row).sum(axis=1) / (2.0 * h * h)
         largest = exponents.max()
         total = largest + math.log(np.exp(exponents - largest).sum())
@@ -109,37 +115,39 @@ class GMMParams(ScaledParams):
     """The keywords of GMM."""
 
     n_components: Count = Field(
-        5, description=("How many Gaussians; fewer where there are not 8 training images for each.")
+        5,
+        description=(
+            "How many Gaussians the mixture has; fewer where there are not 8 training images for "
+            "each."
+        ),
     )
     covariance_type: Literal["diag", "spherical", "tied", "full"] = Field(
         "diag",
         description=(
-            "`diag`, `spherical`, `tied` or `full`. The last two are D x D, and of any use "
-            "only with several times D training images."
+            "The kind of covariance that the Gaussians have: `diag`, `spherical`, `tied` or "
+            "`full`. Those of the last two are D x D, and of any use only with several times D "
+            "training images."
         ),
     )
-    reg_covar: Ratio = Field(1e-3, description=("Added to each variance, in (0, 1]."))
+    reg_covar: Ratio = Field(1e-3, description="What is added to each variance, in (0, 1].")
 
 
-class GMM(ScaledDetector):
-    """The method of `VisionGMM`."""
+class GMM(EmbeddingMethod):
+    """A mixture of Gaussians."""
 
     Params = GMMParams
 
-    def _fit_rows(self, rows: _Rows) -> Any:
+    def fit(self, rows: Rows) -> Head:
         from sklearn.mixture import GaussianMixture
 
-        params = self.params_
-        return GaussianMixture(
+        params = self.params
+        mixture = GaussianMixture(
             n_components=max(1, min(params.n_components, len(rows) // _ROWS_PER_COMPONENT)),
             covariance_type=params.covariance_type,
             reg_covar=params.reg_covar,
             random_state=params.random_seed % 2**32,
-        ).fit(rows)
-
-    def _score_rows(self, estimator: Any, row: _Rows) -> _Rows:
-        likelihoods: _Rows = -estimator.score_samples(row)
-        return likelihoods
+        )
+        return NegativeScore(mixture.fit(rows))
 
 
 @register_model(
@@ -165,11 +173,21 @@ class VisionGMM(Detector):
 
 
 @dataclass(frozen=True)
-class _Subspace:
-    mean: _Rows  # (D,)
-    components: _Rows  # (q, D), orthonormal
-    variances: _Rows  # (q,) along them
+class Subspace(Head):
+    """The principal components of the training rows, and the variance off them."""
+
+    mean: Rows  # (D,)
+    components: Rows  # (q, D), orthonormal
+    variances: Rows  # (q,) along them
     noise: float  # along each other direction
+
+    def score(self, row: Rows) -> float:
+        centred = row - self.mean
+        along = centred @ self.components.T  # (1, q)
+        off = centred - along @ self.components
+        major = (np.square(along) / self.variances).sum(axis=1)
+        minor = np.square(off).sum(axis=1) / self.noise
+        return float((major + minor)[0])
 
 
 class PCAParams(ScaledParams):
@@ -178,40 +196,31 @@ class PCAParams(ScaledParams):
     explained_variance: _Variance = Field(
         0.97,
         description=(
-            "Share of the variance that the major components explain at least, in (0, 1)."
+            "The share of the variance that the major components explain at least, in (0, 1)."
         ),
     )
 
 
-class PCA(ScaledDetector):
-    """The method of `VisionPCA`."""
+class PCA(EmbeddingMethod):
+    """The principal components."""
 
     Params = PCAParams
 
-    def _fit_rows(self, rows: _Rows) -> _Subspace:
+    def fit(self, rows: Rows) -> Subspace:
         from sklearn.decomposition import PCA
 
         width = rows.shape[1]
         mean_variance = float(rows.var(axis=0, ddof=1).mean())
         if mean_variance == 0.0:  # equal rows have no directions
-            return _Subspace(rows[0].copy(), np.zeros((0, width)), np.zeros(0), 1.0)
-        found = PCA(n_components=self.params_.explained_variance, svd_solver="full").fit(rows)
+            return Subspace(rows[0].copy(), np.zeros((0, width)), np.zeros(0), 1.0)
+        found = PCA(n_components=self.params.explained_variance, svd_solver="full").fit(rows)
         least = _LEAST_VARIANCE * mean_variance
-        return _Subspace(
+        return Subspace(
             found.mean_,
             found.components_,
             np.maximum(found.explained_variance_, least),
             max(float(found.noise_variance_), least),
         )
-
-    def _score_rows(self, estimator: _Subspace, row: _Rows) -> _Rows:
-        centred = row - estimator.mean
-        along = centred @ estimator.components.T  # (1, q)
-        off = centred - along @ estimator.components
-        major = (np.square(along) / estimator.variances).sum(axis=1)
-        minor = np.square(off).sum(axis=1) / estimator.noise
-        scores: _Rows = major + minor
-        return scores
 
 
 @register_model(

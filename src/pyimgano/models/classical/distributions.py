@@ -5,9 +5,9 @@ A score is the same whether an image is scored alone or among others.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -19,41 +19,34 @@ from .embedding import (
     NEEDS_TRAINING,
     PRESETS,
     REFITTED,
-    EmbeddingDetector,
-    ScaledDetector,
+    EmbeddingMethod,
+    Head,
+    Rows,
     ScaledParams,
 )
 
-_Rows = npt.NDArray[np.float64]
 _Bins = Annotated[int, Strict(), Field(ge=2, le=1000)]
 _Share = Annotated[float, Strict(), Field(gt=0, lt=1)]
-
-
-class _Own(EmbeddingDetector):
-    """A head that is written here. In earlier saved detectors it was PyOD's, with equal scores."""
-
-    library: ClassVar[str] = "pyimgano"
-    earlier_libraries: ClassVar[tuple[str, ...]] = ("pyod",)
 
 
 @dataclass(frozen=True)
 class _Columns:
     """The columns of training rows, sorted, and their moments."""
 
-    rows: _Rows  # (n, D), each column ascending
-    mean: _Rows  # (D,)
-    second: _Rows  # (D,) sums of squared differences from the mean
-    third: _Rows  # (D,) sums of their cubes
+    rows: Rows  # (n, D), each column ascending
+    mean: Rows  # (D,)
+    second: Rows  # (D,) sums of squared differences from the mean
+    third: Rows  # (D,) sums of their cubes
 
     @classmethod
-    def of(cls, rows: _Rows) -> _Columns:
+    def of(cls, rows: Rows) -> _Columns:
         mean = rows.mean(axis=0)
         centred = rows - mean
         return cls(
             np.sort(rows, axis=0), mean, np.square(centred).sum(axis=0), (centred**3).sum(axis=0)
         )
 
-    def tails(self, x: _Rows) -> tuple[_Rows, _Rows, _Rows]:
+    def tails(self, x: Rows) -> tuple[Rows, Rows, Rows]:
         """Return how rare the values x (D,) are to the left, to the right and by skewness.
 
         Each is (D,): the negative logarithm of the share of values that are not above (left) or
@@ -68,7 +61,7 @@ class _Columns:
         by_skewness = np.where(skewness <= 0, left, 0.0) + np.where(skewness >= 0, right, 0.0)
         return left, right, by_skewness
 
-    def _lower(self, x: _Rows, *, or_equal: bool) -> npt.NDArray[np.int64]:
+    def _lower(self, x: Rows, *, or_equal: bool) -> npt.NDArray[np.int64]:
         """Return how many values of each column are lower than x (D,), or equal to it too.
 
         A binary search in all columns at once.
@@ -85,7 +78,7 @@ class _Columns:
             most = np.where(lower, most, middle)
         return least
 
-    def _sign_of_skewness(self, x: _Rows) -> _Rows:
+    def _sign_of_skewness(self, x: Rows) -> Rows:
         """Of each column with x as one more row; 0 where its values are equal but for rounding."""
         n = len(self.rows)
         step = x - self.mean
@@ -95,30 +88,42 @@ class _Columns:
         second = self.second + step**2 * n / (n + 1)
         third = self.third + step**3 * n * (n - 1) / (n + 1) ** 2 - 3 * step * self.second / (n + 1)
         flat = second / (n + 1) <= np.square(np.finfo(np.float64).eps * mean)
-        signs: _Rows = np.where(flat, 0.0, np.sign(third))
+        signs: Rows = np.where(flat, 0.0, np.sign(third))
         return signs
 
 
-class _TailDetector(_Own):
-    """A head that adds up, over the channels, how rare a value is in the tails."""
+@dataclass(frozen=True)
+class Tails(Head):
+    """How rare a value is in the tails of its channel, added up over the channels.
 
-    def _fit_rows(self, rows: _Rows) -> _Columns:
-        return _Columns.of(rows)
+    Attributes
+    ----------
+    columns
+        The training rows.
+    rarity
+        Makes one number for each channel, (D,), of what `_Columns.tails` gives.
+    """
 
-    def _score_rows(self, estimator: _Columns, row: _Rows) -> _Rows:
-        return np.array([self._rarity(*estimator.tails(row[0])).sum()])
+    columns: _Columns
+    rarity: Callable[[Rows, Rows, Rows], Rows]
 
-    @abstractmethod
-    def _rarity(self, left: _Rows, right: _Rows, by_skewness: _Rows) -> _Rows:
-        """Return one number for each channel, (D,), from what `_Columns.tails` gives."""
+    def score(self, row: Rows) -> float:
+        return float(self.rarity(*self.columns.tails(row[0])).sum())
 
 
-class ECOD(_TailDetector):
-    """The method of `VisionECOD`."""
+class ECOD(EmbeddingMethod):
+    """Empirical tails of each channel."""
 
-    def _rarity(self, left: _Rows, right: _Rows, by_skewness: _Rows) -> _Rows:
-        largest: _Rows = np.maximum(np.maximum(left, right), by_skewness)
-        return largest
+    library = "pyimgano"
+    earlier_libraries = ("pyod",)  # with equal scores
+
+    def fit(self, rows: Rows) -> Tails:
+        return Tails(_Columns.of(rows), _largest)
+
+
+def _largest(left: Rows, right: Rows, by_skewness: Rows) -> Rows:
+    largest: Rows = np.maximum(np.maximum(left, right), by_skewness)
+    return largest
 
 
 @register_model(
@@ -153,12 +158,19 @@ class VisionECOD(Detector):
     method = ECOD
 
 
-class COPOD(_TailDetector):
-    """The method of `VisionCOPOD`."""
+class COPOD(EmbeddingMethod):
+    """The empirical copula."""
 
-    def _rarity(self, left: _Rows, right: _Rows, by_skewness: _Rows) -> _Rows:
-        larger: _Rows = np.maximum(by_skewness, (left + right) / 2)
-        return larger
+    library = "pyimgano"
+    earlier_libraries = ("pyod",)  # with equal scores
+
+    def fit(self, rows: Rows) -> Tails:
+        return Tails(_Columns.of(rows), _mean_or_by_skewness)
+
+
+def _mean_or_by_skewness(left: Rows, right: Rows, by_skewness: Rows) -> Rows:
+    larger: Rows = np.maximum(by_skewness, (left + right) / 2)
+    return larger
 
 
 @register_model(
@@ -190,13 +202,17 @@ class VisionCOPOD(Detector):
 
 
 @dataclass(frozen=True)
-class _Histograms:
+class Histograms(Head):
     """One histogram for each of D channels, with B bins of one width."""
 
-    edges: _Rows  # (B + 1, D), ascending
-    rarity: _Rows  # (B, D): -log2 (height + alpha)
+    edges: Rows  # (B + 1, D), ascending
+    rarity: Rows  # (B, D): -log2 (height + alpha)
+    tolerance: float
 
-    def rarity_of(self, x: _Rows, tolerance: float) -> _Rows:
+    def score(self, row: Rows) -> float:
+        return float(self._rarity_of(row[0]).sum())
+
+    def _rarity_of(self, x: Rows) -> Rows:
         """Return the rarity (D,) of the values x (D,).
 
         A bin holds its upper edge and not its lower one. What lies outside, by up to `tolerance`
@@ -208,17 +224,17 @@ class _Histograms:
         inside = np.take_along_axis(self.rarity, nearest[None], axis=0)[0]
         width = self.edges[1] - self.edges[0]
         top = self.edges[-1] - self.edges[-2]
-        too_low = (place < 0) & (self.edges[0] - x > tolerance * width)
-        too_high = (place == bins) & (x - self.edges[-1] > tolerance * top)
-        found: _Rows = np.where(too_low | too_high, self.rarity.max(axis=0), inside)
+        too_low = (place < 0) & (self.edges[0] - x > self.tolerance * width)
+        too_high = (place == bins) & (x - self.edges[-1] > self.tolerance * top)
+        found: Rows = np.where(too_low | too_high, self.rarity.max(axis=0), inside)
         return found
 
 
 class HBOSParams(ScaledParams):
     """The keywords of HBOS."""
 
-    n_bins: _Bins = Field(10, description=("Bins of each channel's histogram, 2 to 1000."))
-    alpha: _Share = Field(0.1, description=("Added to each height, in (0, 1)."))
+    n_bins: _Bins = Field(10, description="How many bins each channel's histogram has, 2 to 1000.")
+    alpha: _Share = Field(0.1, description="What is added to each height, in (0, 1).")
     tolerance: _Share = Field(
         0.5,
         description=(
@@ -228,20 +244,19 @@ class HBOSParams(ScaledParams):
     )
 
 
-class HBOS(_Own, ScaledDetector):
-    """The method of `VisionHBOS`."""
+class HBOS(EmbeddingMethod):
+    """Histograms of each channel."""
 
     Params = HBOSParams
+    library = "pyimgano"
+    earlier_libraries = ("pyod",)  # with equal scores
 
-    def _fit_rows(self, rows: _Rows) -> _Histograms:
-        params = self.params_
+    def fit(self, rows: Rows) -> Histograms:
+        params = self.params
         found = [np.histogram(column, bins=params.n_bins, density=True) for column in rows.T]
         heights = np.stack([height for height, _ in found], axis=1)
-        rarity = -np.log2(heights + params.alpha)
-        return _Histograms(np.stack([edges for _, edges in found], axis=1), rarity)
-
-    def _score_rows(self, estimator: _Histograms, row: _Rows) -> _Rows:
-        return np.array([estimator.rarity_of(row[0], self.params_.tolerance).sum()])
+        edges = np.stack([edges for _, edges in found], axis=1)
+        return Histograms(edges, -np.log2(heights + params.alpha), params.tolerance)
 
 
 @register_model(

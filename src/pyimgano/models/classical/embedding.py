@@ -1,13 +1,12 @@
-"""The adapter of classical outlier detectors: embed, fit, score, save.
+"""Classical outlier detectors on one embedding of an image: embed, fit a head, calibrate, save.
 
-What makes a head is small (`_fit_rows`, `_score_rows`); what is the same for all stands here:
-embeddings of images, their scale, scores of images that the head has not seen, saving.
+A method says how its head is fitted to the embeddings of good images (`EmbeddingMethod.fit`), and
+the head scores one more (`Head.score`). What is the same for all heads stands here.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,23 +15,24 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from ...errors import DataError, SavedModelError
+from ...errors import DataError, SavedModelError, during
 from ...images import NetworkInput
-from ..hooks import BackboneDetector
-from ..method import TrainingScores
+from ..method import Learned, Method, TrainingScores
+from ..on_backbone import features_of, open_backbone
 from ..parameters import BackboneParams, DetectorParams, Flag
+from ..region_cells import RegionCells
 from ..saved_state import SavedState, State
 from ..spread import Spread, spread_notes
-from ..training_images import Progress
 from .pooling import Pooling, Scaling, pool, pooled_width
 from .quiet import quietly
 
 if TYPE_CHECKING:
-    from ...backbones import LayerChoice
+    from ...backbones import Backbone
+    from ..training_images import TrainingImages
 
-_Rows = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.float64]
 
-#: Of every head: what images are resized to is what time and accuracy turn on.
+#: The presets of every head: the size of the images decides time and accuracy.
 PRESETS: dict[str, dict[str, Any]] = {
     "industrial-fast": {"resize": (224, 224)},
     "industrial-balanced": {},
@@ -52,14 +52,8 @@ _CHECKED = 64
 _TOLERANCE = 1e-6
 
 
-@dataclass(frozen=True)
-class _Head:
-    scaling: Scaling
-    estimator: Any
-
-
 class EmbeddingParams(BackboneParams):
-    """The keywords of EmbeddingDetector."""
+    """The keywords of every head."""
 
     embedding: Pooling = Field(
         "mean+max",
@@ -71,16 +65,66 @@ class EmbeddingParams(BackboneParams):
     )
 
 
-class EmbeddingDetector(BackboneDetector):
-    """Base class of detectors that see an image as one vector.
+class ScaledParams(EmbeddingParams):
+    """The keywords of a head to which it matters how large a channel's numbers are."""
 
-    A head implements `_fit_rows` and `_score_rows`, over the library `library`; where leaving
-    one image out is cheap, also `_score_left_out`.
+    standardize: Flag = Field(
+        True,
+        description=(
+            "Whether each channel is brought to mean 0 and deviation 1 over the training "
+            "images (`pyimgano.models.classical.pooling.Scaling`). Without it, the channels "
+            "with the largest numbers decide alone."
+        ),
+    )
+
+
+class Head(ABC):
+    """What an outlier detector learned from the embeddings of good images."""
+
+    @abstractmethod
+    def score(self, row: Rows) -> float:
+        """Return the score of one row (1, D); higher is more anomalous."""
+
+
+@dataclass(frozen=True)
+class NegativeScore(Head):
+    """An estimator of scikit-learn whose `score_samples` is higher for what is more normal."""
+
+    estimator: Any
+
+    def score(self, row: Rows) -> float:
+        return float(-self.estimator.score_samples(row)[0])
+
+
+@dataclass(frozen=True)
+class ScaledHead:
+    """A head, and what brings embeddings to the scale that it was fitted on."""
+
+    scaling: Scaling
+    head: Head
+
+    def scores(self, embeddings: npt.NDArray[np.float32]) -> Rows:
+        """Return the scores (B,) of embeddings (B, D); NaN of one that is not finite.
+
+        They are scored one by one: matrix products and empirical distributions of several images
+        together give scores that depend on the others.
+        """
+        scores = np.full(len(embeddings), np.nan)
+        for number, one in enumerate(embeddings):
+            if np.isfinite(one).all():
+                scores[number] = self.head.score(self.scaling(one.astype(np.float64)[None]))
+        return scores
+
+
+class EmbeddingMethod(Method):
+    """A method that sees an image as one vector, and gives it a score and no map.
+
+    A method implements `fit`, over the library `library`; where it is cheap to tell how an image
+    would be scored without itself, it also implements `score_left_out` and sets `leaves_one_out`.
 
     Notes
     -----
-    An image has a score and no map. With a region of interest the cells of each layer that have
-    a pixel in it are pooled.
+    With a region of interest the cells of each layer that have a pixel in it are pooled.
 
     Memory grows by one embedding, D float32, for each training image, and by what the head
     keeps. One training image is shown to the head twice; it is then scored as one that the head
@@ -88,217 +132,219 @@ class EmbeddingDetector(BackboneDetector):
     """
 
     Params: ClassVar[type[DetectorParams]] = EmbeddingParams
-
-    has_maps: ClassVar[bool] = False
+    has_maps = False
     #: The distribution that the head is taken from.
     library: ClassVar[str] = "scikit-learn"
-    #: Those that it was taken from in earlier versions, with the same scores.
+    #: The distributions that it was taken from in earlier versions, with the same scores.
     earlier_libraries: ClassVar[tuple[str, ...]] = ()
+    #: Whether there is a `score_left_out`.
+    leaves_one_out: ClassVar[bool] = False
 
-    # ---- what a head implements
-
-    @abstractmethod
-    def _fit_rows(self, rows: _Rows) -> Any:
-        """Fit to rows (n, D), n at least 2; the keywords are those of `params_`."""
-
-    @abstractmethod
-    def _score_rows(self, estimator: Any, row: _Rows) -> _Rows:
-        """The score (1,) of one row (1, D); higher is more anomalous."""
-
-    def _score_left_out(self, others: _Rows, row: _Rows) -> float:
-        """The score of a row (D,) by the head of the others (n - 1, D), without fitting it."""
-        raise NotImplementedError
-
-    def _scaling(self, rows: _Rows) -> Scaling:
-        return Scaling.none(rows.shape[1])
-
-    # ---- embeddings
-
-    def _layer_choice(self) -> LayerChoice | None:
+    def __init__(self, params: Any) -> None:
         from ...backbones import LastOfStrides
 
-        return LastOfStrides((8, 16, 32))
+        super().__init__(params)
+        self.backbone: Backbone = open_backbone(params, layers=LastOfStrides((8, 16, 32)))
 
-    def _embed(self, images: list[NetworkInput]) -> npt.NDArray[np.float32]:
-        """Of B images (B, D) float32."""
-        each: list[list[npt.NDArray[np.float32]]] = [[] for _ in images]
-        for layer in self._features(images):
-            cells = self.counted_cells((int(layer.shape[2]), int(layer.shape[3])))
-            flat = layer.flatten(2).cpu().numpy()  # (B, C, h w)
-            for parts, features in zip(each, flat, strict=True):
-                counted = features if cells is None else features[:, cells]
-                parts.extend(pool(counted, self._pooling()))
-        return np.stack([np.concatenate(parts) for parts in each])
+    @abstractmethod
+    def fit(self, rows: Rows) -> Head:
+        """Return a head that is fitted to rows (n, D), n at least 2."""
 
-    def _pooling(self) -> Pooling:
-        pooling: Pooling = self.params_.embedding
-        return pooling
+    def score_left_out(self, others: Rows, row: Rows) -> float:
+        """Return the score of a row (D,) by the head of the others (m, D), without fitting it."""
+        raise NotImplementedError
 
-    # ---- fit
-
-    def _learn(self, batches: Iterator[list[NetworkInput]], progress: Progress | None) -> None:
-        self._embeddings = np.concatenate([self._embed(images) for images in batches])  # (n, D)
-        if not np.isfinite(self._embeddings).all():
+    def learn(self, images: TrainingImages) -> tuple[LearnedEmbeddings, TrainingScores | None]:
+        region, pooling = self.region, self.params.embedding
+        embeddings = np.concatenate(
+            [embed(self.backbone, batch, region, pooling) for batch in images.batches()]
+        )  # (n, D)
+        if not np.isfinite(embeddings).all():
             raise DataError("the backbone gave features of training images that are not finite")
-        with quietly():
-            self._head = self._fit(self._embeddings)
+        learned = self._learned(embeddings)
+        if images.calibrate == "held-out-images":
+            return learned, None
+        with during("calibration"), quietly():
+            return learned, self._score_training_images(learned, images)
 
-    def _fit(self, embeddings: npt.NDArray[np.float32]) -> _Head:
-        rows = embeddings.astype(np.float64)
-        if len(rows) == 1:
-            rows = rows.repeat(2, axis=0)
-        scaling = self._scaling(rows)
-        return _Head(scaling, self._fit_rows(scaling(rows)))
-
-    def _scores(self, head: _Head, embeddings: npt.NDArray[np.float32]) -> _Rows:
-        """Scores (B,) of embeddings (B, D); NaN of one that is not finite.
-
-        One by one: matrix products and empirical distributions of several images together give
-        scores that depend on the others.
-        """
-        scores = np.full(len(embeddings), np.nan)
-        for number, one in enumerate(embeddings):
-            if np.isfinite(one).all():
-                row = head.scaling(one.astype(np.float64)[None])
-                scores[number] = self._score_rows(head.estimator, row)[0]
-        return scores
-
-    # ---- score
-
-    def _score_batch(
-        self, images: list[NetworkInput], maps: bool
-    ) -> tuple[npt.NDArray[np.float64], None]:
-        embeddings = self._embed(images)
-        with quietly():
-            return self._scores(self._head, embeddings), None
-
-    # ---- scores of the training images
-
-    def _training_scores(self, unseen: bool) -> TrainingScores:
-        """Each image by a head that was fitted without it, and without its copies.
-
-        Exactly so where the head says what it would be (`_score_left_out`), else by refitting
-        on folds drawn from `random_seed`: each image by a head that lacks its fold.
-        """
-        rows, n = self._embeddings, len(self._embeddings)
-        chosen = _spread(n, _CALIBRATED)
-        notes = spread_notes(len(chosen), n)
-        group = self._copy_groups()
-        one = bool((group == group[0]).all())
-        with quietly():
-            if not unseen or one:
-                if unseen:
-                    note = (
-                        f"1 {'distinct ' * (n > 1)}training image: it is scored by the head that "
-                        "was fitted on it, as there is no other"
-                    )
-                    notes = (*notes, note)
-                scores = self._scores(self._head, rows[chosen])
-                return TrainingScores(scores, "in-sample", unseen=False, notes=notes)
-            if type(self)._score_left_out is not EmbeddingDetector._score_left_out:
-                scores = np.array([self._left_out(int(i), group) for i in chosen])
-                return TrainingScores(
-                    scores, "leave-one-image-out", unseen=True, notes=notes, images=chosen
-                )
-            return self._refitted(chosen, group, notes)
-
-    def _left_out(self, number: int, group: npt.NDArray[np.int64]) -> float:
-        rows = self._embeddings.astype(np.float64)
-        others = rows[group != group[number]]
-        scaling = self._scaling(others)
-        return self._score_left_out(scaling(others), scaling(rows[number]))
-
-    def _refitted(
-        self,
-        chosen: npt.NDArray[np.int64],
-        group: npt.NDArray[np.int64],
-        notes: tuple[str, ...],
-    ) -> TrainingScores:
-        first = np.unique(group[chosen])  # an image and its copies are in one fold
-        folds = min(len(first), _FOLDS)
-        drawn = np.random.default_rng(self.params_.random_seed).permutation(len(first))
-        scores = np.empty(len(chosen))
-        for fold in range(folds):
-            out = np.isin(group, first[drawn[fold::folds]])
-            held = np.flatnonzero(out[chosen])
-            rest = self._embeddings[~out]
-            scores[held] = self._scores(self._fit(rest), self._embeddings[chosen[held]])
-        method = "leave-one-image-out" if folds == len(np.unique(group)) else "refitted-folds"
-        return TrainingScores(scores, method, unseen=True, notes=notes, images=chosen)
-
-    # ---- saving
-
-    def _state(self) -> State:
-        """The embeddings, from which loading fits the head again, and some of their scores."""
-        return State(
-            arrays={"embeddings": self._embeddings, "check_scores": self._check_scores()},
-            facts={"library": self.library, "library_version": self._library_version()},
-        )
-
-    def _check_scores(self) -> _Rows:
-        with quietly():
-            chosen = _spread(len(self._embeddings), _CHECKED)
-            return self._scores(self._head, self._embeddings[chosen])
-
-    def _restore(self, saved: SavedState) -> None:
-        channels = [shape[1] for shape in self._backbone.shapes(self._size())]
-        width = pooled_width(self._pooling(), channels)
-        embeddings = saved.array("embeddings", "float32", (self.n_train_, width))
-        wanted = saved.array("check_scores", "float64", (min(self.n_train_, _CHECKED),))
+    def restore(self, saved: SavedState) -> LearnedEmbeddings:
+        channels = [shape[1] for shape in self.backbone.shapes(self.region.size)]
+        width = pooled_width(self.params.embedding, channels)
+        embeddings = saved.array("embeddings", "float32", (saved.n_train, width))
+        wanted = saved.array("check_scores", "float64", (min(saved.n_train, _CHECKED),))
         library = saved.fact("library", str)
         if library not in (self.library, *self.earlier_libraries):
             raise SavedModelError(f"state.library: the head is {self.library}'s")
         then = saved.fact("library_version", str)[:40]
-        self._embeddings = embeddings
-        with quietly():
-            self._head = self._fit(embeddings)
-        if not np.allclose(self._check_scores(), wanted, rtol=_TOLERANCE, atol=_TOLERANCE):
+        learned = self._learned(embeddings)
+        if not np.allclose(learned.check_scores(), wanted, rtol=_TOLERANCE, atol=_TOLERANCE):
             raise SavedModelError(
-                f"the head, fitted again by {self.library} {self._library_version()}, gives other "
-                f"scores than it did when it was saved, with {library} {then}; install that, "
-                "or fit the detector anew"
+                f"the head, fitted again by {self.library} {_version_of(self.library)}, gives "
+                f"other scores than it did when it was saved, with {library} {then}; install "
+                "that, or fit the detector anew"
             )
+        return learned
 
-    def _library_version(self) -> str:
-        try:
-            return version(self.library)
-        except PackageNotFoundError:  # pyimgano itself, run from its source
-            return "unknown"
+    def _learned(self, embeddings: npt.NDArray[np.float32]) -> LearnedEmbeddings:
+        with quietly():
+            head = self._fit_scaled(embeddings)
+        pooling = self.params.embedding
+        return LearnedEmbeddings(
+            self.backbone, self.region, pooling, embeddings, head, self.library
+        )
+
+    def _fit_scaled(self, embeddings: npt.NDArray[np.float32]) -> ScaledHead:
+        rows = embeddings.astype(np.float64)
+        if len(rows) == 1:
+            rows = rows.repeat(2, axis=0)
+        scaling = self._scaling(rows)
+        return ScaledHead(scaling, self.fit(scaling(rows)))
+
+    def _scaling(self, rows: Rows) -> Scaling:
+        scaled = isinstance(self.params, ScaledParams) and self.params.standardize
+        return Scaling.of(rows) if scaled else Scaling.none(rows.shape[1])
+
+    # ---- scores of the training images
+
+    def _score_training_images(
+        self, learned: LearnedEmbeddings, images: TrainingImages
+    ) -> TrainingScores:
+        """Return the score of each image by a head that was fitted without it and its copies.
+
+        They are exact where the method says what the score would be (`score_left_out`). Other
+        heads are refitted on folds drawn from `random_seed`, and score an image of the fold that
+        they lack.
+        """
+        embeddings, n = learned.embeddings, len(learned.embeddings)
+        chosen = _spread(n, _CALIBRATED)
+        notes = spread_notes(len(chosen), n)
+        group = images.copy_groups()  # (n,)
+        if images.calibrate == "in-sample" or (group == group[0]).all():
+            if images.calibrate != "in-sample":
+                note = (
+                    f"1 {'distinct ' * (n > 1)}training image: it is scored by the head that "
+                    "was fitted on it, as there is no other"
+                )
+                notes = (*notes, note)
+            scores = learned.head.scores(embeddings[chosen])
+            return TrainingScores(scores, "in-sample", unseen=False, notes=notes)
+        if self.leaves_one_out:
+            scores = self._leave_one_out(embeddings, chosen, group)
+            method = "leave-one-image-out"
+        else:
+            scores, folds = self._refit_folds(embeddings, chosen, group)
+            every = folds == len(np.unique(group))
+            method = "leave-one-image-out" if every else "refitted-folds"
+        return TrainingScores(scores, method, unseen=True, notes=notes, images=chosen)
+
+    def _leave_one_out(
+        self,
+        embeddings: npt.NDArray[np.float32],
+        chosen: npt.NDArray[np.int64],
+        group: npt.NDArray[np.int64],
+    ) -> Rows:
+        """Return the scores (m,) of the images `chosen` (m,), each without its group of copies."""
+        rows = embeddings.astype(np.float64)
+        scores = np.empty(len(chosen))
+        for place, number in enumerate(chosen):
+            others = rows[group != group[number]]
+            scaling = self._scaling(others)
+            scores[place] = self.score_left_out(scaling(others), scaling(rows[number]))
+        return scores
+
+    def _refit_folds(
+        self,
+        embeddings: npt.NDArray[np.float32],
+        chosen: npt.NDArray[np.int64],
+        group: npt.NDArray[np.int64],
+    ) -> tuple[Rows, int]:
+        """Return the scores (m,) of the images `chosen` (m,), and how many folds there were."""
+        first = np.unique(group[chosen])  # an image and its copies are in one fold
+        folds = min(len(first), _FOLDS)
+        drawn = np.random.default_rng(self.params.random_seed).permutation(len(first))
+        scores = np.empty(len(chosen))
+        for fold in range(folds):
+            out = np.isin(group, first[drawn[fold::folds]])
+            held = np.flatnonzero(out[chosen])
+            head = self._fit_scaled(embeddings[~out])
+            scores[held] = head.scores(embeddings[chosen[held]])
+        return scores, folds
+
+
+@dataclass(eq=False)
+class LearnedEmbeddings(Learned):
+    """A head that is fitted to the embeddings of good images.
+
+    Attributes
+    ----------
+    backbone, region, pooling
+        Give the embedding of an image (`embed`).
+    embeddings
+        (n, D) float32, of the training images: loading fits the head to them again.
+    head
+        The head and its scale.
+    library
+        The distribution that the head is taken from.
+    """
+
+    backbone: Backbone
+    region: RegionCells
+    pooling: Pooling
+    embeddings: npt.NDArray[np.float32]
+    head: ScaledHead
+    library: str
+
+    def score(
+        self, images: list[NetworkInput], maps: bool
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:
+        embeddings = embed(self.backbone, images, self.region, self.pooling)
+        with quietly():
+            return self.head.scores(embeddings), None
+
+    def check_scores(self) -> Rows:
+        """Return the scores of some training images, evenly spread, (at most 64,)."""
+        with quietly():
+            return self.head.scores(self.embeddings[_spread(len(self.embeddings), _CHECKED)])
+
+    def state(self) -> State:
+        return State(
+            arrays={"embeddings": self.embeddings, "check_scores": self.check_scores()},
+            facts={"library": self.library, "library_version": _version_of(self.library)},
+        )
 
     def describe(self) -> dict[str, Any]:
         return {
             **super().describe(),
             "embedding": {
-                "pooling": self._pooling(),
-                "dimension": int(self._embeddings.shape[1]),
+                "pooling": self.pooling,
+                "dimension": int(self.embeddings.shape[1]),
             },
-            "library": f"{self.library} {self._library_version()}",
+            "library": f"{self.library} {_version_of(self.library)}",
         }
 
 
-class ScaledParams(EmbeddingParams):
-    """The keywords of ScaledDetector."""
+def embed(
+    backbone: Backbone, images: list[NetworkInput], region: RegionCells, pooling: Pooling
+) -> npt.NDArray[np.float32]:
+    """Return the embeddings (B, D) float32 of B images: their layers, pooled where cells count."""
+    each: list[list[npt.NDArray[np.float32]]] = [[] for _ in images]
+    for layer in features_of(backbone, images):
+        cells = region.cells((int(layer.shape[2]), int(layer.shape[3])))
+        flat = layer.flatten(2).cpu().numpy()  # (B, C, h w)
+        for parts, features in zip(each, flat, strict=True):
+            counted = features if cells is None else features[:, cells]
+            parts.extend(pool(counted, pooling))
+    return np.stack([np.concatenate(parts) for parts in each])
 
-    standardize: Flag = Field(
-        True,
-        description=(
-            "Whether each channel is brought to mean 0 and deviation 1 over the training "
-            "images (`pyimgano.models.classical.pooling.Scaling`). Without, the channels "
-            "with the largest numbers decide alone."
-        ),
-    )
 
-
-class ScaledDetector(EmbeddingDetector):
-    """Base class of heads to which it matters how large a channel's numbers are."""
-
-    Params: ClassVar[type[DetectorParams]] = ScaledParams
-
-    def _scaling(self, rows: _Rows) -> Scaling:
-        return Scaling.of(rows) if self.params_.standardize else super()._scaling(rows)
+def _version_of(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # pyimgano itself, run from its source
+        return "unknown"
 
 
 def _spread(whole: int, part: int) -> npt.NDArray[np.int64]:
-    """`part` of `whole` numbers, evenly spread; all if there are no more."""
+    """Return `part` of `whole` numbers, evenly spread; all if there are no more."""
     takes = Spread(whole, part).takes
     return np.array([number for number in range(whole) if takes(number)], dtype=np.int64)

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from ..detector import Detector
 from ..parameters import Count
 from ..registry import register_model
-from .embedding import LEFT_OUT, NEEDS_TRAINING, PRESETS, REFITTED, ScaledDetector, ScaledParams
+from .embedding import (
+    LEFT_OUT,
+    NEEDS_TRAINING,
+    PRESETS,
+    REFITTED,
+    EmbeddingMethod,
+    Head,
+    NegativeScore,
+    Rows,
+    ScaledParams,
+)
 
-_Rows = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    from sklearn.neighbors import NearestNeighbors
 
 # Compares by differences, one query apart from the next; brute force expands the square, which
 # leaves a distance of a row to itself.
@@ -26,31 +37,40 @@ class KNNParams(ScaledParams):
     n_neighbors: Count = Field(
         1,
         description=(
-            "k; with fewer training images it is their number. With 1 a good image has to "
-            "be like one other good image. Larger values hold up better where bad images "
-            "are among the training images."
+            "k, the rank of the neighbour whose distance is the score; with fewer training "
+            "images it is their number. With 1 a good image has to be like one other good "
+            "image. Larger values hold up better where bad images are among the training "
+            "images."
         ),
     )
 
 
-class KNN(ScaledDetector):
-    """The method of `VisionKNN`."""
+@dataclass(frozen=True)
+class Neighbours(Head):
+    """The training rows, in a tree that finds the nearest ones."""
+
+    tree: NearestNeighbors
+
+    def score(self, row: Rows) -> float:
+        return float(self.tree.kneighbors(row)[0][0, -1])
+
+
+class KNN(EmbeddingMethod):
+    """The distance to the k-th nearest row."""
 
     Params = KNNParams
+    leaves_one_out = True
 
     def _k(self, n: int) -> int:
-        return min(int(self.params_.n_neighbors), n)
+        return min(int(self.params.n_neighbors), n)
 
-    def _fit_rows(self, rows: _Rows) -> Any:
+    def fit(self, rows: Rows) -> Neighbours:
         from sklearn.neighbors import NearestNeighbors
 
-        return NearestNeighbors(n_neighbors=self._k(len(rows)), algorithm=_EXACT).fit(rows)
+        k = self._k(len(rows))
+        return Neighbours(NearestNeighbors(n_neighbors=k, algorithm=_EXACT).fit(rows))
 
-    def _score_rows(self, estimator: Any, row: _Rows) -> _Rows:
-        distances: _Rows = estimator.kneighbors(row)[0][:, -1]
-        return distances
-
-    def _score_left_out(self, others: _Rows, row: _Rows) -> float:
+    def score_left_out(self, others: Rows, row: Rows) -> float:
         squares = np.square(others - row).sum(axis=1)
         k = self._k(len(squares))
         return float(np.sqrt(np.partition(squares, k - 1)[k - 1]))
@@ -83,24 +103,26 @@ class LOFParams(ScaledParams):
     """The keywords of LOF."""
 
     n_neighbors: Count = Field(
-        20, description=("MinPts; with fewer training images one less than their number.")
+        20,
+        description=(
+            "MinPts, how many neighbours an image is compared with; with fewer training images "
+            "it is one less than their number."
+        ),
     )
 
 
-class LOF(ScaledDetector):
-    """The method of `VisionLOF`."""
+class LOF(EmbeddingMethod):
+    """The local outlier factor."""
 
     Params = LOFParams
 
-    def _fit_rows(self, rows: _Rows) -> Any:
+    def fit(self, rows: Rows) -> Head:
         from sklearn.neighbors import LocalOutlierFactor
 
-        k = min(int(self.params_.n_neighbors), len(rows) - 1)
-        return LocalOutlierFactor(n_neighbors=k, algorithm=_EXACT, novelty=True).fit(rows)
-
-    def _score_rows(self, estimator: Any, row: _Rows) -> _Rows:
-        factors: _Rows = -estimator.score_samples(row)
-        return factors
+        k = min(int(self.params.n_neighbors), len(rows) - 1)
+        return NegativeScore(
+            LocalOutlierFactor(n_neighbors=k, algorithm=_EXACT, novelty=True).fit(rows)
+        )
 
 
 @register_model(
