@@ -235,6 +235,16 @@ class Options(_Options):
         description="Write report.html into the run directory, a page to look at in a browser; the "
         "maps of a few images are kept for it.",
     )
+    track: Annotated[Literal["mlflow", "tensorboard", "wandb"] | None, Shown("Run")] = Field(
+        None,
+        description="Log parameters, metrics, report and pictures to this experiment tracker when "
+        "the run has ended. It writes into a folder and sends nothing.",
+    )
+    track_dir: Annotated[str | None, Shown("Run", path="folder")] = Field(
+        None,
+        description="Folder that the tracker writes into; several runs may share it. By default a "
+        "folder in the run directory.",
+    )
 
     @classmethod
     def check(cls, **values: Any) -> Self:
@@ -247,7 +257,7 @@ class Options(_Options):
         values = {name: plain_value(value) for name, value in values.items()}
         if values.get("model_kwargs") is None:
             values["model_kwargs"] = {}
-        _make_absolute(values, ("cache_dir", "roi", "exclude"))
+        _make_absolute(values, ("cache_dir", "roi", "exclude", "track_dir"))
         if isinstance(values["model_kwargs"], dict):
             values["model_kwargs"] = dict(values["model_kwargs"])
             _make_absolute(values["model_kwargs"], PATH_KEYWORDS)
@@ -260,6 +270,10 @@ class Options(_Options):
 
     def check_together(self) -> None:
         """Raise `UsageError` for options that do not go together."""
+        if self.track is not None and not self.save_run:
+            raise UsageError("track logs the files of a run directory; save_run is False")
+        if self.track_dir is not None and self.track is None:
+            raise UsageError("track_dir is for a tracker to write into; track names none")
 
     def detector_keywords(self, *, ours: bool = True) -> dict[str, Any]:
         """Return the detector's keywords: what the user gives beats the preset, that the default.
@@ -355,6 +369,7 @@ class BenchmarkConfig(Options):
     )
 
     def check_together(self) -> None:
+        super().check_together()
         if self.save_model and not self.save_run:
             raise UsageError("save_model needs a run directory to save to; save_run is False")
         if self.pixel_postprocess is not None:

@@ -42,6 +42,7 @@ from ..runs import (
 )
 from ..runs.environment import describe_environment, program_changes
 from ..threads import limited_threads
+from ..tracking import require_tracker
 from .config import BenchmarkConfig, Execution
 from .run import Config, FinishedRun, Listener, Run, write_page
 
@@ -210,6 +211,8 @@ def _look(
 
     `categories` are those of a run that goes on, unless it is over all.
     """
+    if config.track is not None:
+        require_tracker(config.track)
     keywords = config.detector_keywords(ours=create is create_model)
     detector = create(config.model, **keywords)
     if create is create_model:

@@ -59,6 +59,8 @@ def run_robust_benchmark(
     roi: str | Path | None = None,
     bit_depth: int | None = None,
     html: bool = True,
+    track: Literal["mlflow", "tensorboard", "wandb"] | None = None,
+    track_dir: str | Path | None = None,
     resume: str | Path | None = None,
     force: bool = False,
     fail_fast: bool = False,

@@ -51,6 +51,7 @@ from ..runs import (
     write_document,
 )
 from ..runs.environment import command_line
+from ..tracking import track_run
 from .config import BenchmarkConfig, Options, RobustnessConfig, as_json, make_postprocess
 from .measure import EvaluationProtocol, NormalPixelQuantile, Task
 
@@ -392,7 +393,7 @@ class Run(ABC, Generic[Config, Report]):
     def write(self, status: Status, failure: Failure | None = None) -> dict[str, Any]:
         """Write the top-level report as things stand, and return it as plain JSON values.
 
-        A run that has ended also gets its page.
+        A run that has ended also gets its page, and is logged to its tracker.
         """
         with self._writing:
             report = self._top_report(status, failure)
@@ -400,6 +401,8 @@ class Run(ABC, Generic[Config, Report]):
                 self.directory.write("report.json", report)
                 if self.config.html and status in ("complete", "failed"):
                     write_page(self.directory.path)
+                if self.config.track is not None and status in ("complete", "failed"):
+                    _track(self.directory.path, self.config.track, self.config.track_dir)
         return _plain(report)
 
     def interrupt(self) -> None:
@@ -619,6 +622,19 @@ def write_page(run: Path) -> None:
         warnings.warn(
             f"{run / REPORT_PAGE} could not be written ({one_line(error)}); "
             "pyimgano report makes it from the run",
+            stacklevel=2,
+        )
+
+
+def _track(run: Path, tracker: str, folder: str | None) -> None:
+    """Log a run to a tracker; where that fails the run is whole all the same, and this is said."""
+    try:
+        track_run(run, tracker, folder)
+    except Exception as error:  # whatever a library raises, it must not cost the run
+        _log.debug("logging %s to %s failed", run, tracker, exc_info=True)
+        warnings.warn(
+            f"{run} could not be logged to {tracker} ({one_line(error)}); the run is complete "
+            f"without, and pyimgano.tracking.track_run({str(run)!r}, {tracker!r}) logs it again",
             stacklevel=2,
         )
 
