@@ -5,7 +5,7 @@
 #   docker run --rm -v "$PWD/photos:/photos:ro" -v pyimgano-results:/work \
 #       pyimgano check /photos/good /photos/new
 #
-# docs/docker.md tells more, also how to get the smaller build of PyTorch.
+# docs/offline.md tells more, also how to get the smaller build of PyTorch.
 
 FROM python:3.12-slim AS build
 
