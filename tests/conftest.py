@@ -62,6 +62,20 @@ def memory_of_a_module(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def pages_are_quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs in this process leave a page of one line, unless a module asks for `real_pages`.
+
+    A page takes half a second, and hundreds of tests run a benchmark for something else.
+    """
+    if request.node.get_closest_marker("real_pages") is None:
+        monkeypatch.setattr("pyimgano.pipelines.run.write_report_page", _write_short_page)
+
+
+def _write_short_page(run: Path) -> None:
+    (run / "report.html").write_text("<p>not made in this test</p>\n")
+
+
+@pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nothing is read from or left in the user's own cache folder.
 

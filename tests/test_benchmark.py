@@ -26,8 +26,8 @@ from pyimgano.pipelines.mvtec_visa import (
     evaluate_split,
     load_benchmark_split,
 )
-from pyimgano.runs import RunDirectory, json_schemas
-from pyimgano.runs.documents import schema_files
+from pyimgano.pipelines.schemas import json_schemas, schema_files
+from pyimgano.runs import RunDirectory
 
 from .conftest import MakeDataset, picture, save, spot_mask
 
@@ -456,7 +456,7 @@ def test_schemas_in_the_docs_are_those_of_the_code() -> None:
     for name, text in files.items():
         # compared as JSON: versions of pydantic write 1 or 1.0
         assert json.loads((DOCS / "schemas" / name).read_text()) == json.loads(text), (
-            "python -m pyimgano.runs docs/schemas"
+            "python -m pyimgano.pipelines.schemas docs/schemas"
         )
 
 

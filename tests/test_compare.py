@@ -19,6 +19,7 @@ from pyimgano import run_benchmark
 from pyimgano.cli import run_subcommand
 from pyimgano.comparison import compare_runs, make_leaderboard, write_leaderboard
 from pyimgano.comparison.bootstrap import interval, replicates
+from pyimgano.comparison.leaderboard_forms import render_leaderboard
 from pyimgano.comparison.page import comparison_page
 from pyimgano.comparison.run_facts import read_run_facts
 from pyimgano.errors import DataError, UsageError
@@ -29,6 +30,8 @@ from pyimgano.runs import category_folder, write_map
 from .browser import Browser
 from .conftest import MakeDataset, picture, save
 from .test_pages import chromium  # noqa: F401
+
+pytestmark = pytest.mark.real_pages
 
 MakeRun = Callable[..., Path]
 LABELS = [0, 0, 0, 0, 1, 1, 1, 1]
@@ -334,15 +337,15 @@ def test_ranks_means_and_what_is_missing(make_run: MakeRun) -> None:
     assert any("vision_spade: nut: failed: while reading" in note for note in table.notes)
     first = table.entries[0]
     assert first.means["auroc"] == compute_auroc(LABELS, SCORES) and len(first.paths) == 2
-    lines = board.render("markdown").splitlines()
+    lines = render_leaderboard(board, "markdown").splitlines()
     assert lines[0].startswith("| rank | model | image AUROC |")
     assert "| 1.25 | vision_patchcore (recipe=whitened) | **93.75** |" in lines[2]
     assert "vision_spade\\*" in lines[5] and "no \\<b\\>images" in "\n".join(lines)
-    rows = list(csv.DictReader(io.StringIO(board.render("csv"))))
+    rows = list(csv.DictReader(io.StringIO(render_leaderboard(board, "csv"))))
     assert [row["rank"] for row in rows] == ["1.25", "2.0", "2.75", ""]
     assert float(rows[0]["auroc"]) == first.means["auroc"]
-    assert json.loads(board.render("json"))["tables"][0]["entries"][0]["rank"] == 1.25
-    html = board.render("html")
+    assert json.loads(render_leaderboard(board, "json"))["tables"][0]["entries"][0]["rank"] == 1.25
+    html = render_leaderboard(board, "html")
     assert "no &lt;b&gt;images" in html and "vision_padim" in html
 
 

@@ -28,6 +28,8 @@ from .conftest import MakeDataset, copy_registry, picture, save
 from .faults import fill_disk, forbidden, permissions_bite, small_disk, watchdog
 from .pixel_detector import Darkness, LearnedDarkness
 
+pytestmark = pytest.mark.real_pages
+
 Call = Callable[..., tuple[int, str, str]]
 COMMANDS = {"benchmark": benchmark_command, "infer": infer_command}
 FULL = "No space left on device"

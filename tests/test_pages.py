@@ -33,6 +33,8 @@ from .conftest import MakeDataset, copy_registry, picture, save, spot_mask
 from .pixel_detector import plain
 from .stubs import register
 
+pytestmark = pytest.mark.real_pages
+
 HOSTILE = '"><img src=x onerror=window.hacked=1><script>window.hacked=2<' + "\\script>"
 
 

@@ -25,7 +25,7 @@ from pyimgano.evaluation import compute_auroc
 from pyimgano.images import CORRUPTIONS, corrupt_image, corrupt_mask, read_image, resize_image
 from pyimgano.models import Detector, register_model
 from pyimgano.pipelines import run_benchmark, run_robust_benchmark
-from pyimgano.runs import json_schemas
+from pyimgano.pipelines.schemas import json_schemas
 
 from . import pixel_detector
 from .conftest import MakeDataset, copy_registry, picture, save

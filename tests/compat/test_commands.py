@@ -17,7 +17,7 @@ from pyimgano.cli import main
 from pyimgano.models import list_models, model_info
 from pyimgano.models.built_in import BUILT_IN
 from pyimgano.models.tiled import TiledDetector
-from pyimgano.runs import json_schemas
+from pyimgano.pipelines.schemas import json_schemas
 
 from .. import stubs
 from ..conftest import MakeDataset, copy_registry, picture, save

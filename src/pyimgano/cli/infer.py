@@ -217,13 +217,13 @@ _NAMED = 20
 def command(**given: Any) -> int:
     """Score images with a fitted detector, and decide on each.
 
-    A terminal shows a line for each image; elsewhere, and with --json, stdout has one JSON record a
-    line.
-
     \b
       pyimgano infer --model-dir models/lid photos/new --save-jsonl records.jsonl
       pyimgano infer --train-dir photos/good photos/new --save-overlays overlays
       pyimgano infer --model-dir models/lid --watch camera1 --save-jsonl camera1.jsonl
+
+    A terminal shows a line for each image; elsewhere, and with --json, stdout has one JSON record a
+    line.
 
     The detector comes from --from-run, --model-dir, or --train-dir, which fits one on good
     images first. Progress and warnings go to stderr.

@@ -59,7 +59,8 @@ def command(
 
     Exit status: 0 done; 1 something named is no run, or a file cannot be written; 2 usage.
     """
-    from ..comparison.leaderboard import form_of, make_leaderboard, write_leaderboard
+    from ..comparison.leaderboard import make_leaderboard
+    from ..comparison.leaderboard_forms import form_of, render_leaderboard, write_leaderboard
 
     if as_json and form not in (None, "json"):
         raise click.UsageError(f"--json and --format {form} exclude each other; give one")
@@ -73,7 +74,7 @@ def command(
     if chosen is None and for_people(False):
         print_for_people([*_tables(board), *(f"written: {one}" for one in outputs)], on_stdout=True)
     else:
-        print_text(board.render(chosen or "markdown").rstrip("\n"))
+        print_text(render_leaderboard(board, chosen or "markdown").rstrip("\n"))
     for one in board.unread:
         complain(one)
     return 1 if board.unread else 0

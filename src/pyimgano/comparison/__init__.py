@@ -1,6 +1,7 @@
 """Runs side by side: what two or more runs have in common, and which model ranks where."""
 
 from .compare import compare_runs
-from .leaderboard import make_leaderboard, write_leaderboard
+from .leaderboard import make_leaderboard
+from .leaderboard_forms import write_leaderboard
 
 __all__ = ["compare_runs", "make_leaderboard", "write_leaderboard"]

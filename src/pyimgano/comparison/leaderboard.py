@@ -1,15 +1,12 @@
-"""Runs of several models as one table, in the forms that papers and issues take."""
+"""Runs of several models as one table, with ranks."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
@@ -17,17 +14,6 @@ from scipy.stats import rankdata
 from ..errors import DataError, UsageError, unknown_name
 from .compare import SCHEMA_VERSION, short_labels
 from .run_facts import LOW_IS_GOOD, METRICS, RunFacts, read_run_facts, settings_that_differ
-
-Format = Literal["markdown", "csv", "html", "json"]
-#: How a leaderboard is written, by the suffix of the file.
-FORMATS: dict[str, Format] = {
-    ".md": "markdown",
-    ".markdown": "markdown",
-    ".csv": "csv",
-    ".html": "html",
-    ".htm": "html",
-    ".json": "json",
-}
 
 
 @dataclass(frozen=True)
@@ -105,10 +91,6 @@ class Leaderboard:
     tables: list[Table]
     unread: list[str]
 
-    def render(self, form: Format) -> str:
-        """Return the leaderboard as text in one of the forms of `FORMATS`."""
-        return _WRITERS[form](self)
-
     def document(self) -> dict[str, Any]:
         """Return everything as plain values that `json.dumps` takes."""
         return {
@@ -168,29 +150,6 @@ def make_leaderboard(paths: Sequence[str | Path], *, metric: str = "auroc") -> L
         if value is not None
     }
     return Leaderboard(metric, [name for name in METRICS if name in known], tables, unread)
-
-
-def write_leaderboard(board: Leaderboard, path: str | Path) -> None:
-    """Write a leaderboard to a file, in the form that its suffix says.
-
-    Raises
-    ------
-    UsageError
-        The suffix is none of .md, .csv, .html and .json.
-    DataError
-        The file cannot be written.
-    """
-    from ..runs import write_text
-
-    write_text(Path(path), board.render(form_of(path)))
-
-
-def form_of(path: str | Path) -> Format:
-    """Return the form that a file's suffix says; errors as `write_leaderboard`."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
-        raise UsageError(f"{path}: a file ending in .md, .csv, .html or .json is wanted")
-    return FORMATS[suffix]
 
 
 def _joined(runs: Sequence[RunFacts]) -> list[RunFacts]:
@@ -340,7 +299,7 @@ def _mean_cost(run: RunFacts, name: str) -> float | None:
     return float(np.mean(found)) if found else None
 
 
-# ---- forms
+# ---- what the forms have in common
 
 
 def head_of(board: Leaderboard) -> list[str]:
@@ -353,10 +312,11 @@ def cells_of(board: Leaderboard, one: Entry) -> list[str]:
     rank = "" if one.rank is None else f"{one.rank:.2f}"
     speed = "" if one.milliseconds is None else f"{one.milliseconds:.1f}"
     model = one.label + ("*" if one.missing else "")
-    return [rank, model, *(_percent(one.means[name]) for name in board.metrics), speed]
+    return [rank, model, *(percent(one.means[name]) for name in board.metrics), speed]
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """Return a share as a percentage with two digits; nothing for None."""
     return "" if value is None else f"{100 * value:.2f}"
 
 
@@ -381,88 +341,3 @@ def caption(board: Leaderboard, table: Table) -> str:
     if any(one.missing for one in table.entries):
         said += "; * without some of the categories"
     return said
-
-
-def _markdown(board: Leaderboard) -> str:
-    parts = []
-    for table in board.tables:
-        head, best = head_of(board), best_of(board, table)
-        lines = [_row(head), _row(["---:", ":---", *["---:"] * (len(head) - 2)])]
-        for one in table.entries:
-            cells = [_escaped(cell) for cell in cells_of(board, one)]
-            for at, name in enumerate(board.metrics, start=2):
-                if one.rank is not None and name in best and one.means[name] == best[name]:
-                    cells[at] = f"**{cells[at]}**"
-            lines.append(_row(cells))
-        parts.append("\n".join([*lines, "", _escaped(caption(board, table)) + "."]))
-        if len(table.categories) > 1:
-            parts.append(_markdown_categories(board, table))
-        parts += ["\n".join(f"- {_escaped(note)}" for note in table.notes)] * bool(table.notes)
-    if board.unread:
-        parts.append("\n".join(f"- not read: {_escaped(one)}" for one in board.unread))
-    return "\n\n".join(parts) + "\n"
-
-
-def _markdown_categories(board: Leaderboard, table: Table) -> str:
-    head = [METRICS[board.metric], *(one.label for one in table.entries)]
-    lines = [_row([_escaped(one) for one in head]), _row([":---", *["---:"] * (len(head) - 1)])]
-    for name in table.categories:
-        values = [_percent(one.per_category[name]) for one in table.entries]
-        lines.append(_row([_escaped(name), *values]))
-    return "\n".join(lines)
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _escaped(text: str) -> str:
-    """Return text that Markdown shows as it is: names of categories are anybody's."""
-    plain = "".join(c if c.isprintable() else " " for c in text)
-    plain = re.sub(r"([\\`*{}\[\]<>|~&$])", r"\\\1", plain)
-    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", plain)  # within a word it is only a sign
-
-
-def _csv(board: Leaderboard) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["dataset", "rank", "model", *board.metrics, "milliseconds_per_image", "missing", "run"]
-    )
-    for table in board.tables:
-        for one in table.entries:
-            writer.writerow(
-                [
-                    _harmless(table.dataset),
-                    "" if one.rank is None else one.rank,
-                    _harmless(one.label),
-                    *("" if one.means[name] is None else one.means[name] for name in board.metrics),
-                    "" if one.milliseconds is None else one.milliseconds,
-                    _harmless("; ".join(f"{name}: {why}" for name, why in one.missing.items())),
-                    _harmless("; ".join(one.paths)),
-                ]
-            )
-    return text.getvalue()
-
-
-def _harmless(text: str) -> str:
-    """Return text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
-def _html(board: Leaderboard) -> str:
-    from .page import leaderboard_page  # needs a template library, which the others do not
-
-    return leaderboard_page(board)
-
-
-def _json(board: Leaderboard) -> str:
-    return json.dumps(board.document(), indent=2) + "\n"
-
-
-_WRITERS: dict[Format, Callable[[Leaderboard], str]] = {
-    "markdown": _markdown,
-    "csv": _csv,
-    "html": _html,
-    "json": _json,
-}

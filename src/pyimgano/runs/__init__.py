@@ -12,7 +12,6 @@ from .directory import (
     write_document,
     write_text,
 )
-from .documents import json_schemas
 from .earlier import EarlierRun, finished_report, resume_command
 from .environment_schema import (
     Cpu,
@@ -141,7 +140,6 @@ __all__ = [
     "finished_report",
     "image_identity",
     "flush_to_disk",
-    "json_schemas",
     "require_empty",
     "resume_command",
     "safe_name",

@@ -1,28 +1,32 @@
-"""The documents of a run and their JSON Schemas."""
+"""The documents of a run and their JSON Schemas.
+
+`python -m pyimgano.pipelines.schemas FOLDER` writes the schemas there.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
-from .environment_schema import EnvironmentDocument, FilesDocument
-from .inference_schema import InferenceRecord
-from .robustness_schema import (
+from ..runs import (
+    CategoryReport,
+    EnvironmentDocument,
+    FilesDocument,
+    ImageRecord,
+    InferenceRecord,
     RobustnessCategoryReport,
     RobustnessRecord,
     RobustnessSingleReport,
     RobustnessSuiteReport,
-)
-from .schema import (
-    CategoryReport,
-    CurvesDocument,
-    ImageRecord,
     SingleReport,
     SuiteReport,
-    TrainingScoreRecord,
 )
+from ..runs.schema import CurvesDocument, TrainingScoreRecord
+from .run import RobustnessConfigDocument, RunConfig
 
 #: The documents of a run, by the name of their schema file.
 DOCUMENTS: dict[str, type[BaseModel]] = {
@@ -39,6 +43,8 @@ DOCUMENTS: dict[str, type[BaseModel]] = {
     "robustness.report.suite": RobustnessSuiteReport,
     "robustness.per_image": RobustnessRecord,
     "inference": InferenceRecord,
+    "config": RunConfig,
+    "robustness.config": RobustnessConfigDocument,
 }
 
 
@@ -50,23 +56,20 @@ def json_schemas() -> dict[str, str]:
     """Return the JSON Schema of every document of a run by file name, each complete in itself."""
     return {
         f"{name}.schema.json": json.dumps(model.model_json_schema(), indent=2) + "\n"
-        for name, model in _documents().items()
+        for name, model in DOCUMENTS.items()
     }
 
 
 def schema_files() -> dict[str, str]:
     """Return the files of `docs/schemas`: one with all definitions, and one for each document."""
-    documents = _documents()
-    places, shared = models_json_schema([(one, "validation") for one in documents.values()])
+    places, shared = models_json_schema([(one, "validation") for one in DOCUMENTS.values()])
     files = {SHARED: {"$schema": GenerateJsonSchema.schema_dialect, **shared}}
-    for name, model in documents.items():
+    for name, model in DOCUMENTS.items():
         place = places[model, "validation"]["$ref"]
         files[f"{name}.schema.json"] = {"$ref": f"{SHARED}{place}"}
     return {name: json.dumps(content, indent=2) + "\n" for name, content in files.items()}
 
 
-def _documents() -> dict[str, type[BaseModel]]:
-    """Return all models; those of config.json are the options that the pipelines above define."""
-    from ..pipelines.run import RobustnessConfigDocument, RunConfig
-
-    return {**DOCUMENTS, "config": RunConfig, "robustness.config": RobustnessConfigDocument}
+if __name__ == "__main__":
+    for name, text in schema_files().items():
+        Path(sys.argv[1]).joinpath(name).write_text(text)
