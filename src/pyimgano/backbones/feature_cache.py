@@ -28,9 +28,9 @@ import torch
 from safetensors.numpy import load, save
 from torch import Tensor
 
-from ..foreign import parse_json, read_regular
 from ..images import KeyedImage, Recalled, SampleRange, Signature
 from ..threads import ForkSafeLock
+from ..untrusted_files import parse_json, read_regular
 
 #: Bytes that a cache folder may hold unless another bound is given.
 MAX_BYTES = 20 * 2**30

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import WeightsError
-from ..foreign import parse_json, read_regular
+from ..untrusted_files import parse_json, read_regular
 from .layouts import WeightsNotFitting
 from .network import TappedNetwork, initialise
 from .published import PUBLISHED, Published, fetched_file

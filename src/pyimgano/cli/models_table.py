@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .console import complain, print_document, print_text
+from .console import print_document, print_error, print_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -36,7 +36,7 @@ def print_models(tags: str | None, as_json: bool) -> None:
         print_text("\n".join(line.name for line in lines))
     if not lines:
         known = sorted({tag for line in model_lines() for tag in line.tags})
-        complain(f"no model has the tags {', '.join(wanted)}; known: {', '.join(known)}")
+        print_error(f"no model has the tags {', '.join(wanted)}; known: {', '.join(known)}")
 
 
 def print_model(name: str, as_json: bool) -> None:

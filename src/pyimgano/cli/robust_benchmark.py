@@ -13,9 +13,9 @@ import click
 from .caller import current_caller, detector_of_caller
 from .console import (
     Console,
-    complain_of_problems,
     parse_keywords,
     print_document,
+    print_problems,
     print_summary,
     print_text,
     require_report,
@@ -130,7 +130,7 @@ def _show(report: dict[str, Any], output: Path | None, *, skip: bool) -> int:
 
     print_summary(report, output)
     print_table(report)
-    return complain_of_problems(report, skip=skip)
+    return print_problems(report, skip=skip)
 
 
 def parse_names(given: Sequence[str]) -> list[str] | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..threads import limited_threads
-from .console import ALLOW_WEIGHTS, Bar, complain, images_in, print_facts
+from .console import ALLOW_WEIGHTS, Bar, images_in, print_error, print_facts
 from .options import (
     calibration_tail_option,
     json_option,
@@ -131,9 +131,9 @@ def command(**given: Any) -> int:
         given["as_json"],
     )
     for note in detector.calibration_.notes:
-        complain(f"threshold: {note}")
+        print_error(f"threshold: {note}")
     if saved is not None and run is not None and given["save_model"] is None:
-        complain(f"{run}: its report still has what was measured at the threshold before")
+        print_error(f"{run}: its report still has what was measured at the threshold before")
     return 0
 
 

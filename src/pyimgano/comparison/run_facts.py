@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..foreign import parse_json, read_regular, reason_of_failure
 from ..runs import category_folder
+from ..untrusted_files import parse_json, read_regular, reason_of_failure
 
 #: Metrics by name, in the order in which tables show them, with what tables call them.
 METRICS = {

@@ -34,9 +34,9 @@ from ..images import (
 )
 from ..threads import thread_count
 from .catalog import get_layout, open_root
-from .inside import load_category
 from .layout import Category, Layout, Sample
 from .masks import NO_MASK, size_mismatch
+from .stay_inside import load_category
 from .unused import outside_of_categories
 
 #: What can be found: errors, but for those in `_REMARKS`, which are only worth knowing.

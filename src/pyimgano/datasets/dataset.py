@@ -13,10 +13,10 @@ from pydantic import BaseModel, Field, ValidationError
 from ..errors import DataError, ImageReadError, invalid_value
 from ..images import check_bit_depth, image_size, read_image, resize_image
 from .catalog import get_layout, open_root
-from .inside import load_category
 from .layout import Sample
 from .masks import NO_MASK, load_mask
 from .sampling import limit_category
+from .stay_inside import load_category
 
 Side = Annotated[int, Field(ge=1, le=16384)]
 Limit = Annotated[int, Field(ge=1)]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import DataError, UsageError
-from ..foreign import quoted
+from ..untrusted_files import quoted
 from .layout import Category
 
 

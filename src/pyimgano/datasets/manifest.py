@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..foreign import parse_json, quoted, read_regular, reason_of_failure
+from ..untrusted_files import parse_json, quoted, read_regular, reason_of_failure
 from .layout import Category, Sample
 from .tables import Line, decode_text, listed_path, read_csv, refuse_near_misses
 from .words import meaning_of_label

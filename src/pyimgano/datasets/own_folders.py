@@ -16,9 +16,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import DataError, MissingFolderError
-from .inside import require_inside
 from .layout import Category, Sample
 from .listing import Masks, image_files, image_suffixes, is_folder, is_run, subfolders
+from .stay_inside import require_inside
 from .suggestion import fitting_layout
 from .words import meaning_in_name, meaning_of_word, role_of_folder
 

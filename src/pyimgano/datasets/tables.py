@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..errors import DataError
-from ..foreign import leads_out, quoted, read_regular, reason_of_failure
+from ..untrusted_files import leads_out, quoted, read_regular, reason_of_failure
 
 # Columns, or keys, that a list of images may have; none has a tenth of them.
 _MOST_COLUMNS = 1000

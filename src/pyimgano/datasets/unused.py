@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..foreign import leads_out
 from ..images import IMAGE_SUFFIXES, UNREAD_IMAGE_SUFFIXES, is_passed_over
+from ..untrusted_files import leads_out
 from .layout import Category, Layout, Unused
 from .listing import RUN_FILES, subfolders
 

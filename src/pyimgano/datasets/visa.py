@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..errors import DataError
-from ..foreign import quoted
-from .inside import require_inside
+from ..untrusted_files import quoted
 from .layout import Category, Layout, Sample, category_names
 from .listing import category_folders, image_files, is_folder, subfolders
 from .mvtec import load_by_kind
+from .stay_inside import require_inside
 from .tables import Line, listed_path, read_csv
 from .words import words
 

@@ -51,7 +51,6 @@ from ..memory import in_blocks, is_out_of_memory
 from .held_out import score_held_out
 from .image_score import ImageScore
 from .method import Learned, Method, TrainingScores
-from .operating_point import WithOperatingPoint
 from .parameters import (
     check_parameters,
     documented,
@@ -63,6 +62,7 @@ from .region_cells import RegionCells
 from .saved import TileFacts, require_place, write_folder
 from .saving import require_saveable, saved_files
 from .seen_images import SeenImages, calibrate_on_distinct
+from .settable_threshold import SettableThreshold
 from .sklearn_face import SklearnFace
 from .suspects import (
     ExcludedImage,
@@ -88,7 +88,7 @@ __all__ = ["Detector", "ImageScore", "OnError", "Progress", "SkippedImage", "Tra
 _T = TypeVar("_T", bound="Detector")
 
 
-class Detector(WithOperatingPoint, SklearnFace):
+class Detector(SettableThreshold, SklearnFace):
     """A detector of defects in images. A public class of it says which method it has.
 
     Its keywords are the fields of the method's `Params`, and are stored as they are given.

@@ -29,7 +29,7 @@ from .efficientad_networks import (
     patch_description_network,
     working_size,
 )
-from .spread import evenly
+from .evenly_spread import evenly
 from .training import History, KeptImages, Minibatch, Parts, Plan, Task, drawn, train
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from ..calibration import PixelCalibration
 from ..errors import PyimganoError, SavedModelError, UsageError, WeightsError
-from ..foreign import quoted
 from ..images import MAX_BIT_DEPTH, RegionOfInterest
+from ..untrusted_files import quoted
 from .method import Method
 from .parameters import parameter_defaults
 from .saved import (

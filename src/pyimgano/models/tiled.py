@@ -35,7 +35,6 @@ from ..images import ImageSource, Signature, as_sources, closed_after, stream_im
 from .detector import Detector, forget_the_fit, require_fitted
 from .held_out import calibrate_on_held_out, score_held_out
 from .image_score import ImageScore
-from .operating_point import WithOperatingPoint
 from .parameters import reject_unknown
 from .saved import (
     CalibrationFacts,
@@ -46,6 +45,7 @@ from .saved import (
     write_folder,
 )
 from .saving import require_saveable, saved_files
+from .settable_threshold import SettableThreshold
 from .sklearn_face import SklearnFace
 from .tiles import (
     MAP_RULES,
@@ -66,7 +66,7 @@ HELD_OUT_ONE_IN = 4
 _UNTILED = ", untiled"
 
 
-class TiledDetector(WithOperatingPoint, SklearnFace):
+class TiledDetector(SettableThreshold, SklearnFace):
     """A detector that scores images tile by tile, with a detector's contract.
 
     Parameters

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..errors import ImageReadError
 from ..images import ImageSource, image_size
-from .spread import evenly
+from .evenly_spread import evenly
 
 #: Sides of what images are resized to, least and largest: what the embedded backbone's budget
 #: of time allows, and what its features still mean something at.

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ValidationError
 
 from ..datasets import get_layout, load_category
 from ..errors import DataError, PyimganoError
-from ..foreign import parse_json, read_regular, reason_of_failure
 from ..runs import (
     CategoryReport,
     CurvesDocument,
@@ -27,6 +26,7 @@ from ..runs import (
     TrainingScoreRecord,
     category_folder,
 )
+from ..untrusted_files import parse_json, read_regular, reason_of_failure
 from .page_facts import same_path
 
 TopReport = SingleReport | SuiteReport | RobustnessSingleReport | RobustnessSuiteReport

@@ -14,8 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..foreign import open_regular
 from ..threads import available_cores, thread_count
+from ..untrusted_files import open_regular
 from .environment_schema import Cpu, EnvironmentDocument
 
 _PACKAGE = Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, UsageError, unknown_name
-from ..foreign import parse_json, read_regular, reason_of_failure
+from ..untrusted_files import parse_json, read_regular, reason_of_failure
 from .directory import category_folder
 
 # Of the table that a notebook shows.

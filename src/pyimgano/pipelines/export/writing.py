@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError, NotFittedError, UsageError
-from ...foreign import parse_json, read_regular
 from ...images import ImageSource, as_sources, image_size
 from ...models import Detector, list_models
 from ...models.registry import model_entry
 from ...runs import write_document
+from ...untrusted_files import parse_json, read_regular
 from .comparison import compare
 from .formats import Format, find_format, open_model, write_model
 from .metadata import (

@@ -19,14 +19,14 @@ _BYTES = 2**30
 WHOLE_MAPS = 64
 
 
-class Spread:
+class EvenlySpread:
     """`part` of `whole` numbers, evenly spread; all of them if there are no more."""
 
     def __init__(self, whole: int, part: int) -> None:
         self._whole, self._part = whole, part
 
     @classmethod
-    def of_images(cls, whole: int, image_bytes: int) -> Spread:
+    def of_images(cls, whole: int, image_bytes: int) -> EvenlySpread:
         """As many of `whole` images as calibrate a threshold well and fit: 512, and 1 GiB.
 
         `image_bytes` is what is kept of one.
@@ -55,7 +55,7 @@ class KeptVectors:
         (P, C), the vectors of one image.
     """
 
-    def __init__(self, spread: Spread, like: Tensor) -> None:
+    def __init__(self, spread: EvenlySpread, like: Tensor) -> None:
         self._spread = spread
         self._room = like.new_empty((len(spread), *like.shape))
         self._seen = self._filled = 0

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import DataError
-from ..foreign import leads_out
+from ..untrusted_files import leads_out
 from .layout import Category, Layout
 from .unused import unused_files
 
