@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from pyimgano.backbones import create_backbone
 from pyimgano.errors import UsageError
-from pyimgano.models import create_model
+from pyimgano.models import create_model, evenly_spread
 from pyimgano.models.anomaly_map import smooth_maps
 from pyimgano.models.neighbors import random_projection, streamed_coreset
 from pyimgano.models.patchcore import VisionPatchCore
