@@ -145,7 +145,7 @@ def _check(given: dict[str, Any]) -> int:
 
 
 def _free_folder(began: datetime) -> Path:
-    """A folder that is not there yet, named after the time."""
+    """Return a folder that is not there yet, named after the time."""
     name = f"{began:%Y%m%d_%H%M%S}"
     number, folder = 1, CHECKS / name
     while folder.exists():
@@ -157,7 +157,7 @@ def _free_folder(began: datetime) -> Path:
 def _images(
     given: dict[str, Any], output: Path
 ) -> tuple[list[str], list[str], str | None, list[str]]:
-    """The good images, the new ones, the folder that overlays mirror, and what is wrong."""
+    """Return the good images, the new ones, the folder that overlays mirror, and what is wrong."""
     from ..inference.inputs import common_root, list_input
 
     good_folder = given["good"]
@@ -186,7 +186,9 @@ def _images(
 
 
 def _detector(given: dict[str, Any], good: Sequence[str], bar: Bar) -> tuple[Kept, float | None]:
-    """The detector that was kept for these photos, or one fitted now and the seconds it took."""
+    """Return the detector that was kept for these photos, or one fitted now and the seconds it
+    took.
+    """
     from ..images import read_roi
     from ..inference.detectors import make_detector
     from ..inference.kept import Kept, KeptDetectors, contents_of, key_of_fit
@@ -226,7 +228,7 @@ def _detector(given: dict[str, Any], good: Sequence[str], bar: Bar) -> tuple[Kep
 
 
 def _notes(good: Sequence[str], new: Sequence[str]) -> list[str]:
-    """What speaks against trusting the answer, found out before there is one."""
+    """Return what speaks against trusting the answer, found out before there is one."""
     from ..images import strangers
     from ..inference.kept import same_files
 
@@ -337,7 +339,9 @@ def _write(output: Path, records: Sequence[InferenceRecord], summary: dict[str, 
 
 
 def _told(records: Sequence[InferenceRecord], summary: dict[str, Any]) -> list[str]:
-    """The answer for a person: the table, the numbers, what they are worth, where the files are."""
+    """Return the answer for a person: the table, the numbers, what they are worth, where the files
+    are.
+    """
     from ..inference.table import verdict_of
 
     order = sorted(

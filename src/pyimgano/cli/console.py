@@ -172,7 +172,7 @@ _DECISIONS = ("recall", "false alarms", "promised")
 
 
 def on_terminal() -> bool:
-    """Whether somebody looks at stderr."""
+    """Return whether somebody looks at stderr."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
@@ -230,12 +230,12 @@ def places_of(report: dict[str, Any]) -> list[str]:
 
 
 def plain(message: str) -> str:
-    """One line; control characters in a file's name are shown, not obeyed."""
+    """Return one line; control characters in a file's name are shown, not obeyed."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
 
 
 def print_error(message: str) -> None:
-    """One line on stderr, cut where it is longer than anybody reads."""
+    """Print one line on stderr, cut where it is longer than anybody reads."""
     if sys.stderr is not None:  # None if the caller closed it
         line = plain(message)
         if len(line) > _LONGEST_LINE:
@@ -251,7 +251,7 @@ def warn(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """For `warnings.showwarning`: one line too, since untrusted names may be in it."""
+    """Print a warning in one line, in place of `warnings.showwarning`: names may be untrusted."""
     print_error(f"warning: {message}")
 
 
@@ -317,7 +317,7 @@ def require_report(run: Callable[[], dict[str, Any]], output: Path | None) -> di
 
 
 def print_text(text: str) -> None:
-    """A result on stdout.
+    """Print a result on stdout.
 
     Raises
     ------
@@ -373,7 +373,7 @@ def images_in(
 
 
 def parse_keywords(text: str | None) -> dict[str, Any]:
-    """The object that `--model-kwargs` gives; raises `click.UsageError` where it is none."""
+    """Read the object that `--model-kwargs` gives; raises `click.UsageError` where it is none."""
     if text is None:
         return {}
     try:
@@ -438,7 +438,7 @@ def _row(name: str, report: dict[str, Any], metrics: list[str]) -> list[str]:
 
 
 def _trade_off(report: dict[str, Any]) -> Table:
-    """What each promise leads to, as a table for a terminal."""
+    """Return what each promise leads to, as a table for a terminal."""
     from rich.table import Table
 
     table = Table(title="promised false alarms, and what they lead to (95 % intervals)")
@@ -463,5 +463,5 @@ def _with_interval(share: dict[str, Any], digits: int) -> str:
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """A share in percent; a dash where there is none."""
+    """Return a share in percent; a dash where there is none."""
     return "-" if value is None else f"{100 * value:.{digits}f}"

@@ -23,7 +23,7 @@ _UNWRAPPED = 10_000
 
 
 def print_models(tags: str | None, as_json: bool) -> None:
-    """The registered models that have all of `tags`, separated by commas."""
+    """Print the registered models that have all of `tags`, separated by commas."""
     from ..models.registry import model_lines
 
     wanted = [tag.strip() for tag in (tags or "").split(",") if tag.strip()]
@@ -40,7 +40,7 @@ def print_models(tags: str | None, as_json: bool) -> None:
 
 
 def print_model(name: str, as_json: bool) -> None:
-    """All about a model."""
+    """Print all about a model."""
     from ..models import model_info
 
     info = model_info(name)
@@ -136,7 +136,7 @@ _BOUNDS = {
 
 
 def type_in_words(schema: Mapping[str, Any]) -> str:
-    """A keyword's JSON Schema as one line, such as `integer, at least 1`."""
+    """Return a keyword's JSON Schema as one line, such as `integer, at least 1`."""
     if "anyOf" in schema:
         choices = " or ".join(type_in_words(one) for one in schema["anyOf"])
         said = schema.get("description")

@@ -134,7 +134,7 @@ def _show(report: dict[str, Any], output: Path | None, *, skip: bool) -> int:
 
 
 def parse_names(given: Sequence[str]) -> list[str] | None:
-    """Names from `a,b` and `c`, in order; None if none were given."""
+    """Read names from `a,b` and `c`, in order; None if none were given."""
     names = [name.strip() for one in given for name in one.split(",")]
     if not all(names):
         raise click.UsageError(f"--corruptions: a name is empty in {', '.join(map(repr, given))}")

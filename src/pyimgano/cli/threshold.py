@@ -168,7 +168,7 @@ def _check(given: dict[str, Any]) -> bool:
 
 
 def _model_folder(given: dict[str, Any]) -> tuple[Path, Path | None]:
-    """The folder of the saved detector, and the run that it belongs to."""
+    """Return the folder of the saved detector, and the run that it belongs to."""
     from ..runs import find_model
 
     where: Path = given["where"]
@@ -222,7 +222,7 @@ def _choose(detector: Scorer, given: dict[str, Any], run: Path | None, bar: Bar)
 
 
 def _defect_scores(detector: Scorer, given: dict[str, Any], run: Path | None) -> list[float]:
-    """Of the images in --bad, or of the defective test images that the run has scored."""
+    """Return scores of the images in --bad, or of the defective test images that the run has scored."""
     from ..errors import DataError
     from ..runs import read_scores
 

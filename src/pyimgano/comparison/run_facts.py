@@ -143,7 +143,7 @@ class RunFacts:
 
     @property
     def measured(self) -> dict[str, CategoryFacts]:
-        """The categories that have metrics."""
+        """Return the categories that have metrics."""
         return {name: one for name, one in self.categories.items() if one.metrics}
 
 

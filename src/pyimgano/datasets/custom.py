@@ -93,7 +93,9 @@ class CustomLayout(Layout):
         return found
 
     def _folders_of_categories(self, root: Path) -> list[str]:
-        """The names of the folders in `root` that are a category each; none where it is one."""
+        """Return the names of the folders in `root` that are a category each; none where it is
+        one.
+        """
         if root.is_file() or _has_train(root):
             return []
         folders = [one for one in subfolders(root) if looks_like_own(one)]

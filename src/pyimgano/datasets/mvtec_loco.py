@@ -120,7 +120,7 @@ class _Entry(BaseModel):
 
 
 def _read_config(path: Path) -> Mapping[int, Saturation] | None:
-    """By pixel value; None if there is no such file."""
+    """Read what the file says, by pixel value; None if there is no such file."""
     try:
         entries = TypeAdapter(list[_Entry]).validate_json(read_regular(path, _CONFIG_BYTES))
     except FileNotFoundError:

@@ -17,7 +17,7 @@ from .unused import unused_files
 
 
 def load_category(layout: Layout, root: Path, name: str) -> Category:
-    """`layout.load`, and a look at where its files lie; none of them is opened.
+    """Load a category, and look at where its files lie; none of them is opened.
 
     What lies in the category's folder and is not used is in `unused` and in the notes.
 

@@ -108,7 +108,7 @@ class VisALayout(Layout):
         )
 
     def _read_split(self, root: Path, table: Path, category: str) -> Iterator[tuple[str, Sample]]:
-        """`train` or `test`, and the sample, for each line of the category."""
+        """Read `train` or `test`, and the sample, of each line of the category."""
         for line in read_csv(table, _COLUMNS):
             if line.fields["object"] == category:
                 yield self._sample(root, line)

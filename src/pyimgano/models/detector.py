@@ -334,7 +334,7 @@ class Detector(SettableThreshold, SklearnFace):
     # ---- region of interest
 
     def region_of_interest(self) -> RegionOfInterest | None:
-        """The region that the keyword `roi` asks for, read; None without one.
+        """Read the region that the keyword `roi` asks for; None without one.
 
         Raises
         ------
@@ -347,12 +347,12 @@ class Detector(SettableThreshold, SklearnFace):
 
     @property
     def backbone_(self) -> Backbone | None:
-        """The frozen network that gives the features; None if the method has none."""
+        """Return the frozen network that gives the features; None if the method has none."""
         return getattr(self.learned_, "backbone", None)
 
     @property
     def region_cells(self) -> RegionCells:
-        """The size that images are resized to, and which of its pixels and cells count."""
+        """Return the size that images are resized to, and which of its pixels and cells count."""
         return RegionCells(tuple(self.params_.resize), self.roi_)  # those of the fit
 
     def counted_pixels(self, original_size: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
@@ -690,7 +690,7 @@ class Detector(SettableThreshold, SklearnFace):
         return np.stack([m for m in maps if m is not None])
 
     def get_anomaly_map(self, item: ImageSource) -> npt.NDArray[np.float32]:
-        """The anomaly map (H, W) float32 of one image."""
+        """Return the anomaly map (H, W) float32 of one image."""
         anomaly_map: npt.NDArray[np.float32] = self.predict_anomaly_map([item])[0]
         return anomaly_map
 
@@ -783,7 +783,7 @@ def forget_the_fit(detector: Any) -> None:
 
 
 def _read_region(params: Any) -> RegionOfInterest | None:
-    """The region of checked keywords, which then hold the region itself instead of a file."""
+    """Read the region of checked keywords, which then hold the region itself instead of a file."""
     value = getattr(params, "roi", None)
     if value is None:
         return None

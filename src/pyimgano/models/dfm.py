@@ -167,12 +167,12 @@ class LearnedDFM(Learned):
 
     @property
     def n_components_(self) -> int:
-        """How many principal components are kept, k."""
+        """Return how many principal components are kept, k."""
         return int(self.components.shape[1])
 
     @property
     def grid_(self) -> tuple[int, int]:
-        """The grid (h, w)."""
+        """Return the grid (h, w)."""
         return self.grid.shape
 
     def errors(self, vectors: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ class LearnedMahalanobis(Learned):
 
     @property
     def shrinkages_(self) -> npt.NDArray[np.float64]:
-        """The shrinkage of each level, in [0, 1]."""
+        """Return the shrinkage of each level, in [0, 1]."""
         return np.array([level.shrinkage for level in self.levels])
 
     def of(self, vectors: list[Tensor]) -> float:

@@ -225,12 +225,12 @@ class LearnedPaDiM(Learned):
 
     @property
     def grid_(self) -> tuple[int, int]:
-        """The grid (h, w) of the positions."""
+        """Return the grid (h, w) of the positions."""
         return self.embedding.grid.shape
 
     @property
     def channels_(self) -> Tensor:
-        """Which of the joined channels are kept, (d,) int64 ascending."""
+        """Return which of the joined channels are kept, (d,) int64 ascending."""
         return self.embedding.channels
 
     def score(

@@ -233,7 +233,7 @@ class LearnedCoreset(Learned):
 
     @property
     def grid_(self) -> tuple[int, int]:
-        """The grid (h, w) of the patches."""
+        """Return the grid (h, w) of the patches."""
         return self.grid.shape
 
     def score(
@@ -414,7 +414,7 @@ def _against_bank(
 def _within_image(
     learned: LearnedCoreset, found: SelectedCoreset, images: TrainingImages
 ) -> TrainingScores:
-    """All of the bank comes from one image, so no other is left to compare it with."""
+    """Score where all of the bank comes from one image, and no other is left to compare it with."""
     import torch
 
     grid, patches = learned.grid, found.patches  # (n, k, D)

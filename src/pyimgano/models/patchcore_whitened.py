@@ -195,12 +195,12 @@ class LearnedWhitened(Learned):
 
     @property
     def grid_(self) -> tuple[int, int]:
-        """The grid (h, w) of the near patches."""
+        """Return the grid (h, w) of the near patches."""
         return self.grids[0].shape
 
     @property
     def context_counts(self) -> bool:
-        """Whether a part of each score is added that the map does not show, its context.
+        """Return whether a part of each score is added that the map does not show, its context.
 
         Only of detectors that were saved before scores were power means: of these no part is the
         map's peak.

@@ -121,7 +121,7 @@ class CalibrationFacts(_Model):
         return cls(**facts)
 
     def restored(self) -> Calibration:
-        """The calibration that the facts are of.
+        """Return the calibration that the facts are of.
 
         Raises
         ------
@@ -298,7 +298,7 @@ def read_document(folder: Path) -> SavedDocument:
 
 
 def read_file(path: Path, limit: int, facts: FileFacts | None = None) -> bytes:
-    """The content of a regular file of the folder, no link, if it is what `facts` say.
+    """Return the content of a regular file of the folder, no link, if it is what `facts` say.
 
     Raises
     ------
@@ -523,7 +523,7 @@ def _flush(folder: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """A folder of ours with what we put there; anything else in it stays."""
+    """Remove what we put into a folder of ours; anything else in it stays."""
     for name in (*FILES, *FILES_OF_SYSTEMS):
         with contextlib.suppress(OSError):
             (folder / name).unlink()

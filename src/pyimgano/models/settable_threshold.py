@@ -117,7 +117,7 @@ class SettableThreshold:
         return self
 
     def score_scale(self) -> ScoreScale:
-        """What gives the ratio to the threshold and the p-value of a score.
+        """Return what gives the ratio to the threshold and the p-value of a score.
 
         Raises
         ------

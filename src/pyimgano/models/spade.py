@@ -217,7 +217,7 @@ class LearnedSpade(Learned):
 
     @property
     def grid_(self) -> tuple[int, int]:
-        """The grid (h, w) of the positions."""
+        """Return the grid (h, w) of the positions."""
         return self.features.grid.shape
 
     def nearest_images(self, pooled: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -104,13 +104,13 @@ class RunFiles:
 
     @property
     def bit_depth(self) -> int | None:
-        """How many bits of 16 the run's images use; None for what files declare."""
+        """Return how many bits of 16 the run's images use; None for what files declare."""
         value = (self.config.get("arguments") or self.config).get("bit_depth")
         return value if isinstance(value, int) else None
 
     @property
     def max_pixels(self) -> int | None:
-        """The run's limit of the pixels of an image; None where it is not known."""
+        """Return the run's limit of the pixels of an image; None where it is not known."""
         value = self.config.get("max_pixels")
         return value if isinstance(value, int) and value > 0 else None
 

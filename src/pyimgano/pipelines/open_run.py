@@ -264,7 +264,7 @@ def _choose_categories(layout: Layout, root: Path, wanted: str | list[str]) -> l
 
 
 def _require_distinct(root: Path, names: list[str]) -> None:
-    """Of two names that reports cannot tell apart one would be written over the other."""
+    """Refuse names that reports cannot tell apart: one would be written over the other."""
     taken: dict[str, str] = {}
     for name in names:
         other = taken.setdefault(shown(name), name)

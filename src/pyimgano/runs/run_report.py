@@ -32,7 +32,7 @@ class RunReport(dict[str, Any]):
 
     @property
     def categories(self) -> dict[str, dict[str, Any]]:
-        """The reports of the categories, by name."""
+        """Return the reports of the categories, by name."""
         if "per_category" in self:
             return dict(self["per_category"])
         return {self["category"]: self}

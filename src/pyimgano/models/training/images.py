@@ -65,7 +65,7 @@ class KeptImages:
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:
-        """(n, H, W, 3), not a copy."""
+        """Return (n, H, W, 3), not a copy."""
         return self._pixels[: self._count]
 
     def digest(self) -> str:

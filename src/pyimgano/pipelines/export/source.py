@@ -25,7 +25,7 @@ def load_detector(
     device: str = "cpu",
     allow_outside: bool = False,
 ) -> Detector:
-    """The saved detector of a run, or that in a folder; `allow_outside` as `load_model` has it.
+    """Load the saved detector of a run, or of a folder; `allow_outside` as `load_model` has it.
 
     Raises
     ------

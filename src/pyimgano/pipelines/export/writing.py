@@ -131,7 +131,7 @@ def _build(
 
 
 def _original_size(detector: Detector, images: Sequence[ImageSource]) -> tuple[int, int] | None:
-    """(height, width) of all images, if the export is for one size alone; else None."""
+    """Return (height, width) of all images, if the export is for one size alone; else None."""
     if getattr(detector, "roi_", None) is None:
         return None
     sizes = {
@@ -158,7 +158,7 @@ def _require_exportable(detector: Detector) -> None:
 
 
 def require_free(folder: str | Path, overwrite: bool = False) -> Path:
-    """Where an export to `folder` goes: itself, or what it points to if it is a link.
+    """Return where an export to `folder` goes: itself, or what it points to if it is a link.
 
     Raises
     ------
