@@ -222,7 +222,7 @@ def _choose(detector: Scorer, given: dict[str, Any], run: Path | None, bar: Bar)
 
 
 def _defect_scores(detector: Scorer, given: dict[str, Any], run: Path | None) -> list[float]:
-    """Return scores of the images in --bad, or of the defective test images that the run has scored."""
+    """Return scores of the images in --bad, or of the defective test images of the run."""
     from ..errors import DataError
     from ..runs import read_scores
 
