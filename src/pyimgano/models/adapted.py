@@ -171,6 +171,10 @@ class AdaptedDetector(Detector):
         self.training_suspects_, self.excluded_ = [], []
         self._take_own_threshold(None)
 
+    def prepare(self) -> None:
+        """Check the keywords; what fitting needs besides images is the detector's affair."""
+        self.validate_params()
+
     def describe(self) -> dict[str, Any]:
         return {"adapted": f"{type(self.detector).__module__}.{type(self.detector).__qualname__}"}
 

@@ -154,6 +154,8 @@ class Detector(SettableThreshold, SklearnFace):
     has_maps: ClassVar[bool] = True
     #: How many images are scored together.
     batch_size: ClassVar[int] = 8
+    #: Whether what was learned can be exported as a graph.
+    exports: ClassVar[bool] = False
     #: The name that a class is registered under, put there by `register_model`.
     registered_name: ClassVar[str]
     #: What help() shows.
@@ -185,11 +187,8 @@ class Detector(SettableThreshold, SklearnFace):
         super().__init_subclass__(**keywords)
         if "method" in vars(cls):
             method = cls.method
-            cls.has_maps, cls.batch_size, cls.Params = (
-                method.has_maps,
-                method.batch_size,
-                method.Params,
-            )
+            cls.has_maps, cls.batch_size = method.has_maps, method.batch_size
+            cls.exports, cls.Params = method.exports, method.Params
         if "Params" in vars(cls):
             cls.__signature__ = signature_of(cls.Params)
             cls.__doc__ = documented(cls.__doc__ or "", cls.Params)
@@ -287,7 +286,7 @@ class Detector(SettableThreshold, SklearnFace):
         NotFittedError
             Nothing was learned yet.
         """
-        if not self.method.exports:
+        if not self.exports:
             raise UsageError(f"{type(self).__name__} cannot be exported")
         self._check_fitted()
         return self.learned_.export_graph(self.threshold_, original_size)

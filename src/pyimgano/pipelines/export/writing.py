@@ -148,8 +148,8 @@ def _original_size(detector: Detector, images: Sequence[ImageSource]) -> tuple[i
 
 
 def _require_exportable(detector: Detector) -> None:
-    if not detector.method.exports:
-        able = [name for name in list_models() if model_entry(name).detector.method.exports]
+    if not detector.exports:
+        able = [name for name in list_models() if model_entry(name).detector.exports]
         raise UsageError(
             f"{registered_name(detector)} cannot be exported; what can: {', '.join(able)}"
         )
