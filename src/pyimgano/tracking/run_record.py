@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..foreign import parse_json, read_regular, reason_of_failure
+from ..untrusted_files import parse_json, read_regular, reason_of_failure
 
 # Fields of report.json that are means over the categories, or of the categories' conditions.
 _OVER_CATEGORIES = (
