@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -188,6 +189,12 @@ def test_a_tracker_that_fails_costs_a_warning(
     assert json.loads((tmp_path / "run" / "report.json").read_text())["status"] == "complete"
 
 
+def test_the_extras_are_called_like_the_trackers() -> None:
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    for name in TRACKERS:
+        assert re.search(rf'^{name} = \["{name}>=', text, re.MULTILINE), name
+
+
 @needs("mlflow")
 def test_mlflow_reads_it_back(finished: Path, tmp_path: Path) -> None:
     record = read_run_record(finished)
@@ -216,6 +223,8 @@ def test_tensorboard_reads_it_back(finished: Path, tmp_path: Path) -> None:
 
     record = read_run_record(finished)
     folder = track_run(finished, "tensorboard", tmp_path / "logs")
+    track_run(finished, "tensorboard", folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["part 1", "part 1_2"]
     events = EventAccumulator(str(folder / "part 1"), {"images": 0, "tensors": 0})
     events.Reload()
     scalars = {name: events.Scalars(name)[0].value for name in events.Tags()["scalars"]}

@@ -61,14 +61,16 @@ def _log_to_mlflow(record: RunRecord, folder: Path) -> None:
 
 
 def _log_to_tensorboard(record: RunRecord, folder: Path) -> None:
-    """Write an event file into the folder `<run>` of the folder, with the run's files beside it.
+    """Write an event file into a new folder `<run>` of the folder, with the run's files beside it.
 
     Metrics are scalars, parameters stand under HPARAMS, pictures of the page under IMAGES, and
     report.json under TEXT.
     """
     tensorboard = import_module("torch.utils.tensorboard")
     summary = import_module("torch.utils.tensorboard.summary")
-    target = folder / record.name
+    target, number = folder / record.name, 2
+    while target.exists():  # of another run of this name, or of this one logged before
+        target, number = folder / f"{record.name}_{number}", number + 1
     with tensorboard.SummaryWriter(str(target)) as writer:
         for name, value in record.metrics.items():
             writer.add_scalar(name, value, 0)
