@@ -216,7 +216,7 @@ def _key_figures(run: RunFiles) -> list[dict[str, Any]]:
 
 
 def metrics_of(report: AnyCategory) -> dict[str, float | None]:
-    """Return the metrics of a category by name, as in `METRIC_NAMES`; of clean images, under drift."""
+    """Return the metrics of a category by their names in reports; of clean images, under drift."""
     if isinstance(report, RobustnessCategoryReport):
         found = dict(report.clean.metrics) if report.clean is not None else {}
         missed = found.get("missed_defect_rate")
