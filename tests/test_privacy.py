@@ -219,6 +219,8 @@ def test_every_import_of_what_reports_goes_one_way() -> None:
     off = {
         "openvino": 'sys.modules["openvino_telemetry"] = None',
         "timm": "not in the examples",
+        "mlflow": "not in the examples",
+        "wandb": "not in the examples",
         "onnxruntime": 'os.environ["ORT_DISABLE_TELEMETRY"] = "1"',
     }
     root = SOURCE.parent
