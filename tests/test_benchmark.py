@@ -183,7 +183,7 @@ def test_nothing_is_written_without_save_run(
 
 def test_without_per_image_records(make_mvtec: MakeDataset, tmp_path: Path) -> None:
     report = run(make_mvtec(), tmp_path, per_image_jsonl=False)
-    assert not list(Path(report["run_dir"]).rglob("*.jsonl"))
+    assert not list(Path(report["run_dir"]).rglob("per_image.jsonl"))
 
 
 def test_runs_of_the_same_second_do_not_collide(tmp_path: Path) -> None:

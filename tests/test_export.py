@@ -193,7 +193,7 @@ def test_the_graph_in_torch(b: int, ratio: float) -> None:
 
 def test_a_bank_of_one_row() -> None:
     found = fitted(coreset_sampling_ratio=1e-9)
-    assert len(found.learned_.bank)  # type: ignore[attr-defined] == 1
+    assert len(found.learned_.memories.near.bank) == 1  # type: ignore[attr-defined]
     with torch.inference_mode():
         batch = torch.from_numpy(np.stack([resize_image(image, SIZE) for image in IMAGES]))
         score, _, _ = found.export_graph()(batch)

@@ -204,7 +204,7 @@ def test_equal_images_are_good(name: str, image: np.ndarray) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_part_calibrates(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = make(name).fit(IMAGES)
-    monkeypatch.setattr("pyimgano.models.spread._IMAGES", 2)
+    monkeypatch.setattr("pyimgano.models.evenly_spread._IMAGES", 2)
     monkeypatch.setattr("pyimgano.models.dfm._IMAGES", 3)
     part = make(name).fit(IMAGES)
     notes = part.calibration_.notes

@@ -74,8 +74,8 @@ _FORBIDDEN_CALLS = {
 
 
 def test_nothing_in_the_source_runs_what_it_reads() -> None:
-    """No pickle, shell, evaluation or format string made of data; and no CSV or HTML is written,
-    in which a name could be a formula or a script."""
+    """No pickle, shell, evaluation or format string made of data; and CSV, in which a name could
+    be a formula, is written in one place."""
     seen = 0
     for path in sorted(Path(pyimgano.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -86,11 +86,16 @@ def test_nothing_in_the_source_runs_what_it_reads() -> None:
                     names = [node.module or ""]
                 # of joblib the part alone that counts cores, and loads nothing
                 names = [name for name in names if name != "joblib.externals.loky.backend"]
+                if path.name == "plotting.py":  # which refuses it to matplotlib, and calls nothing
+                    names = [name for name in names if name != "subprocess"]
                 assert not {name.split(".")[0] for name in names} & _FORBIDDEN_MODULES, where
             elif isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
+                assert not called.startswith("subprocess."), where
                 given = {one.arg: ast.unparse(one.value) for one in node.keywords}
-                assert called not in _FORBIDDEN_CALLS, where
+                # the one place that writes CSV makes formulas harmless
+                if called not in ("csv.writer", "io.StringIO") or path.name != "csv_text.py":
+                    assert called not in _FORBIDDEN_CALLS, where
                 assert given.get("shell", "False") == "False", where
                 assert given.get("allow_pickle", "False") == "False", where
                 if called == "torch.load":

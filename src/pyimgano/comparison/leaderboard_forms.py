@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import UsageError
+from ..runs import csv_text
 from .leaderboard import Leaderboard, Table, best_of, caption, cells_of, head_of, percent
 from .run_facts import METRICS
 
@@ -95,30 +94,18 @@ def _escaped(text: str) -> str:
 
 
 def _csv(board: Leaderboard) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
+    rows: list[list[str | int | float | None]] = [
         ["dataset", "rank", "model", *board.metrics, "milliseconds_per_image", "missing", "run"]
-    )
+    ]
     for table in board.tables:
         for one in table.entries:
-            writer.writerow(
-                [
-                    _harmless(table.dataset),
-                    "" if one.rank is None else one.rank,
-                    _harmless(one.label),
-                    *("" if one.means[name] is None else one.means[name] for name in board.metrics),
-                    "" if one.milliseconds is None else one.milliseconds,
-                    _harmless("; ".join(f"{name}: {why}" for name, why in one.missing.items())),
-                    _harmless("; ".join(one.paths)),
-                ]
+            missing = "; ".join(f"{name}: {why}" for name, why in one.missing.items())
+            means = [one.means[name] for name in board.metrics]
+            paths = "; ".join(one.paths)
+            rows.append(
+                [table.dataset, one.rank, one.label, *means, one.milliseconds, missing, paths]
             )
-    return text.getvalue()
-
-
-def _harmless(text: str) -> str:
-    """Return text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    return csv_text(rows)
 
 
 def _html(board: Leaderboard) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..runs import InferenceRecord, write_bytes
+from ..runs import InferenceRecord, csv_text, write_bytes
 
 COLUMNS = (
     *("image", "verdict", "score", "threshold", "score_ratio", "p_value"),
@@ -34,33 +32,16 @@ def write_table(path: Path, records: Iterable[InferenceRecord]) -> None:
     DataError
         The file cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
+    write_bytes(path, csv_text(_rows(records)).encode("utf-8-sig", "backslashreplace"))
+
+
+def _rows(records: Iterable[InferenceRecord]) -> Iterator[list[str | int | float | None]]:
+    yield [*COLUMNS]
     for one in records:
         regions = one.regions or []
-        box = regions[0].box if regions else ("", "", "", "")
-        count = "" if one.regions is None else len(regions)
-        writer.writerow(
-            [
-                _harmless(one.input),
-                verdict_of(one),
-                *(_number(n) for n in (one.score, one.threshold, one.score_ratio, one.p_value)),
-                count,
-                *box,
-                _harmless(one.error),
-                _harmless(one.remark),
-                _harmless(one.overlay),
-            ]
-        )
-    write_bytes(path, text.getvalue().encode("utf-8-sig", "backslashreplace"))
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
-
-
-def _harmless(text: str | None) -> str:
-    """Return text that a spreadsheet does not take for a formula."""
-    text = text or ""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+        box = regions[0].box if regions else (None,) * 4
+        count = None if one.regions is None else len(regions)
+        numbers = (one.score, one.threshold, one.score_ratio, one.p_value)
+        rounded = [None if n is None else float(f"{n:.6g}") for n in numbers]
+        said = (one.error, one.remark, one.overlay)
+        yield [one.input, verdict_of(one), *rounded, count, *box, *said]

@@ -1,5 +1,6 @@
 """The run directory: names, schemas, atomic writes. Knows no detector and no torch."""
 
+from .csv_text import csv_text
 from .directory import (
     DEFAULT_OUTPUT,
     RecordWriter,
@@ -136,6 +137,7 @@ __all__ = [
     "WatchedFile",
     "Worst",
     "changes",
+    "csv_text",
     "find_model",
     "finished_report",
     "image_identity",
