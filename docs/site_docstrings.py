@@ -1,7 +1,7 @@
 """Give the site the docstrings that are completed when the package is imported.
 
-`run_benchmark` and `run_robust_benchmark` take their options, with types and meanings, from one table
-(`pipelines/config.py`); what mkdocstrings reads in the source is the place where they go.
+`run_benchmark` and `run_robust_benchmark` take their options, with types and meanings, from one
+table (`pipelines/config.py`); what mkdocstrings reads in the source is the place where they go.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 README.md, CHANGELOG.md, CONTRIBUTING.md and SECURITY.md lie at the root, where GitHub looks for
 them, and MkDocs takes pages from docs/ alone. They are added here, README.md as the first page, and
-the links between them and the pages in docs/ are rewritten. The files themselves keep the links that
-work on GitHub.
+the links between them and the pages in docs/ are rewritten. The files themselves keep the links
+that work on GitHub.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PAGES = {
 }
 _LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 _CODE = re.compile(r"(^ *```.*?^ *```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
-#: A line of a paragraph that a list follows at once, which GitHub takes for a list and MkDocs does not.
+#: A line of a paragraph that a list follows at once: GitHub sees that list, and MkDocs does not.
 _BEFORE_LIST = re.compile(r"^(?!- )(\S.*)\n(?=- )", re.MULTILINE)
 
 
