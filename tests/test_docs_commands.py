@@ -18,7 +18,8 @@ PAGES = [
 ]
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 _SHELLS = {"", "bash", "sh", "console"}
-_INLINE = re.compile(r"`(pyimgano[ -][a-z][^`]*)`")
+#: `pyimgano-detector` is the kind of a document.
+_INLINE = re.compile(r"`(pyimgano[ -](?!detector`)[a-z][^`]*)`")
 _COMMAND = re.compile(r"(?:\S*/)?pyimgano(?:-([a-z-]+))?")
 #: Words before the name of a package, a folder or a program that say that it is not the command.
 _NOT_RUN = {"pip", "install", "venv", "cd"}
