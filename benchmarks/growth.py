@@ -66,9 +66,9 @@ def simulate(count: int) -> None:
     """Print seconds, peak memory and banks of learning from so many images' features."""
     import torch
 
+    from pyimgano.models.evenly_spread import EvenlySpread
     from pyimgano.models.near_and_context import CONTEXT_SHARE
     from pyimgano.models.neighbors import PatchMemoryLearner
-    from pyimgano.models.spread import Spread
 
     generator = torch.Generator().manual_seed(0)
     grids, widths, bounds = [(16, 16), (8, 8)], [152, 192], [10_000, int(CONTEXT_SHARE * 10_000)]
@@ -77,7 +77,7 @@ def simulate(count: int) -> None:
         for (h, w), width in zip(grids, widths, strict=True)
     ]
     noise = [0.3 * torch.randn(one.shape, generator=generator) for one in base]
-    spread = Spread.of_images(count, sum(one[0].nbytes for one in base))
+    spread = EvenlySpread.of_images(count, sum(one[0].nbytes for one in base))
     learners = [
         PatchMemoryLearner(
             grid=grid,

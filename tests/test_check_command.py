@@ -21,7 +21,6 @@ from pyimgano.images import differences, origin_of, strangers
 from pyimgano.inference import kept as kept_detectors
 from pyimgano.inference.kept import KeptDetectors, same_files
 from pyimgano.models import register_model
-from pyimgano.models.saved_state import SavedState
 from pyimgano.runs import InferenceRecord
 
 from .conftest import copy_registry, picture, save
@@ -31,11 +30,7 @@ Check = Callable[..., tuple[int, str, str]]
 
 
 class Dark(SavedDarkness):
-    """Scores after it was loaded too."""
-
-    def _restore(self, saved: SavedState) -> None:
-        super()._restore(saved)
-        self.batches = []
+    """The quick model of these tests."""
 
 
 @pytest.fixture

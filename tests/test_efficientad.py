@@ -36,8 +36,8 @@ from pyimgano.models.efficientad_teacher import (
     rise_and_fall,
     whole_features,
 )
+from pyimgano.models.evenly_spread import EvenlySpread, KeptVectors, evenly
 from pyimgano.models.saved_state import SavedState
-from pyimgano.models.spread import KeptVectors, Spread, evenly
 from pyimgano.models.trained import NetworkTraining, files_sha256
 from pyimgano.models.training import KeptImages
 
@@ -333,7 +333,7 @@ class TestSpread:
 
     def test_vectors_are_kept_once(self) -> None:
         vectors = torch.rand((10, 3, 2), generator=generator())
-        kept = KeptVectors(Spread(10, 4), vectors[0])
+        kept = KeptVectors(EvenlySpread(10, 4), vectors[0])
         kept.add(vectors[:4])
         room = kept.all().data_ptr()
         kept.add(vectors[4:8])  # the last two of those announced never came

@@ -28,12 +28,12 @@ import pyimgano
 from pyimgano.backbones import create_backbone, feature_cache, programs
 from pyimgano.datasets import check_dataset, load_dataset
 from pyimgano.errors import DataError, ImageReadError, PyimganoError, UsageError, WeightsError
-from pyimgano.foreign import parse_json, read_regular
 from pyimgano.images import header, png, read_header, read_image, read_mask, read_roi
 from pyimgano.images.jpeg import find_jpeg_parts
 from pyimgano.inference.inputs import list_input
 from pyimgano.pipelines.export import check_images_of_run
 from pyimgano.runs import find_model
+from pyimgano.untrusted_files import parse_json, read_regular
 
 from .conftest import MakeDataset, picture, save, spot_mask
 

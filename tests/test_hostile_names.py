@@ -308,11 +308,11 @@ def test_a_link_that_waits_for_a_temporary_file(tmp_path: Path) -> None:
 
 def test_lines_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     for name in HOSTILE:
-        console.complain(f"{name}: unreadable")
+        console.print_error(f"{name}: unreadable")
     err = capsys.readouterr().err
     assert len(err.split("\n")) == len(HOSTILE) + 1
     assert all(line.isprintable() for line in err.split("\n"))
-    console.complain("x" * 10**7)
+    console.print_error("x" * 10**7)
     assert len(capsys.readouterr().err) < 5000
 
 

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from pyimgano.backbones import create_backbone
 from pyimgano.errors import UsageError
-from pyimgano.models import create_model, spread
+from pyimgano.models import create_model, evenly_spread
 from pyimgano.models.anomaly_map import smooth_maps
 from pyimgano.models.neighbors import random_projection, streamed_coreset
 from pyimgano.models.patchcore import VisionPatchCore
@@ -295,7 +295,7 @@ def test_many_training_images_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None
     """Blocks, and calibration on a part: scores are those of the bank that came out."""
     images = [picture(i) for i in range(13)]
     monkeypatch.setattr(streamed_coreset, "BLOCK_ROWS", 150)  # 64 patches an image
-    monkeypatch.setattr(spread, "_IMAGES", 5)
+    monkeypatch.setattr(evenly_spread, "_IMAGES", 5)
     detector = make(max_bank_size=40).fit(images)
     assert len(detector.coreset_indices_) == 40
     assert detector.describe()["memory_bank"]["selections"] > 1
@@ -320,7 +320,7 @@ def test_few_of_many_images_can_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     monkeypatch.setattr(streamed_coreset, "BLOCK_ROWS", block)
-    monkeypatch.setattr(spread, "_IMAGES", 2)
+    monkeypatch.setattr(evenly_spread, "_IMAGES", 2)
     paths = [save(tmp_path / f"{i:02d}.png", picture(i)) for i in range(12)]
     for path in paths[3:]:
         path.write_bytes(b"")

@@ -367,8 +367,8 @@ def test_scores_do_not_depend_on_company() -> None:
 @pytest.mark.filterwarnings("error")
 def test_images_kept_for_calibration_are_of_all_parts() -> None:
     """Also where every tenth image is kept, of which scales are learned without their own part."""
+    from pyimgano.models.evenly_spread import EvenlySpread
     from pyimgano.models.neighbors import PatchMemoryLearner
-    from pyimgano.models.spread import Spread
 
     patches = torch.randn((100, 16, 6), generator=torch.Generator().manual_seed(0))
     for part in (10, 1):
@@ -376,7 +376,7 @@ def test_images_kept_for_calibration_are_of_all_parts() -> None:
             grid=(4, 4),
             size=(128, 128),
             cells=None,
-            spread=Spread(100, part),
+            spread=EvenlySpread(100, part),
             like=patches[0],
             images=100,
             max_rows=200,
@@ -413,9 +413,9 @@ def test_few_that_can_be_read_of_many() -> None:
 
 
 def test_in_sample_says_how_many_it_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pyimgano.models import spread
+    from pyimgano.models import evenly_spread
 
-    monkeypatch.setattr(spread, "_IMAGES", 3)
+    monkeypatch.setattr(evenly_spread, "_IMAGES", 3)
     for calibration in ("in-sample", "out-of-sample"):
         notes = make(calibration=calibration).fit(IMAGES).calibration_.notes
         assert any("3 of the 6 training images" in note for note in notes)

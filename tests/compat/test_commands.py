@@ -99,7 +99,7 @@ def test_flags_go_straight_to_the_benchmark(call: Run, tiny: Path, tmp_path: Pat
         (["--dataset", "nonsense"], 2, "unknown dataset 'nonsense'"),
         (["--no-such-flag"], 2, "No such option"),
         (["--dataset", "custom", "--root", "/nowhere", "--no-save-run"], 1, "no such folder"),
-        (["no-such-command"], 2, "No such command"),
+        (["no-such-command"], 2, "unknown command 'no-such-command'"),
         (["infer", "--model-dir", "/nowhere", "--watch", "/"], 1, "/nowhere"),
         (["datasets", "check", "--dataset", "custom", "--root", "/nowhere"], 1, "no such folder"),
     ],

@@ -69,7 +69,7 @@ class _Recipe:
 
 
 def _transformer(name: str, build: Callable[[], TappedNetwork]) -> _Recipe:
-    """One whose parameters are not drawn before they are filled: they are many."""
+    """Make a transformer whose parameters are not drawn before they are filled: they are many."""
 
     def empty() -> TappedNetwork:
         with torch.device("meta"):
@@ -151,12 +151,12 @@ class Backbone:
 
     @property
     def precision(self) -> str:
-        """What it is really computed in: `float32` or `bfloat16`."""
+        """Return what it is really computed in: `float32` or `bfloat16`."""
         return self._engine.precision
 
     @property
     def coarse(self) -> bool:
-        """Whether joined patches have half as many cells both ways as the finest layer."""
+        """Return whether joined patches have half as many cells both ways as the finest layer."""
         return isinstance(self._graph, PatchGraph) and self._graph.coarse
 
     @property
@@ -165,7 +165,7 @@ class Backbone:
         return self._graph.apart if isinstance(self._graph, PatchGraph) else ()
 
     def features(self, images: Sequence[NetworkInput]) -> list[Tensor]:
-        """Feature maps of images of one size.
+        """Return feature maps of images of one size.
 
         Parameters
         ----------
@@ -265,7 +265,9 @@ class Backbone:
         return [tuple(int(n) for n in layer.shape) for layer in layers]
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """The network's weights by their names here; a file of them is one for `weights=`."""
+        """Return the network's weights by their names here; a file of them is one for
+        `weights=`.
+        """
         return {
             name: np.ascontiguousarray(value.cpu().numpy())
             for name, value in self.network.state_dict().items()
@@ -288,7 +290,7 @@ class Backbone:
         return self
 
     def describe(self) -> dict[str, Any]:
-        """What a report says of the backbone; plain JSON values."""
+        """Return what a report says of the backbone; plain JSON values."""
         return {
             "name": self.name,
             "layers": list(self.layers),
@@ -304,7 +306,7 @@ class Backbone:
 
 
 def list_backbones() -> list[str]:
-    """Names of the built-in backbones; `timm:<name>` reaches any timm model besides."""
+    """Return names of the built-in backbones; `timm:<name>` reaches any timm model besides."""
     return sorted(_RECIPES)
 
 
@@ -430,7 +432,7 @@ def _create(
     precision: str,
     threads: int,
 ) -> Backbone:
-    """A backbone never changes, so the categories of a run share one, and its compilation."""
+    """Make a backbone once: it never changes, so the categories of a run share it."""
     network, origin = _build(name, pretrained, weights, seed)
     network.eval().requires_grad_(False)
     if layers is None:
@@ -491,7 +493,7 @@ def _apart(
 
 @cache
 def _versions() -> list[str]:
-    """Of all that features depend on besides our own code: decoders, resizing, engines."""
+    """Return the versions of all that features depend on besides our code: decoders, engines."""
     names = ("torch", "openvino", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
     found = []
     for name in names:

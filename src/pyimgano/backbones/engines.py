@@ -38,7 +38,7 @@ class Engine(Protocol):
     precision: str
 
     def run(self, pixels: npt.NDArray[np.uint8]) -> list[Tensor]:
-        """(N, H, W, 3) uint8 in; one (N, C_l, H_l, W_l) float32 tensor a layer out."""
+        """Run images (N, H, W, 3) uint8; returns one (N, C_l, H_l, W_l) float32 tensor a layer."""
         ...
 
 
@@ -152,7 +152,7 @@ class OpenVinoEngine:
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` as a torch device that exists here.
+    """Return `auto`, `cpu`, `cuda` or `cuda:N` as a torch device that exists here.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_engine(engine: str, device: torch.device) -> str:
-    """Which engine runs: OpenVINO on a CPU where it is installed, else torch.
+    """Choose which engine runs: OpenVINO on a CPU where it is installed, else torch.
 
     Raises
     ------
@@ -195,5 +195,5 @@ def resolve_engine(engine: str, device: torch.device) -> str:
 
 
 def as_batch(images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
-    """Images of one size as (N, H, W, 3) uint8."""
+    """Return images of one size as (N, H, W, 3) uint8."""
     return np.ascontiguousarray(np.stack(images))

@@ -28,9 +28,9 @@ import torch
 from safetensors.numpy import load, save
 from torch import Tensor
 
-from ..foreign import parse_json, read_regular
 from ..images import KeyedImage, Recalled, SampleRange, Signature
 from ..threads import ForkSafeLock
+from ..untrusted_files import parse_json, read_regular
 
 #: Bytes that a cache folder may hold unless another bound is given.
 MAX_BYTES = 20 * 2**30
@@ -66,7 +66,7 @@ class FeatureCache:
         self._lock = ForkSafeLock()
 
     def lookup(self, key: str) -> Recalled | None:
-        """What is known of an image; None if nothing is, or it was damaged."""
+        """Look up what is known of an image; None if nothing is, or it was damaged."""
         path = self._path(key)
         try:
             entry = load(read_regular(path, self._max_bytes))
@@ -159,7 +159,7 @@ class FeatureCache:
 
 
 def recalled_features(image: KeyedImage) -> list[Tensor]:
-    """The features that a stream found in a cache."""
+    """Return the features that a stream found in a cache."""
     assert image.features is not None
     return [torch.from_numpy(array) for array in image.features]
 

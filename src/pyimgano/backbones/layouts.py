@@ -117,7 +117,7 @@ def known_transformers() -> dict[str, Recognised]:
 
 
 def _under_the_authors_names(state: State) -> tuple[State, str]:
-    """The state dict, and which family it is of."""
+    """Return the state dict, and which family it is of."""
     found = {}
     for key, value in _without_prefix(state).items():
         renamed = _renamed(key)
@@ -140,7 +140,7 @@ def _under_the_authors_names(state: State) -> tuple[State, str]:
 
 
 def _without_prefix(state: State) -> State:
-    """Only what belongs to the network that the class token is of, without what comes before.
+    """Return what belongs to the network that the class token is of, without the rest.
 
     Checkpoints of a larger program have a prefix (`backbone.`, `dinov2.`, `module.`), and other
     parts beside the network.
@@ -191,7 +191,7 @@ _ROWS_WITHOUT_BIAS = {3 * size.width for size in dinov3.SIZES.values() if not si
 
 
 def _join_mlp(found: State, at: str, family: str) -> None:
-    """The names of a gated layer, joined where the authors join them."""
+    """Return the names of a gated layer, joined where the authors join them."""
 
     def move(old: str, new: str) -> None:
         for leaf in ("weight", "bias"):
@@ -215,5 +215,7 @@ def _join_mlp(found: State, at: str, family: str) -> None:
 
 
 def _is_gated_of_timm(first: Tensor | None, second: Tensor | None) -> bool:
-    """Whether the layers of an MLP are those of a gated one: twice as many rows as it takes."""
+    """Return whether the layers of an MLP are those of a gated one: twice as many rows as it
+    takes.
+    """
     return first is not None and second is not None and first.shape[0] == 2 * second.shape[1]

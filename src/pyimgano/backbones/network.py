@@ -47,14 +47,14 @@ class TappedNetwork(nn.Module):
         return layer
 
     def tapped(self, x: Tensor, layers: Sequence[str]) -> list[Tensor]:
-        """Feature maps (N, C_l, H_l, W_l) of `layers`, in that order.
+        """Return feature maps (N, C_l, H_l, W_l) of `layers`, in that order.
 
         `x` is (N, 3, H, W) float32, normalised. Nothing after the deepest layer runs.
         """
         raise NotImplementedError
 
     def layer_kinds(self) -> dict[str, tuple[int, int]]:
-        """(channels, stride) of each layer, in the order of computation."""
+        """Return (channels, stride) of each layer, in the order of computation."""
         side = 64  # enough for strides up to 32 to be seen
         weight = next(self.parameters())
         with torch.inference_mode():
@@ -135,7 +135,7 @@ class PatchGraph(nn.Module):
 
 
 def _joined(maps: Sequence[Tensor], coarse: bool) -> Tensor:
-    """(N, h, w, D) of maps (N, C_l, h_l, w_l)."""
+    """Return (N, h, w, D) of maps (N, C_l, h_l, w_l)."""
     grid = max((int(m.shape[-2]), int(m.shape[-1])) for m in maps)  # that of the finest
     if coarse:
         grid = (grid[0] + 1) // 2, (grid[1] + 1) // 2
@@ -149,7 +149,7 @@ def _joined(maps: Sequence[Tensor], coarse: bool) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _mean_and_resize(cells: int, wanted: int) -> Tensor:
-    """(wanted, cells): along one axis, the mean of each cell and its neighbours that exist,
+    """Return (wanted, cells): along one axis, the mean of each cell and its neighbours that exist,
     then bilinear resizing with half-pixel centres. Both axes together are the 3x3 mean and
     bilinear resizing, which are separable."""
     # numpy, so that tracing takes the result as a constant

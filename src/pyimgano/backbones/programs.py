@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..foreign import parse_json, read_regular
+from ..untrusted_files import parse_json, read_regular
 from .without_telemetry import import_openvino
 
 #: Programs kept; the ones longest unused go first.
@@ -43,7 +43,9 @@ class ProgramStore:
         self._identity = identity
 
     def load(self, core: Any, size: tuple[int, int]) -> Any | None:
-        """The program for images of (height, width); None if there is none, or no whole one."""
+        """Load the program for images of (height, width); None if there is none, or no whole
+        one.
+        """
         stem = self._stem(size)
         try:
             wanted = parse_json(read_regular(stem.with_suffix(".json"), _LARGEST))
@@ -95,7 +97,7 @@ def _digest(path: Path) -> str:
 
 @cache
 def code_hash(*rooms: str) -> str:
-    """A hash of the code in folders of this package, so that a change to it is seen."""
+    """Return a hash of the code in folders of this package, so that a change to it is seen."""
     digest = hashlib.sha256()
     for room in rooms:
         for path in sorted((Path(__file__).parents[1] / room).glob("*.py")):

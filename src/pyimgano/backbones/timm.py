@@ -61,7 +61,9 @@ def _first_line(error: Exception) -> str:
 
 
 def _is_plain(model: Any) -> bool:
-    """Whether a `features_only` model is a vision transformer of one grid and square patches."""
+    """Return whether a `features_only` model is a vision transformer of one grid and square
+    patches.
+    """
     inner = getattr(model, "model", None)
     patch = getattr(getattr(inner, "patch_embed", None), "patch_size", ())
     return (
@@ -81,7 +83,7 @@ def _normalisation(model: Any) -> tuple[tuple[float, float, float], tuple[float,
 
 
 def _another_size(name: str, x: Tensor, error: Exception) -> UsageError:
-    """The error where a model refuses the size of its input."""
+    """Return the error where a model refuses the size of its input."""
     reason = " ".join(str(error).split())[:200] or "it does not say why"
     return UsageError(
         f"backbone 'timm:{name}' does not take images of {x.shape[2]} x {x.shape[3]} "

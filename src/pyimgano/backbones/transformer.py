@@ -256,7 +256,7 @@ class VisionTransformer(TappedNetwork):
         return after
 
     def _part(self, tokens: Tensor, layer: Layer, grid: tuple[int, int]) -> Tensor:
-        """(N, width, rows, columns) of the tokens that a layer names."""
+        """Return (N, width, rows, columns) of the tokens that a layer names."""
         before = self.has_class + self.registers
         if layer.part == "class":
             tokens, grid = tokens[:, :1], (1, 1)

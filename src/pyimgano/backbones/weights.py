@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import WeightsError
-from ..foreign import parse_json, read_regular
+from ..untrusted_files import parse_json, read_regular
 from .layouts import WeightsNotFitting
 from .network import TappedNetwork, initialise
 from .published import PUBLISHED, Published, fetched_file
@@ -57,7 +57,7 @@ class WeightsPackage:
     pattern: str
 
     def find(self) -> Path | None:
-        """The weights file if the package is installed; the package is not imported."""
+        """Find the weights file if the package is installed; the package is not imported."""
         spec = importlib.util.find_spec(self.module)
         for folder in (spec.submodule_search_locations or ()) if spec else ():
             for path in sorted(Path(folder).glob(self.pattern)):
@@ -157,7 +157,7 @@ def weights_files(path: Path) -> list[Path]:
 
 
 def _parts(index: Path) -> list[str]:
-    """The names of the files that an index of Hugging Face's tells the tensors of."""
+    """Return the names of the files that an index of Hugging Face's tells the tensors of."""
     try:
         document = parse_json(read_regular(index, _LARGEST_INDEX))
         names = sorted(set(document["weight_map"].values()))
@@ -209,7 +209,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _refuse_bomb(path: Path) -> None:
-    """A file that torch writes is an archive, uncompressed; one that unpacks to more than it
+    """Refuse an archive that unpacks to more than it is: torch writes them uncompressed.
     is was made to fill the memory."""
     try:
         if not zipfile.is_zipfile(path):

@@ -70,7 +70,7 @@ class Likeness:
 
     @property
     def unlike(self) -> bool:
-        """Whether the promise cannot be counted on."""
+        """Return whether the promise cannot be counted on."""
         return self.p_value is not None and self.p_value < UNLIKE
 
 
@@ -125,7 +125,7 @@ def likeness(now: Calibration, normal_scores: Scores, good: Sequence[float]) -> 
 
 
 def unlike_note(found: Likeness | None, alarms: BinomialInterval) -> str | None:
-    """The warning where the good test images are not like those of the calibration."""
+    """Return the warning where the good test images are not like those of the calibration."""
     if found is None or not found.unlike:
         return None
     return (
@@ -141,7 +141,7 @@ def low_recall_note(
     auroc: float | None,
     threshold: float,
 ) -> str | None:
-    """The sentence where another promise would find many more defects.
+    """Return the sentence where another promise would find many more defects.
 
     It names the first line of the table below the threshold that finds at least three quarters
     of what the most generous line would find more.

@@ -155,7 +155,7 @@ def fit_exponential_tail(ordered: npt.NDArray[np.float64]) -> ExponentialTail | 
 
 
 def _fitted(ordered: npt.NDArray[np.float64], k: int) -> ExponentialTail | str:
-    """Of the k largest of scores (n,)."""
+    """Fit to the k largest of scores (n,)."""
     n = len(ordered)
     left_out = max(LEFT_OUT_AT_LEAST, round(LEFT_OUT_SHARE * k))
     r = k - left_out

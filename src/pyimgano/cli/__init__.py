@@ -21,7 +21,7 @@ from ..errors import PyimganoError
 from ..memory import is_out_of_memory, one_line
 from ..models.registry import create_model
 from .caller import Caller
-from .console import complain, warn
+from .console import print_error, warn
 from .groups import SuggestingGroup
 from .interruption import INTERRUPTED, ended_cleanly_by_signals, how_to_go_on
 
@@ -218,15 +218,15 @@ def _run(
                 status = command.main(arguments, prog_name=name, standalone_mode=False, obj=caller)
             return status if isinstance(status, int) else 0
         except click.ClickException as error:
-            complain(f"{name}: error: {' '.join(error.format_message().split())}")
+            print_error(f"{name}: error: {' '.join(error.format_message().split())}")
             return error.exit_code
         except PyimganoError as error:
-            complain(f"{name}: error: {error}")
+            print_error(f"{name}: error: {error}")
             return error.exit_code
         except (click.Abort, KeyboardInterrupt):
-            complain(f"{name}: error: interrupted")
+            print_error(f"{name}: error: interrupted")
             if (line := how_to_go_on(interruption.run)) is not None:
-                complain(line)
+                print_error(line)
             return INTERRUPTED
         except SystemExit as left:  # by click, which has put its own streams in the way of ours
             sys.stdout, sys.stderr = streams
@@ -235,7 +235,7 @@ def _run(
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            complain(f"{name}: error: not enough memory ({one_line(error)})")
+            print_error(f"{name}: error: not enough memory ({one_line(error)})")
             return 1
 
 

@@ -11,10 +11,10 @@ import click
 from .caller import current_caller, detector_of_caller
 from .console import (
     Console,
-    complain_of_problems,
     parse_keywords,
     plain,
     print_document,
+    print_problems,
     print_summary,
     print_text,
     require_report,
@@ -158,7 +158,7 @@ def _resume(arguments: dict[str, Any], output: Path | None) -> int:
 def _show(report: dict[str, Any], console: Console, output: Path | None, *, skip: bool) -> int:
     print_summary(report, output)
     console.table(report)
-    return complain_of_problems(report, skip=skip)
+    return print_problems(report, skip=skip)
 
 
 def _print_list(names: list[str], as_json: bool) -> None:

@@ -32,7 +32,7 @@ class Caller:
 
     @property
     def makes_its_own(self) -> bool:
-        """Whether it makes detectors in another way than we do."""
+        """Return whether it makes detectors in another way than we do."""
         return self.create_model is not create_model
 
 

@@ -12,7 +12,7 @@ import click
 
 from .. import __version__
 from ..threads import limited_threads
-from .console import Bar, complain, images_in, plain, print_document, print_text
+from .console import Bar, images_in, plain, print_document, print_error, print_text
 from .options import bit_depth_option, max_pixels_option, num_threads_option
 
 if TYPE_CHECKING:
@@ -118,20 +118,20 @@ def _check(given: dict[str, Any]) -> int:
     require_empty(output)
     good, new, root, problems = _images(given, output)
     for line in problems:
-        complain(line)
+        print_error(line)
     if not new:
-        complain("there is no new image to judge")
+        print_error("there is no new image to judge")
         return 1
     make_folder(output)
     with Bar() as bar:
         kept, seconds = _detector(given, good, bar)
         for path, reason in kept.skipped[:_NAMED]:
-            complain(f"{path}: {reason}; not learned from")
+            print_error(f"{path}: {reason}; not learned from")
         if len(kept.skipped) > _NAMED:
-            complain(f"and {len(kept.skipped) - _NAMED} more good photos could not be read")
+            print_error(f"and {len(kept.skipped) - _NAMED} more good photos could not be read")
         notes = _notes(good, new)
         for note in notes:
-            complain(f"note: {note}")
+            print_error(f"note: {note}")
         records = _judge(given, kept, new, root, output, notes, bar)
     summary = _summary(given, kept, records, notes, problems, output)
     summary["fit"] = {"kept_before": seconds is None, "seconds": seconds}
@@ -145,7 +145,7 @@ def _check(given: dict[str, Any]) -> int:
 
 
 def _free_folder(began: datetime) -> Path:
-    """A folder that is not there yet, named after the time."""
+    """Return a folder that is not there yet, named after the time."""
     name = f"{began:%Y%m%d_%H%M%S}"
     number, folder = 1, CHECKS / name
     while folder.exists():
@@ -157,7 +157,7 @@ def _free_folder(began: datetime) -> Path:
 def _images(
     given: dict[str, Any], output: Path
 ) -> tuple[list[str], list[str], str | None, list[str]]:
-    """The good images, the new ones, the folder that overlays mirror, and what is wrong."""
+    """Return the good images, the new ones, the folder that overlays mirror, and what is wrong."""
     from ..inference.inputs import common_root, list_input
 
     good_folder = given["good"]
@@ -181,12 +181,14 @@ def _images(
         roots += listing.roots
         problems += listing.problems
         for note in listing.notes:
-            complain(note)
+            print_error(note)
     return good, list(dict.fromkeys(paths)), common_root(roots), problems
 
 
 def _detector(given: dict[str, Any], good: Sequence[str], bar: Bar) -> tuple[Kept, float | None]:
-    """The detector that was kept for these photos, or one fitted now and the seconds it took."""
+    """Return the detector that was kept for these photos, or one fitted now and the seconds it
+    took.
+    """
     from ..images import read_roi
     from ..inference.detectors import make_detector
     from ..inference.kept import Kept, KeptDetectors, contents_of, key_of_fit
@@ -213,10 +215,10 @@ def _detector(given: dict[str, Any], good: Sequence[str], bar: Bar) -> tuple[Kep
     store = KeptDetectors()
     found = None if given["refit"] else store.find(key)
     if found is not None:
-        complain(f"using the detector that was kept for these {len(good)} good photos")
+        print_error(f"using the detector that was kept for these {len(good)} good photos")
         return found, None
     began = time.monotonic()
-    complain(f"learning from {len(good)} good photos")
+    print_error(f"learning from {len(good)} good photos")
     made.fit(good, on_error="skip", progress=bar.show)
     require_fitted(made)
     skipped = tuple((one.path, one.reason) for one in made.skipped_)
@@ -226,7 +228,7 @@ def _detector(given: dict[str, Any], good: Sequence[str], bar: Bar) -> tuple[Kep
 
 
 def _notes(good: Sequence[str], new: Sequence[str]) -> list[str]:
-    """What speaks against trusting the answer, found out before there is one."""
+    """Return what speaks against trusting the answer, found out before there is one."""
     from ..images import strangers
     from ..inference.kept import same_files
 
@@ -286,7 +288,7 @@ def _judge(
     )
     try:
         with page:
-            Session(detector, wanted, emit, look=page.add, warn=complain).score(new, root)
+            Session(detector, wanted, emit, look=page.add, warn=print_error).score(new, root)
     finally:
         file.close()
     return records
@@ -337,7 +339,9 @@ def _write(output: Path, records: Sequence[InferenceRecord], summary: dict[str, 
 
 
 def _told(records: Sequence[InferenceRecord], summary: dict[str, Any]) -> list[str]:
-    """The answer for a person: the table, the numbers, what they are worth, where the files are."""
+    """Return the answer for a person: the table, the numbers, what they are worth, where the files
+    are.
+    """
     from ..inference.table import verdict_of
 
     order = sorted(

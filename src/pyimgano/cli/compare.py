@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import complain, for_people, plain, print_document, print_for_people
+from .console import for_people, plain, print_document, print_error, print_for_people
 from .options import require_writable
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _tables(found: Comparison) -> list[Any]:
     from ..comparison.page import cost
 
     for note in found.notes:
-        complain(note)
+        print_error(note)
     several = len({one["category"] for one in found.rows}) > 1
     tables: list[Any] = []
     if found.settings:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from ..errors import DataError, PyimganoError
-from ..foreign import parse_json, quoted
+from ..untrusted_files import parse_json, quoted
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -99,7 +99,7 @@ class Bar:
 
     def _log(self, line: str) -> None:
         self._said = self._clock()
-        complain(line)
+        print_error(line)
 
 
 class Console(Bar):
@@ -128,7 +128,7 @@ class Console(Bar):
 
     def category_finished(self, report: FittedReport) -> None:
         if report.failure is not None:
-            complain(f"{report.category}: {report.failure.message}")
+            print_error(f"{report.category}: {report.failure.message}")
 
     def table(self, report: dict[str, Any]) -> None:
         """Print the summary as a table, and where the run and its page are."""
@@ -172,7 +172,7 @@ _DECISIONS = ("recall", "false alarms", "promised")
 
 
 def on_terminal() -> bool:
-    """Whether somebody looks at stderr."""
+    """Return whether somebody looks at stderr."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
@@ -230,12 +230,12 @@ def places_of(report: dict[str, Any]) -> list[str]:
 
 
 def plain(message: str) -> str:
-    """One line; control characters in a file's name are shown, not obeyed."""
+    """Return one line; control characters in a file's name are shown, not obeyed."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
 
 
-def complain(message: str) -> None:
-    """One line on stderr, cut where it is longer than anybody reads."""
+def print_error(message: str) -> None:
+    """Print one line on stderr, cut where it is longer than anybody reads."""
     if sys.stderr is not None:  # None if the caller closed it
         line = plain(message)
         if len(line) > _LONGEST_LINE:
@@ -251,8 +251,8 @@ def warn(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """For `warnings.showwarning`: one line too, since untrusted names may be in it."""
-    complain(f"warning: {message}")
+    """Print a warning in one line, in place of `warnings.showwarning`: names may be untrusted."""
+    print_error(f"warning: {message}")
 
 
 def print_document(document: Any) -> None:
@@ -317,7 +317,7 @@ def require_report(run: Callable[[], dict[str, Any]], output: Path | None) -> di
 
 
 def print_text(text: str) -> None:
-    """A result on stdout.
+    """Print a result on stdout.
 
     Raises
     ------
@@ -368,12 +368,12 @@ def images_in(
     if good_for is not None:
         require_good_parts(folder, listing.paths, option=good_for)
     for note in listing.notes:
-        complain(note)
+        print_error(note)
     return listing.paths
 
 
 def parse_keywords(text: str | None) -> dict[str, Any]:
-    """The object that `--model-kwargs` gives; raises `click.UsageError` where it is none."""
+    """Read the object that `--model-kwargs` gives; raises `click.UsageError` where it is none."""
     if text is None:
         return {}
     try:
@@ -386,7 +386,7 @@ def parse_keywords(text: str | None) -> dict[str, Any]:
     return keywords
 
 
-def complain_of_problems(report: dict[str, Any], *, skip: bool) -> int:
+def print_problems(report: dict[str, Any], *, skip: bool) -> int:
     """List what was wrong with files, and return the exit status."""
     failed = unreadable = 0
     for name, category in _categories(report).items():
@@ -394,19 +394,19 @@ def complain_of_problems(report: dict[str, Any], *, skip: bool) -> int:
         problems = category["problems"]
         unreadable += sum(p["kind"] == "unreadable_test_image" for p in problems)
         for problem in problems[:_LISTED]:
-            complain(f"{name}: {problem['kind']}: {problem['path']}: {problem['message']}")
+            print_error(f"{name}: {problem['kind']}: {problem['path']}: {problem['message']}")
         if len(problems) > _LISTED:
-            complain(f"{name}: and {len(problems) - _LISTED} more problems, all in the report")
+            print_error(f"{name}: and {len(problems) - _LISTED} more problems, all in the report")
         for note in category["notes"]:
-            complain(f"{name}: {note}")
+            print_error(f"{name}: {note}")
         if category["calibration"]:
             for note in category["calibration"]["notes"]:
-                complain(f"{name}: threshold: {note}")
+                print_error(f"{name}: threshold: {note}")
     if report.get("not_begun"):
-        complain(f"not begun: {', '.join(report['not_begun'])}")
+        print_error(f"not begun: {', '.join(report['not_begun'])}")
     if unreadable:
         plural = "s" if unreadable > 1 else ""
-        complain(f"{unreadable} test image{plural} could not be read and got no score")
+        print_error(f"{unreadable} test image{plural} could not be read and got no score")
     return 1 if failed or (unreadable and not skip) else 0
 
 
@@ -438,7 +438,7 @@ def _row(name: str, report: dict[str, Any], metrics: list[str]) -> list[str]:
 
 
 def _trade_off(report: dict[str, Any]) -> Table:
-    """What each promise leads to, as a table for a terminal."""
+    """Return what each promise leads to, as a table for a terminal."""
     from rich.table import Table
 
     table = Table(title="promised false alarms, and what they lead to (95 % intervals)")
@@ -463,5 +463,5 @@ def _with_interval(share: dict[str, Any], digits: int) -> str:
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """A share in percent; a dash where there is none."""
+    """Return a share in percent; a dash where there is none."""
     return "-" if value is None else f"{100 * value:.{digits}f}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .console import Bar, complain, plain, print_document, print_text
+from .console import Bar, plain, print_document, print_error, print_text
 from .groups import SuggestingGroup
 from .options import SharedOption, bit_depth_option, max_pixels_option
 
@@ -107,7 +107,7 @@ def check_command(
     else:
         print_text("\n".join([_table(checked), *_findings(checked)]))
     if checked.errors:
-        complain(f"{checked.errors} error{'s' * (checked.errors > 1)} found")
+        print_error(f"{checked.errors} error{'s' * (checked.errors > 1)} found")
     return 1 if checked.errors else 0
 
 

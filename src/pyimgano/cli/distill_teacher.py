@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .console import Bar, complain, print_facts
+from .console import Bar, print_error, print_facts
 from .options import json_option, max_pixels_option
 
 
@@ -106,7 +106,7 @@ def command(
             list(dict.fromkeys(paths)),
             output,
             **settings,
-            estimated=lambda one: complain(f"distilling: {one}"),
+            estimated=lambda one: print_error(f"distilling: {one}"),
             progress=bar.show,
         )
     shown = {k: v for k, v in facts.items() if k not in ("channel_mean", "channel_std")}

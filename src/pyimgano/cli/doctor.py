@@ -102,7 +102,7 @@ def _gpu() -> dict[str, Any]:
 
 
 def _engines() -> dict[str, str]:
-    """The engines that run networks, with their versions, the default one on a CPU first."""
+    """Return the engines that run networks, with their versions, the default one on a CPU first."""
     found = {}
     for name in ("openvino", "torch", "onnxruntime"):
         try:
@@ -122,7 +122,7 @@ def _weights() -> dict[str, dict[str, str | None]]:
 
 
 def _missing_parts() -> dict[str, list[str]]:
-    """The extras of which something is not installed, and what that is."""
+    """Return the extras of which something is not installed, and what that is."""
     missing: dict[str, list[str]] = {}
     try:
         wanted = requires("pyimgano") or []

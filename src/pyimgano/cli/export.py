@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .console import ALLOW_WEIGHTS, Bar, complain, print_facts
+from .console import ALLOW_WEIGHTS, Bar, print_error, print_facts
 from .options import json_option, max_pixels_option
 
 
@@ -119,7 +119,7 @@ def command(
             progress=bar.show,
         )
     if metadata.check.labels_differ:
-        complain(
+        print_error(
             f"{metadata.check.labels_differ} of {metadata.check.images} images lie within rounding "
             "of the threshold, and the export decides them differently from the detector"
         )

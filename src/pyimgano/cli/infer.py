@@ -16,11 +16,11 @@ from .caller import current_caller
 from .console import (
     ALLOW_WEIGHTS,
     Bar,
-    complain,
     for_people,
     images_in,
     parse_keywords,
     plain,
+    print_error,
     print_text,
 )
 from .infer_usage import (
@@ -272,7 +272,7 @@ def _list_inputs(given: dict[str, Any], problems: list[str]) -> tuple[list[str],
         paths += listing.paths
         roots += listing.roots
         for line in (*listing.problems, *listing.notes):
-            complain(line)
+            print_error(line)
         problems += listing.problems
     return paths, common_root(roots)
 
@@ -361,13 +361,13 @@ def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> Scorer:
     if fitting:
         images = images_in(given["train_dir"], "good training images", good_for="--train-dir")
         for note in strangers(images, paths):
-            complain(f"note: {note}; scores may show this and no defect")
+            print_error(f"note: {note}; scores may show this and no defect")
         detector.fit(images, calibration_images=good, on_error=skip, progress=bar.show)
         skipped = getattr(detector, "skipped_", [])
         for one in skipped[:_NAMED]:
-            complain(f"{one.path}: {one.reason}; left out of the {one.role} images")
+            print_error(f"{one.path}: {one.reason}; left out of the {one.role} images")
         if len(skipped) > _NAMED:
-            complain(f"and {len(skipped) - _NAMED} more good images that could not be read")
+            print_error(f"and {len(skipped) - _NAMED} more good images that could not be read")
     elif good is not None:
         quantile = given["calibration_quantile"]
         calibrate_threshold(
@@ -380,7 +380,7 @@ def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> Scorer:
         )
     require_fitted(detector)
     if getattr(detector, "threshold_", None) is None:
-        complain("the detector has no threshold, so images get a score and no label")
+        print_error("the detector has no threshold, so images get a score and no label")
         return detector
     if given["save_model"] is not None:
         detector.save(given["save_model"])
@@ -388,12 +388,12 @@ def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> Scorer:
         detector.set_threshold(given["threshold"], origin="--threshold")
     calibration = detector.calibration_
     if fitting or good is not None:
-        complain(
+        print_error(
             f"threshold {calibration.threshold:.6g} from {calibration.n_scores} good images "
             f"({calibration.method})"
         )
     for note in calibration.notes:
-        complain(f"threshold: {note}")
+        print_error(f"threshold: {note}")
     return detector
 
 
@@ -428,14 +428,14 @@ def _score(
         pixel_threshold=given["pixel_threshold"],
         batch_size=given["batch_size"],
         look=None if page is None else shown,
-        warn=complain,
+        warn=print_error,
     )
     if kept is not None:
         out.file, session.first = kept, kept.count
     elif given["save_jsonl"] is not None:
         out.file = RecordFile(given["save_jsonl"])
     elif watching:
-        complain("without --save-jsonl nothing is remembered: a restart scores all files again")
+        print_error("without --save-jsonl nothing is remembered: a restart scores all files again")
     try:
         with out.bar, page or nullcontext():
             if watching:
@@ -445,7 +445,7 @@ def _score(
                     known=set() if out.file is None else out.file.known,
                     leave_out=output_folders(given),
                     only_new=given["only_new"],
-                    warn=complain,
+                    warn=print_error,
                 )
                 try:
                     session.watch(
@@ -454,8 +454,8 @@ def _score(
                         stop_when_idle=given["stop_when_idle"],
                     )
                 except KeyboardInterrupt:  # the way to end it
-                    current_caller().interruption.stand_down()
-                    complain("stopped")
+                    current_caller().interruption.end_as_usual()
+                    print_error("stopped")
             else:
                 session.score(paths, root)
                 if streaming:
@@ -465,13 +465,13 @@ def _score(
                     session.score_stream(lines_of(sys.stdin.buffer), root)
                     if session.total == before:
                         said = "-: stdin named no image; paths of images are wanted, one a line"
-                        complain(said)
+                        print_error(said)
                         problems = [*problems, said]
     finally:
         out.close()
     out.summary(session.total, session.defective, session.unreadable)
     if page is not None:
-        complain(f"page: {given['html']}")
+        print_error(f"page: {given['html']}")
     unreadable = session.unreadable and given["on_error"] == "error"
     return 1 if unreadable or problems else 0
 
@@ -542,13 +542,13 @@ class _Output:
         if record.error is not None:
             self._named += 1
             if self._named <= _NAMED:
-                complain(f"{record.input}: {record.error}")
+                print_error(f"{record.input}: {record.error}")
         self.bar.show(f"{self._rate():.1f} images/s", self._count, self._total)
 
     def summary(self, total: int, defective: int, unreadable: int) -> None:
         """The last line on stderr."""
         plural = "s" * (total != 1)
-        complain(
+        print_error(
             f"{total} image{plural}: {defective} defective, "
             f"{total - defective - unreadable} good, {unreadable} unreadable; "
             f"{self._rate():.1f} images/s"

@@ -18,7 +18,7 @@ from .options import with_weights
 def sides(
     ctx: click.Context, param: click.Parameter, value: str | None
 ) -> int | tuple[int, int] | None:
-    """`512`, `512x768` or `512,768`: height, then width."""
+    """Read `512`, `512x768` or `512,768`: height, then width."""
     if value is None:
         return None
     found = re.fullmatch(r"(\d{1,6})(?:[x,](\d{1,6}))?", value)
@@ -72,7 +72,7 @@ class SidesCommand(click.Command):
 
 
 def check_usage(given: dict[str, Any]) -> None:
-    """All that can be found out before anything is read."""
+    """Check all that can be found out before anything is read."""
     sources = [name for name in ("from_run", "model_dir", "train_dir") if given[name] is not None]
     by_caller = wants_detector_of_caller(given)
     if len(sources) != 1 and not by_caller:
@@ -140,7 +140,9 @@ def check_usage(given: dict[str, Any]) -> None:
 
 
 def wants_detector_of_caller(given: dict[str, Any]) -> bool:
-    """Whether the detector is one that the calling script makes, and may have fitted already."""
+    """Return whether the detector is one that the calling script makes, and may have fitted
+    already.
+    """
     sources = ("from_run", "model_dir", "train_dir")
     return (
         current_caller().makes_its_own

@@ -44,7 +44,7 @@ class Interruption:
         self._handler: _Handler | None = None
         self._wakes: socket.socket | None = None
 
-    def stand_down(self) -> None:
+    def end_as_usual(self) -> None:
         """Let the program end as it always does: the signal was the way to end what was done."""
         if self._handler is not None and self._wakes is not None:
             self._handler.called = False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import complain, for_people, plain, print_for_people, print_text
+from .console import for_people, plain, print_error, print_for_people, print_text
 from .options import require_writable
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def command(
     else:
         print_text(render_leaderboard(board, chosen or "markdown").rstrip("\n"))
     for one in board.unread:
-        complain(one)
+        print_error(one)
     return 1 if board.unread else 0
 
 

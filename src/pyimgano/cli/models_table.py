@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .console import complain, print_document, print_text
+from .console import print_document, print_error, print_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,7 +23,7 @@ _UNWRAPPED = 10_000
 
 
 def print_models(tags: str | None, as_json: bool) -> None:
-    """The registered models that have all of `tags`, separated by commas."""
+    """Print the registered models that have all of `tags`, separated by commas."""
     from ..models.registry import model_lines
 
     wanted = [tag.strip() for tag in (tags or "").split(",") if tag.strip()]
@@ -36,11 +36,11 @@ def print_models(tags: str | None, as_json: bool) -> None:
         print_text("\n".join(line.name for line in lines))
     if not lines:
         known = sorted({tag for line in model_lines() for tag in line.tags})
-        complain(f"no model has the tags {', '.join(wanted)}; known: {', '.join(known)}")
+        print_error(f"no model has the tags {', '.join(wanted)}; known: {', '.join(known)}")
 
 
 def print_model(name: str, as_json: bool) -> None:
-    """All about a model."""
+    """Print all about a model."""
     from ..models import model_info
 
     info = model_info(name)
@@ -136,7 +136,7 @@ _BOUNDS = {
 
 
 def type_in_words(schema: Mapping[str, Any]) -> str:
-    """A keyword's JSON Schema as one line, such as `integer, at least 1`."""
+    """Return a keyword's JSON Schema as one line, such as `integer, at least 1`."""
     if "anyOf" in schema:
         choices = " or ".join(type_in_words(one) for one in schema["anyOf"])
         said = schema.get("description")

@@ -142,7 +142,9 @@ output_option = click.option(
 def checkpoint_option(
     also: str = "", **settings: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """`--checkpoint-path`; `also` says what it may name besides a file of weights."""
+    """Make the option `--checkpoint-path`; `also` says what it may name besides a file of
+    weights.
+    """
     return click.option(
         "--checkpoint-path",
         type=click.Path(path_type=Path),

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..foreign import parse_json, read_regular
-from .console import complain, parse_keywords
+from ..untrusted_files import parse_json, read_regular
+from .console import parse_keywords, print_error
 
 if TYPE_CHECKING:
     from ..pipelines.run import Run
@@ -48,5 +48,5 @@ def begin_again(kind: type[Run[Any, Any]], run: Path, given: dict[str, Any]) -> 
     config = parse_json(read_regular(run / "config.json"))  # which was looked at above
     complete = finished_report(run) is not None
     if complete:
-        complain(f"{run}: is complete, there is nothing to do")
+        print_error(f"{run}: is complete, there is nothing to do")
     return Again(complete, config.get("on_error") == "skip")

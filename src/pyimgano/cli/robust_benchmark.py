@@ -13,9 +13,9 @@ import click
 from .caller import current_caller, detector_of_caller
 from .console import (
     Console,
-    complain_of_problems,
     parse_keywords,
     print_document,
+    print_problems,
     print_summary,
     print_text,
     require_report,
@@ -130,11 +130,11 @@ def _show(report: dict[str, Any], output: Path | None, *, skip: bool) -> int:
 
     print_summary(report, output)
     print_table(report)
-    return complain_of_problems(report, skip=skip)
+    return print_problems(report, skip=skip)
 
 
 def parse_names(given: Sequence[str]) -> list[str] | None:
-    """Names from `a,b` and `c`, in order; None if none were given."""
+    """Read names from `a,b` and `c`, in order; None if none were given."""
     names = [name.strip() for one in given for name in one.split(",")]
     if not all(names):
         raise click.UsageError(f"--corruptions: a name is empty in {', '.join(map(repr, given))}")

@@ -51,7 +51,7 @@ def print_table(report: dict[str, Any]) -> None:
 
 
 def _parts(report: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """The clean metrics and the corruptions, of one category or the mean over several."""
+    """Return the clean metrics and the corruptions, of one category or the mean over several."""
     if "per_category" in report:
         return report["mean_clean"], report["mean_corruptions"]
     clean = report["clean"]

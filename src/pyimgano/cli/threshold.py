@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..threads import limited_threads
-from .console import ALLOW_WEIGHTS, Bar, complain, images_in, print_facts
+from .console import ALLOW_WEIGHTS, Bar, images_in, print_error, print_facts
 from .options import (
     calibration_tail_option,
     json_option,
@@ -131,9 +131,9 @@ def command(**given: Any) -> int:
         given["as_json"],
     )
     for note in detector.calibration_.notes:
-        complain(f"threshold: {note}")
+        print_error(f"threshold: {note}")
     if saved is not None and run is not None and given["save_model"] is None:
-        complain(f"{run}: its report still has what was measured at the threshold before")
+        print_error(f"{run}: its report still has what was measured at the threshold before")
     return 0
 
 
@@ -168,7 +168,7 @@ def _check(given: dict[str, Any]) -> bool:
 
 
 def _model_folder(given: dict[str, Any]) -> tuple[Path, Path | None]:
-    """The folder of the saved detector, and the run that it belongs to."""
+    """Return the folder of the saved detector, and the run that it belongs to."""
     from ..runs import find_model
 
     where: Path = given["where"]
@@ -222,7 +222,7 @@ def _choose(detector: Scorer, given: dict[str, Any], run: Path | None, bar: Bar)
 
 
 def _defect_scores(detector: Scorer, given: dict[str, Any], run: Path | None) -> list[float]:
-    """Of the images in --bad, or of the defective test images that the run has scored."""
+    """Return scores of the images in --bad, or of the defective test images of the run."""
     from ..errors import DataError
     from ..runs import read_scores
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .console import Bar, complain, print_document
+from .console import Bar, print_document, print_error
 from .groups import SuggestingGroup
 
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -76,7 +76,7 @@ def fetch_weights(name: str, output: Path | None, dry_run: bool) -> int:
         facts.update(found)
         size = found["bytes"]
         megabytes = f"{size / 1e6:.1f} MB" if isinstance(size, int) else "size unknown"
-        complain(
+        print_error(
             f"{name}: {found['url']} ({megabytes}, licence {found['licence']}, SHA-256 "
             f"{found['sha256']}) to {found['file']}"
         )

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..foreign import parse_json, read_regular, reason_of_failure
 from ..runs import category_folder
+from ..untrusted_files import parse_json, read_regular, reason_of_failure
 
 #: Metrics by name, in the order in which tables show them, with what tables call them.
 METRICS = {
@@ -143,7 +143,7 @@ class RunFacts:
 
     @property
     def measured(self) -> dict[str, CategoryFacts]:
-        """The categories that have metrics."""
+        """Return the categories that have metrics."""
         return {name: one for name, one in self.categories.items() if one.metrics}
 
 

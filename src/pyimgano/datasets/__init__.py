@@ -4,12 +4,12 @@ from .catalog import get_layout, list_datasets, open_root
 from .check import CategoryCheck, DatasetCheck, Finding, check_dataset
 from .dataset import Dataset, DatasetInfo, load_dataset
 from .exclusion import read_exclusions, without_excluded
-from .inside import load_category
 from .layout import Category, Layout, Sample, Saturation, Unused
 from .masks import NO_MASK, MaskError, Move, Region, load_mask, load_regions
 from .own_folders import require_good_parts
 from .pixels import Mask, Pixels
 from .sampling import limit_category, limit_samples
+from .stay_inside import load_category
 from .unused import outside_of_categories
 
 __all__ = [

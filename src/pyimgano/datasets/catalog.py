@@ -35,12 +35,12 @@ _BUILT_IN: tuple[type[Layout], ...] = (
 
 
 def list_datasets() -> list[str]:
-    """Names that `--dataset` takes, without aliases."""
+    """Return names that `--dataset` takes, without aliases."""
     return sorted({layout.name for layout in _layouts().values()})
 
 
 def get_layout(name: str, *, split: str | None = None, allow_outside: bool = False) -> Layout:
-    """The layout called `name`.
+    """Return the layout called `name`.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def get_layout(name: str, *, split: str | None = None, allow_outside: bool = Fal
 
 
 def open_root(layout: Layout, root: str | Path | None) -> Path:
-    """The dataset's folder, made ready; for some layouts a file that lists it.
+    """Return the dataset's folder, made ready; for some layouts a file that lists it.
 
     Raises
     ------

@@ -34,9 +34,9 @@ from ..images import (
 )
 from ..threads import thread_count
 from .catalog import get_layout, open_root
-from .inside import load_category
 from .layout import Category, Layout, Sample
 from .masks import NO_MASK, size_mismatch
+from .stay_inside import load_category
 from .unused import outside_of_categories
 
 #: What can be found: errors, but for those in `_REMARKS`, which are only worth knowing.
@@ -140,7 +140,7 @@ class DatasetCheck(_Model):
 
     @property
     def errors(self) -> int:
-        """How many findings are errors."""
+        """Return how many findings are errors."""
         apart = sum(found.error for found in self.findings)
         return apart + sum(found.error for one in self.categories for found in one.findings)
 
@@ -305,7 +305,7 @@ class _Work:
         self._done, self._total = 0, images + sum(bool(s.label) for s in category.test)
 
     def map(self, look: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
-        """`look` at each item, in order."""
+        """Return `look` at each item, in order."""
         for found in self._pool.map(look, items):
             self._done += 1
             if self._progress is not None:
@@ -313,7 +313,7 @@ class _Work:
             yield found
 
     def quietly(self, look: Callable[[_In], _Out], items: Iterable[_In]) -> list[_Out]:
-        """The same, for files that were counted already."""
+        """Return the same, for files that were counted already."""
         return list(self._pool.map(look, items))
 
 
@@ -386,7 +386,9 @@ def _duplicates(work: _Work, files: list[tuple[str, Path]]) -> list[Finding]:
 
 
 def _near_copies(images: list[tuple[str, Path, Signature]], known: set[str]) -> list[Finding]:
-    """Images that are copies without being the same file; those of `known` paths were told of."""
+    """Return images that are copies without being the same file; those of `known` paths were told
+    of.
+    """
     copies = CopyGroups.of([signature for *_, signature in images])
     findings = []
     if copies.alike:
@@ -417,7 +419,7 @@ def _length(path: Path) -> int | None:
 
 
 def _sampled(path: Path) -> bytes | None:
-    """A hash of sixteen pieces, spread evenly: headers and borders are often all alike."""
+    """Return a hash of sixteen pieces, spread evenly: headers and borders are often all alike."""
     digest = hashlib.blake2b(digest_size=16)
     try:
         with path.open("rb") as file:

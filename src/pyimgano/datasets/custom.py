@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import DataError, UnknownCategoryError, unknown_name
-from .inside import require_inside
 from .layout import Category, Layout
 from .listing import subfolders
 from .manifest import SUFFIXES, read_manifest
@@ -30,6 +29,7 @@ from .own_folders import (
     looks_like_own,
     own_category,
 )
+from .stay_inside import require_inside
 from .suggestion import fitting_layout
 
 #: The category of a root without categories.
@@ -93,7 +93,9 @@ class CustomLayout(Layout):
         return found
 
     def _folders_of_categories(self, root: Path) -> list[str]:
-        """The names of the folders in `root` that are a category each; none where it is one."""
+        """Return the names of the folders in `root` that are a category each; none where it is
+        one.
+        """
         if root.is_file() or _has_train(root):
             return []
         folders = [one for one in subfolders(root) if looks_like_own(one)]

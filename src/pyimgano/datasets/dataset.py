@@ -13,10 +13,10 @@ from pydantic import BaseModel, Field, ValidationError
 from ..errors import DataError, ImageReadError, invalid_value
 from ..images import check_bit_depth, image_size, read_image, resize_image
 from .catalog import get_layout, open_root
-from .inside import load_category
 from .layout import Sample
 from .masks import NO_MASK, load_mask
 from .sampling import limit_category
+from .stay_inside import load_category
 
 Side = Annotated[int, Field(ge=1, le=16384)]
 Limit = Annotated[int, Field(ge=1)]
@@ -86,7 +86,7 @@ class Dataset:
         return dataset_html(self)
 
     def list_categories(self) -> list[str]:
-        """Names of all categories under the root."""
+        """Return names of all categories under the root."""
         return self._layout.list_categories(self.root)
 
     def get_train_paths(self) -> list[str]:
@@ -114,7 +114,7 @@ class Dataset:
         return paths, labels, self._masks() if with_masks else None
 
     def get_train_data(self) -> npt.NDArray[np.uint8]:
-        """All training images at `resize`: (N, H, W, 3) uint8 RGB.
+        """Return all training images at `resize`: (N, H, W, 3) uint8 RGB.
 
         Raises
         ------
@@ -126,12 +126,12 @@ class Dataset:
     def get_test_data(
         self,
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.uint8] | None]:
-        """All test images (N, H, W, 3) uint8 RGB, with labels and masks as above."""
+        """Return all test images (N, H, W, 3) uint8 RGB, with labels and masks as above."""
         paths, labels, masks = self.get_test_paths()
         return self._pixels(paths), labels, masks
 
     def get_info(self) -> DatasetInfo:
-        """Name, root, category, counts and notes; plain JSON values."""
+        """Return name, root, category, counts and notes; plain JSON values."""
         test = self.samples.test
         kinds = sorted({sample.defect for sample in test if sample.label})
         info = {
@@ -168,7 +168,9 @@ class Dataset:
         return np.stack(images) if images else np.zeros((0, *(self.resize or (0, 0)), 3), np.uint8)
 
     def _size_of_masks(self) -> tuple[int, int]:
-        """(height, width) of `resize`, or else of the test images, which must be one size."""
+        """Return (height, width) of `resize`, or else of the test images, which must be one
+        size.
+        """
         if self.resize is not None:
             return self.resize
         first: tuple[str, tuple[int, int]] | None = None

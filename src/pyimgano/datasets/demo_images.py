@@ -33,14 +33,16 @@ class DemoPart:
 
 
 def draw_good(part: DemoPart, rng: Rng) -> npt.NDArray[np.uint8]:
-    """(SIZE, SIZE, 3) uint8 RGB."""
+    """Return (SIZE, SIZE, 3) uint8 RGB."""
     return _finish(part.draw(rng), rng)
 
 
 def draw_defective(
     part: DemoPart, kind: str, rng: Rng
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """A defective part and its mask (SIZE, SIZE) uint8 of 0 and 255, which is never empty."""
+    """Return a defective part and its mask (SIZE, SIZE) uint8 of 0 and 255, which is never
+    empty.
+    """
     canvas = part.draw(rng)
     weight = part.defects[kind](canvas, rng)
     return _finish(canvas, rng), np.where(weight > 0.3, 255, 0).astype(np.uint8)
@@ -66,7 +68,7 @@ def _blend(canvas: Canvas, weight: Weight, colour: Canvas | tuple[float, float, 
 
 
 def _blob(rng: Rng, centre: tuple[float, float], radius: float) -> Weight:
-    """A soft-edged irregular disc."""
+    """Return a soft-edged irregular disc."""
     wobble = radius * (1 + 0.25 * _smooth_noise(rng, 8))
     away = np.hypot(_ROWS - centre[0], _COLUMNS - centre[1])
     return np.asarray(np.clip((wobble - away) / 2 + 0.5, 0, 1), np.float32)
@@ -75,7 +77,7 @@ def _blob(rng: Rng, centre: tuple[float, float], radius: float) -> Weight:
 def _stroke(
     rng: Rng, start: tuple[float, float], angle: float, length: float, width: float
 ) -> Weight:
-    """A line that wanders a little, from `start` (row, column) in direction `angle`."""
+    """Return a line that wanders a little, from `start` (row, column) in direction `angle`."""
     points = [start]
     for _ in range(12):
         angle += rng.normal(0, 0.12)
@@ -133,7 +135,7 @@ def _fabric_thread(canvas: Canvas, rng: Rng) -> Weight:
 
 
 def _fabric_misweave(canvas: Canvas, rng: Rng) -> Weight:
-    """A patch where one set of threads is missing: seen by structure, hardly by colour."""
+    """Return a patch where one set of threads is missing: seen by structure, hardly by colour."""
     weight = _blob(rng, _somewhere(rng), rng.uniform(16, 26))
     stripes = 0.55 + 0.45 * np.abs(np.sin(np.pi * _ROWS / 8.0))
     _blend(canvas, weight, (stripes[:, :, None] * np.array([150.0, 165.0, 190.0])).astype("f4"))
@@ -192,7 +194,7 @@ def _washer_crack(canvas: Canvas, rng: Rng) -> Weight:
 
 
 def _washer_chip(canvas: Canvas, rng: Rng) -> Weight:
-    """A piece of the outer rim is missing: the table shows."""
+    """Return a piece of the outer rim is missing: the table shows."""
     angle = float(rng.uniform(0, 2 * np.pi))
     centre = (SIZE / 2 + _OUTER * np.sin(angle), SIZE / 2 + _OUTER * np.cos(angle))
     weight = _blob(rng, centre, rng.uniform(9, 16))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import DataError, UsageError
-from ..foreign import quoted
+from ..untrusted_files import quoted
 from .layout import Category
 
 
@@ -50,7 +50,7 @@ def read_exclusions(file: str | Path, root: Path) -> list[str]:
 def without_excluded(
     category: Category, names: Sequence[str], root: Path
 ) -> tuple[Category, tuple[str, ...]]:
-    """The category without the training images named, and the paths of those.
+    """Return the category without the training images named, and the paths of those.
 
     Names of images of other categories are passed over: one list serves all of a dataset.
 
@@ -70,6 +70,6 @@ def without_excluded(
 
 
 def _key(root: Path, name: str | Path) -> str:
-    """The real path, so that it does not matter how an image is named."""
+    """Return the real path, so that it does not matter how an image is named."""
     folder = root.absolute() if root.is_dir() else root.absolute().parent  # of a manifest
     return os.path.realpath(folder / name)

@@ -66,7 +66,7 @@ def defective_samples(
 
 
 def samples_by_kind(test: Path, ground_truth: Path) -> tuple[list[Sample], list[Path]]:
-    """`test/<good or defect>/*` with `ground_truth/<defect>`: samples, and stray masks.
+    """Return `test/<good or defect>/*` with `ground_truth/<defect>`: samples, and stray masks.
 
     Raises
     ------

@@ -75,7 +75,7 @@ class Unused:
 
     @property
     def message(self) -> str:
-        """The sentence, with the folder that it is about."""
+        """Return the sentence, with the folder that it is about."""
         return f"{self.folder}: {self.reason}"
 
 
@@ -172,11 +172,11 @@ class Layout(ABC):
         self.allow_outside = allow_outside
 
     def default_root(self) -> Path | None:
-        """Where the dataset is if no root is given; None if one must be given."""
+        """Return where the dataset is if no root is given; None if one must be given."""
         return None
 
     def prepare(self, root: Path) -> None:  # noqa: B027 -- most layouts have nothing to do
-        """Called once before anything is listed; the demo makes its images here."""
+        """Return called once before anything is listed; the demo makes its images here."""
 
     def locate(self, root: Path) -> Path:
         """Return the folder in which the categories lie, where that may be another than `root`."""
@@ -184,14 +184,14 @@ class Layout(ABC):
 
     @abstractmethod
     def list_categories(self, root: Path) -> list[str]:
-        """Names of the categories found under `root`, sorted; never from a built-in list."""
+        """Return names of the categories found under `root`, sorted; never from a built-in list."""
 
     @abstractmethod
     def load(self, root: Path, category: str) -> Category:
-        """The samples of one category; raises `DataError` where it has no train images."""
+        """Return the samples of one category; raises `DataError` where it has no train images."""
 
     def server_path(self, root: Path, sample: Sample) -> PurePosixPath | None:
-        """Where the dataset's evaluation server wants the sample's map, without suffix.
+        """Return where the dataset's evaluation server wants the sample's map, without suffix.
 
         None where there is no such server, or the sample is not for it.
         """
@@ -211,7 +211,7 @@ def category_names(
     *,
     layout: str = "",
 ) -> list[str]:
-    """Names of the subfolders of `root` that look like categories.
+    """Return names of the subfolders of `root` that look like categories.
 
     Those that hold one of `parts`, and those with an official name. `layout` is the name of the
     layout that asks, which is not proposed for the same root.

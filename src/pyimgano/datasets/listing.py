@@ -14,7 +14,7 @@ RUN_FILES = frozenset({"config.json", "report.json"})
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files directly in `folder`, sorted by name; none if it does not exist.
+    """Return the image files directly in `folder`, sorted by name; none if it does not exist.
 
     What counts is the suffix, in any case; hidden files and those of the system are left out.
     """
@@ -30,7 +30,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def _surely_a_folder(path: Path) -> bool:
-    """What cannot be found out is taken for a file, which is then named as unreadable."""
+    """Return what cannot be found out is taken for a file, which is then named as unreadable."""
     try:
         return is_folder(path)
     except DataError:
@@ -38,7 +38,7 @@ def _surely_a_folder(path: Path) -> bool:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders directly in `folder`, sorted by name.
+    """Return the folders directly in `folder`, sorted by name.
 
     Hidden ones are left out, and those that network storage and operating systems make.
     """
@@ -53,7 +53,7 @@ def is_run(folder: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder; raises `DataError` where that cannot be found out."""
+    """Return whether there is a folder; raises `DataError` where that cannot be found out."""
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -95,7 +95,7 @@ class Masks:
         self._used: set[Path] = set()
 
     def of(self, stem: str) -> tuple[Path, ...]:
-        """`<stem>_mask.*`, else `<stem>.*`; empty if there is none."""
+        """Return `<stem>_mask.*`, else `<stem>.*`; empty if there is none."""
         for name in (f"{stem}_mask", stem):
             if name in self._by_stem:
                 self._used.add(self._by_stem[name])

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..foreign import parse_json, quoted, read_regular, reason_of_failure
+from ..untrusted_files import parse_json, quoted, read_regular, reason_of_failure
 from .layout import Category, Sample
 from .tables import Line, decode_text, listed_path, read_csv, refuse_near_misses
 from .words import meaning_of_label
@@ -38,7 +38,7 @@ _OTHER_NAMES = {"training": "train", "val": "validation", "valid": "validation",
 
 
 def read_manifest(path: Path, *, allow_outside: bool = False) -> dict[str, Category]:
-    """The categories of a manifest, by name.
+    """Return the categories of a manifest, by name.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ class _Pairs(list[tuple[str, Any]]):
 
 
 def _sample(folder: Path, line: Line, masks: list[str], allow_outside: bool) -> tuple[str, Sample]:
-    """The split, and the sample."""
+    """Return the split, and the sample."""
     fields = {name: value.strip() for name, value in line.fields.items()}
     # a path keeps its blanks: files with a blank at the end exist
     if not fields["path"]:

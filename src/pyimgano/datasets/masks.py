@@ -20,7 +20,7 @@ NO_MASK = "the defective image has no mask"
 
 
 def size_mismatch(mask: tuple[int, int], image: tuple[int, int]) -> str:
-    """What is wrong with a mask of another (height, width) than its image."""
+    """Return what is wrong with a mask of another (height, width) than its image."""
     return f"the mask is {mask[1]} x {mask[0]} pixels, its image {image[1]} x {image[0]}"
 
 
@@ -65,7 +65,7 @@ def load_mask(
     resize: tuple[int, int],
     move: Move | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """The union of an image's masks, resized by nearest neighbour.
+    """Load the union of an image's masks, resized by nearest neighbour.
 
     A pixel means defect if its value is above 127, as in the published masks of 0 and 255
     and in anti-aliased ones; in a mask without any value above 127, whose values are numbers
@@ -116,7 +116,7 @@ def load_regions(
     saturation: Mapping[int, Saturation],
     move: Move | None = None,
 ) -> list[Region]:
-    """The regions of an image's masks, kept apart: one for each value of each file.
+    """Load the regions of an image's masks, kept apart: one for each value of each file.
 
     Parameters
     ----------

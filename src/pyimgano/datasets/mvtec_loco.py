@@ -24,11 +24,11 @@ from typing import Annotated, ClassVar
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from ..errors import DataError
-from ..foreign import quoted, read_regular, reason_of_failure
+from ..untrusted_files import quoted, read_regular, reason_of_failure
 from .folders import good_kinds, good_samples, train_samples
-from .inside import require_inside
 from .layout import Category, Layout, Sample, Saturation, category_names
 from .listing import Masks, image_files, subfolders
+from .stay_inside import require_inside
 from .words import words
 
 _CONFIG = "defects_config.json"
@@ -120,7 +120,7 @@ class _Entry(BaseModel):
 
 
 def _read_config(path: Path) -> Mapping[int, Saturation] | None:
-    """By pixel value; None if there is no such file."""
+    """Read what the file says, by pixel value; None if there is no such file."""
     try:
         entries = TypeAdapter(list[_Entry]).validate_json(read_regular(path, _CONFIG_BYTES))
     except FileNotFoundError:

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import DataError, MissingFolderError
-from .inside import require_inside
 from .layout import Category, Sample
 from .listing import Masks, image_files, image_suffixes, is_folder, is_run, subfolders
+from .stay_inside import require_inside
 from .suggestion import fitting_layout
 from .words import meaning_in_name, meaning_of_word, role_of_folder
 
@@ -216,7 +216,7 @@ class _Reader:
         )
 
     def _learned(self, folder: Path) -> list[Path]:
-        """The training images of `train`: of the good folders in it, or else of itself."""
+        """Return the training images of `train`: of the good folders in it, or else of itself."""
         good_folders, bad_folders, unclear = _sorted_by_meaning(folder)
         if good_folders:
             self._unclear += unclear
@@ -228,7 +228,7 @@ class _Reader:
         return self._good(folder, "good training images")
 
     def _flat(self) -> list[Path]:
-        """The training images of a folder whose folders' names say nothing."""
+        """Return the training images of a folder whose folders' names say nothing."""
         images = self._images(self._root)
         require_good_parts(self._root, images)
         if any(path.parent != self._root for path in images):
@@ -260,7 +260,7 @@ class _Reader:
             self._taken[use][path.parent.relative_to(self._root).as_posix()] += 1
 
     def _told(self) -> list[str]:
-        """What was taken for what, unless all of it lies where the layout is documented."""
+        """Return what was taken for what, unless all of it lies where the layout is documented."""
         notes = list(self._notes)
         if not all(_is_documented(where) for folders in self._taken.values() for where in folders):
             uses = [_taken(use, folders) for use, folders in self._taken.items() if folders]
@@ -291,7 +291,7 @@ class _MaskFolders:
         self._read: dict[Path, Masks] = {}
 
     def of(self, image: Path, name: str, inside: Path) -> tuple[Path, ...]:
-        """The mask of an image that lies `inside` the folder of bad images called `name`."""
+        """Return the mask of an image that lies `inside` the folder of bad images called `name`."""
         for folder in self._folders:
             for place in (folder / name, folder / _BAD, folder):
                 where = place / inside
@@ -319,7 +319,7 @@ def _with_role(folder: Path, *roles: str) -> list[Path]:
 
 
 def _sorted_by_meaning(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """The folders of good parts in a folder, those of bad ones, and those that say neither.
+    """Return the folders of good parts in a folder, those of bad ones, and those that say neither.
 
     A longer name such as `ok_front` means good only beside one that means bad: `io_board` alone
     is a product.
@@ -346,7 +346,7 @@ def _sorted_by_meaning(folder: Path) -> tuple[list[Path], list[Path], list[Path]
 
 
 def _set_aside(images: Sequence[Path]) -> set[Path]:
-    """The last fifth of the images of each folder.
+    """Return the last fifth of the images of each folder.
 
     The last and not a spread: neighbouring files are often pictures of one part.
     """
@@ -358,12 +358,12 @@ def _set_aside(images: Sequence[Path]) -> set[Path]:
 
 
 def _counted(folders: Counter[str]) -> str:
-    """`bad: 20 images, bad/cam2: 1 image`, of the first few folders."""
+    """Return words such as `bad: 20 images, bad/cam2: 1 image`, of the first few folders."""
     return _some([f"{where}: {_images(number)}" for where, number in sorted(folders.items())])
 
 
 def _taken(use: str, folders: Counter[str]) -> str:
-    """`30 images as good test images (good 20, good/cam2 10)`, of the first few folders."""
+    """Return `30 images as good test images (good 20, good/cam2 10)`, of the first few folders."""
     places = [
         f"{'the folder itself' if where == '.' else where} {number}"
         for where, number in sorted(folders.items())
@@ -381,7 +381,7 @@ def _images(number: int) -> str:
 
 
 def _remedy(folder: Path, option: str) -> str:
-    """Where good parts alone lie in a folder, as an option to type."""
+    """Return where good parts alone lie in a folder, as an option to type."""
     places = [*_with_role(folder, "train"), folder]
     for place in places:
         for one in _sorted_by_meaning(place)[0]:

@@ -109,7 +109,7 @@ class Pixels:
             self.regions.append(regions)
 
     def counted_at(self, image_size: tuple[int, int] | None) -> npt.NDArray[np.bool_] | None:
-        """(H, W) bool, which pixels count of an image of that size; None if all do."""
+        """Return (H, W) bool, which pixels count of an image of that size; None if all do."""
         counted = self.counted_of(image_size or self.resize)
         if counted is None or counted.shape == self.resize:
             return counted
@@ -119,7 +119,7 @@ class Pixels:
         return np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_NEAREST) > 0)
 
     def prepared(self, anomaly_map: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """The map as it is measured: at the masks' size, and post-processed.
+        """Return the map as it is measured: at the masks' size, and post-processed.
 
         Raises
         ------
@@ -142,7 +142,7 @@ class Pixels:
     def _within(
         self, sample: Sample, mask: Mask, regions: list[Region], counted: npt.NDArray[np.bool_]
     ) -> tuple[Mask, list[Region]]:
-        """What of a mask and of its regions lies in the region of interest."""
+        """Return what of a mask and of its regions lies in the region of interest."""
         inside = np.where(counted, mask, 0).astype(np.uint8)
         if mask.any() and not inside.any():
             path = sample.mask_paths[0] if sample.mask_paths else sample.path
@@ -159,7 +159,9 @@ class Pixels:
     def _masks_of(
         self, sample: Sample, image_size: tuple[int, int] | None, move: Move | None
     ) -> tuple[Mask | None, list[Region]]:
-        """The united masks, None if they will not do; and the regions, if they are wanted."""
+        """Return the united masks, None if they will not do; and the regions, if they are
+        wanted.
+        """
         if not sample.mask_paths:
             self.note("mask_missing", sample.path, NO_MASK)
             return None, []

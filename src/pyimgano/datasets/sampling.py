@@ -11,7 +11,7 @@ from .layout import Category, Sample
 
 
 def limit_category(category: Category, train: int | None, test: int | None, seed: int) -> Category:
-    """The category with at most so many training and test images; validation stays whole."""
+    """Limit the training and test images of a category; validation stays whole."""
     return replace(
         category,
         train=limit_samples(category.train, train, seed),
@@ -20,7 +20,7 @@ def limit_category(category: Category, train: int | None, test: int | None, seed
 
 
 def limit_samples(samples: Sequence[Sample], limit: int | None, seed: int) -> tuple[Sample, ...]:
-    """At most `limit` samples, in their order.
+    """Take at most `limit` samples, in their order.
 
     Every kind of defect, and the good images, keep their share: at least one each while the
     limit allows it, the rest by largest remainder. Within a kind the picks are evenly

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..errors import DataError
-from ..foreign import leads_out, quoted, read_regular, reason_of_failure
+from ..untrusted_files import leads_out, quoted, read_regular, reason_of_failure
 
 # Columns, or keys, that a list of images may have; none has a tenth of them.
 _MOST_COLUMNS = 1000
@@ -30,7 +30,7 @@ class Line:
 
 
 def read_csv(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Line]:
-    """The lines of a CSV file with a header.
+    """Read the lines of a CSV file with a header.
 
     Fields are separated by commas, semicolons, tabs or bars; a first line `sep=;`, as spreadsheets
     write it, says which. Names of columns may be in any case. Empty fields behind the last
@@ -94,7 +94,7 @@ def decode_text(data: bytes) -> str:
 
 
 def _separator(text: str, required: Sequence[str]) -> tuple[str, int]:
-    """What separates the fields, and how many lines stand before the header.
+    """Return what separates the fields, and how many lines stand before the header.
 
     It is what a first line `sep=;` says, else what gives the required columns, else a comma.
     """
@@ -115,7 +115,9 @@ def _separator(text: str, required: Sequence[str]) -> tuple[str, int]:
 
 
 def _column_names(row: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The names in a header; those that are known in lower case, and no empty ones at the end."""
+    """Return the names in a header; those that are known in lower case, and no empty ones at the
+    end.
+    """
     names = [name.strip() for name in row]
     while names and not names[-1]:
         names.pop()
@@ -151,7 +153,7 @@ def refuse_near_misses(where: str, names: Sequence[str], known: Sequence[str]) -
 
 
 def listed_path(folder: Path, where: str, name: str, *, allow_outside: bool = False) -> Path:
-    """The file that a table names, relative to `folder`.
+    """Return the file that a table names, relative to `folder`.
 
     Parameters
     ----------

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..foreign import leads_out
 from ..images import IMAGE_SUFFIXES, UNREAD_IMAGE_SUFFIXES, is_passed_over
+from ..untrusted_files import leads_out
 from .layout import Category, Layout, Unused
 from .listing import RUN_FILES, subfolders
 
@@ -133,7 +133,7 @@ class _Group:
     failures: list[str] = field(default_factory=list)
 
     def sentences(self, why: str) -> Iterator[tuple[int, bool, str]]:
-        """Number, whether they are images, and the sentence."""
+        """Return number, whether they are images, and the sentence, of each kind."""
         place = ""
         if self.folders:
             names, several = _some(self.folders), len(self.folders) > 1
@@ -161,7 +161,7 @@ def _walk(
     read: Iterable[str] = (),
     levels: int | None = None,
 ) -> Iterator[tuple[str, list[str], str | None]]:
-    """Each folder with the names of the files in it, and why it cannot be listed, if so.
+    """Yield each folder with the names of the files in it, and why it cannot be listed, if so.
 
     A folder that links lead to is entered once, by the name under which it is in `read`, if it is.
     """

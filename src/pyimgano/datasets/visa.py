@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..errors import DataError
-from ..foreign import quoted
-from .inside import require_inside
+from ..untrusted_files import quoted
 from .layout import Category, Layout, Sample, category_names
 from .listing import category_folders, image_files, is_folder, subfolders
 from .mvtec import load_by_kind
+from .stay_inside import require_inside
 from .tables import Line, listed_path, read_csv
 from .words import words
 
@@ -108,7 +108,7 @@ class VisALayout(Layout):
         )
 
     def _read_split(self, root: Path, table: Path, category: str) -> Iterator[tuple[str, Sample]]:
-        """`train` or `test`, and the sample, for each line of the category."""
+        """Read `train` or `test`, and the sample, of each line of the category."""
         for line in read_csv(table, _COLUMNS):
             if line.fields["object"] == category:
                 yield self._sample(root, line)

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from ..errors import ImageReadError
-from ..foreign import require_regular_file
+from ..untrusted_files import require_regular_file
 from .jpeg import JPEG_END, JpegParts, find_jpeg_parts, stray_remark
 from .limit import open_header
 from .netpbm import find_wide_netpbm

@@ -127,7 +127,7 @@ def differences(
 
 
 def _of_metadata(path: str | Path) -> tuple[int | None, str | None]:
-    """The quality of a JPEG and the camera; None where the file does not say."""
+    """Return the quality of a JPEG and the camera; None where the file does not say."""
     try:
         with Path(path).open("rb") as file, open_header(path, file) as image:
             tables: Any = getattr(image, "quantization", None)
@@ -143,7 +143,9 @@ def _of_metadata(path: str | Path) -> tuple[int | None, str | None]:
 
 
 def _quality(table: Sequence[int]) -> int:
-    """The quality by which libjpeg makes this luminance table, about: in the field's formula."""
+    """Return the quality by which libjpeg makes this luminance table, about: in the field's
+    formula.
+    """
     # Pillow has given the table in both orders; of both, the sum is the same
     scale = 100.0 * float(sum(table)) / sum(_ANNEX_K)
     quality = (200.0 - scale) / 2 if scale <= 100 else 5000.0 / scale
@@ -161,7 +163,7 @@ def _unknown(
     trait: Callable[[ImageOrigin], str | None],
     named: Callable[[str], str],
 ) -> str | None:
-    """A sentence on new images with a trait that no training image has."""
+    """Return a sentence on new images with a trait that no training image has."""
     known = {trait(one) for one in training} - {None}
     counted = Counter(value for one in new if (value := trait(one)) is not None)
     strange = {value: n for value, n in counted.items() if value not in known}

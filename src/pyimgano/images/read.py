@@ -44,8 +44,8 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import ImageReadError
-from ..foreign import read_regular
 from ..memory import is_out_of_memory
+from ..untrusted_files import read_regular
 from .jpeg import decode_jpeg
 from .limit import open_header, opened, require_pixels
 from .netpbm import find_wide_netpbm, read_wide_netpbm

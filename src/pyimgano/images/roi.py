@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, ImageReadError, PyimganoError, UsageError
-from ..foreign import parse_json, quoted, read_regular, reason_of_failure
+from ..untrusted_files import parse_json, quoted, read_regular, reason_of_failure
 from .read import read_mask, reason_of
 
 #: What pixels outside the region are filled with, in all three channels: the middle of the range.

@@ -139,12 +139,12 @@ def _of_path(path: Any, name: str, learning: bool) -> Sequence[ImageSource]:
 
 
 def _is_tensor(one: Any) -> bool:
-    """Whether this is a torch tensor, found out without importing torch."""
+    """Return whether this is a torch tensor, found out without importing torch."""
     return type(one).__module__.split(".")[0] == "torch" and hasattr(one, "detach")
 
 
 def _several(X: Any, name: str) -> Any:
-    """The images of an array that holds several, or None where it is one image."""
+    """Return the images of an array that holds several, or None where it is one image."""
     if isinstance(X, Image.Image):
         return None
     tensor = _is_tensor(X)
@@ -173,7 +173,7 @@ def _several(X: Any, name: str) -> Any:
 
 
 def _image(one: Any, name: str) -> ImageSource:
-    """One image as a stream takes it; what is that already is given back itself."""
+    """Return one image as a stream takes it; what is that already is given back itself."""
     if isinstance(one, (str, Path)):
         return one
     if isinstance(one, os.PathLike):

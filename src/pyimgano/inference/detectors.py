@@ -24,7 +24,7 @@ def open_detector(
     device: str = "cpu",
     allow_outside: bool = False,
 ) -> Scorer:
-    """A saved detector: that in `model_dir`, or that which `run_dir` keeps of `category`;
+    """Return a saved detector: that in `model_dir`, or that which `run_dir` keeps of `category`;
     `allow_outside` as `load_model` has it.
 
     Raises
@@ -46,7 +46,7 @@ def tiled(
     tile_stride: Sides | None,
     rules: Mapping[str, Any] | None = None,
 ) -> Scorer:
-    """The detector, working by tiles of that size; itself where no size is given.
+    """Return the detector working by tiles of that size; itself where no size is given.
 
     `rules` are the keywords of `TiledDetector` about how tiles' scores and maps become the
     image's; those that are None are left out.
@@ -122,7 +122,7 @@ def make_detector(
     tile_rules: Mapping[str, Any] | None = None,
     create: Callable[..., Any] = create_model,
 ) -> Scorer:
-    """A detector to fit; what is given beats the preset, that the model's default.
+    """Make a detector to fit; what is given beats the preset, that the model's default.
 
     Raises
     ------

@@ -50,7 +50,7 @@ class Listing:
 
 
 def list_input(given: str, *, leave_out: Sequence[Path] = ()) -> Listing:
-    """The images that one `--input` names.
+    """List the images that one `--input` names.
 
     ====================  ================================================================
     ``@list``, ``x.txt``  one path a line, relative to the list's folder; slashes may lean
@@ -80,7 +80,7 @@ def list_input(given: str, *, leave_out: Sequence[Path] = ()) -> Listing:
 
 
 def common_root(roots: Iterable[str]) -> str | None:
-    """The deepest folder that holds all `roots`; None without any, or on several drives."""
+    """Return the deepest folder that holds all `roots`; None without any, or on several drives."""
     given = list(roots)
     try:
         return os.path.commonpath(given) if given else None
@@ -89,7 +89,7 @@ def common_root(roots: Iterable[str]) -> str | None:
 
 
 def place_of(path: str, root: str | None) -> tuple[str, ...]:
-    """Where an image's outputs go, as parts of a relative path: a mirror of its own path.
+    """Return where an image's outputs go, as parts of a relative path: a mirror of its own path.
 
     Two files have different places, whatever they are called, and no place leads out of the
     folder that it is joined to. What does not lie below `root` goes below `%outside`.
@@ -137,7 +137,7 @@ def walk_images(
     problems: list[str],
     other_suffixes: Counter[str] | None = None,
 ) -> Iterator[os.DirEntry[str]]:
-    """Image files in a folder and its subfolders, in no order; links to folders are followed.
+    """Yield image files in a folder and its subfolders, in no order; links are followed.
 
     What cannot be listed goes to `problems`, one line each; a folder that holds itself is
     entered once. The suffixes of files that are not images are counted in `other_suffixes`.
@@ -262,7 +262,7 @@ def _matching(pattern: str) -> Iterator[str]:
 
 
 def _fits(names: Sequence[str], wanted: Sequence[str]) -> bool:
-    """Whether the parts of a path are those of a pattern; `**` is any number of them."""
+    """Return whether the parts of a path are those of a pattern; `**` is any number of them."""
     if not wanted:
         return not names
     if wanted[0] == "**":
@@ -280,7 +280,9 @@ def _part_fits(name: str, wanted: str) -> bool:
 
 
 def _names_outright(path: str, pattern: str) -> bool:
-    """Whether no part of a path that `glob` found is a system folder that a wildcard stands for."""
+    """Return whether no part of a path that `glob` found is a system folder that a wildcard stands
+    for.
+    """
     found, wanted = Path(path).parts, Path(pattern).parts
     if len(found) != len(wanted):
         return True

@@ -21,10 +21,10 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from ..errors import DataError, PyimganoError, UsageError
-from ..foreign import open_regular, parse_json, read_regular
 from ..models.loading import load_model
 from ..runs import write_text
 from ..threads import thread_count
+from ..untrusted_files import open_regular, parse_json, read_regular
 from .scoring import Scorer
 
 #: So many detectors are kept; a usual one takes 10 to 100 MB.

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, ImageReadError
-from ..foreign import leads_out
 from ..images import read_image
 from ..images.draw import draw_overlay
 from ..images.map_scale import REGION_EDGE, MapScale
@@ -27,6 +26,7 @@ from ..runs import (
     write_map,
     write_mask,
 )
+from ..untrusted_files import leads_out
 from .detectors import bits_of
 from .regions import Region, at_size, context_share, deciding_regions, map_scale, region_of
 from .result_face import rounded_ratio

@@ -17,7 +17,7 @@ _BEGINNING = b'{"index":'
 
 
 def as_line(record: InferenceRecord) -> str:
-    """The record as JSON on one line, without the fields that were not asked for."""
+    """Return the record as JSON on one line, without the fields that were not asked for."""
     return whole_line(record, exclude_unset=True)
 
 
@@ -89,7 +89,7 @@ class RecordFile:
 
 
 def key_of(relative: str, size: int, mtime_ns: int) -> bytes:
-    """What a watched file is known by, in 16 bytes however long its path."""
+    """Return what a watched file is known by, in 16 bytes however long its path."""
     text = f"{relative}\0{size}\0{mtime_ns}"
     try:
         data = text.encode()

@@ -133,7 +133,7 @@ def infer(
     input_format: ImageFormat | str | None = None,
     postprocess: MapPostprocess | None = None,
 ) -> list[InferenceResult]:
-    """Score images and decide.
+    """Score images and decide on each.
 
     Parameters
     ----------
@@ -300,7 +300,7 @@ def require_maps(detector: Scorer) -> None:
 
 
 def _with_batches_of(detector: Any, batch_size: int) -> Any:
-    """The same detector, sharing all that it learned, with another batch size."""
+    """Return the same detector, sharing all that it learned, with another batch size."""
     view = copy.copy(detector)
     if isinstance(view, TiledDetector):
         view.detector = _with_batches_of(view.detector, batch_size)

@@ -82,13 +82,13 @@ class Session:
         self._warn: Callable[[str], None] | None = warn
 
     def score(self, paths: Sequence[str], root: str | None) -> None:
-        """Images of a list, decoded ahead of the scoring."""
+        """Score the images of a list, decoded ahead of the scoring."""
         with closed_after(self._results(paths, self._batch_size)) as results:
             for path, result in zip(paths, results, strict=True):
                 self._finish(path, result, place_of(path, root))
 
     def score_stream(self, paths: Iterable[str], root: str | None) -> None:
-        """Images as their paths come; one at a time unless a batch size was given."""
+        """Score images as their paths come; one at a time unless a batch size was given."""
         taken: deque[str] = deque()
 
         def noted() -> Iterator[str]:
@@ -110,7 +110,7 @@ class Session:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Images as they arrive, until nothing has for `stop_when_idle` seconds.
+        """Score images as they arrive, until nothing has for `stop_when_idle` seconds.
 
         Looking takes at most a tenth of the time, however many old files there are.
         """

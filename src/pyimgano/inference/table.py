@@ -61,6 +61,6 @@ def _number(value: float | None) -> str:
 
 
 def _harmless(text: str | None) -> str:
-    """A spreadsheet takes what begins with these characters for a formula, and computes it."""
+    """Return text that a spreadsheet does not take for a formula."""
     text = text or ""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -156,7 +156,9 @@ class Watcher:
         return sorted(due, key=lambda one: (one.mtime_ns, one.relative))[:_ROUND]
 
     def unchanged(self, arrival: Arrival) -> bool:
-        """Whether the file still is what it was, or is gone; it was if it is unreadable now."""
+        """Return whether the file still is what it was, or is gone; also if it is unreadable
+        now.
+        """
         try:
             state = os.stat(arrival.path)  # noqa: PTH116
         except OSError:

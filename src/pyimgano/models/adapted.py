@@ -171,6 +171,10 @@ class AdaptedDetector(Detector):
         self.training_suspects_, self.excluded_ = [], []
         self._take_own_threshold(None)
 
+    def prepare(self) -> None:
+        """Check the keywords; what fitting needs besides images is the detector's affair."""
+        self.validate_params()
+
     def describe(self) -> dict[str, Any]:
         return {"adapted": f"{type(self.detector).__module__}.{type(self.detector).__qualname__}"}
 
@@ -252,7 +256,7 @@ class AdaptedDetector(Detector):
         self._take_calibration(calibration, found.scores, found.maps)
 
     def _take_own_threshold(self, train: Sequence[ImageSource] | None) -> None:
-        """The detector's own threshold, or None, with the quantile of training scores it lies at.
+        """Take the detector's own threshold, or None, and find the quantile that it lies at.
 
         Without `train` it is not found out which one that is.
         """
@@ -349,7 +353,7 @@ class AdaptedDetector(Detector):
         raise errors.get("batch") or errors["given"]
 
     def _forms(self, sources: Sequence[ImageSource]) -> list[_Form]:
-        """What to try, first what the detector took before."""
+        """Return what to try, first what the detector took before."""
         forms: list[_Form] = ["batch", "list"]
         if self.input_mode == "given":
             if not all(isinstance(one, np.ndarray) or Path(one).exists() for one in sources):
@@ -369,11 +373,11 @@ class AdaptedDetector(Detector):
         return images if isinstance(images, np.ndarray) else read_batch(images, self.resize)
 
     def _ask_one(self, method: Callable[[Any], Any], source: ImageSource) -> Any:
-        """The same for a method that takes one image."""
+        """Ask a method that takes one image in the same way."""
         return self._ask(lambda images: method(images[0]), [source])
 
     def _look(self, index: int, source: ImageSource) -> _Looked:
-        """What an image is, found out by decoding it."""
+        """Find out by decoding what an image is."""
         if isinstance(source, np.ndarray):
             return _Looked(source, f"image {index}", (source.shape[0], source.shape[1]))
         if self.own_paths and not Path(source).exists():
@@ -391,7 +395,7 @@ def _require_method(detector: Any, method: str) -> None:
 
 
 def _own_threshold(detector: Any) -> float | None:
-    """The detector's `threshold_`, if it has a finite one."""
+    """Return the detector's `threshold_`, if it has a finite one."""
     try:
         value = float(detector.threshold_)
     except (AttributeError, TypeError, ValueError):

@@ -29,7 +29,7 @@ def smooth_maps(
     sigma: float = SIGMA,
     counted: Tensor | None = None,
 ) -> Tensor:
-    """Maps (N, H, W) from patch scores (N, h, w), on the same device, float32.
+    """Return maps (N, H, W) from patch scores (N, h, w), on the same device, float32.
 
     Upsampling has half-pixel centres (no aligned corners); the Gaussian is cut at four
     standard deviations and reflects at the border, each edge pixel repeated.
@@ -52,7 +52,9 @@ def smooth_maps(
 
 @lru_cache(maxsize=16)
 def _operator(cells: int, pixels: int, sigma: float) -> npt.NDArray[np.float32]:
-    """(pixels, cells): upsampling from `cells` to `pixels`, then smoothing, along one axis."""
+    """Return (pixels, cells): upsampling from `cells` to `pixels`, then smoothing, along one
+    axis.
+    """
     import cv2
 
     centre = np.clip((np.arange(pixels) + 0.5) * cells / pixels - 0.5, 0, cells - 1)
@@ -72,7 +74,7 @@ def _operator(cells: int, pixels: int, sigma: float) -> npt.NDArray[np.float32]:
 def map_operators(
     grid: tuple[int, int], size: tuple[int, int], sigma: float = SIGMA
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """The matrices R (H, h) and C (W, w) of a grid (h, w) and maps of `size` (H, W).
+    """Return the matrices R (H, h) and C (W, w) of a grid (h, w) and maps of `size` (H, W).
 
     With a `sigma` of 0 nothing is smoothed.
     """

@@ -291,7 +291,7 @@ class LearnedAnomalyDINO(Learned):
 
     @property
     def grid_(self) -> tuple[int, int]:
-        """The grid (h, w) of patches."""
+        """Return the grid (h, w) of patches."""
         return self.grid.shape
 
     def score(

@@ -51,7 +51,6 @@ from ..memory import in_blocks, is_out_of_memory
 from .held_out import score_held_out
 from .image_score import ImageScore
 from .method import Learned, Method, TrainingScores
-from .operating_point import WithOperatingPoint
 from .parameters import (
     check_parameters,
     documented,
@@ -63,6 +62,7 @@ from .region_cells import RegionCells
 from .saved import TileFacts, require_place, write_folder
 from .saving import require_saveable, saved_files
 from .seen_images import SeenImages, calibrate_on_distinct
+from .settable_threshold import SettableThreshold
 from .sklearn_face import SklearnFace
 from .suspects import (
     ExcludedImage,
@@ -88,7 +88,7 @@ __all__ = ["Detector", "ImageScore", "OnError", "Progress", "SkippedImage", "Tra
 _T = TypeVar("_T", bound="Detector")
 
 
-class Detector(WithOperatingPoint, SklearnFace):
+class Detector(SettableThreshold, SklearnFace):
     """A detector of defects in images. A public class of it says which method it has.
 
     Its keywords are the fields of the method's `Params`, and are stored as they are given.
@@ -154,6 +154,8 @@ class Detector(WithOperatingPoint, SklearnFace):
     has_maps: ClassVar[bool] = True
     #: How many images are scored together.
     batch_size: ClassVar[int] = 8
+    #: Whether what was learned can be exported as a graph.
+    exports: ClassVar[bool] = False
     #: The name that a class is registered under, put there by `register_model`.
     registered_name: ClassVar[str]
     #: What help() shows.
@@ -185,11 +187,8 @@ class Detector(WithOperatingPoint, SklearnFace):
         super().__init_subclass__(**keywords)
         if "method" in vars(cls):
             method = cls.method
-            cls.has_maps, cls.batch_size, cls.Params = (
-                method.has_maps,
-                method.batch_size,
-                method.Params,
-            )
+            cls.has_maps, cls.batch_size = method.has_maps, method.batch_size
+            cls.exports, cls.Params = method.exports, method.Params
         if "Params" in vars(cls):
             cls.__signature__ = signature_of(cls.Params)
             cls.__doc__ = documented(cls.__doc__ or "", cls.Params)
@@ -287,7 +286,7 @@ class Detector(WithOperatingPoint, SklearnFace):
         NotFittedError
             Nothing was learned yet.
         """
-        if not self.method.exports:
+        if not self.exports:
             raise UsageError(f"{type(self).__name__} cannot be exported")
         self._check_fitted()
         return self.learned_.export_graph(self.threshold_, original_size)
@@ -334,7 +333,7 @@ class Detector(WithOperatingPoint, SklearnFace):
     # ---- region of interest
 
     def region_of_interest(self) -> RegionOfInterest | None:
-        """The region that the keyword `roi` asks for, read; None without one.
+        """Read the region that the keyword `roi` asks for; None without one.
 
         Raises
         ------
@@ -347,12 +346,12 @@ class Detector(WithOperatingPoint, SklearnFace):
 
     @property
     def backbone_(self) -> Backbone | None:
-        """The frozen network that gives the features; None if the method has none."""
+        """Return the frozen network that gives the features; None if the method has none."""
         return getattr(self.learned_, "backbone", None)
 
     @property
     def region_cells(self) -> RegionCells:
-        """The size that images are resized to, and which of its pixels and cells count."""
+        """Return the size that images are resized to, and which of its pixels and cells count."""
         return RegionCells(tuple(self.params_.resize), self.roi_)  # those of the fit
 
     def counted_pixels(self, original_size: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
@@ -690,7 +689,7 @@ class Detector(WithOperatingPoint, SklearnFace):
         return np.stack([m for m in maps if m is not None])
 
     def get_anomaly_map(self, item: ImageSource) -> npt.NDArray[np.float32]:
-        """The anomaly map (H, W) float32 of one image."""
+        """Return the anomaly map (H, W) float32 of one image."""
         anomaly_map: npt.NDArray[np.float32] = self.predict_anomaly_map([item])[0]
         return anomaly_map
 
@@ -783,7 +782,7 @@ def forget_the_fit(detector: Any) -> None:
 
 
 def _read_region(params: Any) -> RegionOfInterest | None:
-    """The region of checked keywords, which then hold the region itself instead of a file."""
+    """Read the region of checked keywords, which then hold the region itself instead of a file."""
     value = getattr(params, "roi", None)
     if value is None:
         return None

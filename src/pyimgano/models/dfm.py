@@ -20,13 +20,13 @@ from ..errors import SavedModelError, during
 from ..images import NetworkInput
 from ..threads import limited_threads
 from .detector import Detector
+from .evenly_spread import EvenlySpread, KeptVectors, spread_notes
 from .gaussian import ONE_IMAGE, by_eights, cells_beside
 from .method import Learned, Method, TrainingScores
 from .on_backbone import PatchGrid, features_of, on_grid, open_backbone
 from .parameters import BackboneParams, Count, Ratio
 from .registry import register_model
 from .saved_state import SavedState, State
-from .spread import KeptVectors, Spread, spread_notes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,7 +86,7 @@ class DFM(Method):
             vectors = grid.counted(pooled.flatten(1, 2))  # (B, P, C)
             if kept is None:
                 most = max(1, min(_IMAGES, _BYTES // vectors[0].nbytes))
-                kept = KeptVectors(Spread(len(images), most), vectors[0])
+                kept = KeptVectors(EvenlySpread(len(images), most), vectors[0])
             kept.add(vectors)
         assert kept is not None
         train = kept.all()  # (n, P, C)
@@ -167,12 +167,12 @@ class LearnedDFM(Learned):
 
     @property
     def n_components_(self) -> int:
-        """How many principal components are kept, k."""
+        """Return how many principal components are kept, k."""
         return int(self.components.shape[1])
 
     @property
     def grid_(self) -> tuple[int, int]:
-        """The grid (h, w)."""
+        """Return the grid (h, w)."""
         return self.grid.shape
 
     def errors(self, vectors: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Of all steps; fewer are made where the held-out loss no longer falls."""
+        """Return the time of all steps; fewer are made where the held-out loss no longer falls."""
         return self.steps * self.seconds_a_step
 
     def __str__(self) -> str:
@@ -189,7 +189,7 @@ def distill_teacher(
 
 
 def _timed(progress: Progress | None, estimated: Callable[[Estimate], None] | None) -> Progress:
-    """`progress`, which also times the first steps and tells `estimated`."""
+    """Call `progress`, time the first steps, and tell `estimated`."""
     began = 0.0
 
     def tell(stage: str, done: int, total: int) -> None:

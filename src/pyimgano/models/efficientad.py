@@ -18,12 +18,12 @@ from pydantic import Field, Strict
 
 from ..errors import SavedModelError
 from .detector import Detector
+from .evenly_spread import evenly
 from .method import Method, TrainingScores
 from .on_backbone import open_backbone
 from .parameters import Count, Size
 from .registry import register_model
 from .saved_state import SavedState, State
-from .spread import evenly
 from .trained import STEPS, LearnedNetwork, NetworkTraining, TrainedParams, restored_network
 
 if TYPE_CHECKING:

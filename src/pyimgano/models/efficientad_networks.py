@@ -25,25 +25,25 @@ _STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 
 def working_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of what the networks see of images of `size`."""
+    """Return (H, W) of what the networks see of images of `size`."""
     return max(LEAST, size[0]), max(LEAST, size[1])
 
 
 def described(size: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) of the description of images (H, W)."""
+    """Return (h, w) of the description of images (H, W)."""
     height, width = (((n - 3) // 2 - 3) // 2 - 5 for n in size)
     return height, width
 
 
 def as_input(pixels: Tensor) -> Tensor:
-    """(B, 3, H, W) normalised, of (B, H, W, 3) of 0 to 255."""
+    """Return (B, 3, H, W) normalised, of images (B, H, W, 3) of 0 to 255."""
     mean = torch.tensor(_MEAN, device=pixels.device).view(1, 3, 1, 1)
     std = torch.tensor(_STD, device=pixels.device).view(1, 3, 1, 1)
     return (pixels.permute(0, 3, 1, 2).float() - mean) / std
 
 
 def enlarged(pixels: Tensor) -> Tensor:
-    """(B, H, W, 3) float32 of 0 to 255, at the working size."""
+    """Return (B, H, W, 3) float32 of 0 to 255, at the working size."""
     size = (int(pixels.shape[1]), int(pixels.shape[2]))
     wanted = working_size(size)
     if wanted == size:
@@ -163,7 +163,7 @@ class EfficientAdNetwork(nn.Module):
         return found[:, : self.channels], found[:, self.channels :]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The local and the global map (B, h, w), before they are normalised."""
+        """Return the local and the global map (B, h, w), before they are normalised."""
         x = as_input(enlarged(pixels))
         of_teacher, of_autoencoder = self.studied(x)
         local = (self.taught(x) - of_teacher).square().mean(dim=1)

@@ -24,7 +24,9 @@ _GREY = 0.3
 
 
 def penalty_files(folder: str | Path) -> list[Path]:
-    """Image files in a folder and those below, sorted; raises `UsageError` where there are none."""
+    """List the image files in a folder and those below; raises `UsageError` where there are
+    none.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"penalty_images: {folder} is no folder")

@@ -29,7 +29,7 @@ from .efficientad_networks import (
     patch_description_network,
     working_size,
 )
-from .spread import evenly
+from .evenly_spread import evenly
 from .training import History, KeptImages, Minibatch, Parts, Plan, Task, drawn, train
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Teacher:
 
 
 def read_teacher(path: str | Path, model_size: str) -> Teacher:
-    """A teacher from a state dict: safetensors, or a torch file of tensors.
+    """Read a teacher from a state dict: safetensors, or a torch file of tensors.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def distill(
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> Teacher:
-    """A teacher of the features of `backbone`, which gives patches.
+    """Distil a teacher of the features of `backbone`, which gives patches.
 
     Learns from crops with changed brightness, contrast or saturation. What it is to say of a
     crop is cut from the features of the unchanged whole image: a crop seen alone has other
@@ -155,7 +155,9 @@ def distill(
 
 
 def rise_and_fall(steps: int) -> Callable[[int], float]:
-    """A learning rate that rises over a twentieth of the steps, and falls as a half cosine."""
+    """Return a learning rate that rises over a twentieth of the steps, and falls as a half
+    cosine.
+    """
 
     def factor(step: int) -> float:
         rise = min(1.0, (step + 1) / (1 + steps / 20))
@@ -165,14 +167,18 @@ def rise_and_fall(steps: int) -> Callable[[int], float]:
 
 
 def crop_side(size: Sequence[int]) -> int:
-    """Of the crops of images (H, W) at the working size: a multiple of the stride."""
+    """Return the side of the crops of images (H, W) at the working size: a multiple of the
+    stride.
+    """
     return min(CROP, *working_size((size[0], size[1]))) // STRIDE * STRIDE
 
 
 def crops(
     pixels: Tensor, side: int, generator: torch.Generator
 ) -> list[tuple[Tensor, tuple[int, int]]]:
-    """Of each image (H, W, 3) a square at a random place, and that place in cells (row, column)."""
+    """Cut from each image (H, W, 3) a square at a random place, and return its cell (row,
+    column).
+    """
     found = []
     for image in pixels:
         row, column = (
@@ -185,7 +191,7 @@ def crops(
 
 
 def jittered(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """(B, H, W, 3) float32 of 0 to 255: brightness, contrast or saturation times 0.8 to 1.2."""
+    """Multiply brightness, contrast or saturation of images (B, H, W, 3) by 0.8 to 1.2."""
     x = pixels.float()
     kinds = torch.randint(0, 3, (len(x),), generator=generator).tolist()
     factors = (0.8 + 0.4 * torch.rand(len(x), generator=generator)).tolist()
@@ -206,7 +212,9 @@ class _WholeFeatures:
         self._kept: dict[int, Tensor] = {}
 
     def of(self, number: int) -> Tensor:
-        """(C, h, w) float16 on the CPU of an image, at the cells of its description."""
+        """Return the features of an image at the cells of its description, (C, h, w) float16 on
+        the CPU.
+        """
         kept = self._kept.get(number)
         if kept is not None:
             return kept
@@ -220,7 +228,7 @@ class _WholeFeatures:
 
 
 def whole_features(backbone: Backbone, pixels: Tensor) -> Tensor:
-    """The features (B, C, h, w) of images (B, H, W, 3) at the cells of their descriptions.
+    """Return the features (B, C, h, w) of images (B, H, W, 3) at the cells of their descriptions.
 
     The backbone sees them at twice the size, so that its finest layer has a cell for every
     `STRIDE` pixels; the cells at the border that have no description are left out.
@@ -261,7 +269,7 @@ def _measured(features: _WholeFeatures, numbers: npt.NDArray[np.int64]) -> tuple
 
 
 def safe_deviation(mean: Tensor, square: Tensor, least: float = 0.0) -> Tensor:
-    """From first and second moments, `least` at least; 1 where there is no spread."""
+    """Return the deviation from first and second moments, `least` at least; 1 without a spread."""
     found = (square - mean.square()).clamp(min=0.0).sqrt()
     spread = torch.where(found > 1e-6 * square.sqrt(), found, torch.ones_like(found))
     return spread.clamp(min=least)

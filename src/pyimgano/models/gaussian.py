@@ -66,25 +66,25 @@ class Moments:
             self._products[block].baddbmm_(away.mT, away)
 
     def blocks(self) -> Iterator[slice]:
-        """Of the positions, as many at a time as keep memory small."""
+        """Yield positions, as many at a time as keep memory small."""
         positions, d = self._sums.shape
         size = max(1, _BLOCK_BYTES // (8 * d * d))
         return (slice(start, start + size) for start in range(0, positions, size))
 
     def mean(self, block: slice = slice(None)) -> Tensor:
-        """(p, d) float64."""
+        """Return the mean (p, d) float64."""
         self._sum_up()
         return self._origin[block] + self._sums[block] / self.count
 
     def scatter(self, block: slice) -> Tensor:
-        """(p, d, d) float64: the sum of the outer products of differences from the mean."""
+        """Return the sum of outer products of differences from the mean, (p, d, d) float64."""
         self._sum_up()
         sums = self._sums[block]
         return self._products[block] - sums[:, :, None] * sums[:, None, :] / self.count
 
 
 def whitening(covariance: Tensor) -> Tensor:
-    """The inverses of Cholesky factors, (P, d, d) lower triangular, of positive matrices.
+    """Return the inverses of Cholesky factors, (P, d, d) lower triangular, of positive matrices.
 
     With W of covariance C, |W x| is the Mahalanobis length of x: W^T W is the inverse of C.
     Found by halves, all positions together, with nothing but batched products.
@@ -208,7 +208,7 @@ def ledoit_wolf(
 
 
 def by_eights(vectors: Tensor) -> Iterator[Tensor]:
-    """(B, P, d) as (P, d, 8) at a time, the last filled up with zeros.
+    """Yield (B, P, d) as (P, d, 8) at a time, the last filled up with zeros.
 
     Products of one shape round alike: what comes out for an image depends neither on how many
     images there are nor on its place among them.
@@ -220,7 +220,7 @@ def by_eights(vectors: Tensor) -> Iterator[Tensor]:
 
 
 def cells_beside(grid: tuple[int, int], cells: Tensor | None) -> Tensor:
-    """For each cell that counts the place among these of the one to its right, else of its left.
+    """Return for each cell that counts the place of the one to its right, else to its left.
 
     Of a cell without either its own. What an image would look like that is moved by a cell: all
     that one image alone tells of how good images differ.

@@ -20,7 +20,7 @@ def load_model(
     weights: str | Path | None = None,
     allow_outside: bool = False,
 ) -> Detector | TiledDetector:
-    """A detector as `Detector.save`, or `TiledDetector.save`, left it.
+    """Load a detector as `Detector.save`, or `TiledDetector.save`, left it.
 
     Scores and maps are those of the saved detector to the bit on the same engine and machine;
     on another engine a warning says so. The weights of the backbone are taken from `weights`,

@@ -18,6 +18,7 @@ from ..errors import SavedModelError, during
 from ..images import NetworkInput
 from ..threads import limited_threads
 from .detector import Detector
+from .evenly_spread import EvenlySpread, spread_notes
 from .gaussian import ONE_IMAGE, cells_beside, ledoit_wolf, left_out_squared, whitening
 from .method import Learned, Method, TrainingScores
 from .on_backbone import features_of, open_backbone
@@ -25,7 +26,6 @@ from .parameters import BackboneParams
 from .region_cells import RegionCells
 from .registry import register_model
 from .saved_state import SavedState, State
-from .spread import Spread, spread_notes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,7 +127,7 @@ class LearnedMahalanobis(Learned):
 
     @property
     def shrinkages_(self) -> npt.NDArray[np.float64]:
-        """The shrinkage of each level, in [0, 1]."""
+        """Return the shrinkage of each level, in [0, 1]."""
         return np.array([level.shrinkage for level in self.levels])
 
     def of(self, vectors: list[Tensor]) -> float:
@@ -202,7 +202,7 @@ def _score_training_images(
     if images.calibrate == "held-out-images":
         return None
     n = len(features[0])
-    spread = Spread.of_images(n, sum(x[0].nbytes for x in features))
+    spread = EvenlySpread.of_images(n, sum(x[0].nbytes for x in features))
     kept = [number for number in range(n) if spread.takes(number)]
     notes = spread_notes(len(kept), n)
     with during("calibration"), torch.inference_mode(), limited_threads(1):

@@ -146,7 +146,7 @@ class Method(ABC):
 
     @property
     def region(self) -> RegionCells:
-        """The frame that images are resized to, and which of its pixels and cells count."""
+        """Return the frame that images are resized to, and which of its pixels and cells count."""
         return RegionCells(self.params.resize, self.params.roi)
 
     def prepare(self) -> None:

@@ -48,14 +48,16 @@ class NearAndContext:
     power_means: bool = True
 
     def distances(self, patches: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Of patches (B, k, D) and (B, l, E), (B, k) and (B, l) in these units."""
+        """Return the distances (B, k) and (B, l) of patches (B, k, D) and (B, l, E) in these
+        units.
+        """
         near = self.near.distances(patches[0]) / self.near_unit
         if self.context is None:
             return near, None
         return near, self.context.distances(patches[1]) / self.context_unit
 
     def memories(self) -> Iterator[tuple[str, PatchMemory, float]]:
-        """With a prefix for the names of what is saved, and the unit."""
+        """Return each memory with a prefix for the names of what is saved, and its unit."""
         yield "", self.near, self.near_unit
         if self.context is not None:
             yield "context_", self.context, self.context_unit
@@ -63,7 +65,7 @@ class NearAndContext:
     # ---- saving
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """All but the near memory's features and indices, which a bank saves anyway."""
+        """Return all but the near memory's features and indices, which a bank saves anyway."""
         found = {}
         for prefix, memory, _ in self.memories():
             parts = {
@@ -89,7 +91,7 @@ class NearAndContext:
     def restored(
         cls, saved: SavedState, bank: MemoryBank, cells: Sequence[int], width: int
     ) -> NearAndContext:
-        """From what `arrays` and `facts` gave, and the near memory's bank.
+        """Restore from what `arrays` and `facts` gave, and the near memory's bank.
 
         `cells` says how many count on the near grid and on the other, if there is one; `width` is
         that of the other's features.
@@ -141,7 +143,7 @@ def _unit(saved: SavedState, prefix: str) -> float:
 
 
 def _strength(saved: SavedState, prefix: str) -> float | None:
-    """What nuisance counted; None of a detector from before it did."""
+    """Return what nuisance counted; None of a detector from before it did."""
     name = prefix + "nuisance_strength"
     if not saved.has_fact(name):
         return None

@@ -93,11 +93,11 @@ class DisturbedCopy:
 
     @property
     def everyday(self) -> bool:
-        """Whether its disturbance is one of `EVERYDAY`."""
+        """Return whether its disturbance is one of `EVERYDAY`."""
         return self.disturbance in EVERYDAY
 
     def alter(self, image: _Image) -> _Image:
-        """The copy of the image (H, W, 3) uint8 RGB, at its own size."""
+        """Make the copy of the image (H, W, 3) uint8 RGB, at its own size."""
         name = list(self.disturbance.name.encode())
         return self.disturbance.apply(image, np.random.default_rng([self.seed, self.image, *name]))
 
@@ -127,7 +127,7 @@ class DisturbedCopy:
 
 
 def everyday_copies(images: Sequence[int], cells: int, seed: int) -> list[DisturbedCopy]:
-    """Which copies under everyday disturbances are made, image by image in their order.
+    """Choose which copies under everyday disturbances are made, image by image in their order.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def everyday_copies(images: Sequence[int], cells: int, seed: int) -> list[Distur
 
 
 def drift_copies(images: Sequence[int], seed: int) -> list[DisturbedCopy]:
-    """Which copies under `DRIFT` are made, two of each kind; else as `everyday_copies`."""
+    """Choose which copies under `DRIFT` are made, two of each kind; else as `everyday_copies`."""
     return _spread(DRIFT * _DRIFT_COPIES, images, seed)
 
 

@@ -189,7 +189,7 @@ def peaks(maps: Tensor, region: RegionCells) -> Tensor:
 
 
 def on_grid(layers: Sequence[Tensor], grid: tuple[int, int] | None = None) -> Tensor:
-    """Features of several layers side by side on one grid.
+    """Join features of several layers side by side on one grid.
 
     Parameters
     ----------

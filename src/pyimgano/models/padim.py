@@ -21,6 +21,7 @@ from pydantic import Field, Strict
 from ..errors import SavedModelError, UsageError, during
 from ..images import NetworkInput
 from .detector import Detector
+from .evenly_spread import EvenlySpread, KeptVectors, spread_notes
 from .gaussian import (
     ONE_IMAGE,
     Moments,
@@ -35,7 +36,6 @@ from .on_backbone import PatchGrid, features_of, on_grid, open_backbone, peaks
 from .parameters import BackboneParams, Count
 from .registry import register_model
 from .saved_state import SavedState, State
-from .spread import KeptVectors, Spread, spread_notes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +93,7 @@ class PaDiM(Method):
             vectors = embedding.of(self.backbone, batch)  # (B, P, d), x_ij
             if moments is None:
                 moments = Moments(vectors[0])
-                spread = Spread.of_images(len(images), vectors[0].nbytes)
+                spread = EvenlySpread.of_images(len(images), vectors[0].nbytes)
                 kept = KeptVectors(spread, vectors[0])  # to calibrate on
             moments.add(vectors)
             kept.add(vectors)
@@ -225,12 +225,12 @@ class LearnedPaDiM(Learned):
 
     @property
     def grid_(self) -> tuple[int, int]:
-        """The grid (h, w) of the positions."""
+        """Return the grid (h, w) of the positions."""
         return self.embedding.grid.shape
 
     @property
     def channels_(self) -> Tensor:
-        """Which of the joined channels are kept, (d,) int64 ascending."""
+        """Return which of the joined channels are kept, (d,) int64 ascending."""
         return self.embedding.channels
 
     def score(

@@ -23,12 +23,12 @@ from pydantic import Field
 from ..errors import SavedModelError, during
 from ..images import NetworkInput
 from ..threads import single_torch_thread
+from .evenly_spread import WHOLE_MAPS, EvenlySpread, evenly, spread_notes
 from .method import Learned, Method, TrainingScores
 from .on_backbone import PatchGrid, features_of, open_backbone, require_exportable
 from .parameters import BackboneParams, Count, Ratio
 from .region_cells import RegionCells
 from .saved_state import SavedState, State
-from .spread import WHOLE_MAPS, Spread, evenly, spread_notes
 from .within_image import nearest_elsewhere, within_image_note
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def select_coreset(
             )
         patches = grid.counted(features.flatten(1, 2))  # (B, k, D)
         if seen == 0:
-            spread = Spread.of_images(len(images), patches[0].nbytes)
+            spread = EvenlySpread.of_images(len(images), patches[0].nbytes)
         coreset.add(patches.flatten(0, 1))
         for one in patches:
             if spread.takes(seen):
@@ -233,7 +233,7 @@ class LearnedCoreset(Learned):
 
     @property
     def grid_(self) -> tuple[int, int]:
-        """The grid (h, w) of the patches."""
+        """Return the grid (h, w) of the patches."""
         return self.grid.shape
 
     def score(
@@ -414,7 +414,7 @@ def _against_bank(
 def _within_image(
     learned: LearnedCoreset, found: SelectedCoreset, images: TrainingImages
 ) -> TrainingScores:
-    """All of the bank comes from one image, so no other is left to compare it with."""
+    """Score where all of the bank comes from one image, and no other is left to compare it with."""
     import torch
 
     grid, patches = learned.grid, found.patches  # (n, k, D)

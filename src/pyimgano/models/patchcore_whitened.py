@@ -29,6 +29,7 @@ from ..errors import SavedModelError, during
 from ..images import NetworkInput
 from ..threads import single_torch_thread
 from .anomaly_map import SIGMA
+from .evenly_spread import WHOLE_MAPS, EvenlySpread, evenly, spread_notes
 from .method import Learned, Method, TrainingScores
 from .near_and_context import CONTEXT_SHARE, NearAndContext
 from .nuisance import DisturbedCopy, drift_copies, everyday_copies
@@ -37,7 +38,6 @@ from .patchcore_paper import described_bank, few, restored_bank, restored_grid
 from .power_means import image_scores, joint_score, power_means_of
 from .region_cells import RegionCells
 from .saved_state import SavedState, State
-from .spread import WHOLE_MAPS, Spread, evenly, spread_notes
 from .within_image import within_image_note
 from .working_size import LEAST
 
@@ -99,7 +99,7 @@ class WhitenedRecipe(Method):
         from .neighbors import PatchMemoryLearner
 
         params, progress = self.params, images.progress
-        spread = Spread.of_images(len(images), sum(some[0].nbytes for some in patches))
+        spread = EvenlySpread.of_images(len(images), sum(some[0].nbytes for some in patches))
         bounds = params.max_bank_size, max(1, int(CONTEXT_SHARE * params.max_bank_size))
         return [
             PatchMemoryLearner(
@@ -195,12 +195,12 @@ class LearnedWhitened(Learned):
 
     @property
     def grid_(self) -> tuple[int, int]:
-        """The grid (h, w) of the near patches."""
+        """Return the grid (h, w) of the near patches."""
         return self.grids[0].shape
 
     @property
     def context_counts(self) -> bool:
-        """Whether a part of each score is added that the map does not show, its context.
+        """Return whether a part of each score is added that the map does not show, its context.
 
         Only of detectors that were saved before scores were power means: of these no part is the
         map's peak.

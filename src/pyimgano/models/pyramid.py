@@ -28,7 +28,7 @@ _LEAST_WEIGHT = 1e-4
 
 
 def untrained_copy(network: TappedNetwork, layers: Sequence[str]) -> TappedNetwork:
-    """The same network up to the deepest of `layers`, on the CPU, with random weights.
+    """Return the same network up to the deepest of `layers`, on the CPU, with random weights.
 
     Drawn from torch's own generator (`training.drawn` seeds it): every part by its own rule,
     convolutions He-normal.

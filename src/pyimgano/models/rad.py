@@ -245,7 +245,7 @@ class LearnedRAD(Learned):
 
     @property
     def grid_(self) -> tuple[int, int]:
-        """The grid (h, w) of patches."""
+        """Return the grid (h, w) of patches."""
         return self.grid.shape
 
     def score(

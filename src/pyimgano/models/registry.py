@@ -122,7 +122,9 @@ def list_models(*, tags: Iterable[str] | str | None = None) -> list[str]:
 
 
 def model_lines(*, tags: Iterable[str] | str | None = None) -> list[ModelLine]:
-    """What a list shows of the models that `list_models` names. Imports none of the built-in."""
+    """Return what a list shows of the models that `list_models` names. Imports none of the
+    built-in.
+    """
     _load_plug_ins()
     wanted = {tags} if isinstance(tags, str) else set(tags or ())
     lines = [_line(name) for name in sorted({*BUILT_IN, *_entries})]
@@ -149,12 +151,12 @@ def _home(name: str) -> str:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a built-in name has not been taken over."""
+    """Return whether a built-in name has not been taken over."""
     return name not in _entries or _entries[name].detector.__module__ == _home(name)
 
 
 def model_entry(name: str) -> ModelEntry:
-    """The registered entry; an unknown name is a `UsageError` that lists the near ones."""
+    """Return the registered entry; an unknown name is a `UsageError` that lists the near ones."""
     if name not in _entries and name in BUILT_IN:
         importlib.import_module(_home(name))
     if name not in _entries:
@@ -171,7 +173,7 @@ def registered_name(cls: type[Detector]) -> str | None:
 
 
 def model_info(name: str) -> dict[str, Any]:
-    """All about a model, as plain JSON values.
+    """Return all about a model, as plain JSON values.
 
     Returns
     -------
@@ -235,7 +237,7 @@ def create_model(name: str, *, preset: str | None = None, **kwargs: Any) -> Dete
 
 
 def preset_keywords(name: str, preset: str | None) -> dict[str, Any]:
-    """The keywords of a model's preset; none for None.
+    """Return the keywords of a model's preset; none for None.
 
     Raises
     ------
@@ -251,7 +253,7 @@ def preset_keywords(name: str, preset: str | None) -> dict[str, Any]:
 
 
 def default_keywords(name: str) -> dict[str, Any]:
-    """A model's keywords with their defaults."""
+    """Return a model's keywords with their defaults."""
     from .parameters import parameter_defaults
 
     return parameter_defaults(model_entry(name).detector.Params)

@@ -20,7 +20,9 @@ _Block = Callable[[int, int, int], nn.Module]
 
 
 def _convolution(inputs: int, outputs: int, stride: int, groups: int = 1) -> nn.Module:
-    """3x3 with stride 1 or 2; with stride -2 transposed, 2x2, so that the grid doubles."""
+    """Make a 3x3 convolution of stride 1 or 2; with stride -2 transposed, 2x2, to double the
+    grid.
+    """
     if stride == -2:
         return nn.ConvTranspose2d(inputs, outputs, 2, stride=2, groups=groups, bias=False)
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, groups=groups, bias=False)
@@ -86,7 +88,7 @@ class _Inverted(nn.Module):
 
 
 def _like(encoder: TappedNetwork) -> tuple[_Block, Sequence[int]]:
-    """The block of the encoder's kind, and how many there are in its stages."""
+    """Return the block of the encoder's kind, and how many there are in its stages."""
     if not isinstance(encoder, ResNet):
         return _Inverted, (2, 2, 2)
     stages = [getattr(encoder, name) for name in encoder.layer_names[:3]]
@@ -166,7 +168,7 @@ class Reverse(nn.Module):
             inputs = outputs
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """(N, C_l, h_l, w_l) a level in and out, the finest first."""
+        """Return (N, C_l, h_l, w_l) a level in and out, the finest first."""
         x = self.bottleneck(features)
         found = []
         for stage, wanted in zip(self.stages, reversed(features)):

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..calibration import CALIBRATION_TAILS, CONFIDENCE, Calibration
 from ..errors import DataError, SavedModelError, UsageError
-from ..foreign import parse_json, reason_of_failure
+from ..untrusted_files import parse_json, reason_of_failure
 
 if TYPE_CHECKING:
     from .suspects import ExcludedImage, TrainingSuspect
@@ -41,7 +41,7 @@ ARRAYS = "arrays.safetensors"
 BACKBONE = "backbone.safetensors"
 FILES = (DOCUMENT, ARRAYS, BACKBONE)
 #: What file managers leave in folders; nobody's doing, and never opened.
-DROPPINGS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+FILES_OF_SYSTEMS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 #: What a method's arrays are called in the file, before their own names.
 STATE = "state."
@@ -121,7 +121,7 @@ class CalibrationFacts(_Model):
         return cls(**facts)
 
     def restored(self) -> Calibration:
-        """The calibration that the facts are of.
+        """Return the calibration that the facts are of.
 
         Raises
         ------
@@ -284,7 +284,7 @@ def read_document(folder: Path) -> SavedDocument:
     path = folder / DOCUMENT
     document = _parse(path, read_file(path, _MAX_DOCUMENT))  # first, for its version
     for name in names:
-        if name not in FILES and name not in DROPPINGS:
+        if name not in FILES and name not in FILES_OF_SYSTEMS:
             raise SavedModelError(
                 f"{folder}: an unexpected file {name!r}; a saved detector has only "
                 f"{', '.join(FILES)}"
@@ -298,7 +298,7 @@ def read_document(folder: Path) -> SavedDocument:
 
 
 def read_file(path: Path, limit: int, facts: FileFacts | None = None) -> bytes:
-    """The content of a regular file of the folder, no link, if it is what `facts` say.
+    """Return the content of a regular file of the folder, no link, if it is what `facts` say.
 
     Raises
     ------
@@ -523,8 +523,8 @@ def _flush(folder: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """A folder of ours with what we put there; anything else in it stays."""
-    for name in (*FILES, *DROPPINGS):
+    """Remove what we put into a folder of ours; anything else in it stays."""
+    for name in (*FILES, *FILES_OF_SYSTEMS):
         with contextlib.suppress(OSError):
             (folder / name).unlink()
     with contextlib.suppress(OSError):

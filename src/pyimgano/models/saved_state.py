@@ -54,7 +54,7 @@ class SavedState:
         self.n_train = n_train
 
     def array(self, name: str, dtype: str, shape: Sequence[int | None]) -> npt.NDArray[Any]:
-        """An array of this dtype, such as `float32`, and shape; None is any length from 1 on.
+        """Return an array of this dtype, such as `float32`, and shape; None is any length.
 
         Raises
         ------
@@ -65,7 +65,9 @@ class SavedState:
         return self._arrays.pop(name)
 
     def require_shape(self, name: str, dtype: str, shape: Sequence[int | None]) -> None:
-        """As `array`, and the array stays to be asked for: before room for its like is taken."""
+        """Check an array as `array` does, and leave it to be asked for: before room for it is
+        taken.
+        """
         if name not in self._arrays:
             raise SavedModelError(f"the array {name!r} is missing")
         found = self._arrays[name]
@@ -80,11 +82,13 @@ class SavedState:
             )
 
     def has_fact(self, name: str) -> bool:
-        """Whether there is a fact of this name, which earlier versions may not have written."""
+        """Return whether there is a fact of this name, which earlier versions may not have
+        written.
+        """
         return name in self._facts
 
     def fact(self, name: str, annotation: Any) -> Any:
-        """A fact as `annotation` wants it (any type that pydantic understands, strictly).
+        """Return a fact as `annotation` wants it (any type that pydantic understands, strictly).
 
         Raises
         ------

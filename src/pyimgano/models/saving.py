@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from ..calibration import PixelCalibration
 from ..errors import PyimganoError, SavedModelError, UsageError, WeightsError
-from ..foreign import quoted
 from ..images import MAX_BIT_DEPTH, RegionOfInterest
+from ..untrusted_files import quoted
 from .method import Method
 from .parameters import parameter_defaults
 from .saved import (
@@ -96,7 +96,7 @@ def require_saveable(detector: Any) -> str:
 
 
 def is_fetched(backbone: Any) -> bool:
-    """Whether the name tells timm of a place on the network or on the disk."""
+    """Return whether the name tells timm of a place on the network or on the disk."""
     short = str(backbone).removeprefix("timm:")
     return short != str(backbone) and (":" in short or "/" in short)
 
@@ -123,7 +123,9 @@ def saved_files(
 
 
 def _weights_of_another(detector: Any) -> bool:
-    """Whether the backbone's weights lie with a saved detector, which may be moved or replaced."""
+    """Return whether the backbone's weights lie with a saved detector, which may be moved or
+    replaced.
+    """
     weights = getattr(detector.params_, "weights", None)
     if weights is None:
         return False
@@ -138,7 +140,7 @@ def _document(
     tiles: TileFacts | None,
     files: dict[str, bytes],
 ) -> SavedDocument:
-    """The document, and in `files` what it tells of."""
+    """Return the document, and in `files` what it tells of."""
     state = detector.learned_.state()
     arrays = {f"{STATE}{key}": value for key, value in state.arrays.items()}
     arrays["decision_scores"] = detector.decision_scores_

@@ -52,7 +52,7 @@ class SeenImages:
         return cls(len(signatures), distinct, min(shapes), max(shapes), min(colours), max(colours))
 
     def unlike(self, size: tuple[int, int], signature: Signature | None) -> str | None:
-        """How an image of `size` (height, width) is of another kind, in words; None if it is not.
+        """Say how an image of `size` (height, width) is of another kind; None if it is not.
 
         Its score then says that it is of another kind, not that there is a defect.
         """

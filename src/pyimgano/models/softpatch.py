@@ -264,7 +264,7 @@ def _noted(
 
 
 def _outliers(scores: npt.NDArray[np.float64], cutoff: float | None) -> npt.NDArray[np.bool_]:
-    """(n,) which scores lie so far above the others that they are those of bad images.
+    """Return (n,) which scores lie so far above the others that they are those of bad images.
 
     Scores of good images are skewed to the right and their logarithms hardly. The median and
     the median absolute deviation hold out while less than half of the images are bad.

@@ -18,12 +18,12 @@ from pydantic import Field
 from ..errors import SavedModelError, UsageError, during
 from ..images import NetworkInput
 from .detector import Detector
+from .evenly_spread import EvenlySpread, spread_notes
 from .method import Learned, Method, TrainingScores
 from .on_backbone import PatchGrid, features_of, on_grid, open_backbone
 from .parameters import BackboneParams, Count
 from .registry import register_model
 from .saved_state import SavedState, State
-from .spread import Spread, spread_notes
 from .within_image import close_by
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Spade(Method):
                 positions, deep = features.of(self.backbone, batch)  # (B, P, D) and (B, C, c)
             if seen == 0:
                 most = min(self.params.max_gallery, max(1, _BYTES // positions[0].nbytes))
-                spread = Spread(len(images), most)
+                spread = EvenlySpread(len(images), most)
                 rows = min(most, len(images))
                 gallery = positions.new_empty((rows, *positions.shape[1:]))
                 pooled = deep.new_empty((rows, deep.shape[1]), dtype=torch.float64)
@@ -217,7 +217,7 @@ class LearnedSpade(Learned):
 
     @property
     def grid_(self) -> tuple[int, int]:
-        """The grid (h, w) of the positions."""
+        """Return the grid (h, w) of the positions."""
         return self.features.grid.shape
 
     def nearest_images(self, pooled: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -310,7 +310,7 @@ def _score_training_images(
             learned.nearest_images(pooled[i], group == group[i] if unseen else None)
             for i in range(count)
         ]
-        spread = Spread(count, min(count, _MAPS))
+        spread = EvenlySpread(count, min(count, _MAPS))
         cells = [
             learned.correspondences(gallery[i], found[i][1])
             for i in range(count)

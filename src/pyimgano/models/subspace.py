@@ -242,12 +242,12 @@ class LearnedSubspace(Learned):
 
     @property
     def grid_(self) -> tuple[int, int]:
-        """The grid (h, w) of patches."""
+        """Return the grid (h, w) of patches."""
         return self.grid.shape
 
     @property
     def n_components_(self) -> int:
-        """How many principal components are kept."""
+        """Return how many principal components are kept."""
         return int(self.subspace.components.shape[1])
 
     def score(

@@ -18,7 +18,7 @@ _LEAST_WEIGHT = 1e-4
 
 
 def upscaled(layers: Sequence[Tensor]) -> Tensor:
-    """(B, D, 2h, 2w) of layers (B, C_l, h_l, w_l), (h, w) that of the first: section III-A.
+    """Return (B, D, 2h, 2w) of layers (B, C_l, h_l, w_l), (h, w) that of the first: section III-A.
 
     Each is brought to twice the resolution of the first, bilinearly with half-pixel centres,
     and averaged over 3x3 cells, at the border over those that exist.
@@ -79,7 +79,7 @@ class Heads(nn.Module):
                 nn.init.xavier_normal_(module.weight)
 
     def adapted(self, features: Tensor) -> Tensor:
-        """The adaptor's features (B, D, h, w)."""
+        """Return the adaptor's features (B, D, h, w)."""
         found: Tensor = self.adaptor(features / self.scale)
         return found
 

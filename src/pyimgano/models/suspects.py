@@ -104,7 +104,7 @@ def image_names(
 
 
 def _together(copies: Sequence[Sequence[int]]) -> dict[int, Sequence[int]]:
-    """All copies of an image, itself included, by the position of each."""
+    """Return all copies of an image, itself included, by the position of each."""
     return {index: some for some in copies for index in some}
 
 
@@ -169,7 +169,7 @@ def refit_without_suspects(
 
 
 def exclusion_note(excluded: int, total: int, promised: float | None) -> str:
-    """What having looked does to the promise."""
+    """Return what having looked does to the promise."""
     verb = "were" if excluded != 1 else "was"
     note = (
         f"{excluded} of {total} good images {verb} left out as suspect after their scores were "

@@ -35,7 +35,6 @@ from ..images import ImageSource, Signature, as_sources, closed_after, stream_im
 from .detector import Detector, forget_the_fit, require_fitted
 from .held_out import calibrate_on_held_out, score_held_out
 from .image_score import ImageScore
-from .operating_point import WithOperatingPoint
 from .parameters import reject_unknown
 from .saved import (
     CalibrationFacts,
@@ -46,6 +45,7 @@ from .saved import (
     write_folder,
 )
 from .saving import require_saveable, saved_files
+from .settable_threshold import SettableThreshold
 from .sklearn_face import SklearnFace
 from .tiles import (
     MAP_RULES,
@@ -66,7 +66,7 @@ HELD_OUT_ONE_IN = 4
 _UNTILED = ", untiled"
 
 
-class TiledDetector(WithOperatingPoint, SklearnFace):
+class TiledDetector(SettableThreshold, SklearnFace):
     """A detector that scores images tile by tile, with a detector's contract.
 
     Parameters
@@ -154,7 +154,9 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
             self._take_over()
 
     def _take_over(self) -> None:
-        """The threshold of a detector that was fitted on untiled images, without its promise."""
+        """Take the threshold of a detector that was fitted on untiled images, without its
+        promise.
+        """
         inner = self.detector
         note = (
             "the threshold was calibrated on untiled images: the largest of many tiles' scores "
@@ -181,7 +183,7 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
 
     @property
     def calibrated_on_tiles_(self) -> bool:
-        """Whether the threshold was calibrated on whole images by their tiles."""
+        """Return whether the threshold was calibrated on whole images by their tiles."""
         return not self.calibration_.method.endswith(_UNTILED)
 
     def counted_pixels(self, original_size: tuple[int, int]) -> None:
@@ -189,7 +191,7 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
 
     @property
     def has_maps(self) -> bool:
-        """Whether the detector of the tiles gives maps."""
+        """Return whether the detector of the tiles gives maps."""
         return self.detector.has_maps
 
     @property
@@ -198,7 +200,7 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
         return self.detector.batch_size
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The keywords of `__init__`, and if `deep` the detector's own."""
+        """Return the keywords of `__init__`, and if `deep` the detector's own."""
         inner = {f"detector__{k}": v for k, v in self.detector.get_params().items()}
         return {
             "detector": self.detector,
@@ -235,7 +237,7 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
         return self
 
     def describe(self) -> dict[str, Any]:
-        """What a report says of it; plain JSON values."""
+        """Return what a report says of it; plain JSON values."""
         return {
             **self.detector.describe(),
             "tile_size": list(self.tile_size),
@@ -369,7 +371,7 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
         maps: bool = True,
         on_error: Literal["raise", "record"] = "raise",
     ) -> Iterator[ImageScore]:
-        """As `Detector.score_images`; maps are (H, W) float32 at each image's own size.
+        """Score images as `Detector` does; maps are (H, W) float32 at each image's own size.
 
         One image is held at a time, none is read ahead.
         """
@@ -457,12 +459,12 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
         return reduce_scores(scores, self.score_reduce, self.score_topk), blended
 
     def decision_function(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float64]:
-        """Scores (N,) of N images, from their tiles' scores as `score_reduce` says."""
+        """Return scores (N,) of N images, from their tiles' scores as `score_reduce` says."""
         scores = [result.score for result in self.score_images(as_sources(X), maps=False)]
         return np.asarray(scores, dtype=np.float64)
 
     def predict(self, X: Iterable[ImageSource]) -> npt.NDArray[np.int64]:
-        """(N,) of 0 (good) and 1 (defective: score >= `threshold_`)."""
+        """Decide on N images: (N,) of 0 (good) and 1 (defective: score >= `threshold_`)."""
         fitted = self.as_fitted()
         return (fitted.decision_function(X) >= fitted.threshold_).astype(np.int64)
 
@@ -487,14 +489,14 @@ class TiledDetector(WithOperatingPoint, SklearnFace):
         return np.stack(found) if found else np.zeros((0, *self.tile_size), np.float32)
 
     def get_anomaly_map(self, item: ImageSource) -> npt.NDArray[np.float32]:
-        """The anomaly map (H, W) float32 of one image."""
+        """Return the anomaly map (H, W) float32 of one image."""
         found: npt.NDArray[np.float32] = self.predict_anomaly_map([item])[0]
         return found
 
     def save(
         self, folder: str | Path, *, include_backbone: bool = False, overwrite: bool = False
     ) -> Path:
-        """As `Detector.save`, with how it is tiled and what it was calibrated on."""
+        """Save as `Detector.save` does, with how it is tiled and what it was calibrated on."""
         fitted = self.as_fitted()
         require_saveable(fitted.detector)
         place = require_place(Path(folder), overwrite)

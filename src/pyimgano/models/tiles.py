@@ -22,7 +22,7 @@ _SMALLEST, _LARGEST = 1, 16384
 
 
 def sides(value: object, name: str) -> tuple[int, int]:
-    """`value` as (height, width); raises `UsageError` naming `name`."""
+    """Read `value` as (height, width); raises `UsageError` naming `name`."""
     pair: list[Any] = list(value) if isinstance(value, (tuple, list)) else [value, value]
     pair = [one.item() if isinstance(one, np.generic) else one for one in pair]
     whole = all(isinstance(one, int) and not isinstance(one, bool) for one in pair)
@@ -40,7 +40,7 @@ def default_stride(tile_size: tuple[int, int]) -> tuple[int, int]:
 
 
 def tile_starts(length: int, tile: int, stride: int) -> list[int]:
-    """Where tiles begin along an axis of `length` pixels, so that whole tiles cover all of it.
+    """Return where tiles begin along an axis of `length` pixels, so that they cover all of it.
 
     The last is shifted inwards to end where the axis does. An axis shorter than a tile has
     one start, 0.
@@ -90,7 +90,7 @@ def reduce_scores(scores: Sequence[float], rule: str, topk: float) -> float:
 def blend_weights(
     length: int, tile: int, stride: int, window: str = "triangle"
 ) -> list[npt.NDArray[np.float32]]:
-    """For each tile along an axis its weights (min(tile, length),) float32, in (0, 1].
+    """Return for each tile along an axis its weights (min(tile, length),) float32, in (0, 1].
 
     Those of a window, divided by the sum over all tiles, so that at each pixel the weights add up
     to 1.

@@ -25,10 +25,10 @@ from pydantic import Field
 from ..calibration import MapStatistics
 from ..errors import during
 from ..images import NetworkInput
+from .evenly_spread import EvenlySpread
 from .method import Learned, Method, TrainingScores
 from .parameters import BackboneParams, Count
 from .saved_state import SavedState, State
-from .spread import Spread
 
 if TYPE_CHECKING:
     from torch import nn
@@ -186,7 +186,7 @@ class NetworkTraining:
                 "calibrate on, and not learned from"
             )
         else:
-            method, spread = "in-sample", Spread(len(kept), _IN_SAMPLE)
+            method, spread = "in-sample", EvenlySpread(len(kept), _IN_SAMPLE)
             numbers = np.array([i for i in range(len(kept)) if spread.takes(i)])
         if len(kept) < kept.seen:
             notes.append(f"{len(kept)} of the {kept.seen} training images were kept, evenly spread")

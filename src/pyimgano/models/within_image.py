@@ -12,7 +12,7 @@ _QUERIES = 1024
 
 
 def close_by(one: Tensor, other: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(Q, M) bool: which cells `other` (M,) of a grid (h, w) lie near the cells `one` (Q,).
+    """Return (Q, M) bool: which cells `other` (M,) of a grid (h, w) lie near the cells `one` (Q,).
 
     Less than a quarter of the image away both ways. Cells are numbered r w + c.
     """
@@ -31,7 +31,7 @@ def nearest_elsewhere(
     memory_cells: Tensor,
     grid: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
-    """The nearest row of a memory that comes from one image alone.
+    """Return the nearest row of a memory that comes from one image alone.
 
     The image that it comes from is compared with what lies at least a quarter of the image away:
     what little is known of how patches that are not themselves differ. Where nothing does, on a
@@ -72,7 +72,7 @@ def nearest_elsewhere(
 
 
 def within_image_note(images: int) -> str:
-    """What a calibration says of it."""
+    """Return what a calibration says of it."""
     return (
         f"{images} training image{'s' * (images != 1)} with patches in the bank from one alone: "
         "the threshold compares patches within an image, and no false-alarm rate is promised"

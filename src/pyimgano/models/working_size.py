@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..errors import ImageReadError
 from ..images import ImageSource, image_size
-from .spread import evenly
+from .evenly_spread import evenly
 
 #: Sides of what images are resized to, least and largest: what the embedded backbone's budget
 #: of time allows, and what its features still mean something at.
@@ -31,7 +31,7 @@ _LONGEST = 4.0
 
 
 def working_size(sources: Sequence[ImageSource]) -> tuple[int, int]:
-    """(height, width) for images of these sizes: their shape, and as many pixels as pay.
+    """Return (height, width) for images of these sizes: their shape, and as many pixels as pay.
 
     Four fifths of the side of a square of as many pixels as the images have, the median of up to
     64 of them; from 256 to 512. Images that are clearly no squares, most of them of about one

@@ -81,7 +81,7 @@ class Picture:
 
     @property
     def size(self) -> int:
-        """How many bytes it takes in a page."""
+        """Return how many bytes it takes in a page."""
         return sum(len(one) for one in (self.image, self.overlay) if one is not None)
 
 

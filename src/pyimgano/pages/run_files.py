@@ -12,7 +12,6 @@ from pydantic import BaseModel, ValidationError
 
 from ..datasets import get_layout, load_category
 from ..errors import DataError, PyimganoError
-from ..foreign import parse_json, read_regular, reason_of_failure
 from ..runs import (
     CategoryReport,
     CurvesDocument,
@@ -27,6 +26,7 @@ from ..runs import (
     TrainingScoreRecord,
     category_folder,
 )
+from ..untrusted_files import parse_json, read_regular, reason_of_failure
 from .page_facts import same_path
 
 TopReport = SingleReport | SuiteReport | RobustnessSingleReport | RobustnessSuiteReport
@@ -104,13 +104,13 @@ class RunFiles:
 
     @property
     def bit_depth(self) -> int | None:
-        """How many bits of 16 the run's images use; None for what files declare."""
+        """Return how many bits of 16 the run's images use; None for what files declare."""
         value = (self.config.get("arguments") or self.config).get("bit_depth")
         return value if isinstance(value, int) else None
 
     @property
     def max_pixels(self) -> int | None:
-        """The run's limit of the pixels of an image; None where it is not known."""
+        """Return the run's limit of the pixels of an image; None where it is not known."""
         value = self.config.get("max_pixels")
         return value if isinstance(value, int) and value > 0 else None
 

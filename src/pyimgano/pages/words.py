@@ -233,7 +233,7 @@ def _of_category(report: AnyCategory) -> list[Wrong]:
 
 
 def decides(reasons: Iterable[str]) -> bool:
-    """Whether a suspect is one because the threshold depends on it."""
+    """Return whether a suspect is one because the threshold depends on it."""
     return any(one.startswith("without it") for one in reasons)
 
 

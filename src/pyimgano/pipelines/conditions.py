@@ -61,7 +61,7 @@ class Condition:
         return "clean" if self.corruption is None else f"{self.corruption} {self.severity}"
 
     def source(self, sample: Sample) -> str | AlteredImage:
-        """The sample's image under this condition."""
+        """Return the sample's image under this condition."""
         path = str(sample.path)
         if self.corruption is None:
             return path
@@ -77,7 +77,7 @@ class Condition:
         )
 
     def move(self, sample: Sample) -> Move | None:
-        """What moves the sample's masks as its image is moved; None for clean images."""
+        """Return what moves the sample's masks as its image is moved; None for clean images."""
         if self.corruption is None:
             return None
         return partial(
@@ -118,7 +118,7 @@ class TimedScorer:
         return 1e3 * seconds / images if images else None
 
     def score(self, sources: Iterable[str | AlteredImage], maps: bool) -> Iterator[ImageScore]:
-        """As `Detector.score_images` with `on_error="record"`."""
+        """Score as `Detector.score_images` does with `on_error="record"`."""
         remaining = iter(sources)
         first = 0
         while chunk := list(islice(remaining, self._chunk)):
@@ -181,12 +181,12 @@ class TestUnder:
         return self.scorer.score((self.condition.source(one) for one in self.test), maps)
 
     def move(self, sample: Sample) -> Move | None:
-        """Return what moves a sample's masks as its image is moved."""
+        """Return what moves the sample's masks as its image is moved; None for clean images."""
         return self.condition.move(sample)
 
 
 def _preparing_threads(test: Sequence[Sample]) -> int:
-    """As many as there are cores, but fewer where images are large."""
+    """Return as many threads as there are cores, but fewer where images are large."""
     for sample in test:
         try:
             height, width = image_size(sample.path)

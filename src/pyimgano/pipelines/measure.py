@@ -293,7 +293,7 @@ def _hold_out(
 
 
 def _measured_size(detector: Detector, masks: Mask | None) -> tuple[int, int]:
-    """The (height, width) that pixels are measured at."""
+    """Return the (height, width) that pixels are measured at."""
     height, width = detector.params_.resize if masks is None else masks.shape[1:]
     return height, width
 
@@ -303,7 +303,7 @@ def _normal_pixel_threshold(
     images: Sequence[str],
     task: Task,
 ) -> float:
-    """The quantile of the pixels of good images' maps, prepared as they are measured.
+    """Return the quantile of the pixels of good images' maps, prepared as they are measured.
 
     Raises
     ------
@@ -340,7 +340,7 @@ def measure(
     progress: Progress | None = None,
     stage: str = "test images",
 ) -> Measurement:
-    """Score the test images of a task once with a fitted detector, and measure.
+    """Return score the test images of a task once with a fitted detector, and measure.
 
     Parameters
     ----------
@@ -506,7 +506,7 @@ def measure_all(
     pixel_threshold: float | None = None,
     pro_curve: list[list[float]] | None = None,
 ) -> dict[str, Any]:
-    """All metrics, and under `per_defect` all of each kind that was scored.
+    """Return all metrics, and under `per_defect` all of each kind that was scored.
 
     `pixel_threshold` beats that of the detector. `pro_curve` is as in `evaluate_scores`.
     """
@@ -541,7 +541,7 @@ def measure_all(
 def _pixel_threshold(
     detector: Detector, protocol: EvaluationProtocol, given: float | None
 ) -> tuple[float | None, str | None]:
-    """The threshold of pixels, or None and, if there is more to say than that, why."""
+    """Return the threshold of pixels, or None and, if there is more to say than that, why."""
     if not protocol.segf1:
         return None, "SegF1 was not asked for"
     if given is not None:

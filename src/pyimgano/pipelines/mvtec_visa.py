@@ -89,7 +89,7 @@ def build_default_detector(
     pretrained: bool = True,
     **kwargs: Any,
 ) -> Detector:
-    """A detector with the arguments of the benchmark; `kwargs` are the model's keywords.
+    """Return a detector with the arguments of the benchmark; `kwargs` are the model's keywords.
 
     Raises
     ------
@@ -217,7 +217,7 @@ def evaluate_split(
 def _checked(
     split: BenchmarkSplit, pixel_scores: Any
 ) -> tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.float32] | None]:
-    """The split's masks and the maps that were given, with shapes that go together."""
+    """Return the split's masks and the maps that were given, with shapes that go together."""
     count = len(split.test_paths)
     if len(split.test_labels) != count:
         raise UsageError(f"{count} test paths, but {len(split.test_labels)} test labels")

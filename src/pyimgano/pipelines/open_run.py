@@ -25,7 +25,6 @@ from ..datasets import (
     outside_of_categories,
 )
 from ..errors import DataError, PyimganoError, UsageError
-from ..foreign import quoted
 from ..images import limited_pixels
 from ..models.registry import create_model
 from ..models.saving import require_saveable
@@ -42,6 +41,7 @@ from ..runs import (
 )
 from ..runs.environment import describe_environment, program_changes
 from ..threads import limited_threads
+from ..untrusted_files import quoted
 from .config import BenchmarkConfig, Execution
 from .run import Config, FinishedRun, Listener, Run, write_page
 
@@ -264,7 +264,7 @@ def _choose_categories(layout: Layout, root: Path, wanted: str | list[str]) -> l
 
 
 def _require_distinct(root: Path, names: list[str]) -> None:
-    """Of two names that reports cannot tell apart one would be written over the other."""
+    """Refuse names that reports cannot tell apart: one would be written over the other."""
     taken: dict[str, str] = {}
     for name in names:
         other = taken.setdefault(shown(name), name)

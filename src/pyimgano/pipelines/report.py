@@ -127,7 +127,7 @@ class CategoryReporter:
 
     @property
     def wants_maps(self) -> bool:
-        """Whether `record` needs maps."""
+        """Return whether `record` needs maps."""
         return self._page is not None
 
     def _record(
@@ -244,7 +244,7 @@ class BenchmarkReporter(CategoryReporter):
 
     @property
     def wants_maps(self) -> bool:
-        """Whether `record` needs maps."""
+        """Return whether `record` needs maps."""
         return self._submission.wanted or super().wants_maps
 
     def record(self, sample: Sample, result: ImageScore) -> None:

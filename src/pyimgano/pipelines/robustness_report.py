@@ -57,7 +57,7 @@ class RobustnessReporter(CategoryReporter):
 
     @property
     def wants_maps(self) -> bool:
-        """Whether `record` needs maps: the page shows those of clean images."""
+        """Return whether `record` needs maps: the page shows those of clean images."""
         return self.condition.corruption is None and super().wants_maps
 
     def record(self, sample: Sample, result: ImageScore) -> None:

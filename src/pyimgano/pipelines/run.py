@@ -378,7 +378,7 @@ class Run(ABC, Generic[Config, Report]):
 
     @property
     def failed(self) -> list[str]:
-        """The names of the categories that failed."""
+        """Return the names of the categories that failed."""
         return [name for name, one in self.reports.items() if one.status == "failed"]
 
     def keep(self, report: Report) -> None:

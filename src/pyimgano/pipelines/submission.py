@@ -61,7 +61,7 @@ class Submission:
         self._unflushed: list[Path] = []
 
     def notes(self) -> list[str]:
-        """What became of it, once all images were scored."""
+        """Return what became of it, once all images were scored."""
         if not self._places:
             return []
         if not self._has_maps:

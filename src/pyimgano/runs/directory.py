@@ -30,7 +30,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from ..errors import DataError
-from ..foreign import leads_out, quoted
+from ..untrusted_files import leads_out, quoted
 from .lines import append_line, as_line
 from .lock import LOCK_FILE, WriterLock
 from .schema import shown

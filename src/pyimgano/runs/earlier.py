@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ..errors import DataError, UsageError
-from ..foreign import parse_json, read_regular
+from ..untrusted_files import parse_json, read_regular
 from .directory import category_folder
 from .environment_schema import EnvironmentDocument, FilesDocument
 from .schema import FittedReport

@@ -14,8 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..foreign import open_regular
 from ..threads import available_cores, thread_count
+from ..untrusted_files import open_regular
 from .environment_schema import Cpu, EnvironmentDocument
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -106,7 +106,7 @@ def describe_environment(
 
 
 def program_changes(then: EnvironmentDocument, now: EnvironmentDocument) -> list[str]:
-    """What differs of all that numbers depend on, in words."""
+    """Return what differs of all that numbers depend on, in words."""
     found = []
     if then.pyimgano_version != now.pyimgano_version:
         found.append(f"pyimgano was {then.pyimgano_version} and is {now.pyimgano_version}")
@@ -131,7 +131,7 @@ def program_changes(then: EnvironmentDocument, now: EnvironmentDocument) -> list
 
 
 def _named_files(keywords: Mapping[str, Any]) -> dict[str, str]:
-    """A hash of each file or folder of files that results depend on; an unreadable one has none,
+    """Return a hash of each file or folder that results depend on; none of an unreadable one.
     and is complained of where it is wanted."""
     found = {}
     for name in _FILES:
@@ -150,7 +150,9 @@ def _named_files(keywords: Mapping[str, Any]) -> dict[str, str]:
 
 
 def command_line() -> list[str] | None:
-    """The command, if it is one of ours: what another program was given is not our business."""
+    """Return the command, if it is one of ours: what another program was given is not our
+    business.
+    """
     if not sys.argv or not sys.argv[0]:
         return None
     name = Path(sys.argv[0])
@@ -160,7 +162,7 @@ def command_line() -> list[str] | None:
 
 @cache
 def code_sha256() -> str:
-    """A hash of the package's source files."""
+    """Return a hash of the package's source files."""
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.py")):
         digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
@@ -168,7 +170,7 @@ def code_sha256() -> str:
 
 
 def git_commit(package: Path = _PACKAGE) -> str | None:
-    """The commit that the package's working tree is at; None where there is no such tree.
+    """Return the commit that the package's working tree is at; None where there is no such tree.
 
     Only of a tree of ours, `src/pyimgano` in it: what is above an installed package may be the
     user's own repository. No program is called for it.

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..foreign import open_regular
 from ..threads import thread_count
+from ..untrusted_files import open_regular
 from .environment_schema import FilesDocument, UsedFile
 from .schema import shown
 

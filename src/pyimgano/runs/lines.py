@@ -11,7 +11,7 @@ from typing import BinaryIO
 from pydantic import BaseModel
 
 from ..errors import DataError
-from ..foreign import parse_json, read_regular
+from ..untrusted_files import parse_json, read_regular
 
 # Beside those that JSON escapes: control characters, ends of lines, marks of direction.
 _OBEYED = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")

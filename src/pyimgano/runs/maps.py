@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
-from ..foreign import read_regular
+from ..untrusted_files import read_regular
 from .directory import write_bytes
 
 _LARGEST = float(np.finfo(np.float16).max)

@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from ..errors import DataError, UsageError, unknown_name
-from ..foreign import leads_out
+from ..untrusted_files import leads_out
 from .directory import as_file_name, safe_name
 from .schema import shown
 

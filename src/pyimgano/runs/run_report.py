@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, UsageError, unknown_name
-from ..foreign import parse_json, read_regular, reason_of_failure
+from ..untrusted_files import parse_json, read_regular, reason_of_failure
 from .directory import category_folder
 
 # Of the table that a notebook shows.
@@ -32,7 +32,7 @@ class RunReport(dict[str, Any]):
 
     @property
     def categories(self) -> dict[str, dict[str, Any]]:
-        """The reports of the categories, by name."""
+        """Return the reports of the categories, by name."""
         if "per_category" in self:
             return dict(self["per_category"])
         return {self["category"]: self}

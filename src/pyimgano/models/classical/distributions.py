@@ -79,7 +79,9 @@ class _Columns:
         return least
 
     def _sign_of_skewness(self, x: Rows) -> Rows:
-        """Of each column with x as one more row; 0 where its values are equal but for rounding."""
+        """Return that of each column with x as one more row; 0 where its values are equal but for
+        rounding.
+        """
         n = len(self.rows)
         step = x - self.mean
         # the moments of n + 1 values from those of n: Pebay, "Formulas for Robust, One-Pass

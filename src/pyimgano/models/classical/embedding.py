@@ -17,14 +17,14 @@ from pydantic import Field
 
 from ...errors import DataError, SavedModelError, during
 from ...images import NetworkInput
+from ..evenly_spread import EvenlySpread, spread_notes
 from ..method import Learned, Method, TrainingScores
 from ..on_backbone import features_of, open_backbone
 from ..parameters import BackboneParams, DetectorParams, Flag
 from ..region_cells import RegionCells
 from ..saved_state import SavedState, State
-from ..spread import Spread, spread_notes
+from .other_libraries import quietly
 from .pooling import Pooling, Scaling, pool, pooled_width
-from .quiet import quietly
 
 if TYPE_CHECKING:
     from ...backbones import Backbone
@@ -346,5 +346,5 @@ def _version_of(library: str) -> str:
 
 def _spread(whole: int, part: int) -> npt.NDArray[np.int64]:
     """Return `part` of `whole` numbers, evenly spread; all if there are no more."""
-    takes = Spread(whole, part).takes
+    takes = EvenlySpread(whole, part).takes
     return np.array([number for number in range(whole) if takes(number)], dtype=np.int64)

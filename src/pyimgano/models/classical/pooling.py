@@ -26,7 +26,7 @@ def pooled_width(pooling: Pooling, channels: Sequence[int]) -> int:
 
 
 def pool(layer: npt.NDArray[np.float32], pooling: Pooling) -> list[npt.NDArray[np.float32]]:
-    """Of one image's layer (C, cells) one (C,) float32 for each part of `pooling`.
+    """Pool one image's layer (C, cells) to one (C,) float32 for each part of `pooling`.
 
     `gem` is the generalised mean with p = 3 of the positive part. Sums are taken in double
     precision and one image at a time, so that they do not depend on what else is scored.
@@ -56,7 +56,7 @@ class Scaling:
 
     @classmethod
     def of(cls, rows: npt.NDArray[np.float64]) -> Scaling:
-        """By the rows (n, D), with the population's deviation.
+        """Scale by the rows (n, D), with the population's deviation.
 
         A channel that hardly moves in them would drown all others as soon as it does: its
         deviation counts as a tenth of the root mean square over all channels at least. Where no

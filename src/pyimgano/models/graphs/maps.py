@@ -121,23 +121,23 @@ class MapGraph(nn.Module):
         self.register_buffer("scale", scale)
 
     def masked(self, pixels: Tensor) -> Tensor:
-        """(N, H, W, 3), with the background where nothing counts."""
+        """Return images (N, H, W, 3) with the background where nothing counts."""
         if self.inside is None:
             return pixels
         return torch.where(self.inside[:, :, None], pixels, self.background)
 
     def counted(self, patches: Tensor) -> Tensor:
-        """(N, k, D) of (N, h, w, D)."""
+        """Return (N, k, D) of (N, h, w, D)."""
         flat = rows_of(patches)
         return flat if self.cells is None else flat.index_select(1, self.cells)
 
     def map_of(self, distances: Tensor) -> Tensor:
-        """(N, H, W) of the scores (N, k) of the patches that count."""
+        """Return the maps (N, H, W) of the scores (N, k) of the patches that count."""
         if self.cells is not None:
             distances = functional.pad(distances, (0, 1)).index_select(1, self.place)  # (N, hw)
         found = self.rows @ distances.reshape(-1, *self.grid) @ self.columns  # (N, H, W)
         return found if self.inside is None else found * self.scale
 
     def label(self, score: Tensor) -> Tensor:
-        """(N,) int64: not less, so that what is not a number is never called good."""
+        """Return labels (N,) int64: not less, so that what is not a number is never called good."""
         return torch.logical_not(score < self.threshold).to(torch.int64)

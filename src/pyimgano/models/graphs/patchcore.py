@@ -74,7 +74,7 @@ class PatchCoreGraph(MapGraph):
         threshold: float,
         region: Region | None,
     ) -> PatchCoreGraph:
-        """Of a detector's parts, copied to the CPU; `n_neighbors` is b of the re-weighting."""
+        """Copy a detector's parts to the CPU; `n_neighbors` is b of the re-weighting."""
         network = copy.deepcopy(backbone.network).cpu()
         patches = PatchGraph(FeatureGraph(network, backbone.layers), coarse=backbone.coarse)
         rows = torch.arange(len(bank), device=bank.features.device)

@@ -88,7 +88,7 @@ class WhitenedGraph(MapGraph):
         threshold: float,
         region: Region | None,
     ) -> WhitenedGraph:
-        """Of a detector's parts, copied to the CPU."""
+        """Copy a detector's parts to the CPU."""
         network = copy.deepcopy(backbone.network).cpu()
         maps = FeatureGraph(network, backbone.layers)
         patches = PatchGraph(maps, coarse=backbone.coarse, apart=backbone.apart)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..spread import KeptVectors, Spread
+from ..evenly_spread import EvenlySpread, KeptVectors
 from ..within_image import nearest_elsewhere
 from .memory_bank import MemoryBank
 from .pooled_coreset import FOLDS, PooledCoreset
@@ -123,7 +123,7 @@ class PatchMemoryLearner:
         grid: tuple[int, int],
         size: tuple[int, int],
         cells: Tensor | None,
-        spread: Spread,
+        spread: EvenlySpread,
         like: Tensor,
         images: int,
         max_rows: int,

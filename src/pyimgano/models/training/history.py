@@ -34,7 +34,9 @@ class History:
 
     @property
     def still_falling(self) -> bool:
-        """Whether the last fifth of the losses is over 1 % below the fifth before, in the mean."""
+        """Return whether the last fifth of the losses is over 1 % below the fifth before, in the
+        mean.
+        """
         part = len(self.losses) // 5
         if part == 0:
             return False
@@ -43,7 +45,7 @@ class History:
         return last < before * (1 - _FALL)
 
     def describe(self) -> dict[str, Any]:
-        """What a report says of the training; plain JSON values."""
+        """Return what a report says of the training; plain JSON values."""
         held_out = min(self.held_out) if self.held_out else None
         return {
             "steps": len(self.losses),
@@ -56,7 +58,7 @@ class History:
         }
 
     def facts(self) -> dict[str, Any]:
-        """The attributes as plain JSON values."""
+        """Return the attributes as plain JSON values."""
         return asdict(self)
 
     def require_sound(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...images import KeyedImage, NetworkInput
-from ..spread import Spread
+from ..evenly_spread import EvenlySpread
 
 # Of kept images: 5,461 of 256 x 256.
 _BYTES = 2**30
@@ -42,7 +42,7 @@ class KeptImages:
 
     def __init__(self, expected: int, size: tuple[int, int]) -> None:
         room = max(1, _BYTES // (3 * size[0] * size[1]))
-        self._spread = Spread(expected, room)
+        self._spread = EvenlySpread(expected, room)
         # takes memory only as it is filled
         self._pixels = np.empty((min(expected, room), *size, 3), np.uint8)
         self._count = 0
@@ -65,7 +65,7 @@ class KeptImages:
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:
-        """(n, H, W, 3), not a copy."""
+        """Return (n, H, W, 3), not a copy."""
         return self._pixels[: self._count]
 
     def digest(self) -> str:

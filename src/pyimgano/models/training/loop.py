@@ -218,7 +218,9 @@ def _require_finite(network: nn.Module) -> None:
 def _batch(
     numbers: npt.NDArray[np.int64], step: int, size: int, seed: int
 ) -> npt.NDArray[np.int64]:
-    """The images of a step: the next of an endless row of shuffled passes over all of them."""
+    """Return the images of a step: the next of an endless row of shuffled passes over all of
+    them.
+    """
     count = len(numbers)
     size = min(size, max(2, count))  # batch norm has nothing to go by with one
     first = step * size
@@ -232,7 +234,7 @@ def _batch(
 
 
 def _generator(seed: int, *numbers: int) -> torch.Generator:
-    """A generator for these numbers, independent of that for others."""
+    """Return a generator for these numbers, independent of that for others."""
     (state,) = np.random.SeedSequence([seed, *numbers]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))
 
@@ -298,7 +300,7 @@ class _Shards:
         return total
 
     def held_out_loss(self, numbers: npt.NDArray[np.int64], seed: int) -> float:
-        """The loss on these images in evaluation mode, with the same draws every time."""
+        """Return the loss on these images in evaluation mode, with the same draws every time."""
         parts = self._cut(numbers)
         self._task.network.eval()
 
@@ -329,7 +331,9 @@ class _Shards:
         return Minibatch(numbers, pixels, generator, step)
 
     def _copy(self, count: int) -> None:
-        """`count` copies of the network, with the same parameters and statistics of their own."""
+        """Make `count` copies of the network, with the same parameters and statistics of their
+        own.
+        """
         network = self._task.network
         while len(self._copies) < count:
             memo = {id(parameter): parameter for parameter in network.parameters()}

@@ -21,7 +21,7 @@ _COUNT = "num_batches_tracked"
 
 
 def drawn(build: Callable[[], _N], seed: int) -> _N:
-    """What `build` makes with torch's own generator seeded; the generator is then as before.
+    """Return what `build` makes with torch's generator seeded; the generator is then as before.
 
     On the CPU, so that the weights are the same for every device.
     """
@@ -31,7 +31,7 @@ def drawn(build: Callable[[], _N], seed: int) -> _N:
 
 
 def network_arrays(network: nn.Module, prefix: str = "") -> dict[str, npt.NDArray[Any]]:
-    """The weights by name, for `State.arrays`."""
+    """Return the weights by name, for `State.arrays`."""
     return {
         prefix + name: np.ascontiguousarray(value.detach().cpu().numpy())
         for name, value in network.state_dict().items()
@@ -40,7 +40,7 @@ def network_arrays(network: nn.Module, prefix: str = "") -> dict[str, npt.NDArra
 
 
 def require_shapes(build: Callable[[], nn.Module], saved: SavedState, prefix: str = "") -> None:
-    """That `saved` holds the arrays of what `build` makes, which takes no memory for its weights.
+    """Check that `saved` holds the arrays of what `build` makes, without memory for its weights.
 
     Before a network is built whose size a file decides: its arrays are there already, so that
     it takes no more than they do.
@@ -79,5 +79,5 @@ def restore_network(network: nn.Module, saved: SavedState, prefix: str = "") -> 
 
 
 def _dtype(value: Tensor) -> str:
-    """As numpy names it."""
+    """Return the type as numpy names it."""
     return str(value.dtype).removeprefix("torch.")

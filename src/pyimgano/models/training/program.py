@@ -41,7 +41,7 @@ class Program:
             self._engine = TorchEngine(graph, backbone.device)
 
     def run(self, images: Sequence[NetworkInput]) -> list[Tensor]:
-        """The graph's results for images (H, W, 3) uint8."""
+        """Return the graph's results for images (H, W, 3) uint8."""
         plain: list[npt.NDArray[np.uint8]] = []
         for image in images:
             pixels = image.pixels if isinstance(image, KeyedImage) else image

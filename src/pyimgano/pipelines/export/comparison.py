@@ -160,7 +160,7 @@ def _check_outputs(outputs: Sequence[npt.NDArray[Any]], size: tuple[int, int], n
 
 
 def _other_label(label: int, score: float, threshold: float, name: str) -> bool:
-    """Whether the labels differ, for rounding alone."""
+    """Return whether the labels differ, for rounding alone."""
     if label == int(score >= threshold):
         return False
     if abs(score - threshold) > BORDERLINE * abs(threshold):

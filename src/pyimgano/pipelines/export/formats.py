@@ -69,7 +69,7 @@ class Format:
 
 
 def find_format(name: str) -> Format:
-    """A format by name.
+    """Find a format by its name.
 
     Raises
     ------

@@ -163,7 +163,7 @@ def describe_export(
 
 
 def registered_name(detector: Detector) -> str:
-    """The name that a detector's class is registered under; else that of the class."""
+    """Return the name that a detector's class is registered under; else that of the class."""
     return name_of(type(detector)) or type(detector).__name__
 
 
@@ -177,7 +177,9 @@ def exported_file(path: Path) -> ExportedFile:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """As JSON can hold it; what it cannot, such as a region of interest, in its own words."""
+    """Return it as JSON can hold it; what it cannot, such as a region of interest, in its own
+    words.
+    """
     kinds = (str, int, float, list, tuple, dict, type(None))
     plain = {name: plain_value(value) for name, value in values.items()}
     return {k: v if isinstance(v, kinds) else repr(v) for k, v in plain.items()}

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from ...datasets.listing import image_files
 from ...errors import DataError, UsageError
-from ...foreign import read_regular, reason_of_failure
 from ...models import Detector
 from ...runs.schema import ImageRecord
+from ...untrusted_files import read_regular, reason_of_failure
 
 # Images of a run that an export is checked on.
 _OF_A_RUN = 16
@@ -25,7 +25,7 @@ def load_detector(
     device: str = "cpu",
     allow_outside: bool = False,
 ) -> Detector:
-    """The saved detector of a run, or that in a folder; `allow_outside` as `load_model` has it.
+    """Load the saved detector of a run, or of a folder; `allow_outside` as `load_model` has it.
 
     Raises
     ------

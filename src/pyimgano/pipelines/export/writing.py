@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError, NotFittedError, UsageError
-from ...foreign import parse_json, read_regular
 from ...images import ImageSource, as_sources, image_size
 from ...models import Detector, list_models
 from ...models.registry import model_entry
 from ...runs import write_document
+from ...untrusted_files import parse_json, read_regular
 from .comparison import compare
 from .formats import Format, find_format, open_model, write_model
 from .metadata import (
@@ -131,7 +131,7 @@ def _build(
 
 
 def _original_size(detector: Detector, images: Sequence[ImageSource]) -> tuple[int, int] | None:
-    """(height, width) of all images, if the export is for one size alone; else None."""
+    """Return (height, width) of all images, if the export is for one size alone; else None."""
     if getattr(detector, "roi_", None) is None:
         return None
     sizes = {
@@ -148,8 +148,8 @@ def _original_size(detector: Detector, images: Sequence[ImageSource]) -> tuple[i
 
 
 def _require_exportable(detector: Detector) -> None:
-    if not detector.method.exports:
-        able = [name for name in list_models() if model_entry(name).detector.method.exports]
+    if not detector.exports:
+        able = [name for name in list_models() if model_entry(name).detector.exports]
         raise UsageError(
             f"{registered_name(detector)} cannot be exported; what can: {', '.join(able)}"
         )
@@ -158,7 +158,7 @@ def _require_exportable(detector: Detector) -> None:
 
 
 def require_free(folder: str | Path, overwrite: bool = False) -> Path:
-    """Where an export to `folder` goes: itself, or what it points to if it is a link.
+    """Return where an export to `folder` goes: itself, or what it points to if it is a link.
 
     Raises
     ------

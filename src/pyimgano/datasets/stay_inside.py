@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import DataError
-from ..foreign import leads_out
+from ..untrusted_files import leads_out
 from .layout import Category, Layout
 from .unused import unused_files
 
 
 def load_category(layout: Layout, root: Path, name: str) -> Category:
-    """`layout.load`, and a look at where its files lie; none of them is opened.
+    """Load a category, and look at where its files lie; none of them is opened.
 
     What lies in the category's folder and is not used is in `unused` and in the notes.
 

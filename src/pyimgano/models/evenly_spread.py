@@ -19,15 +19,15 @@ _BYTES = 2**30
 WHOLE_MAPS = 64
 
 
-class Spread:
+class EvenlySpread:
     """`part` of `whole` numbers, evenly spread; all of them if there are no more."""
 
     def __init__(self, whole: int, part: int) -> None:
         self._whole, self._part = whole, part
 
     @classmethod
-    def of_images(cls, whole: int, image_bytes: int) -> Spread:
-        """As many of `whole` images as calibrate a threshold well and fit: 512, and 1 GiB.
+    def of_images(cls, whole: int, image_bytes: int) -> EvenlySpread:
+        """Take as many of `whole` images as calibrate a threshold well and fit: 512, and 1 GiB.
 
         `image_bytes` is what is kept of one.
         """
@@ -40,7 +40,7 @@ class Spread:
         return number * self._part % self._whole < self._part
 
     def __len__(self) -> int:
-        """How many it takes, if all come."""
+        """Return how many it takes, if all come."""
         return min(self._part, self._whole)
 
 
@@ -55,14 +55,14 @@ class KeptVectors:
         (P, C), the vectors of one image.
     """
 
-    def __init__(self, spread: Spread, like: Tensor) -> None:
+    def __init__(self, spread: EvenlySpread, like: Tensor) -> None:
         self._spread = spread
         self._room = like.new_empty((len(spread), *like.shape))
         self._seen = self._filled = 0
         self._numbers: list[int] = []
 
     def add(self, vectors: Tensor) -> None:
-        """The vectors (B, P, C) of the next images."""
+        """Take the vectors (B, P, C) of the next images."""
         for one in vectors:
             if self._spread.takes(self._seen):
                 self._room[self._filled] = one
@@ -71,22 +71,22 @@ class KeptVectors:
             self._seen += 1
 
     def all(self) -> Tensor:
-        """(n, P, C), of those that came; not a copy."""
+        """Return the vectors (n, P, C) of those that came; not a copy."""
         return self._room[: self._filled]
 
     def numbers(self) -> npt.NDArray[np.int64]:
-        """(n,) which of the images that came these are, counted from 0."""
+        """Return (n,) which of the images that came these are, counted from 0."""
         return np.array(self._numbers, np.int64)
 
 
 def evenly(numbers: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
-    """At most `most` of `numbers`, evenly spread, in their order."""
+    """Return at most `most` of `numbers`, evenly spread, in their order."""
     count = min(most, len(numbers))
     return numbers[np.arange(count) * len(numbers) // max(count, 1)]
 
 
 def spread_notes(used: int, seen: int) -> tuple[str, ...]:
-    """What a calibration on `used` of `seen` training images says of that."""
+    """Return what a calibration on `used` of `seen` training images says of that."""
     if used == seen:
         return ()
     return (f"calibrated on {used} of the {seen} training images, evenly spread",)

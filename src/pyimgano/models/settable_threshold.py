@@ -14,7 +14,7 @@ from ..errors import NotFittedError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_T = TypeVar("_T", bound="WithOperatingPoint")
+_T = TypeVar("_T", bound="SettableThreshold")
 
 
 class _Threshold:
@@ -27,9 +27,9 @@ class _Threshold:
     def __get__(self, instance: None, owner: type) -> Self: ...
 
     @overload
-    def __get__(self, instance: WithOperatingPoint, owner: type) -> float: ...
+    def __get__(self, instance: SettableThreshold, owner: type) -> float: ...
 
-    def __get__(self, instance: WithOperatingPoint | None, owner: type) -> Self | float:
+    def __get__(self, instance: SettableThreshold | None, owner: type) -> Self | float:
         if instance is None:
             return self
         try:
@@ -38,18 +38,18 @@ class _Threshold:
             raise AttributeError(f"{owner.__name__} has no threshold_ before fit") from None
         return value
 
-    def __set__(self, instance: WithOperatingPoint, value: float) -> None:
+    def __set__(self, instance: SettableThreshold, value: float) -> None:
         known = vars(instance).get("calibration_")
         if known is not None and value != known.threshold:
             instance._take_calibration(_given(instance, value, "threshold_ was set"))
             return
         vars(instance)["threshold_"] = value
 
-    def __delete__(self, instance: WithOperatingPoint) -> None:
+    def __delete__(self, instance: SettableThreshold) -> None:
         del vars(instance)["threshold_"]
 
 
-class WithOperatingPoint:
+class SettableThreshold:
     """What detectors and tiled detectors have in common: the threshold can be moved.
 
     Nothing is learned or scored anew for that.
@@ -117,7 +117,7 @@ class WithOperatingPoint:
         return self
 
     def score_scale(self) -> ScoreScale:
-        """What gives the ratio to the threshold and the p-value of a score.
+        """Return what gives the ratio to the threshold and the p-value of a score.
 
         Raises
         ------
@@ -155,7 +155,7 @@ class WithOperatingPoint:
             raise NotFittedError(f"this {type(self).__name__} is not fitted yet; call fit first")
 
 
-def _given(detector: WithOperatingPoint, value: Any, origin: str) -> Calibration:
+def _given(detector: SettableThreshold, value: Any, origin: str) -> Calibration:
     was = detector.calibration_
     note = f"the threshold was not calibrated: {origin}; before it was {was.threshold:.6g}"
     return calibration_at(

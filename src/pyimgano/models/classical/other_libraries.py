@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """One thread for BLAS and OpenMP, and no warnings.
+    """Leave one thread to BLAS and OpenMP, and let no warning through.
 
     Sums split over several threads differ in their last bits from those of one; and what the
     libraries warn of, equal rows and clusters that do not converge, has its place in the notes
