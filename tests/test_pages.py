@@ -450,7 +450,7 @@ def test_a_page_that_cannot_be_made_does_not_cost_the_run(
         ("report.json", b"{", "is not JSON"),
         ("report.json", b'{"kind": "tea"}', "no report of a run"),
         ("config.json", None, "no run directory"),
-        ("categories/nut/per_image.jsonl", b"tea\n", "line 1 is no record"),
+        ("categories/nut/per_image.jsonl", b"tea\n", "line 1 is not a record"),
         ("categories/nut/curves.json", b"[]", "no document of a run"),
     ],
 )

@@ -518,7 +518,7 @@ def test_the_command(
     assert report["severities"] == [1, 4, 5] and report["counts"]["test"] == 4
     assert Path(report["run_dir"]).parent == tmp_path / "o"
     for wrong, said in (
-        (["--severities", "0..3"], "--severities wants numbers from 1 to 5"),
+        (["--severities", "0..3"], "--severities takes numbers from 1 to 5"),
         (["--corruptions", "blurr"], "unknown corruption 'blurr'; did you mean blur"),
         (["--corruptions", "blur,"], "--corruptions: a name is empty"),
         (["--output", tmp_path / "no" / "x.json"], "no folder that can be written to"),
