@@ -490,8 +490,8 @@ def test_tiles(call: Call, folder: Path) -> None:
     [
         (["--input", "x"], "exactly one of --from-run, --model-dir and --train-dir"),
         (["--model-dir", "m", "--from-run", "r", "--input", "x"], "--from-run and --model-dir"),
-        (["--model-dir", "m"], "either --input, at least once, or --watch"),
-        (["--model-dir", "m", "--input", "x", "--watch", "w"], "either --input"),
+        (["--model-dir", "m"], "give --input at least once, or --watch"),
+        (["--model-dir", "m", "--input", "x", "--watch", "w"], "give --input"),
         (["--model-dir", "m", "--model", "darkness", "x"], "--model has no effect"),
         (["--model-dir", "m", "--category", "c", "x"], "--category has no effect"),
         (["--model-dir", "m", "--only-new", "x"], "--only-new has no effect"),

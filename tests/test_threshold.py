@@ -312,7 +312,7 @@ def test_suspects_are_excluded_or_listed_by_the_user(tmp_path: Path) -> None:
     names.write_text("nut/train/good/nothing.png\n")
     with pytest.raises(UsageError, match=r"line 1: .*nothing\.png.* is not a file"):
         bench(root, tmp_path, exclude=names)
-    for text, said in ((b"\xff\xfe", "no text"), (b"# nothing\n", "names no images")):
+    for text, said in ((b"\xff\xfe", "not text"), (b"# nothing\n", "names no images")):
         names.write_bytes(text)
         with pytest.raises(UsageError, match=said):
             bench(root, tmp_path, exclude=names)

@@ -42,7 +42,7 @@ def split_train_calibration(
     items = list(train_paths)
     if len(items) < 2:
         raise UsageError(
-            f"train_paths: at least two images are needed to split them, got {len(items)}"
+            f"train_paths: two images or more are wanted to split them, got {len(items)}"
         )
     if not 0 < calibration_fraction < 1:
         raise UsageError(
