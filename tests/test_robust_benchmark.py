@@ -511,7 +511,7 @@ def test_the_command(
     asked = ["--corruptions", "blur,jpeg", "--corruptions", "noise", "--severities", "1,4..5"]
     left = ["--runs-dir", tmp_path / "o", "--output", copy, "--limit-test", 4, "--no-pixel"]
     code, out, err = call(capsys, *known, *more, *asked, *left, "--json")
-    assert code == 0 and "hurts most" in err and "balanced acc." in err
+    assert code == 0 and "hurts most" in err and "balanced accuracy" in err
     report = json.loads(out)
     assert json.loads(copy.read_text()) == report and report["seed"] == 3
     assert list(report["corruptions"]) == ["blur", "jpeg", "noise"]
@@ -581,7 +581,7 @@ def test_a_terminal_gets_a_table(make_mvtec: MakeDataset, tmp_path: Path) -> Non
     report = json.loads(done.stdout.read())
     assert done.wait() == 0 and report["status"] == "complete"
     text = shown.decode()
-    assert "vision_patchcore on mvtec" in text and "balanced acc." in text and "clean" in text
+    assert "vision_patchcore on mvtec" in text and "balanced accuracy" in text and "clean" in text
     assert "hurts most: lighting" in text or report["summary"]["hurts_most"] is None
     assert report["run_dir"] in text
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from ..errors import DataError, PyimganoError
+from ..metric_names import some_names
 from ..untrusted_files import parse_json, quoted
 
 if TYPE_CHECKING:
@@ -157,15 +158,15 @@ class Console(Bar):
 
 
 #: Metrics by name, and the columns they stand in.
-_METRICS = {
-    "auroc": "image AUROC",
-    "average_precision": "image AP",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_average_precision": "pixel AP",
-    "aupro": "AUPRO",
-    "spro": "sPRO",
-    "segf1": "SegF1",
-}
+_METRICS = some_names(
+    "auroc",
+    "average_precision",
+    "pixel_auroc",
+    "pixel_average_precision",
+    "aupro",
+    "spro",
+    "segf1",
+)
 #: Those that are shown where the dataset's authors report them.
 _SPECIAL = ("spro", "segf1")
 _DECISIONS = ("recall", "false alarms", "promised")

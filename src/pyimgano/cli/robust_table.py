@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..metric_names import some_names
 from .console import for_people, percent, places_of, plain, print_for_people
 
 #: Metrics by name, and the columns they stand in.
-_COLUMNS = {
-    "auroc": "image AUROC",
-    "average_precision": "image AP",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_average_precision": "pixel AP",
-    "aupro": "AUPRO",
-    "false_alarm_rate": "false alarms",
-    "missed_defect_rate": "missed",
-    "balanced_accuracy": "balanced acc.",
-}
+_COLUMNS = some_names(
+    *("auroc", "average_precision", "pixel_auroc", "pixel_average_precision", "aupro"),
+    *("false_alarm_rate", "missed_defect_rate", "balanced_accuracy"),
+)
 
 
 def print_table(report: dict[str, Any]) -> None:

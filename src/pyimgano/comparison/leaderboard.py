@@ -12,8 +12,9 @@ import numpy as np
 from scipy.stats import rankdata
 
 from ..errors import DataError, UsageError, unknown_name
+from ..metric_names import LOW_IS_GOOD
 from .compare import SCHEMA_VERSION, short_labels
-from .run_facts import LOW_IS_GOOD, METRICS, RunFacts, read_run_facts, settings_that_differ
+from .run_facts import METRICS, RunFacts, read_run_facts, settings_that_differ
 
 
 @dataclass(frozen=True)

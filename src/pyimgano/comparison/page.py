@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, PyimganoError
+from ..metric_names import LOW_IS_GOOD
 from ..pages.page_facts import map_file
 from ..pages.pictures import MapFacts, Picture, scale_of_colours, take_picture
 from ..pages.rendering import render
@@ -20,7 +21,7 @@ from ..pages.words import multiple
 from ..runs import category_folder, find_model, read_map
 from .compare import COSTS, MEAN, Change, Comparison
 from .leaderboard import Leaderboard, best_of, caption
-from .run_facts import LOW_IS_GOOD, METRICS, CategoryFacts, RunFacts
+from .run_facts import METRICS, CategoryFacts, RunFacts
 
 #: Images that a page shows; the others stand in the table that it has of all.
 MOST_IMAGES = 60

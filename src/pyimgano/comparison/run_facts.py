@@ -12,23 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..metric_names import some_names
 from ..runs import category_folder
 from ..untrusted_files import parse_json, read_regular, reason_of_failure
 
 #: Metrics by name, in the order in which tables show them, with what tables call them.
-METRICS = {
-    "auroc": "image AUROC",
-    "average_precision": "image AP",
-    "recall": "recall",
-    "false_alarm_rate": "false alarms",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_average_precision": "pixel AP",
-    "aupro": "AUPRO",
-    "spro": "sPRO",
-    "segf1": "SegF1",
-}
-#: Of these, less is better.
-LOW_IS_GOOD = ("false_alarm_rate",)
+METRICS = some_names(
+    *("auroc", "average_precision", "recall", "false_alarm_rate"),
+    *("pixel_auroc", "pixel_average_precision", "aupro", "spro", "segf1"),
+)
 
 
 @dataclass(frozen=True)

@@ -270,8 +270,8 @@ class Detector(SettableThreshold, SklearnFace):
         Parameters
         ----------
         original_size
-            (height, width) of images before resizing: with a region of interest it depends on
-            that which pixels count. None for images that come at `resize`.
+            (height, width) of images before resizing: with a region of interest they say
+            which pixels count. None for images that come at `resize`.
 
         Returns
         -------
@@ -476,8 +476,9 @@ class Detector(SettableThreshold, SklearnFace):
             notes=training.notes,
             tail=params.calibration_tail,
         )
-        self._take_calibration(calibration, training.scores, training.maps)  # now it is fitted
-        self.training_suspects_ = self._suspects(sources, held_out, training, images.positions)
+        # from here on other threads find it fitted; what follows is about the training images
+        self._take_calibration(calibration, training.scores, training.maps)
+        self.training_suspects_ = self._name_suspects(sources, held_out, training, images.positions)
         if exclude_suspects and self.training_suspects_:
             together = {"train": self.copies_, "calibration": training.copies}
             refit_without_suspects(
@@ -497,17 +498,24 @@ class Detector(SettableThreshold, SklearnFace):
         NotFittedError
             Nothing was learned yet, or the detector is being fitted at this moment.
         """
-        fitted = copy.copy(self)  # in one step; `fit` removes `threshold_` first, sets it last
+        fitted = copy.copy(
+            self
+        )  # in one step; `fit` removes `threshold_` first, and sets it once scoring works
         fitted._check_fitted()
         return fitted
 
-    def _suspects(
+    def _name_suspects(
         self,
         sources: Sequence[ImageSource],
         held_out: Sequence[ImageSource] | None,
         training: TrainingScores,
         used: Sequence[int],
     ) -> list[TrainingSuspect]:
+        """Set `decision_images_`, and return the suspects among these images.
+
+        Where the method does not say which images its scores belong to, a note of `calibration_`
+        says so, and there are no suspects.
+        """
         if held_out is not None:
             assert training.images is not None
             self.decision_images_ = image_names(held_out, training.images)

@@ -107,8 +107,8 @@ class Learned(ABC):
         threshold
             The score from which on an image is defective.
         original_size
-            (height, width) of images before resizing: with a region of interest it depends on
-            that which pixels count. None for images that come at `resize`.
+            (height, width) of images before resizing: with a region of interest they say
+            which pixels count. None for images that come at `resize`.
         """
         raise NotImplementedError
 

@@ -98,14 +98,14 @@ class PaDiM(Method):
             moments.add(vectors)
             kept.add(vectors)
         assert moments is not None
-        d, n = vectors.shape[2], moments.count
+        d, N = vectors.shape[2], moments.count
         identity = torch.eye(d, dtype=torch.float64, device=vectors.device)
         means = moments.mean().float()  # (P, d), mu_ij
         factors = vectors.new_empty((len(means), d, d))  # W with W^T W the inverse of Sigma_ij
         with torch.inference_mode():
             for block in moments.blocks():
                 # of one image nothing is known of the variances
-                sigma = moments.scatter(block) / max(n - 1, 1)  # (p, d, d)
+                sigma = moments.scatter(block) / max(N - 1, 1)  # (p, d, d)
                 sigma += epsilon * identity
                 factors[block] = whitening(sigma).float()
                 if images.progress is not None:
@@ -338,27 +338,27 @@ def _left_out(
     """
     import torch
 
-    n, d = moments.count, kept.shape[2]
+    N, d = moments.count, kept.shape[2]
     identity = torch.eye(d, dtype=torch.float64, device=kept.device)
     found = kept.new_empty(kept.shape[:2])  # (n, P)
     for block in moments.blocks():
         away = kept[:, block].double() - moments.mean(block)  # (n, p, d)
-        if n == 2:  # one image is left, and its covariance is epsilon I
+        if N == 2:  # one image is left, and its covariance is epsilon I
             squared = 4.0 * away.square().sum(dim=2) / epsilon  # (n, p)
         else:
-            factor = whitening(moments.scatter(block) + (n - 2) * epsilon * identity)
+            factor = whitening(moments.scatter(block) + (N - 2) * epsilon * identity)
             q = torch.bmm(factor, away.permute(1, 2, 0)).square().sum(dim=1).T  # (n, p)
-            squared = (n - 2) * left_out_squared(q, n)
+            squared = (N - 2) * left_out_squared(q, N)
         for count, groups in copied.items():
             # of the one image that may be left nothing is known of the variances
-            rest = max(n - count - 1, 1)
+            rest = max(N - count - 1, 1)
             ridge = rest * epsilon * identity
-            scatter = moments.scatter(block) if n - count > 1 else moments.scatter(block) * 0.0
+            scatter = moments.scatter(block) if N - count > 1 else moments.scatter(block) * 0.0
             factor = whitening(scatter + ridge)
             for members in groups:
                 z = torch.bmm(factor, away[members].permute(1, 2, 0))  # (p, d, k)
-                known = n - count > 1
-                squared[members] = rest * group_left_out(z, n, count, scattered=known)
+                known = N - count > 1
+                squared[members] = rest * group_left_out(z, N, count, scattered=known)
         found[:, block] = squared.sqrt().float()
     return found
 

@@ -200,10 +200,10 @@ class LearnedWhitened(Learned):
 
     @property
     def context_counts(self) -> bool:
-        """Return whether a part of each score is added that the map does not show, its context.
+        """Return whether a score is the peak of its map and a part for context added to it.
 
-        Only of detectors that were saved before scores were power means: of these no part is the
-        map's peak.
+        This is so of detectors that were saved before scores were power means. Of a power mean no
+        part is the peak of the map.
         """
         return self.memories.context is not None and not self.memories.power_means
 
@@ -274,8 +274,8 @@ def _score_training_images(
 ) -> TrainingScores | None:
     """Return the scores of the training images that the learners kept.
 
-    `means` are the power means of the near distances and of those around of each, (n,), as if it
-    had not been learned from.
+    `means` are the power means (n,) of each image's near distances, and of its distances around,
+    as if the image had not been learned from.
     """
     import torch
 

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from ..calibration import score_ratio
 from ..errors import DataError
 from ..images import limited_pixels
+from ..metric_names import LOW_IS_GOOD, METRIC_NAMES, title_of
 from ..runs import (
     ImageRecord,
     OperatingPointReport,
@@ -40,24 +41,6 @@ REPORT_PAGE = "report.html"
 CATEGORY_BYTES = 2_300_000
 RUN_BYTES = 33_000_000
 
-#: Metrics by name, in the order in which tables show them.
-METRICS = {
-    "auroc": "Image AUROC",
-    "average_precision": "Image AP",
-    "recall": "Recall",
-    "false_alarm_rate": "False alarms",
-    "precision": "Precision",
-    "f1": "F1",
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "missed_defect_rate": "Missed defects",
-    "pixel_auroc": "Pixel AUROC",
-    "pixel_average_precision": "Pixel AP",
-    "aupro": "AUPRO",
-    "spro": "sPRO",
-    "segf1": "SegF1",
-}
-_LOW_IS_GOOD = ("false_alarm_rate", "missed_defect_rate")
 # Of a category; one that cannot be drawn is None.
 _PLOTS = (
     *("histogram", "trade_off", "roc", "precision_recall", "pro"),
@@ -220,7 +203,7 @@ def _key_figures(run: RunFiles) -> list[dict[str, Any]]:
     else:
         gathered = [metrics_of(one) for one in complete]
         values = {}
-        for name in METRICS:
+        for name in METRIC_NAMES:
             known = [v for one in gathered if (v := one.get(name)) is not None]
             values[name] = float(np.mean(known)) if known else None
     note = "mean over the categories" if len(run.categories) > 1 else ""
@@ -228,12 +211,12 @@ def _key_figures(run: RunFiles) -> list[dict[str, Any]]:
     for name in ("recall", "false_alarm_rate", "auroc", "pixel_auroc", "aupro"):
         value = values.get(name)
         if value is not None:
-            found.append({"name": name, "title": METRICS[name], "value": value, "note": note})
+            found.append({"name": name, "title": title_of(name), "value": value, "note": note})
     return found
 
 
 def metrics_of(report: AnyCategory) -> dict[str, float | None]:
-    """Return the metrics of a category by the names of `METRICS`; of clean images, under drift."""
+    """Return the metrics of a category by their names in reports; of clean images, under drift."""
     if isinstance(report, RobustnessCategoryReport):
         found = dict(report.clean.metrics) if report.clean is not None else {}
         missed = found.get("missed_defect_rate")
@@ -247,8 +230,8 @@ def metrics_of(report: AnyCategory) -> dict[str, float | None]:
     return {
         "auroc": results.auroc,
         "average_precision": results.average_precision,
-        **results.metrics.model_dump(include=set(METRICS)),
-        **results.pixel_metrics.model_dump(include=set(METRICS)),
+        **results.metrics.model_dump(include=set(METRIC_NAMES)),
+        **results.pixel_metrics.model_dump(include=set(METRIC_NAMES)),
         "false_alarm_rate": measured,
     }
 
@@ -283,8 +266,8 @@ def _section(run: RunFiles, files: CategoryFiles, number: int, most_bytes: int) 
         "galleries": galleries,
         "absent": absent,
         "metrics": [
-            {"name": name, "title": METRICS[name], "value": value, "low": name in _LOW_IS_GOOD}
-            for name in METRICS
+            {"name": name, "title": title_of(name), "value": value, "low": name in LOW_IS_GOOD}
+            for name in METRIC_NAMES
             if (value := metrics_of(report).get(name)) is not None
         ],
         "undefined": _undefined(report),
@@ -409,8 +392,8 @@ def _plots(files: CategoryFiles, number: int) -> dict[str, Markup]:
                     each = [(x, None if y is None else 1.0 - y) for x, y in each]
                 lines.append((corruption, each))
             if lines:
-                title = METRICS[name] + " under drift"
-                found[f"drift_{name}"] = plotting.drift(f"drift-{name}-{number}", lines, title)
+                heading = title_of(name) + " under drift"
+                found[f"drift_{name}"] = plotting.drift(f"drift-{name}-{number}", lines, heading)
     return found
 
 
@@ -565,7 +548,7 @@ def _means(run: RunFiles) -> dict[str, Any] | None:
         spread.append(float(np.std(known)) if known else None)
     return {
         "columns": [
-            {"name": name, "title": METRICS[name], "low": name in _LOW_IS_GOOD} for name in _COLUMNS
+            {"name": name, "title": title_of(name), "low": name in LOW_IS_GOOD} for name in _COLUMNS
         ],
         "rows": rows,
         "mean": mean,

@@ -410,7 +410,8 @@ class Run(ABC, Generic[Config, Report]):
         if self._ended or not self._writing.acquire(timeout=1.0):
             return  # there is nothing to interrupt, or the disk does not answer
         self._end_running("interrupted")
-        self.write("interrupted")  # and never released
+        # The lock is never released: the thread that was interrupted writes nothing after this.
+        self.write("interrupted")
 
     def category_report(self, name: str, **fields: Any) -> Report:
         """Return a category's report; what is not given is not known yet."""

@@ -9,18 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, UsageError, unknown_name
+from ..metric_names import some_names
 from ..untrusted_files import parse_json, read_regular, reason_of_failure
 from .directory import category_folder
 
 # Of the table that a notebook shows.
-_METRICS = {
-    "auroc": "image AUROC",
-    "average_precision": "image AP",
-    "recall": "recall",
-    "false_alarm_rate": "false alarms",
-    "pixel_auroc": "pixel AUROC",
-    "aupro": "AUPRO",
-}
+_METRICS = some_names(
+    "auroc", "average_precision", "recall", "false_alarm_rate", "pixel_auroc", "aupro"
+)
 
 
 class RunReport(dict[str, Any]):
