@@ -521,7 +521,7 @@ def test_the_command(
         (["--severities", "0..3"], "--severities takes numbers from 1 to 5"),
         (["--corruptions", "blurr"], "unknown corruption 'blurr'; did you mean blur"),
         (["--corruptions", "blur,"], "--corruptions: a name is empty"),
-        (["--output", tmp_path / "no" / "x.json"], "no folder that can be written to"),
+        (["--output", tmp_path / "no" / "x.json"], "not a folder that can be written to"),
         (["--model-kwargs", "["], "--model-kwargs is not JSON"),
     ):
         code, out, err = call(capsys, *known, *wrong)
