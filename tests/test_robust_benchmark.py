@@ -605,7 +605,7 @@ def test_what_is_no_list_of_severities_is_refused(text: str) -> None:
     try:
         found = parse_severities(text)
     except click.UsageError as error:
-        assert "--severities wants" in str(error.message)
+        assert "--severities takes" in str(error.message)
     else:
         assert found and set(found) <= {1, 2, 3, 4, 5} and not set(text) & set("06x٣")
 
