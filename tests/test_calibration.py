@@ -311,9 +311,9 @@ def test_a_threshold_for_misses() -> None:
     assert binomtest(rank - 1, 300).proportion_ci(0.9, method="exact").high <= 0.02
     assert binomtest(rank, 300).proportion_ci(0.9, method="exact").high > 0.02
     assert threshold_for_misses(scores, 0.02, confidence=None).threshold == 6.0  # 6 / 301
-    with pytest.raises(DataError, match="149 are wanted"):
+    with pytest.raises(DataError, match="149 are needed"):
         threshold_for_misses([1.0], 0.02)
-    with pytest.raises(DataError, match="on average: 49 are wanted"):
+    with pytest.raises(DataError, match="on average: 49 are needed"):
         threshold_for_misses(np.arange(48.0), 0.02, confidence=None)
     threshold_for_misses(np.arange(49.0), 0.02, confidence=None)
     for keywords in ({"miss_rate": 0.0}, {"miss_rate": 0.1, "confidence": 1.0}):

@@ -218,7 +218,7 @@ def test_runs_that_are_not_finished_are_read_and_said(make_run: MakeRun, tmp_pat
     assert "bolt: intervals and changed decisions are over the 7 of up to 8" in both
     assert "three: report.json is not there" in text
     assert "three: the run is not finished, or was killed" in text
-    with pytest.raises(DataError, match="is no run directory"):
+    with pytest.raises(DataError, match="is not a run directory"):
         compare_runs([one, tmp_path])
     with pytest.raises(UsageError, match="at least two"):
         compare_runs([one])
@@ -371,9 +371,9 @@ def test_the_leaderboard_command(
     # what is no run is said, and the others are there all the same
     assert run_subcommand("leaderboard", [run, str(tmp_path / "b.csv"), "--json"]) == 1
     shown = capsys.readouterr()
-    assert json.loads(shown.out)["unread"] == [f"{tmp_path / 'b.csv'}: is no folder; a run "
-                                               "directory is wanted"]  # fmt: skip
-    assert "b.csv: is no folder" in shown.err
+    assert json.loads(shown.out)["unread"] == [f"{tmp_path / 'b.csv'}: is not a folder; give "
+                                               "a run directory"]  # fmt: skip
+    assert "b.csv: is not a folder" in shown.err
     assert run_subcommand("leaderboard", [run, "--output", "x.pdf"]) == 2
     with pytest.raises(UsageError, match=r"ending in \.md"):
         write_leaderboard(make_leaderboard([run]), tmp_path / "x.pdf")

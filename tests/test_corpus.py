@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links of POSIX"
 
 @pytest.fixture(scope="module")
 def targets() -> ModuleType:
-    """`fuzz/targets.py`, which is no part of the package."""
+    """`fuzz/targets.py`, which is not part of the package."""
     spec = importlib.util.spec_from_file_location("targets", HERE.parent / "fuzz" / "targets.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -111,7 +111,7 @@ def test_images_without_a_label_are_scored_and_count_nowhere(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "lacks the column 'path'; wanted: path, split, label, mask, category, defect"),
+        ("", "lacks the column 'path'; the columns are path, split, label, mask, category, defect"),
         ("path,label\n", "lacks the column 'split'"),
         ("path,split\n", "lists no image"),
         ("path,split,lable\na.png,test,1\n", "unknown column 'lable'; did you mean 'label'?"),
@@ -132,7 +132,7 @@ def test_images_without_a_label_are_scored_and_count_nowhere(
         ("path,split\nlink/a.png,train\n", "'link/a.png' leads out"),
         ('path,split\nb.png,train\n"a.png,train\n', "cannot be read after line 2"),
         (b"path,split\n\xe4.png,train\n", "it is not UTF-8"),
-        ("path,split\na\0.png,train\n", "line 2: .* is no path|line contains NUL"),
+        ("path,split\na\0.png,train\n", "line 2: .* is not a path|line contains NUL"),
     ],
 )
 def test_a_manifest_that_will_not_do(tmp_path: Path, text: str, said: str) -> None:
@@ -165,7 +165,7 @@ def test_a_manifest_that_will_not_do(tmp_path: Path, text: str, said: str) -> No
         ('{"path": "a", "split": "test", "label": 1, "label": 0}', "has a key twice"),
         ('{"path": "a", "split": "test", "label": 1, "mask": " "}', "mask must be a path or a"),
         ('{"path": "a", "split": "test", "label": 1, "mask": 0}', "mask must be a path or a"),
-        ('{"path": "\\ud800x.png", "split": "train"}', "is no path"),
+        ('{"path": "\\ud800x.png", "split": "train"}', "is not a path"),
     ],
 )
 def test_a_jsonl_manifest_that_will_not_do(tmp_path: Path, line: str, said: str) -> None:
@@ -221,7 +221,7 @@ def test_roots_that_will_not_do(tmp_path: Path) -> None:
         load_dataset("custom", tmp_path / "notes.txt")
     with pytest.raises(DataError, match="found no dataset; it has to hold train/normal"):
         load_dataset("custom", tmp_path)
-    with pytest.raises(DataError, match=r"notes\.txt: is no folder"):
+    with pytest.raises(DataError, match=r"notes\.txt: is not a folder"):
         load_dataset("mvtec", tmp_path / "notes.txt")
     for suffix in ("csv", "jsonl"):
         (tmp_path / f"manifest.{suffix}").touch()

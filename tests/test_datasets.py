@@ -229,7 +229,7 @@ def test_paths_that_no_system_takes(tmp_path: Path, make_mvtec: MakeDataset) -> 
     with pytest.raises(DataError, match="File name too long"):
         load_dataset("mvtec", tmp_path / ("x" * 300))
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="file: is no folder"):
+    with pytest.raises(DataError, match="file: is not a folder"):
         load_dataset("mvtec", tmp_path / "file")
     root = make_mvtec()
     save(root / "nut/test/spot" / f"{'s' * 250}.png", picture(1))

@@ -257,7 +257,7 @@ class TestDetector:
         with_them = cheap(teacher, steps=1, penalty_images=str(tmp_path / "others")).fit(GOOD[:3])
         without = cheap(teacher, steps=1).fit(GOOD[:3])
         assert with_them.history_.losses[0] > without.history_.losses[0]
-        with pytest.raises(UsageError, match=r"penalty_images: .* is no folder"):
+        with pytest.raises(UsageError, match=r"penalty_images: .* is not a folder"):
             cheap(teacher, penalty_images=str(tmp_path / "none")).prepare()
 
     @pytest.mark.parametrize("image", [picture(0), np.zeros((64, 64, 3), np.uint8)])

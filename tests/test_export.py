@@ -495,7 +495,7 @@ def test_nothing_but_an_export_is_replaced(
         to(target, overwrite=True)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "metadata.json").write_text('{"kind": "something else"}')
-    with pytest.raises(UsageError, match="is no export"):
+    with pytest.raises(UsageError, match="is not an export"):
         to(tmp_path / "data", overwrite=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
@@ -581,7 +581,7 @@ def test_a_run_knows_its_images(call: Any, tmp_path: Path) -> None:
     assert call.asked.folder == run / "model"
     records.write_text("what is this\n")
     code, _, err = call(*known, "--category", "nut", "--overwrite")
-    assert code == 1 and "per_image.jsonl: line 1 is no record" in err
+    assert code == 1 and "per_image.jsonl: line 1 is not a record" in err
 
 
 def test_a_failed_check_exits_1(call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -328,7 +328,7 @@ def test_outputs_of_several_inputs_do_not_meet(call: Call, folder: Path) -> None
     before = {p: p.read_bytes() for p in (folder / "parts").rglob("*.*")}
     for target in (folder / "parts", folder, folder / "train"):
         code, _, err = call(*fit_on(folder), folder / "parts", "--save-masks", target)
-        assert code == 2 and "a folder of its own is wanted" in err
+        assert code == 2 and "give a folder of its own" in err
     assert before == {p: p.read_bytes() for p in (folder / "parts").rglob("*.*")}
     inside = folder / "parts" / "found"
     for _ in range(2):  # the second time its own masks are no input
@@ -345,7 +345,7 @@ def test_outputs_are_tried_before_anything_is_fitted(
     assert code == 1 and "file/m: cannot be made" in err
     jsonl = folder / "file"
     code, _, err = call(*fit_on(folder), "--watch", folder / "parts", "--save-jsonl", jsonl)
-    assert code == 1 and "line 1 is no record" in err and jsonl.read_text() == "x\n"
+    assert code == 1 and "line 1 is not a record" in err and jsonl.read_text() == "x\n"
 
 
 def test_an_overlay_of_an_image_that_changed_says_so(
@@ -490,8 +490,8 @@ def test_tiles(call: Call, folder: Path) -> None:
     [
         (["--input", "x"], "exactly one of --from-run, --model-dir and --train-dir"),
         (["--model-dir", "m", "--from-run", "r", "--input", "x"], "--from-run and --model-dir"),
-        (["--model-dir", "m"], "either --input, at least once, or --watch"),
-        (["--model-dir", "m", "--input", "x", "--watch", "w"], "either --input"),
+        (["--model-dir", "m"], "give --input at least once, or --watch"),
+        (["--model-dir", "m", "--input", "x", "--watch", "w"], "give --input"),
         (["--model-dir", "m", "--model", "darkness", "x"], "--model has no effect"),
         (["--model-dir", "m", "--category", "c", "x"], "--category has no effect"),
         (["--model-dir", "m", "--only-new", "x"], "--only-new has no effect"),
@@ -504,7 +504,7 @@ def test_tiles(call: Call, folder: Path) -> None:
         (["--model-dir", "m", "--pixel-threshold", "1", "x"], "--pixel-threshold has no effect"),
         (["--model-dir", "m", "--map-size", "working", "x"], "--map-size has no effect"),
         (["--model-dir", "m", "-", "-"], "stdin is read once"),
-        (["--model-dir", "m", "--save-jsonl", "no/such/f.jsonl", "x"], "is no folder"),
+        (["--model-dir", "m", "--save-jsonl", "no/such/f.jsonl", "x"], "is not a folder"),
         (["--train-dir", "t", "--model", "darknes", "x"], "did you mean darkness"),
         (["--train-dir", "t", "--model", "darkness", "--model-kwargs", "[", "x"], "not JSON"),
         (
@@ -577,7 +577,7 @@ def test_an_empty_stdin_is_an_error(start: Start, given: bytes) -> None:
     process = start("--input", "-")
     out, err = process.communicate(given, timeout=30)
     assert process.returncode == 1 and out == b""
-    assert b"-: stdin named no image; paths of images are wanted, one a line\n" in err
+    assert b"-: stdin named no image; give paths of images, one a line\n" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -179,5 +179,5 @@ def test_what_is_not_installed_is_said_in_one_line(
 
     monkeypatch.setattr(builtins, "__import__", missing)
     (result,) = infer(fitted(), [spotted()], include_maps=True)
-    with pytest.raises(UsageError, match=f"{name} is not installed; pip install {name}"):
+    with pytest.raises(UsageError, match=f"{name}, which is not installed; pip install {name}"):
         results_to_frame([result]) if name == "pandas" else result.show(spotted())

@@ -90,9 +90,9 @@ def test_what_holds_something_else_is_refused(given: dict[str, Any], tmp_path: P
     assert {path.name for path in out.iterdir()} == {"notes.txt", "more"}  # nothing is added
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(DataError, match="is no folder; the run directory is to be made there"):
+    with pytest.raises(DataError, match="is not a folder; the run directory is to be made there"):
         run_benchmark(output_dir=file, **given)
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         run_benchmark(output_dir=given["root"] / "bolt/train/good/000.png", **given)
     with pytest.raises(DataError, match="holds 'bolt' and 1 more"):
         run_benchmark(output_dir=given["root"], **given)
@@ -106,7 +106,7 @@ def test_a_folder_through_a_link_and_a_link_to_nothing(
     run_benchmark(output_dir=tmp_path / "link", **given)
     assert (tmp_path / "real" / "report.json").is_file()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         run_benchmark(output_dir=tmp_path / "dangling", **given)
 
 

@@ -448,10 +448,10 @@ def test_a_page_that_cannot_be_made_does_not_cost_the_run(
     [
         ("report.json", None, "no report yet"),
         ("report.json", b"{", "is not JSON"),
-        ("report.json", b'{"kind": "tea"}', "no report of a run"),
-        ("config.json", None, "no run directory"),
-        ("categories/nut/per_image.jsonl", b"tea\n", "line 1 is no record"),
-        ("categories/nut/curves.json", b"[]", "no document of a run"),
+        ("report.json", b'{"kind": "tea"}', "not a report of a run"),
+        ("config.json", None, "not a run directory"),
+        ("categories/nut/per_image.jsonl", b"tea\n", "line 1 is not a record"),
+        ("categories/nut/curves.json", b"[]", "not a document of a run"),
     ],
 )
 def test_a_damaged_run_is_one_line(

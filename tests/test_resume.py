@@ -326,9 +326,9 @@ def of_the_future(run: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (no_config, "is no run directory, it has no config.json"),
+        (no_config, "is not a run directory, it has no config.json"),
         (half_a_config, r"config\.json: is not JSON"),
-        (a_list, r"config\.json: is no config of a run"),
+        (a_list, r"config\.json: is not a config of a run"),
         (deep, r"config\.json: is not JSON"),
         (a_wrong_value, r"config\.json: seed: .*, got 'three'"),
         (a_wrong_limit, r"config\.json: limit_test: .* got -1"),
@@ -350,10 +350,10 @@ def test_what_is_no_run_is_one_line(
 
 
 def test_places_that_are_no_run(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such folder; a run directory is wanted"):
+    with pytest.raises(DataError, match="no such folder; give a run directory"):
         run_benchmark(resume=tmp_path / "no")
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="is no folder; a run directory is wanted"):
+    with pytest.raises(DataError, match="is not a folder; give a run directory"):
         run_benchmark(resume=tmp_path / "file")
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
@@ -470,7 +470,7 @@ def test_the_command(
         (["--resume", run, "--seed", "0"], 2, "seed: the run has 3, got 0"),
         (["--resume", run, "--model-kwargs", "{"], 2, "--model-kwargs is not JSON"),
         (["--resume", run, "--no-pixel"], 2, "pixel: the run has True, got False"),
-        (["--resume", tmp_path], 1, "is no run directory"),
+        (["--resume", tmp_path], 1, "is not a run directory"),
         (["--dataset", "mvtec", "--root", root, "--force"], 2, "force is for a run that goes on"),
     ]
     for words, status, said in wrong:

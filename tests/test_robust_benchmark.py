@@ -518,10 +518,10 @@ def test_the_command(
     assert report["severities"] == [1, 4, 5] and report["counts"]["test"] == 4
     assert Path(report["run_dir"]).parent == tmp_path / "o"
     for wrong, said in (
-        (["--severities", "0..3"], "--severities wants numbers from 1 to 5"),
+        (["--severities", "0..3"], "--severities takes numbers from 1 to 5"),
         (["--corruptions", "blurr"], "unknown corruption 'blurr'; did you mean blur"),
         (["--corruptions", "blur,"], "--corruptions: a name is empty"),
-        (["--output", tmp_path / "no" / "x.json"], "no folder that can be written to"),
+        (["--output", tmp_path / "no" / "x.json"], "not a folder that can be written to"),
         (["--model-kwargs", "["], "--model-kwargs is not JSON"),
     ):
         code, out, err = call(capsys, *known, *wrong)
@@ -605,7 +605,7 @@ def test_what_is_no_list_of_severities_is_refused(text: str) -> None:
     try:
         found = parse_severities(text)
     except click.UsageError as error:
-        assert "--severities wants" in str(error.message)
+        assert "--severities takes" in str(error.message)
     else:
         assert found and set(found) <= {1, 2, 3, 4, 5} and not set(text) & set("06x٣")
 

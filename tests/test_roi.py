@@ -134,17 +134,17 @@ def test_several_polygons_are_united_and_equal_regions_are_equal(tmp_path: Path)
     ("value", "said"),
     [
         ([], "roi: the region is empty, there is no polygon"),
-        ([[0, 0], [1, 1]], "polygon 0 has 2 points, at least 3"),
+        ([[0, 0], [1, 1]], "polygon 0 has 2 points and needs at least 3"),
         ([[[0, 0], [1, 0], [1, 1]], [[0, 0]]], "polygon 1 has 1 points"),
-        ([[0, 0], [1.2, 0], [1, 1]], r"0 to 1, is wanted, got \[1.2, 0\]"),
-        ([[0, 0], [float("nan"), 0], [1, 1]], "0 to 1, is wanted"),
-        ([[0, 0], [True, 0], [1, 1]], "0 to 1, is wanted"),
-        ([[0, 0], [0, 0, 0], [1, 1]], "0 to 1, is wanted"),
-        ([[0, 0], "ab", [1, 1]], "0 to 1, is wanted"),
+        ([[0, 0], [1.2, 0], [1, 1]], r"from 0 to 1, got \[1.2, 0\]"),
+        ([[0, 0], [float("nan"), 0], [1, 1]], "from 0 to 1"),
+        ([[0, 0], [True, 0], [1, 1]], "from 0 to 1"),
+        ([[0, 0], [0, 0, 0], [1, 1]], "from 0 to 1"),
+        ([[0, 0], "ab", [1, 1]], "from 0 to 1"),
         ([[[0, 0], [1, 0], [1, 1]], 5], "got 5 for polygon 1"),
         ([[[]]], "polygon 0 has 1 points"),
         (5, r"a list of \[x, y\] points"),
-        ("", "a file or polygons are wanted"),
+        ("", "give a file or polygons"),
     ],
 )
 def test_polygons_that_will_not_do(value: Any, said: str) -> None:
@@ -160,8 +160,8 @@ def test_files_that_will_not_do(tmp_path: Path) -> None:
         "text.json": (b"{", "is not JSON"),
         "deep.json": (b"[" * 100_000, "is not JSON|wanted"),
         "object.json": (b'{"a": 1}', r"a list of \[x, y\] points"),
-        "outside.json": (b"[[0, 0], [2, 0], [1, 1]]", "0 to 1, is wanted"),
-        "huge.json": (b"[[0, 0], [1e999, 0], [1, 1]]", "0 to 1, is wanted"),
+        "outside.json": (b"[[0, 0], [2, 0], [1, 1]]", "from 0 to 1"),
+        "huge.json": (b"[[0, 0], [1e999, 0], [1, 1]]", "from 0 to 1"),
     }
     for name, (content, said) in cases.items():
         (tmp_path / name).write_bytes(content)

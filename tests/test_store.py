@@ -233,15 +233,15 @@ def test_where_it_may_be_saved(fitted: Detector, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("dear")
-    with pytest.raises(UsageError, match=r"mine: is no saved detector .* not replaced"):
+    with pytest.raises(UsageError, match=r"mine: is not a saved detector .* not replaced"):
         fitted.save(mine, overwrite=True)
     (tmp_path / "a" / "notes.txt").write_text("dear")
     with pytest.raises(UsageError, match=r"not replaced .*unexpected file 'notes\.txt'"):
         fitted.save(tmp_path / "a", overwrite=True)
     (tmp_path / "link").symlink_to(tmp_path / "empty")
-    with pytest.raises(UsageError, match="link: is no saved detector"):
+    with pytest.raises(UsageError, match="link: is not a saved detector"):
         fitted.save(tmp_path / "link", overwrite=True)
-    with pytest.raises(UsageError, match=r"thesis\.txt: is no saved detector"):
+    with pytest.raises(UsageError, match=r"thesis\.txt: is not a saved detector"):
         fitted.save(mine / "thesis.txt", overwrite=True)
     with pytest.raises(DataError, match="cannot be written"):
         fitted.save(mine / "thesis.txt" / "below")
@@ -427,10 +427,10 @@ def test_sizes_beyond_reason_are_not_read(folder: Path, monkeypatch: pytest.Monk
 def test_links_are_not_followed(folder: Path, name: str) -> None:
     outside = (folder / name).rename(folder.parent / "outside")
     (folder / name).symlink_to(outside)
-    refused(folder, f"{name}: is no regular file")
+    refused(folder, f"{name}: is not a regular file")
     (folder / name).unlink()
     os.mkfifo(folder / name)  # opening it would wait for ever
-    refused(folder, f"{name}: is no regular file")
+    refused(folder, f"{name}: is not a regular file")
     (folder / name).unlink()
     refused(folder, f"{name}: is missing" if name != "detector.json" else "is missing")
 
@@ -548,11 +548,11 @@ def test_a_newer_version_may_have_files_of_its_own(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[]", "a JSON object is wanted, got list"),
-        ("3", "a JSON object is wanted, got int"),
-        ("null", "a JSON object is wanted"),
+        ("[]", "expected a JSON object, got list"),
+        ("3", "expected a JSON object, got int"),
+        ("null", "expected a JSON object"),
         ("", "is not JSON"),
-        ('{"schema_version": NaN}', "NaN is no number of JSON"),
+        ('{"schema_version": NaN}', "NaN is not a JSON number"),
         ('{"schema_version": 1, "schema_version": 1}', "a name stands twice"),
         ("[" * 200_000, "is not JSON"),
         ('{"schema_version": ' + "9" * 5000 + "}", "is not JSON|out of range"),
@@ -732,7 +732,7 @@ def test_models_of_a_run(
         find_model(run)
     with pytest.raises(DataError, match="no such run directory"):
         find_model(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="is no run directory"):
+    with pytest.raises(DataError, match="is not a run directory"):
         find_model(root)
     with pytest.raises(SystemExit) as left:
         benchmark([*arguments, "--no-save-run"])

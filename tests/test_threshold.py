@@ -156,7 +156,7 @@ def test_thresholds_from_images() -> None:
     detector = fitted()
     assert threshold_from_defects(detector, bad, miss_rate=0.05) == detector.threshold_ == 100.0
     assert "at most 5 % of defects missed" in detector.calibration_.origin
-    with pytest.raises(DataError, match="149 are wanted"):
+    with pytest.raises(DataError, match="149 are needed"):
         threshold_from_defects(detector, bad, miss_rate=0.02)
     found = threshold_from_costs(detector, bad, cost_miss=50.0, cost_false_alarm=1.0)
     assert 59.0 < found < 100.0
@@ -203,7 +203,7 @@ class TestCommand:
         code, document, _ = call(*given, "--miss-rate", "10%")
         assert code == 0 and load_model(folder).threshold_ == 155.0
         code, _, err = call(*given, "--miss-rate", "2%")
-        assert code == 1 and "149 are wanted" in err and load_model(folder).threshold_ == 155.0
+        assert code == 1 and "149 are needed" in err and load_model(folder).threshold_ == 155.0
         code, document, _ = call(*given, "--miss-rate", "20%", "--on-average")
         assert document["threshold"] == 160.0  # the sixth of 30: 6 / 31
         code, document, _ = call(*given, "--cost-miss", 50, "--cost-false-alarm", 1)
@@ -310,9 +310,9 @@ def test_suspects_are_excluded_or_listed_by_the_user(tmp_path: Path) -> None:
     assert listed["counts"]["train"] == 19
     assert any("list of images to exclude" in note for note in listed["notes"])
     names.write_text("nut/train/good/nothing.png\n")
-    with pytest.raises(UsageError, match=r"line 1: .*nothing\.png.* is no file"):
+    with pytest.raises(UsageError, match=r"line 1: .*nothing\.png.* is not a file"):
         bench(root, tmp_path, exclude=names)
-    for text, said in ((b"\xff\xfe", "no text"), (b"# nothing\n", "names no images")):
+    for text, said in ((b"\xff\xfe", "not text"), (b"# nothing\n", "names no images")):
         names.write_bytes(text)
         with pytest.raises(UsageError, match=said):
             bench(root, tmp_path, exclude=names)

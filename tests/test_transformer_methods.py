@@ -301,7 +301,9 @@ def test_rad_takes_the_blocks_that_are_named() -> None:
 
 
 def test_rad_refuses_what_it_cannot_do() -> None:
-    with pytest.raises(UsageError, match="a vision transformer with a class token is wanted"):
+    with pytest.raises(
+        UsageError, match="the backbone has to be a vision transformer with a class token"
+    ):
         make("vision_rad", backbone="resnet18").fit(images(2))
     with pytest.raises(UsageError, match=r"memory_limit_gib=0\.001: \d+ images fit"):
         make("vision_rad", memory_limit_gib=0.001).fit(images(100))

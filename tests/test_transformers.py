@@ -425,7 +425,7 @@ def test_parts_of_a_larger_program_and_of_a_folder(tmp_path: Path) -> None:
     assert found.weights.sha256 == hashlib.sha256("".join(hashes).encode()).hexdigest()
     index["weight_map"]["cls_token"] = "../checkpoint.pth"
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(WeightsError, match="is no index of weights files"):
+    with pytest.raises(WeightsError, match="is not an index of weights files"):
         create_backbone("dinov2_tiny", weights=folder, **given)
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -514,7 +514,7 @@ def test_layers_are_blocks_by_number_or_depth() -> None:
         create_backbone("dinov2_tiny", layers=["block1.registers"], pretrained=False)
     with pytest.raises(UsageError, match="must differ"):
         create_backbone("dinov2_tiny", layers=["block2", "1.0"], pretrained=False)
-    with pytest.raises(UsageError, match=r"'block1.class' is no grid of patches"):
+    with pytest.raises(UsageError, match=r"'block1.class' is not a grid of patches"):
         create_backbone(
             "dinov2_tiny",
             layers=["block1.class"],

@@ -276,7 +276,7 @@ def test_a_file_that_holds_something_else_is_not_written_to(tmp_path: Path) -> N
     path = tmp_path / "x.jsonl"
     for text in ("shopping\n", "shopping", '{"a": 1}\n', '{"index": "x"}\n', "[1]\n", "\n"):
         path.write_text(text)
-        with pytest.raises(DataError, match="line 1 is no record"):
+        with pytest.raises(DataError, match="line 1 is not a record"):
             RecordFile(path, keep=True)
         assert path.read_text() == text
     with pytest.raises(DataError, match="cannot be written"):

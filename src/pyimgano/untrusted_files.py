@@ -106,7 +106,7 @@ def parse_json(text: bytes | str, *, pairs: Callable[[list[tuple[str, Any]]], An
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def quoted(value: object, limit: int = 80) -> str:

@@ -486,7 +486,7 @@ def _apart(
     kinds = network.layer_kinds()
     for layer in layers:
         if layer not in kinds:
-            raise UsageError(f"layer {layer!r} is no grid of patches, which this method wants")
+            raise UsageError(f"layer {layer!r} is not a grid of patches, which this method wants")
     found = tuple(i for i, layer in enumerate(layers) if kinds[layer][1] > context_above)
     return found if len(found) < len(layers) else ()
 

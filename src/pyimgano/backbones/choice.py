@@ -120,6 +120,6 @@ class WithClassToken:
 
     def __call__(self, network: TappedNetwork) -> tuple[str, ...]:
         if network.pyramid or not getattr(network, "has_class", False):
-            raise UsageError("a vision transformer with a class token is wanted as the backbone")
+            raise UsageError("the backbone has to be a vision transformer with a class token")
         blocks = Depths(self.shares)(network) if self.named is None else self.named
         return (*blocks, f"{network.layer_names[-1]}.class")

@@ -165,7 +165,7 @@ def _parts(index: Path) -> list[str]:
             return names
     except Exception:  # whatever it is, it is no index
         pass
-    raise WeightsError(f"{index}: is no index of weights files (weight_map: tensors to files)")
+    raise WeightsError(f"{index}: is not an index of weights files (weight_map: tensors to files)")
 
 
 def _fill_from_cache(

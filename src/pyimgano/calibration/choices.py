@@ -72,7 +72,7 @@ def threshold_for_misses(
     if rank == 0:
         raise DataError(
             f"{m} defective image{'s' * (m != 1)} cannot show that at most "
-            f"{100 * miss_rate:g} % of defects are missed {how}: {needed} are wanted; the lowest "
+            f"{100 * miss_rate:g} % of defects are missed {how}: {needed} are needed; the lowest "
             f"rate they can show is {100 * float(bounds[0]):.2g} %"
         )
     return ChosenThreshold(
@@ -136,7 +136,7 @@ def _finite(
 ) -> npt.NDArray[np.float64]:
     values = np.sort(np.asarray(scores, dtype=np.float64).ravel())
     if len(values) == 0:
-        raise UsageError(f"at least one score {what} is wanted, got none")
+        raise UsageError(f"there is no score {what}; at least one is needed")
     if not np.isfinite(values).all():
         raise UsageError(f"scores {what} must be finite")
     return values

@@ -166,7 +166,7 @@ def _images(
     for folder in folders:
         if folder.resolve() == good_folder.resolve():
             raise click.UsageError(
-                f"{folder}: is the folder of good photos too; new ones are wanted that were not "
+                f"{folder}: is the folder of good photos too; give new ones that were not "
                 "learned from"
             )
     good = images_in(

@@ -47,7 +47,7 @@ def command(*, runs: tuple[Path, ...], html: Path | None, as_json: bool, seed: i
 
     A terminal shows tables; elsewhere stdout is one JSON document and the tables go to stderr.
 
-    Exit status: 0 done; 1 one of them is no run directory, or a file cannot be written; 2 usage.
+    Exit status: 0 done; 1 one of them is not a run directory, or a file cannot be written; 2 usage.
     """
     if html is not None:
         require_writable(html)

@@ -81,7 +81,7 @@ def command(
     if more and not check:
         raise click.UsageError(f"unexpected argument {str(more[0])!r}")
     if not output.name:
-        raise click.UsageError(f"--output: the name of a folder is wanted, got {str(output)!r}")
+        raise click.UsageError(f"--output: give the name of a folder, got {str(output)!r}")
 
     from ..images import limited_pixels
     from ..pipelines.export import (

@@ -464,7 +464,7 @@ def _score(
                     before = session.total
                     session.score_stream(lines_of(sys.stdin.buffer), root)
                     if session.total == before:
-                        said = "-: stdin named no image; paths of images are wanted, one a line"
+                        said = "-: stdin named no image; give paths of images, one a line"
                         print_error(said)
                         problems = [*problems, said]
     finally:

@@ -24,7 +24,7 @@ def sides(
     found = re.fullmatch(r"(\d{1,6})(?:[x,](\d{1,6}))?", value)
     if found is None:
         raise click.BadParameter(
-            f"a number of pixels, or height and width, is wanted, got {value!r}", ctx, param
+            f"give a number of pixels, or height and width, got {value!r}", ctx, param
         )
     height, width = found.groups()
     return int(height) if width is None else (int(height), int(width))
@@ -78,7 +78,7 @@ def check_usage(given: dict[str, Any]) -> None:
     if len(sources) != 1 and not by_caller:
         found = " and ".join(_option(name) for name in sources) or "none"
         raise click.UsageError(
-            f"the detector: exactly one of --from-run, --model-dir and --train-dir is wanted, "
+            f"the detector: give exactly one of --from-run, --model-dir and --train-dir, "
             f"got {found}"
         )
     needs = {
@@ -133,7 +133,7 @@ def check_usage(given: dict[str, Any]) -> None:
                 "or --html"
             )
     if (given["watch"] is None) == (not given["inputs"]):
-        raise click.UsageError("either --input, at least once, or --watch is wanted")
+        raise click.UsageError("give --input at least once, or --watch")
     if given["inputs"].count("-") > 1:
         raise click.UsageError("--input - can be given once: stdin is read once")
     _check_outputs(given)
@@ -206,8 +206,8 @@ def _check_outputs(given: dict[str, Any]) -> None:
         for folder in folders:
             if target == folder or target in folder.parents:
                 raise click.UsageError(
-                    f"{_option(name)} {given[name]}: images are read from {folder}; a folder of "
-                    "its own is wanted"
+                    f"{_option(name)} {given[name]}: images are read from {folder}; give "
+                    "a folder of its own"
                 )
 
 

@@ -298,6 +298,8 @@ def require_writable(output: Path) -> None:
     """Found out before the run, not after it."""
     folder = output.parent
     if not output.name:
-        raise click.UsageError("--output: the name of a file is wanted, got ''")
+        raise click.UsageError("--output: give the name of a file, got ''")
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise click.UsageError(f"--output {output}: {folder} is no folder that can be written to")
+        raise click.UsageError(
+            f"--output {output}: {folder} is not a folder that can be written to"
+        )

@@ -37,7 +37,7 @@ def begin_again(kind: type[Run[Any, Any]], run: Path, given: dict[str, Any]) -> 
     UsageError
         One of them is another than the run's, or the run is of another kind.
     DataError
-        `run` is no run directory.
+        `run` is not a run directory.
     """
     from ..pipelines.open_run import require_same
     from ..runs import finished_report

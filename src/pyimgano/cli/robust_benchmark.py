@@ -156,7 +156,7 @@ def parse_severities(text: str) -> list[int]:
         last = int(match[2] or first) if match else 0
         if not match or last < first:
             raise click.UsageError(
-                f"--severities wants numbers from 1 to 5, as 1,3,5 or 1..5 or 1-5, got {text!r}"
+                f"--severities takes numbers from 1 to 5, as 1,3,5 or 1..5 or 1-5, got {text!r}"
             )
         found.update(range(first, last + 1))
     return sorted(found)

@@ -38,7 +38,7 @@ class _Share(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         found = re.fullmatch(r"\s*(\d*\.?\d+(?:[eE]-?\d+)?)\s*(%?)\s*", str(value))
         number = float(found[1]) / (100 if found[2] else 1) if found else 0.0
         if not 0 < number < 1:
-            self.fail(f"a share between 0 and 1, or in percent, is wanted, got {value!r}")
+            self.fail(f"give a share between 0 and 1, or in percent, got {value!r}")
         return number
 
 
@@ -148,7 +148,7 @@ def _check(given: dict[str, Any]) -> bool:
     }
     chosen = [name for name, is_given in ways.items() if is_given]
     if len(chosen) > 1:
-        raise click.UsageError(f"{' and '.join(chosen)}: one way to choose a threshold is wanted")
+        raise click.UsageError(f"{' and '.join(chosen)}: give only one way to choose a threshold")
     if costs and (given["cost_miss"] is None or given["cost_false_alarm"] is None):
         raise click.UsageError("--cost-miss and --cost-false-alarm go together")
     if given["miss_rate"] is None and (given["confidence"] is not None or given["on_average"]):

@@ -140,10 +140,10 @@ def compare_runs(paths: Sequence[str | Path], *, seed: int = 0) -> Comparison:
     UsageError
         Fewer than two runs, or one is named twice.
     DataError
-        One of them is no run directory.
+        One of them is not a run directory.
     """
     if len(paths) < 2:
-        raise UsageError("at least two run directories are wanted to compare")
+        raise UsageError("give at least two run directories to compare")
     if len({Path(one).resolve() for one in paths}) < len(paths):
         raise UsageError("a run is named twice; there is nothing to compare it with")
     runs = [read_run_facts(one) for one in paths]

@@ -49,7 +49,7 @@ def form_of(path: str | Path) -> Format:
     """Return the form that a file's suffix says; errors as `write_leaderboard`."""
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
-        raise UsageError(f"{path}: a file ending in .md, .csv, .html or .json is wanted")
+        raise UsageError(f"{path}: give a file ending in .md, .csv, .html or .json")
     return FORMATS[suffix]
 
 

@@ -145,15 +145,15 @@ def read_run_facts(path: str | Path) -> RunFacts:
     Raises
     ------
     DataError
-        It is no run directory. A run without a report, or with damaged files, is one all the same:
-        its notes say what is missing.
+        It is not a run directory. A run without a report, or with damaged files, is one all the
+        same: its notes say what is missing.
     """
     path = Path(path)
     if not path.is_dir():
-        what = "is no folder" if path.exists() else "no such folder"
-        raise DataError(f"{path}: {what}; a run directory is wanted")
+        what = "is not a folder" if path.exists() else "no such folder"
+        raise DataError(f"{path}: {what}; give a run directory")
     if not (path / "config.json").exists() and not (path / "report.json").exists():
-        raise DataError(f"{path}: is no run directory, it has no config.json")
+        raise DataError(f"{path}: is not a run directory, it has no config.json")
     notes: list[str] = []
     config = _document(path / "config.json", notes)
     report = _document(path / "report.json", notes)

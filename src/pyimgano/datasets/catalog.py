@@ -92,7 +92,7 @@ def open_root(layout: Layout, root: str | Path | None) -> Path:
     if not is_folder(folder) and not (layout.file_root and folder.is_file()):
         root_of = f"(the root of dataset {layout.name!r})"
         if folder.exists():
-            raise DataError(f"{folder}: is no folder {root_of}")
+            raise DataError(f"{folder}: is not a folder {root_of}")
         raise MissingFolderError(f"{folder}: no such folder {root_of}")
     return layout.locate(folder)
 
@@ -107,7 +107,7 @@ def _layouts() -> dict[str, type[Layout]]:
         try:
             layout = point.load()
             if not (isinstance(layout, type) and issubclass(layout, Layout)):
-                raise TypeError(f"{layout!r} is no subclass of Layout")
+                raise TypeError(f"{layout!r} is not a subclass of Layout")
             names = (layout.name, *layout.aliases)
         except Exception as error:
             warnings.warn(

@@ -221,7 +221,7 @@ class Dataset:
 def _unequal(first: str, size: tuple[int, ...], path: str, other: tuple[int, ...]) -> str:
     return (
         f"{path}: is {other[1]} x {other[0]} pixels and {first} {size[1]} x {size[0]}; resize "
-        "(height, width) is wanted where images differ in size"
+        "give (height, width) where images differ in size"
     )
 
 

@@ -30,7 +30,7 @@ def read_exclusions(file: str | Path, root: Path) -> list[str]:
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise UsageError(f"exclude: {file}: is no text in UTF-8") from None
+        raise UsageError(f"exclude: {file}: is not text in UTF-8") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"exclude: {file}: cannot be read ({reason})") from None
@@ -40,7 +40,7 @@ def read_exclusions(file: str | Path, root: Path) -> list[str]:
         if not name or name.startswith("#"):
             continue
         if not Path(_key(root, name)).is_file():
-            raise UsageError(f"exclude: {file}: line {number}: {quoted(name, 200)} is no file")
+            raise UsageError(f"exclude: {file}: line {number}: {quoted(name, 200)} is not a file")
         names.append(name)
     if not names:
         raise UsageError(f"exclude: {file}: names no images")

@@ -232,5 +232,5 @@ def category_names(
         wanted = " or ".join(f"<category>/{part}" for part in parts)
         fits = fitting_layout(root, apart=(layout,))
         proposal = f"; this {fits}" if fits else ""
-        raise DataError(f"{root}: holds no category ({wanted} is wanted){proposal}")
+        raise DataError(f"{root}: holds no category, which would be {wanted}{proposal}")
     return names

@@ -48,7 +48,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a run of ours left this folder: what lies in it is no part of a dataset."""
+    """Return whether a run of ours left this folder: what lies in it is not part of a dataset."""
     return all((folder / name).is_file() for name in RUN_FILES)
 
 

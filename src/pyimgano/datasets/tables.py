@@ -130,7 +130,8 @@ def _check_columns(
     for name in required:
         if name not in columns:
             raise DataError(
-                f"{path}: lacks the column {name!r}; wanted: {', '.join((*required, *optional))}"
+                f"{path}: lacks the column {name!r}; the columns are "
+                f"{', '.join((*required, *optional))}"
             )
     for name, count in Counter(columns).items():
         if count > 1 and name:
@@ -174,7 +175,7 @@ def listed_path(folder: Path, where: str, name: str, *, allow_outside: bool = Fa
         The path leads out of the folder.
     """
     if "\0" in name:
-        raise DataError(f"{where}: {quoted(name)} is no path")
+        raise DataError(f"{where}: {quoted(name)} is not a path")
     try:
         literal = "\\" not in name or os.path.lexists(folder / name)  # a name of POSIX may have one
         relative = PurePosixPath(name if literal else name.replace("\\", "/"))
@@ -190,7 +191,7 @@ def listed_path(folder: Path, where: str, name: str, *, allow_outside: bool = Fa
             path = folder / path.relative_to(folder.absolute())
     except (OSError, ValueError) as error:  # half a character
         reason = reason_of_failure(error)
-        raise DataError(f"{where}: {quoted(name)} is no path ({reason})") from error
+        raise DataError(f"{where}: {quoted(name)} is not a path ({reason})") from error
     if outside:
         raise DataError(
             f"{where}: {quoted(name)} leads out of the dataset's folder; --allow-outside "

@@ -72,7 +72,7 @@ def compute_classification_metrics(y_true: Any, y_pred: Any) -> dict[str, Any]:
     """
     metrics, _ = classification_metrics(y_true, y_pred)
     if sum(metrics[name] for name in ("tp", "tn", "fp", "fn")) == 0:
-        raise UsageError("y_true is empty: at least one label is wanted")
+        raise UsageError("y_true is empty; give at least one label")
     nothing_found = metrics["tp"] + metrics["fp"] == 0
     for name in DECISION_METRICS:
         if nothing_found and name in ("precision", "recall", "f1"):
@@ -115,7 +115,7 @@ def find_optimal_threshold(
     """
     labels, values = check_some(y_true, scores)
     if metric not in OPTIMA:
-        raise UsageError(f"Unsupported metric {metric!r}: one of {', '.join(OPTIMA)} is wanted")
+        raise UsageError(f"Unsupported metric {metric!r}: give one of {', '.join(OPTIMA)}")
     positives, negatives = int(labels.sum()), int((~labels).sum())
     if positives == 0 or (metric == "youden" and negatives == 0):
         raise UsageError(f"{metric} has no optimum: a class is missing in y_true")
@@ -141,7 +141,7 @@ def check_some(y_true: Any, scores: Any) -> tuple[npt.NDArray[np.bool_], npt.NDA
     """Check labels and scores as `check_scores` does, and that there is at least one."""
     labels, values = check_scores(y_true, scores)
     if len(labels) == 0:
-        raise UsageError("y_true is empty: at least one label is wanted")
+        raise UsageError("y_true is empty; give at least one label")
     return labels, values
 
 

@@ -47,9 +47,7 @@ def find_wide_netpbm(start: bytes) -> WideNetpbm | None:
 def read_wide_netpbm(path: str | Path, data: bytes, header: WideNetpbm) -> npt.NDArray[np.uint16]:
     """Return the samples, (H, W) or (H, W, 3); raises `ImageReadError` where some are missing."""
     if len(data) < header.end:
-        raise ImageReadError(
-            str(path), f"is truncated: {header.end} bytes are wanted, it has {len(data)}"
-        )
+        raise ImageReadError(str(path), f"is truncated: it has {len(data)} of {header.end} bytes")
     count = header.width * header.height * header.channels
     samples = np.frombuffer(data, ">u2", count, header.offset).astype(np.uint16)
     shape = (header.height, header.width)

@@ -80,7 +80,7 @@ class RegionOfInterest:
         values = np.asarray(mask)
         if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "buif":
             raise UsageError(
-                f"{origin}: a mask (h, w) is wanted, got shape {values.shape} of {values.dtype}"
+                f"{origin}: a mask must be (h, w), got shape {values.shape} of {values.dtype}"
             )
         counted = np.ascontiguousarray(values != 0)
         if not counted.any():
@@ -230,7 +230,7 @@ def _read_json(path: Path) -> Any:
 def _rings(polygons: Any, origin: str) -> tuple[tuple[tuple[float, float], ...], ...]:
     if isinstance(polygons, np.ndarray):
         polygons = polygons.tolist()
-    wanted = "a list of [x, y] points, or a list of such lists, is wanted"
+    wanted = "expected a list of [x, y] points, or a list of such lists"
     if not _is_list(polygons):
         raise UsageError(f"{origin}: {wanted}, got {quoted(polygons)}")
     if not polygons:
@@ -243,7 +243,7 @@ def _rings(polygons: Any, origin: str) -> tuple[tuple[tuple[float, float], ...],
             raise UsageError(f"{origin}: {wanted}, got {quoted(ring)} for polygon {number}")
         if len(ring) < 3:
             raise UsageError(
-                f"{origin}: polygon {number} has {len(ring)} points, at least 3 are wanted"
+                f"{origin}: polygon {number} has {len(ring)} points and needs at least 3"
             )
         total += len(ring)
         if total > _POINTS:
@@ -260,7 +260,7 @@ def _point(point: Any, number: int, origin: str) -> tuple[float, float]:
         )
     if not fits:
         raise UsageError(
-            f"{origin}: a point [x, y] of fractions of width and height, 0 to 1, is wanted, "
+            f"{origin}: a point must be [x, y], fractions of width and height from 0 to 1, "
             f"got {quoted(point)} in polygon {number}"
         )
     return float(point[0]), float(point[1])

@@ -130,7 +130,7 @@ def _of_path(path: Any, name: str, learning: bool) -> Sequence[ImageSource]:
             "load_dataset('custom', FOLDER).get_train_paths() lists the good images of a folder, "
             "and refuses one that holds bad parts too"
         )
-    if not os.path.isdir(given):  # noqa: PTH112 -- a name with a null byte is no folder, no error
+    if not os.path.isdir(given):  # noqa: PTH112 -- a name with a null byte is not a folder, no error
         return [given]
     found = images_below(given)
     if not found:

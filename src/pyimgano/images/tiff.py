@@ -343,7 +343,7 @@ def decode_tiff(path: str | Path, data: bytes, facts: TiffFacts) -> npt.NDArray[
         )
     if len(facts.offsets) < wanted or (facts.compression != 1 and len(facts.counts) < wanted):
         raise ImageReadError(
-            str(path), f"has {len(facts.offsets)} strips or tiles, and {wanted} are wanted"
+            str(path), f"has {len(facts.offsets)} strips or tiles instead of {wanted}"
         )
     per_pixel = 1 if facts.planar else facts.samples
     sizes = _stored_sizes(facts)

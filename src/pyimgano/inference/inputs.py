@@ -68,7 +68,7 @@ def list_input(given: str, *, leave_out: Sequence[Path] = ()) -> Listing:
     """
     if given.startswith("@"):
         return _of_list(given[1:])
-    if os.path.isdir(given):  # noqa: PTH112 -- a name with a null byte is no folder, no error
+    if os.path.isdir(given):  # noqa: PTH112 -- a name with a null byte is not a folder, no error
         return _of_folder(given, leave_out)
     if os.path.lexists(given):
         if given.lower().endswith(".txt"):

@@ -82,7 +82,7 @@ class RecordFile:
                         )
                 except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                     raise DataError(
-                        f"{self.path}: line {number} is no record of pyimgano infer; name "
+                        f"{self.path}: line {number} is not a record of pyimgano infer; name "
                         "another file"
                     ) from None
         return end
@@ -101,7 +101,7 @@ def key_of(relative: str, size: int, mtime_ns: int) -> bytes:
 def require_folder_of(path: Path, option: str) -> str | None:
     """Why `path` cannot be written, in one line; None if nothing speaks against it."""
     if not path.name or path.is_dir():
-        return f"{option} {path}: the name of a file is wanted"
+        return f"{option} {path}: give the name of a file"
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        return f"{option} {path}: {path.parent} is no folder that can be written to"
+        return f"{option} {path}: {path.parent} is not a folder that can be written to"
     return None

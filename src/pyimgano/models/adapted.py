@@ -116,7 +116,7 @@ class AdaptedParams(BaseModel):
     own_paths: bool = Field(
         False,
         description=(
-            "Whether a path that is no file is the detector's affair. Otherwise it is an image "
+            "Whether a path that is not a file is the detector's affair. Otherwise it is an image "
             "that cannot be read."
         ),
     )

@@ -238,7 +238,7 @@ class AnomalyDINO(Method):
             raise SavedModelError(f"state.grid: the backbone's grid is {list(grid.shape)}")
         share = saved.fact("share", float)
         if not 0 < share <= 1:
-            raise SavedModelError("state.share: a share in (0, 1] is wanted")
+            raise SavedModelError("state.share: must be a share in (0, 1]")
         features = saved.array("features", "float32", (None, dimension))
         image = saved.array("image", "int64", (len(features),))
         if image.min() < 0 or image.max() >= saved.n_train:

@@ -416,7 +416,7 @@ class Detector(SettableThreshold, SklearnFace):
         if calibration_images is not None:
             held_out = as_sources(calibration_images, name="calibration_images", learning=True)
             if len(held_out) == 0:
-                raise UsageError("calibration_images is empty: at least one good image is wanted")
+                raise UsageError("calibration_images is empty; give at least one good image")
             require_apart(sources, held_out)
         forget_the_fit(self)
         if params.resize is None:

@@ -115,7 +115,7 @@ def distill_teacher(
 
     output = Path(output)
     if output.suffix != ".safetensors":
-        raise UsageError(f"output: a file that ends in .safetensors is wanted, got {str(output)!r}")
+        raise UsageError(f"output: give a file that ends in .safetensors, got {str(output)!r}")
     facts_file = output.with_suffix(".json")
     for path in (output, facts_file):
         if path.exists() and not overwrite:

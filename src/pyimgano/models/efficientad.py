@@ -234,7 +234,7 @@ class EfficientAd(Method):
             len(pair) == 2 and np.isfinite(pair).all() and 0 <= pair[0] <= pair[1] for pair in pairs
         )
         if not good:
-            raise SavedModelError("state.quantiles: two pairs of 0 <= q_a <= q_b are wanted")
+            raise SavedModelError("state.quantiles: must be two pairs of 0 <= q_a <= q_b")
         taught = saved.fact("teacher", dict[str, str | int | float | bool | None])
         blank = self._blank(channels)
         require_shapes(blank, saved, "network.")  # `channels` comes from a file

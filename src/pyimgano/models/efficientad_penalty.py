@@ -29,7 +29,7 @@ def penalty_files(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UsageError(f"penalty_images: {folder} is no folder")
+        raise UsageError(f"penalty_images: {folder} is not a folder")
     found = sorted(
         path
         for path in folder.rglob("*")

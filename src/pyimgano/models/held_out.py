@@ -117,7 +117,7 @@ def calibrate_on_held_out(
         None can be read.
     """
     if len(sources) == 0:
-        raise UsageError("there are no images to calibrate on: at least one good one is wanted")
+        raise UsageError("there are no images to calibrate on; give at least one good one")
     left_out = LeftOut()
     found = score_held_out(
         detector.score_images(

@@ -101,7 +101,7 @@ class Mahalanobis(Method):
         widths = [shape[1] for shape in self.backbone.shapes(self.region.size)]
         shrinkages = saved.fact("shrinkages", list[float])
         if len(shrinkages) != len(widths) or not all(0 <= s <= 1 for s in shrinkages):
-            raise SavedModelError(f"state.shrinkages: {len(widths)} numbers in [0, 1] are wanted")
+            raise SavedModelError(f"state.shrinkages: must be {len(widths)} numbers in [0, 1]")
         levels = []
         for number, (p, shrinkage) in enumerate(zip(widths, shrinkages, strict=True)):
             rows, columns = np.tril_indices(p)

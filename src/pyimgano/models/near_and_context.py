@@ -138,7 +138,7 @@ def _memory(saved: SavedState, prefix: str, bank: MemoryBank, cells: int) -> Pat
 def _unit(saved: SavedState, prefix: str) -> float:
     unit = float(saved.fact(prefix + "unit", float))
     if not (np.isfinite(unit) and unit > 0):
-        raise SavedModelError(f"state.{prefix}unit: a number above 0 is wanted")
+        raise SavedModelError(f"state.{prefix}unit: must be a number above 0")
     return unit
 
 
@@ -149,5 +149,5 @@ def _strength(saved: SavedState, prefix: str) -> float | None:
         return None
     strength = float(saved.fact(name, float))
     if not (np.isfinite(strength) and strength >= 0):
-        raise SavedModelError(f"state.{name}: a number of at least 0 is wanted")
+        raise SavedModelError(f"state.{name}: must be a number of at least 0")
     return strength

@@ -55,7 +55,7 @@ def _check_roi(value: Any) -> Any:
         return value
     if isinstance(value, (str, Path)):
         if not str(value):
-            raise ValueError("a file or polygons are wanted")
+            raise ValueError("give a file or polygons")
         return value
     return RegionOfInterest.from_polygons(value)
 

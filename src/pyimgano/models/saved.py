@@ -310,7 +310,7 @@ def read_file(path: Path, limit: int, facts: FileFacts | None = None) -> bytes:
     flags |= getattr(os, "O_BINARY", 0)
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise SavedModelError(f"{path}: is no regular file (links are not followed)")
+            raise SavedModelError(f"{path}: is not a regular file (links are not followed)")
         with os.fdopen(os.open(path, flags), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if facts is not None and size != facts.bytes:
@@ -337,10 +337,10 @@ def _parse(path: Path, data: bytes) -> SavedDocument:
     except ValueError as error:  # also what is no UTF-8
         raise SavedModelError(f"{path}: is not JSON ({reason_of_failure(error)})") from error
     if not isinstance(content, dict):
-        raise SavedModelError(f"{path}: a JSON object is wanted, got {type(content).__name__}")
+        raise SavedModelError(f"{path}: expected a JSON object, got {type(content).__name__}")
     version = content.get("schema_version")
     if isinstance(version, bool) or not isinstance(version, int):
-        raise SavedModelError(f"{path}: has no schema_version, it is no saved detector")
+        raise SavedModelError(f"{path}: has no schema_version, it is not a saved detector")
     if version != SCHEMA_VERSION:
         written = "a newer" if version > SCHEMA_VERSION else "another"
         raise SavedModelError(
@@ -428,7 +428,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> P
     Raises
     ------
     UsageError
-        `folder` is no place for it, or something lies there that is not replaced.
+        `folder` is not a place for it, or something lies there that is not replaced.
     DataError
         It cannot be written.
     """
@@ -456,18 +456,18 @@ def require_place(folder: Path, overwrite: bool = False) -> Path:
     Raises
     ------
     UsageError
-        It is no place for it, or something lies there that is not replaced.
+        It is not a place for it, or something lies there that is not replaced.
     DataError
         It cannot be read.
     """
     if "\0" in str(folder):
-        raise UsageError(f"folder: {str(folder)!r} is no name of a folder")
+        raise UsageError(f"folder: {str(folder)!r} is not a name of a folder")
     # a link stays a link, and so does the ~ of a user that is not there
     folder = Path(os.path.abspath(os.path.expanduser(folder)))  # noqa: PTH100, PTH111
     if folder == Path.cwd():
         raise UsageError(f"{folder}: is the working folder; give one in it")
     if not folder.name:
-        raise UsageError(f"folder: {folder} is no place for a saved detector")
+        raise UsageError(f"folder: {folder} is not a place for a saved detector")
     if not os.path.lexists(folder):
         return folder
     if folder.is_dir() and not folder.is_symlink():
@@ -486,7 +486,7 @@ def require_place(folder: Path, overwrite: bool = False) -> Path:
         read_document(folder)
     except (SavedModelError, OSError) as error:
         raise UsageError(
-            f"{folder}: is no saved detector of this version and is not replaced ({error})"
+            f"{folder}: is not a saved detector of this version and is not replaced ({error})"
         ) from error
     return folder
 

@@ -378,7 +378,7 @@ class VisionSubspace(Detector):
 
     Nothing is kept of the references but sums: of each of up to 16 groups of images, which one is
     left out of when it is scored to calibrate. Up to 16 images are groups of their own; above, a
-    group is every 16th image, and an image that has a copy in another group is no part of the
+    group is every 16th image, and an image that has a copy in another group is not part of the
     calibration.
 
     Examples

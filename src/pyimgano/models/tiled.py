@@ -283,13 +283,13 @@ class TiledDetector(SettableThreshold, SklearnFace):
                 None,
             )
             if len(held) == 0:
-                raise UsageError("calibration_images is empty: at least one good image is wanted")
+                raise UsageError("calibration_images is empty; give at least one good image")
             require_apart(sources, held)
         else:
             if len(sources) < 2:
                 raise UsageError(
                     f"{len(sources)} good image{'s' * (len(sources) != 1)}: with tiles at least "
-                    "two are wanted, one to learn from and one to calibrate on"
+                    "two are needed, one to learn from and one to calibrate on"
                 )
             held_index = list(range(HELD_OUT_ONE_IN - 1, len(sources), HELD_OUT_ONE_IN)) or [
                 len(sources) - 1

@@ -32,7 +32,7 @@ def new_figure(width: float, height: float) -> Any:
         from matplotlib.figure import Figure
     except ImportError:
         raise UsageError(
-            "a figure is wanted and matplotlib is not installed; pip install matplotlib"
+            "a figure needs matplotlib, which is not installed; pip install matplotlib"
         ) from None
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)

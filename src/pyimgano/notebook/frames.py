@@ -27,7 +27,7 @@ def to_frame(rows: Sequence[Mapping[str, Any]], index: str | None = None) -> Any
         import pandas
     except ImportError:
         raise UsageError(
-            "a frame is wanted and pandas is not installed; pip install pandas"
+            "a data frame needs pandas, which is not installed; pip install pandas"
         ) from None
     frame = pandas.DataFrame.from_records([dict(row) for row in rows])
     return frame if index is None or frame.empty else frame.set_index(index)

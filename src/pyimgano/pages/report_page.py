@@ -130,7 +130,7 @@ def write_report_page(run: str | Path, output: str | Path | None = None) -> Path
     Raises
     ------
     DataError
-        It is no run directory, one of its files is damaged, or the page cannot be written.
+        It is not a run directory, one of its files is damaged, or the page cannot be written.
     """
     files = read_run(run)
     with limited_pixels(files.max_pixels):

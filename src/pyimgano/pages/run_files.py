@@ -121,19 +121,19 @@ def read_run(path: str | Path) -> RunFiles:
     Raises
     ------
     DataError
-        It is no run directory, has no report yet, or one of its files is damaged.
+        It is not a run directory, has no report yet, or one of its files is damaged.
     """
     path = Path(path)
     if not path.is_dir():
         raise DataError(
-            f"{path}: {'is no folder' if path.exists() else 'no such folder'}; a run "
-            "directory is wanted"
+            f"{path}: {'is not a folder' if path.exists() else 'no such folder'}; give "
+            "a run directory"
         )
-    config = _json(path / "config.json", "it is no run directory")
+    config = _json(path / "config.json", "it is not a run directory")
     document = _json(path / "report.json", "the run has no report yet")
     kind = document.get("kind")
     if kind not in _KINDS:
-        raise DataError(f"{path / 'report.json'}: is no report of a run (kind {kind!r})")
+        raise DataError(f"{path / 'report.json'}: is not a report of a run (kind {kind!r})")
     report: TopReport = _model(_KINDS[kind], document, path / "report.json")
     if isinstance(report, (SuiteReport, RobustnessSuiteReport)):
         reports: dict[str, AnyCategory] = dict(report.per_category)
@@ -208,7 +208,7 @@ def _lines(path: Path, model: type[_Model]) -> list[_Model]:
         except ValidationError:
             if number == len(lines):  # without an end
                 break
-            raise DataError(f"{path}: line {number} is no record of a run") from None
+            raise DataError(f"{path}: line {number} is not a record of a run") from None
     return found
 
 
@@ -228,7 +228,7 @@ def _json(path: Path, missing: str) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{path}: is not JSON ({reason_of_failure(error)})") from error
     if not isinstance(document, dict):
-        raise DataError(f"{path}: is no document of a run")
+        raise DataError(f"{path}: is not a document of a run")
     return document
 
 

@@ -157,7 +157,7 @@ def headline(report: TopReport, categories: Sequence[AnyCategory]) -> str:
         said += f". {plural(failed, 'category', 'categories')} failed"
     worst = getattr(report, "summary", None)
     if worst is not None and worst.hurts_most is not None:
-        said += f". Of all that was tried on the images, {worst.hurts_most} hurts most"
+        said += f". The corruption that hurts most is {worst.hurts_most}"
     return said + "."
 
 

@@ -140,7 +140,7 @@ class TimedScorer:
             one.pixels for one in loaded if isinstance(one.pixels, np.ndarray)
         ]
         score = self._scores_of
-        if pixels and not self._warm:  # what a first call sets up is no part of the time
+        if pixels and not self._warm:  # what a first call sets up is not part of the time
             score(pixels[: self._detector.batch_size], maps)
             self._warm = True
         began = time.perf_counter()

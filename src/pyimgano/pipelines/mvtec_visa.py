@@ -177,7 +177,7 @@ def evaluate_split(
     ):
         if not 0 < value < 1:
             raise UsageError(f"{name} must lie in (0, 1), got {value!r}")
-    # what is no file, and what is no threshold of it, is another detector's own affair
+    # what is not a file, and what is no threshold of it, is another detector's own affair
     ours = adapt(detector, calibrates=False, own_paths=True)
     if masks is not None and ours.get_params().get("resize", ()) is None:
         ours.set_params(resize=tuple(masks.shape[1:]))

@@ -274,7 +274,7 @@ def _require_distinct(root: Path, names: list[str]) -> None:
         if other != name:
             raise DataError(
                 f"{root}: categories {quoted(other)} and {quoted(name)} are written alike, "
-                "since one of them is no text; rename it"
+                "since one of them is not text; rename it"
             )
 
 

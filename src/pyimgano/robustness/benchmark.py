@@ -98,7 +98,7 @@ def run_robustness_benchmark(
         train_images, test_images = split.train_paths, split.test_paths
         test_labels, test_masks = split.test_labels, split.test_masks
     if train_images is None or test_images is None or test_labels is None:
-        raise UsageError("train_images, test_images and test_labels, or a split, are wanted")
+        raise UsageError("give train_images, test_images and test_labels, or a split")
     for name, images in (("train_images", train_images), ("test_images", test_images)):
         if len(images) == 0:
             raise UsageError(f"{name} are empty")

@@ -213,7 +213,7 @@ def require_empty(path: str | Path) -> None:
         if not os.path.lexists(path):
             return
         if not path.is_dir():
-            raise DataError(f"{path}: is no folder; the run directory is to be made there")
+            raise DataError(f"{path}: is not a folder; the run directory is to be made there")
         found = sorted(
             one.name
             for one in path.iterdir()

@@ -108,7 +108,7 @@ def finished_report(run: str | Path) -> dict[str, Any] | None:
     Raises
     ------
     DataError
-        It is no run directory.
+        It is not a run directory.
     """
     path = Path(run)
     _require_run(path)
@@ -123,11 +123,11 @@ def _require_run(path: Path) -> dict[str, Any]:
     """Read the config.json of a run directory."""
     try:
         if not path.is_dir():
-            what = "is no folder" if path.exists() else "no such folder"
-            raise DataError(f"{path}: {what}; a run directory is wanted")
+            what = "is not a folder" if path.exists() else "no such folder"
+            raise DataError(f"{path}: {what}; give a run directory")
         data = read_regular(path / "config.json")
     except FileNotFoundError:
-        raise DataError(f"{path}: is no run directory, it has no config.json") from None
+        raise DataError(f"{path}: is not a run directory, it has no config.json") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{path}: cannot be read ({reason})") from error
@@ -136,7 +136,7 @@ def _require_run(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{path / 'config.json'}: is not JSON ({error})") from None
     if not isinstance(document, dict):
-        raise DataError(f"{path / 'config.json'}: is no config of a run")
+        raise DataError(f"{path / 'config.json'}: is not a config of a run")
     return document
 
 

@@ -71,5 +71,5 @@ def read_scores(path: Path) -> list[tuple[int | None, float]]:
             if score is not None:
                 found.append((label, float(score)))
         except (ValueError, TypeError, KeyError):
-            raise DataError(f"{path}: line {number} is no record of a benchmark") from None
+            raise DataError(f"{path}: line {number} is not a record of a benchmark") from None
     return found

@@ -34,7 +34,7 @@ class WriterLock:
 
         path = folder / LOCK_FILE
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise DataError(f"{path}: is a link or no file; a run's own lock is wanted")
+            raise DataError(f"{path}: is a link or not a file, and not the lock that a run makes")
         lock = _make(path)
         try:
             lock.acquire(timeout=0)

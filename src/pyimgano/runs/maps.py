@@ -48,7 +48,7 @@ def read_map(path: Path) -> npt.NDArray[np.float32]:
     except (OSError, ValueError, tifffile.TiffFileError) as error:
         raise DataError(f"{path}: cannot be read as a map ({error})") from error
     if scores.ndim != 2 or scores.dtype.kind != "f" or not np.isfinite(scores).all():
-        raise DataError(f"{path}: is no map, which is (H, W) of finite floats")
+        raise DataError(f"{path}: is not a map, which is (H, W) of finite floats")
     return np.asarray(scores, np.float32)
 
 

@@ -39,7 +39,7 @@ def find_model(run_dir: str | Path, category: str | None = None) -> Path:
         if not run.is_dir():
             raise DataError(f"{run}: no such run directory")
         if not categories.is_dir():
-            raise DataError(f"{run}: is no run directory, it has no folder categories")
+            raise DataError(f"{run}: is not a run directory, it has no folder categories")
         folders = {_name(one): one for one in sorted(categories.iterdir()) if one.is_dir()}
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         reason = getattr(error, "strerror", None) or str(error)

@@ -81,7 +81,7 @@ class Checkpoint:
         path = self._folder / _DOCUMENT
         try:
             if path.stat().st_size > _LARGEST:
-                raise DataError(f"{path}: is no checkpoint, it is too large")
+                raise DataError(f"{path}: is not a checkpoint, it is too large")
             text = path.read_bytes()
         except FileNotFoundError:
             return None
@@ -92,7 +92,7 @@ class Checkpoint:
             history = History(**document.history.model_dump())
             history.require_sound()
         except (ValidationError, ValueError, RecursionError) as error:
-            raise self._damaged("is no checkpoint") from error
+            raise self._damaged("is not a checkpoint") from error
         if document.schema_version != _SCHEMA_VERSION:
             raise self._damaged(f"has schema version {document.schema_version}")
         for name in sorted({*document.identity, *self._identity}):

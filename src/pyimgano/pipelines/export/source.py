@@ -116,4 +116,4 @@ def _records(path: Path) -> Iterator[ImageRecord]:
         try:
             yield ImageRecord.model_validate_json(line)
         except ValidationError:
-            raise DataError(f"{path}: line {number} is no record of an image") from None
+            raise DataError(f"{path}: line {number} is not a record of an image") from None

@@ -169,7 +169,7 @@ def require_free(folder: str | Path, overwrite: bool = False) -> Path:
     if not os.path.lexists(target):
         return target
     if not target.is_dir():
-        raise UsageError(f"{target}: is a file; a folder to make is wanted")
+        raise UsageError(f"{target}: is a file; give the name of a folder to create")
     if not overwrite:
         raise UsageError(f"{target}: exists; give another folder, or --overwrite to replace it")
     inside = {path.name for path in target.iterdir()}
@@ -182,10 +182,10 @@ def require_free(folder: str | Path, overwrite: bool = False) -> Path:
     except (OSError, ValueError, KeyError, TypeError):
         ours, foreign = False, []
     if not ours:
-        raise UsageError(f"{target}: is no export, so it is not replaced; give another folder")
+        raise UsageError(f"{target}: is not an export, so it is not replaced; give another folder")
     if foreign:
         raise UsageError(
-            f"{target}: also holds {foreign[0]!r}, which is no part of the export; move it away, "
+            f"{target}: also holds {foreign[0]!r}, which is not part of the export; move it away, "
             "or give another folder"
         )
     return target
