@@ -21,6 +21,7 @@ from pyimgano.images import differences, origin_of, strangers
 from pyimgano.inference import kept as kept_detectors
 from pyimgano.inference.kept import KeptDetectors, same_files
 from pyimgano.models import register_model
+from pyimgano.pages import NewImagesPage
 from pyimgano.runs import InferenceRecord
 
 from .conftest import copy_registry, picture, save
@@ -119,6 +120,33 @@ def test_the_detector_is_kept_for_these_files_and_settings(check: Check, photos:
     again = json.loads(check("--json", "--output-dir", "b", "--refit")[1])
     assert first["threshold"] == again["threshold"]
     assert rows(photos / "a")[2]["score"] == rows(photos / "b")[2]["score"]
+
+
+def test_the_page_shows_the_regions_of_the_records(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A threshold for pixels would outline places in photos that are called good."""
+    given: dict[str, object] = {}
+
+    class Page(NewImagesPage):
+        def __init__(self, path: Path, **facts: Any) -> None:
+            given.update(facts)
+            super().__init__(path, **facts)
+
+    monkeypatch.setattr("pyimgano.pages.NewImagesPage", Page)
+    assert check()[0] == 0
+    assert given and given.get("pixel_threshold") is None
+
+
+def test_it_is_kept_under_the_same_place_however_that_is_typed(
+    check: Check, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "good" / "cut.png").write_bytes(b"no image")
+    assert "learning from" in check()[2]
+    (photos / "elsewhere").mkdir()
+    monkeypatch.chdir(photos / "elsewhere")
+    _, _, err = check(good="../good", new="../new")
+    assert "using the detector that was kept" in err and str(photos / "good" / "cut.png") in err
 
 
 def test_a_damaged_kept_detector_is_fitted_anew(check: Check) -> None:
@@ -237,7 +265,7 @@ def test_unreadable_files_have_no_origin(tmp_path: Path) -> None:
         (
             10,
             True,
-            "With 10 good photos, .* one good part in 11 .* 199 are always enough",
+            "With 10 good photos, .* one good part in 11 .* 199 good photos are always enough",
         ),
         (400, True, "expect about one good part in 200"),
         (10, False, "allow no promise about false alarms"),

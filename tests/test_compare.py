@@ -252,7 +252,7 @@ def test_the_page_escapes_names_and_has_pictures(
     assert found.changes and not strict["problems"]
     page = comparison_page(found)
     assert "<b>" not in page.split("<main")[1].split("headline")[0]
-    assert "a&lt;b&gt;" in page and f"differently about {len(found.changes)} of" in page
+    assert "a&lt;b&gt;" in page and f"differently on {len(found.changes)} of" in page
     assert page.count("the anomaly map of") == 2 * len(found.changes)  # one for each run
     assert "http://" not in page.replace("http://www.w3.org", "")
     failed = make_run("failed", {"bolt": SCORES}, failed=["<script>alert(1)</script>"])

@@ -22,7 +22,7 @@ _SHELLS = {"", "bash", "sh", "console"}
 _INLINE = re.compile(r"`(pyimgano[ -](?!detector`)[a-z][^`]*)`")
 _COMMAND = re.compile(r"(?:\S*/)?pyimgano(?:-([a-z-]+))?")
 #: Words before the name of a package, a folder or a program that say that it is not the command.
-_NOT_RUN = {"pip", "install", "venv", "cd"}
+_NOT_RUN = {"pip", "install", "venv", "cd", "build", "save"}
 _ENDS = {"|", "||", "&&", ";", "&", ">", "2>", "<"}
 
 

@@ -92,7 +92,8 @@ def promise_of(calibration: Calibration, *, images: str = "good photos") -> str:
     wanted = 1 - calibration.quantile_asked
     if promised > 1.5 * wanted:
         needed = math.ceil(calibration.quantile_asked / wanted - 1e-9)
-        said += f". For the usual {_percent(wanted)}, give more of them: {needed} are always enough"
+        said += f". For the usual {_percent(wanted)}, give more of them: "
+        said += f"{needed} good photos are always enough for that"
     return f"{said}. {missed}"
 
 

@@ -139,7 +139,7 @@ def _check(given: dict[str, Any]) -> int:
     if given["as_json"]:
         print_document(summary)
     else:
-        print_text("\n".join(_told(records, summary)))
+        print_text("\n".join(_told(records, summary, _suspects(kept.detector))))
     unread = problems or (summary["unreadable"] and given["on_error"] == "error")
     return 1 if unread else 0
 
@@ -207,7 +207,7 @@ def _detector(given: dict[str, Any], good: Sequence[str], bar: Bar) -> tuple[Kep
         **made.get_params(),
         "model": given["model"],
         "version": __version__,
-        "paths": [str(Path(path).absolute()) for path in good],
+        "paths": [str(Path(path).resolve()) for path in good],
         "max_pixels": given["max_pixels"],
         "roi": None if given["roi"] is None else read_roi(given["roi"]).sha256,
     }
@@ -221,7 +221,8 @@ def _detector(given: dict[str, Any], good: Sequence[str], bar: Bar) -> tuple[Kep
     print_error(f"learning from {len(good)} good photos")
     made.fit(good, on_error="skip", progress=bar.show)
     require_fitted(made)
-    skipped = tuple((one.path, one.reason) for one in made.skipped_)
+    # a later check may be typed in another folder
+    skipped = tuple((str(Path(one.path).resolve()), one.reason) for one in made.skipped_)
     kept = Kept(made, skipped)
     store.keep(key, kept)
     return kept, round(time.monotonic() - began, 2)
@@ -279,11 +280,10 @@ def _judge(
         output / "report.html",
         detector=f"{given['model']}, fitted on {detector.n_train_} good photos of {given['good']}",
         normal=None if pixels is None else pixels.mean,
-        pixel_threshold=None if pixels is None else pixels.threshold,
         bit_depth=bits_of(detector),
         facts=[
             ("What this promises", promise_of(detector.calibration_)),
-            *(("Note", note) for note in notes),
+            *(("Warning", note) for note in (*_suspects(detector), *notes)),
         ],
     )
     try:
@@ -292,6 +292,17 @@ def _judge(
     finally:
         file.close()
     return records
+
+
+def _suspects(detector: Any) -> list[str]:
+    """Return a sentence on the good photos that stand apart most, if there are any."""
+    suspects = [one.path for one in getattr(detector, "training_suspects_", ())]
+    if not suspects:
+        return []
+    return [
+        f"Have a look at the good photos that stand apart most: {plain(', '.join(suspects[:3]))}. "
+        "If one shows a bad part, take it out."
+    ]
 
 
 def _summary(
@@ -338,7 +349,9 @@ def _write(output: Path, records: Sequence[InferenceRecord], summary: dict[str, 
     write_text(output / "check.json", json.dumps(summary, indent=2) + "\n")
 
 
-def _told(records: Sequence[InferenceRecord], summary: dict[str, Any]) -> list[str]:
+def _told(
+    records: Sequence[InferenceRecord], summary: dict[str, Any], suspects: Sequence[str]
+) -> list[str]:
     """Return the answer for a person: the table, the numbers, what they are worth, where the files
     are.
     """
@@ -361,18 +374,14 @@ def _told(records: Sequence[InferenceRecord], summary: dict[str, Any]) -> list[s
     if len(order) > _ROWS:
         lines.append(f"and {len(order) - _ROWS} more with lower scores, in results.csv")
     good = summary["images"] - summary["defective"] - summary["unreadable"]
+    plural = "s" * (summary["images"] != 1)
     lines += [
         "",
-        f"{summary['images']} images: {summary['defective']} defective, {good} good, "
+        f"{summary['images']} image{plural}: {summary['defective']} defective, {good} good, "
         f"{summary['unreadable']} unreadable",
         summary["promise"],
     ]
-    suspects = [one["path"] for one in summary["suspects"][:3]]
-    if suspects:
-        lines.append(
-            f"Have a look at the good photos that stand apart most: {plain(', '.join(suspects))}. "
-            "If one shows a bad part, take it out."
-        )
+    lines += suspects
     page = Path(summary["output_dir"]) / "report.html"
     lines.append(f"Open {plain(str(page))} to look at them; beside it lies all else")
     return lines

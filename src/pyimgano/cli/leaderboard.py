@@ -40,6 +40,12 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Write the leaderboard to this file (.md, .csv, .html or .json) too; repeatable.",
 )
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the leaderboard as a page to look at to this file too.",
+)
 def command(
     *,
     runs: tuple[Path, ...],
@@ -47,6 +53,7 @@ def command(
     form: str | None,
     as_json: bool,
     outputs: tuple[Path, ...],
+    html: Path | None,
 ) -> int:
     """Make a leaderboard of runs: a line for each model, means over the categories, ranks.
 
@@ -61,18 +68,28 @@ def command(
     """
     from ..comparison.leaderboard import make_leaderboard
     from ..comparison.leaderboard_forms import form_of, render_leaderboard, write_leaderboard
+    from ..runs import write_text
 
     if as_json and form not in (None, "json"):
         raise click.UsageError(f"--json and --format {form} exclude each other; give one")
     for output in outputs:
         form_of(output)
+    for output in (*outputs, *([html] if html else [])):
         require_writable(output)
     board = make_leaderboard(runs, metric=metric)
     for output in outputs:
         write_leaderboard(board, output)
+    if html is not None:
+        write_text(html, render_leaderboard(board, "html"))
     chosen: Any = "json" if as_json else form
     if chosen is None and for_people(False):
-        print_for_people([*_tables(board), *(f"written: {one}" for one in outputs)], on_stdout=True)
+        print_for_people(
+            [
+                *_tables(board),
+                *(f"written: {one}" for one in (*outputs, *([html] if html else []))),
+            ],
+            on_stdout=True,
+        )
     else:
         print_text(render_leaderboard(board, chosen or "markdown").rstrip("\n"))
     for one in board.unread:

@@ -2,6 +2,6 @@
 
 from .compare import compare_runs
 from .leaderboard import make_leaderboard
-from .leaderboard_forms import write_leaderboard
+from .leaderboard_forms import render_leaderboard, write_leaderboard
 
-__all__ = ["compare_runs", "make_leaderboard", "write_leaderboard"]
+__all__ = ["compare_runs", "make_leaderboard", "render_leaderboard", "write_leaderboard"]

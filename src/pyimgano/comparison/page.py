@@ -126,7 +126,7 @@ def _headline(comparison: Comparison) -> str:
         return "The runs have no images in common that both have scored"
     if not count:
         return f"The runs decide alike about all of {images} images"
-    return f"The runs decide differently about {count} of {images} images"
+    return f"The runs decide differently on {count} of {images} images"
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
