@@ -21,7 +21,7 @@ def test_a_run_killed_at_any_moment_is_resumed_to_the_same_end(
 ) -> None:
     root = make_mvtec(("bolt", "nut", "washer"), train=2, good=2, bad=2)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.killing", str(root), str(tmp_path / "out"), "30", "1"],
+        [sys.executable, "-m", "tests.killing", str(root), str(tmp_path / "out"), "14", "1"],
         cwd=HERE.parent,
         capture_output=True,
         text=True,
@@ -29,7 +29,7 @@ def test_a_run_killed_at_any_moment_is_resumed_to_the_same_end(
     )
     assert done.returncode == 0, done.stderr
     trials = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(trials) == 30
+    assert len(trials) == 14
     # the moments were of all kinds: most of them in the middle
-    assert sum(trial["killed"] and trial["began"] for trial in trials) >= 10
+    assert sum(trial["killed"] and trial["began"] for trial in trials) >= 5
     assert any(trial["kept"] for trial in trials)

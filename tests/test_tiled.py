@@ -90,10 +90,10 @@ def test_small_images_are_scored_whole() -> None:
     (result,) = tiled.score_images([image])
     assert result.score == whole.score and result.original_size == (48, 48)
     assert result.anomaly_map is not None and result.anomaly_map.shape == (48, 48)
-    inner.batches.clear()
+    inner.learned_.batches.clear()
     (narrow,) = tiled.score_images([plain(200, 40, 200)])
     assert narrow.anomaly_map is not None and narrow.anomaly_map.shape == (40, 200)
-    assert sum(inner.batches) == len(tile_starts(200, 64, 48))
+    assert sum(inner.learned_.batches) == len(tile_starts(200, 64, 48))
 
 
 def test_the_detector_contract(tmp_path: Path) -> None:
