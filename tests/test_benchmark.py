@@ -658,8 +658,7 @@ def real_reports(
             dataset="mvtec",
             root=real_mvtec,
             category="all",
-            limit_train=80,  # so that it takes half as long; the figures are wide enough for it
-            limit_test=80,
+            limit_train=80,  # so that it takes half as long
             html=False,
             runs_dir=tmp_path_factory.mktemp("r"),
         )
