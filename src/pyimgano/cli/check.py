@@ -267,13 +267,6 @@ def _judge(
         overlays=output / "overlays" if maps and given["overlays"] else None, regions=maps
     )
     records: list[InferenceRecord] = []
-    file = RecordFile(output / "records.jsonl")
-
-    def emit(record: InferenceRecord) -> None:
-        file.write(as_line(record))
-        records.append(record)
-        bar.show("judging", len(records), len(new))
-
     detector = kept.detector
     pixels = detector.pixel_calibration_
     page = NewImagesPage(
@@ -286,11 +279,14 @@ def _judge(
             *(("Warning", note) for note in (*_suspects(detector), *notes)),
         ],
     )
-    try:
-        with page:
-            Session(detector, wanted, emit, look=page.add, warn=print_error).score(new, root)
-    finally:
-        file.close()
+
+    def emit(record: InferenceRecord) -> None:
+        file.write(as_line(record))
+        records.append(record)
+        bar.show("judging", len(records), len(new))
+
+    with RecordFile(output / "records.jsonl") as file, page:
+        Session(detector, wanted, emit, look=page.add, warn=print_error).score(new, root)
     return records
 
 

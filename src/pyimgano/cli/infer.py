@@ -246,8 +246,10 @@ def command(**given: Any) -> int:
 
 
 def _open_outputs(given: dict[str, Any]) -> RecordFile | None:
-    """Found out before a detector is fitted: folders that cannot be made, and what the file of
-    records holds, if watching is to go on after it."""
+    """Make the folders, and look over the file of records if watching is to go on after it.
+
+    What is wrong with them is found out before a detector is fitted.
+    """
     from ..inference.outputs import make_folder
     from ..inference.records import RecordFile
 
@@ -259,7 +261,7 @@ def _open_outputs(given: dict[str, Any]) -> RecordFile | None:
 
 
 def _list_inputs(given: dict[str, Any], problems: list[str]) -> tuple[list[str], str | None]:
-    """The images of all inputs but stdin, and the folder that outputs mirror."""
+    """List the images of all inputs but stdin, and the folder that outputs mirror."""
     from ..inference.inputs import common_root, list_input
 
     paths: list[str] = []

@@ -74,8 +74,9 @@ def command(
         raise click.UsageError(f"--json and --format {form} exclude each other; give one")
     for output in outputs:
         form_of(output)
-    for output in (*outputs, *([html] if html else [])):
-        require_writable(output)
+    files = [*outputs, *([html] if html else [])]
+    for file in files:
+        require_writable(file)
     board = make_leaderboard(runs, metric=metric)
     for output in outputs:
         write_leaderboard(board, output)
@@ -83,13 +84,7 @@ def command(
         write_text(html, render_leaderboard(board, "html"))
     chosen: Any = "json" if as_json else form
     if chosen is None and for_people(False):
-        print_for_people(
-            [
-                *_tables(board),
-                *(f"written: {one}" for one in (*outputs, *([html] if html else []))),
-            ],
-            on_stdout=True,
-        )
+        print_for_people([*_tables(board), *(f"written: {one}" for one in files)], on_stdout=True)
     else:
         print_text(render_leaderboard(board, chosen or "markdown").rstrip("\n"))
     for one in board.unread:

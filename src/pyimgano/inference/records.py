@@ -62,7 +62,14 @@ class RecordFile:
         self.count += 1
 
     def close(self) -> None:
+        """Close the file; the records are on it already."""
         self._file.close()
+
+    def __enter__(self) -> RecordFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def _look_over(self) -> int:
         """Take in the records that are there; gives where the last whole line ends."""

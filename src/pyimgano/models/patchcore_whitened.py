@@ -100,7 +100,7 @@ class WhitenedRecipe(Method):
 
         params, progress = self.params, images.progress
         spread = EvenlySpread.of_images(len(images), sum(some[0].nbytes for some in patches))
-        bounds = params.max_bank_size, max(1, int(CONTEXT_SHARE * params.max_bank_size))
+        bounds = params.max_bank_size, _context_bound(params.max_bank_size)
         return [
             PatchMemoryLearner(
                 grid=grid.shape,
@@ -166,8 +166,8 @@ class WhitenedRecipe(Method):
         grids = [self._grid(region, shape[1:3]) for shape in shapes]
         cells = [len(grid) for grid in grids]
         memories = NearAndContext.restored(saved, bank, cells, shapes[-1][3])
-        most = max(1, int(CONTEXT_SHARE * bound))
-        if memories.context is not None and len(memories.context.bank) > most:
+        context = memories.context
+        if context is not None and len(context.bank) > _context_bound(bound):
             raise SavedModelError("the array 'context_features' has more rows than it may")
         return LearnedWhitened(self.backbone, grids, memories, indices)
 
@@ -310,6 +310,11 @@ def _score_training_images(
 def _counted(grids: list[PatchGrid], features: list[Tensor]) -> list[Tensor]:
     """Return the patches that count of each grid (B, h, w, D), (B, k, D)."""
     return [grid.counted(some.flatten(1, 2)) for grid, some in zip(grids, features, strict=True)]
+
+
+def _context_bound(max_bank_size: int) -> int:
+    """Return how many rows the memory of the context may have beside one of so many."""
+    return max(1, int(CONTEXT_SHARE * max_bank_size))
 
 
 def _middle(means: Tensor) -> float:

@@ -278,7 +278,7 @@ def fit(detector: Detector, task: Task, progress: Progress | None = None) -> Fit
 def _hold_out(
     train: Sequence[str], strategy: NormalPixelQuantile
 ) -> tuple[Sequence[str], Sequence[str]]:
-    """Training images to fit on, and those to take the threshold of pixels from.
+    """Return the images to fit on, and those to take the threshold of pixels from.
 
     A single one serves for both.
     """
@@ -318,11 +318,12 @@ def _normal_pixel_threshold(
     counted_of, postprocess = detector.counted_pixels, task.protocol.postprocess
     pixels = Pixels(size, True, None, None, counted_of, postprocess=postprocess)
     found = []
-    for result in detector.score_images(list(images), maps=True):
-        assert result.anomaly_map is not None
-        prepared = pixels.prepared(result.anomaly_map)
-        counted = pixels.counted_at(result.original_size)
-        found.append(prepared.reshape(-1) if counted is None else prepared[counted])
+    with closed_after(detector.score_images(list(images), maps=True)) as results:
+        for result in results:
+            assert result.anomaly_map is not None
+            prepared = pixels.prepared(result.anomaly_map)
+            counted = pixels.counted_at(result.original_size)
+            found.append(prepared.reshape(-1) if counted is None else prepared[counted])
     return float(
         calibrate_normal_pixel_quantile_threshold(np.concatenate(found), q=strategy.quantile)
     )
