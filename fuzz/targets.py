@@ -1,7 +1,7 @@
 """What each reader of untrusted files has to give: a result, or its documented error.
 
-The fuzzing programs beside feed these functions, and `tests/test_corpus.py` replays with them
-what is kept in `tests/corpus`. Whatever they raise is a bug.
+The fuzzing programs beside feed these functions, and `tests/faults/test_corpus.py` replays with
+them what is kept in `tests/faults/corpus`. Whatever they raise is a bug.
 """
 
 from __future__ import annotations
