@@ -110,6 +110,8 @@ class CalibrationFacts(_Model):
     origin: str = "fit"
     unseen: bool | None = Field(None, description="null where an earlier version did not say")
     score_notes: list[str] = Field(default_factory=list)
+    disturbed_score: Number | None = None
+    disturbance: str | None = None
 
     @classmethod
     def of(cls, calibration: Calibration) -> CalibrationFacts:
