@@ -43,7 +43,13 @@ from .detector import Detector
 from .evenly_spread import evenly
 from .image_score import ImageScore
 from .on_backbone import features_of
-from .product_recognition import MOST_IMAGES, Product, ProductImages, Recogniser
+from .product_recognition import (
+    MOST_IMAGES,
+    Product,
+    ProductImages,
+    Recogniser,
+    require_alike,
+)
 from .registry import create_model, model_entry
 from .saved import require_place, write_folder
 from .saved_products import product_files
@@ -612,29 +618,6 @@ def require_names(names: Iterable[str]) -> None:
             raise UsageError(
                 f"a product's name must be text of 1 to {_NAME_LENGTH} letters, got {name!r}"
             )
-
-
-def require_alike(detectors: Mapping[str, Detector]) -> tuple[int, int]:
-    """Return the size that images are recognised at.
-
-    Raises
-    ------
-    DataError
-        The detectors do not work on the same network in the same way, so that they cannot share it.
-    """
-    first_name, first = next(iter(detectors.items()))
-    for name, one in detectors.items():
-        same = type(one) is type(first) and one.roi_ == first.roi_
-        network, own = first.backbone_, one.backbone_
-        if network is None or own is None or not same:
-            raise DataError(f"products {first_name!r} and {name!r} have detectors of other kinds")
-        if own is not network and (
-            own.describe() != network.describe() or own.state_sha256 != network.state_sha256
-        ):
-            raise DataError(f"products {first_name!r} and {name!r} work on different networks")
-    sizes = [tuple(one.params_.resize) for one in detectors.values()]
-    height, width = min(sizes, key=lambda size: (size[0] * size[1], size))
-    return height, width
 
 
 def _recognised_by(

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,9 @@ import numpy.typing as npt
 from ..calibration import Calibration, ScoreScale, calibrate
 from ..errors import DataError
 from .evenly_spread import evenly
+
+if TYPE_CHECKING:
+    from .detector import Detector
 
 #: The images of a product that it is recognised by, at most: with fewer than 1,000 a rate of
 #: 0.1 % cannot be promised.
@@ -127,7 +130,8 @@ class ProductImages:
         """Return the distances (n,) of one image (D,) to each of the product's."""
         away = self._in_units - vector / self.scale
         # no product of matrices: an image's distance does not depend on others or on threads
-        return np.sqrt(np.square(away).sum(axis=1).astype(np.float64))
+        squared: npt.NDArray[np.float32] = np.square(away).sum(axis=1)
+        return np.sqrt(squared, dtype=np.float64)
 
     def calibrated(self, rate: float) -> Calibration:
         """Return the threshold of distances, beyond which a good image lies at this rate."""
@@ -190,3 +194,26 @@ class Recogniser:
             return Product(None, "unknown", nearest, p_value, as_good=False)
         as_good = distance < self.calibrations[nearest].threshold
         return Product(nearest, "recognised", nearest, p_value, as_good)
+
+
+def require_alike(detectors: Mapping[str, Detector]) -> tuple[int, int]:
+    """Return the size that images are recognised at.
+
+    Raises
+    ------
+    DataError
+        The detectors do not work on the same network in the same way, so that they cannot share it.
+    """
+    first_name, first = next(iter(detectors.items()))
+    for name, one in detectors.items():
+        same = type(one) is type(first) and one.roi_ == first.roi_
+        network, own = first.backbone_, one.backbone_
+        if network is None or own is None or not same:
+            raise DataError(f"products {first_name!r} and {name!r} have detectors of other kinds")
+        if own is not network and (
+            own.describe() != network.describe() or own.state_sha256 != network.state_sha256
+        ):
+            raise DataError(f"products {first_name!r} and {name!r} work on different networks")
+    sizes = [tuple(one.params_.resize) for one in detectors.values()]
+    height, width = min(sizes, key=lambda size: (size[0] * size[1], size))
+    return height, width

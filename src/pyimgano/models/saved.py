@@ -441,7 +441,7 @@ def read_arrays(
     """
     path = folder / file
     arrays = read_tensors(path, document.arrays)
-    for name, array in arrays.items():
+    for name in arrays:
         known = name == "decision_scores" or name.startswith(STATE)
         if not known and not (name == "roi" and has_mask(document)):
             raise SavedModelError(f"{path}: an unexpected array {name!r}")

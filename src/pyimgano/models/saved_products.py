@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import DataError, SavedModelError
 from .detector import Detector
-from .product_recognition import MOST_IMAGES, ProductImages, Recogniser
+from .product_recognition import MOST_IMAGES, ProductImages, Recogniser, require_alike
 from .saved import (
     ARRAYS,
     BACKBONE,
@@ -85,8 +85,6 @@ def restore_recogniser(
     SavedModelError
         The products have the same name, or are not of one kind; or the arrays are not theirs.
     """
-    from .many_products import require_alike
-
     if len(detectors) != len(document.products):
         raise SavedModelError(f"{folder}: two products have the same name")
     if any(one.detector.tiles is not None for one in document.products):
