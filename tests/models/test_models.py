@@ -45,6 +45,13 @@ CHEAP: dict[str, dict[str, object]] = {
     "vision_anomalydino": {"backbone": "dinov3_vits16", "pretrained": False, "turns": 2},
     "vision_subspace": {"backbone": "dinov3_vits16", "pretrained": False, "turns": 2},
     "vision_rad": {"backbone": "dinov3_vits16", "pretrained": False},
+    "vision_dinomaly": {
+        "backbone": "dinov3_vits16",
+        "pretrained": False,
+        "layers": ["block0", "block1"],
+        "steps": 1,
+        "engine": "torch",
+    },
     "vision_padim": {"d_reduced": 24},
     "vision_stfpm": {"steps": 3, "train_batch_size": 4, "engine": "torch"},
     "vision_reverse_distillation": {"steps": 3, "train_batch_size": 4, "engine": "torch"},
