@@ -118,7 +118,7 @@ def _unseen(options: Mapping[str, Any]) -> str | None:
     paths = [options.get(name) for name in _READ]
     paths += [keywords.get(name) for name in PATH_KEYWORDS if name != "checkpoint_dir"]
     for path in paths:
-        if isinstance(path, str) and os.path.isabs(path) and not Path(path).exists():
+        if isinstance(path, str) and Path(path).is_absolute() and not Path(path).exists():
             return path
     return None
 

@@ -1,12 +1,12 @@
 """The directory of a sweep: what lies where, and who may write it.
 
-    sweep.json            the cells that were planned
-    cells/<cell>/         the run directory of each, as pyimgano benchmark leaves it
-    outcomes/<cell>.json  how each ended, and on which machine
-    logs/<cell>.log       what each printed
-    claims/<cell>.lock    held by the process that is at it
-    features/             features that cells on the same images share, until all are complete
-    table.*, cells.csv, leaderboard.html
+sweep.json            the cells that were planned
+cells/<cell>/         the run directory of each, as pyimgano benchmark leaves it
+outcomes/<cell>.json  how each ended, and on which machine
+logs/<cell>.log       what each printed
+claims/<cell>.lock    held by the process that is at it
+features/             features that cells on the same images share, until all are complete
+table.*, cells.csv, leaderboard.html
 """
 
 from __future__ import annotations

@@ -134,7 +134,8 @@ def _of_grid(asked: SweepFile, folder: Path, notes: list[str]) -> Iterator[Sweep
         missing = "models" if asked.datasets else "datasets"
         raise UsageError(f"{missing} is missing; a grid needs datasets and models")
     for dataset in asked.datasets:
-        layout = get_layout(dataset.dataset, split=dataset.split)
+        outside = bool(asked.options.get("allow_outside", False))
+        layout = get_layout(dataset.dataset, split=dataset.split, allow_outside=outside)
         root = open_root(layout, _absolute(dataset.root, folder))
         names = dataset.categories
         if isinstance(names, str):

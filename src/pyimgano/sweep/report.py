@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,17 @@ class SweepReport(dict[str, Any]):
         """Return whether every cell is complete."""
         return not self.table.unfinished
 
+    def without_places(self) -> SweepReport:
+        """Return the report of a sweep whose directory is not kept."""
+        gone = {"run_dir": None, "log": None}
+        cells = [one.model_copy(update=gone) for one in self.table.cells]
+        return SweepReport(replace(self.table, cells=cells), None)
+
     def __repr__(self) -> str:
         done = len(self.table.cells) - len(self.table.unfinished)
-        return f"<SweepReport: {done} of {len(self.table.cells)} cells complete; {self['sweep_dir']}>"
+        return (
+            f"<SweepReport: {done} of {len(self.table.cells)} cells complete; {self['sweep_dir']}>"
+        )
 
     def _repr_html_(self) -> str:
         from ..notebook import table

@@ -129,7 +129,9 @@ def run_sweep(
             given = _executor(executor, room, workers, address, dashboard, folder, document, how)
             with given as running:
                 done = len(cells) - len(pending)
-                for outcome in _finished(running, _spread(pending), folder, document, claim, listener):
+                for outcome in _finished(
+                    running, _spread(pending), folder, document, claim, listener
+                ):
                     done += 1
                     if listener is not None:
                         listener.cell_finished(outcome, done, len(cells))

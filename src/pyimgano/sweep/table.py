@@ -155,8 +155,7 @@ def _method_rows(cells: Sequence[SweepCellRow], metric: str) -> list[SweepMethod
     methods = list(dict.fromkeys(one.method for one in cells))
     asked = {name: len({one.seed for one in cells if one.method == name}) for name in methods}
     values = {  # by method and metric (categories, seeds)
-        name: {one: _values(cells, name, one) for one in METRICS}
-        for name in methods
+        name: {one: _values(cells, name, one) for one in METRICS} for name in methods
     }
     ranks = _ranks([values[name][metric] for name in methods], metric)  # (methods, categories)
     rows = []
@@ -211,4 +210,3 @@ def _values(cells: Sequence[SweepCellRow], method: str, metric: str) -> Floats:
         if value is not None:
             found[categories.index(one.category), seeds.index(one.seed)] = value
     return found
-

@@ -68,13 +68,9 @@ def methods_csv(table: SweepTable) -> str:
         ]
     ]
     for one in table.methods:
-        values = [
-            found.get(name) for name in METRICS for found in (one.means, one.deviations)
-        ]
+        values = [found.get(name) for name in METRICS for found in (one.means, one.deviations)]
         category = "mean" if one.category is None else one.category
-        rows.append(
-            [one.dataset, category, one.method, one.seeds, one.asked, one.rank, *values]
-        )
+        rows.append([one.dataset, category, one.method, one.seeds, one.asked, one.rank, *values])
     return csv_text(rows)
 
 
@@ -122,9 +118,7 @@ def _entry(
         means=whole.means,
         per_category={name: one.means[metric] for name, one in own.items() if name is not None},
         rank=whole.rank,
-        missing={
-            f"{c.category}, seed {c.seed}": c.status for c in cells if c.status != "complete"
-        },
+        missing={f"{c.category}, seed {c.seed}": c.status for c in cells if c.status != "complete"},
         milliseconds=float(np.mean(known)) if known else None,
         deviations=whole.deviations if whole.asked > 1 else {},
     )
