@@ -83,7 +83,7 @@ class OptionsCommand(click.Command):
                 formatter.write_dl(records)
 
 
-class WholeNumbers(click.ParamType):
+class WholeNumbers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """A whole number, or several that are separated by commas, which become a list."""
 
     name = "integer"

@@ -68,13 +68,17 @@ class SweepCell(SweepModel):
 class SweepResources(Model):
     """What one cell is given; so many cells run at a time as have room."""
 
-    cpus: Annotated[float, Field(gt=0)] = Field(1.0, description="Cores of a cell.")
+    cpus: float = Field(1.0, gt=0, description="Cores of a cell.")
     gpus: Annotated[float, Field(ge=0)] = Field(
         0.0, description="GPUs of a cell, of which it may have a fraction; Ray alone counts them."
     )
     memory_gib: Annotated[float, Field(gt=0)] = Field(
         2.0, description="Memory that a cell may take, in GiB."
     )
+
+
+def _none() -> list[str | None]:
+    return [None]
 
 
 class SweepFile(Model):
@@ -87,12 +91,12 @@ class SweepFile(Model):
         default_factory=list, description="Models with their settings."
     )
     presets: list[str | None] = Field(
-        default_factory=lambda: [None],
+        default_factory=_none,
         description="Run every model with each of these presets; null is none.",
         min_length=1,
     )
     backbones: list[str | None] = Field(
-        default_factory=lambda: [None],
+        default_factory=_none,
         description="Run every model that has a backbone with each of these; null is its default.",
         min_length=1,
     )
@@ -106,9 +110,7 @@ class SweepFile(Model):
     cells: list[SweepCell] = Field(
         default_factory=list, description="Cells that are listed one by one."
     )
-    resources: SweepResources = Field(
-        default_factory=SweepResources, description="What one cell is given."
-    )
+    resources: SweepResources = Field(SweepResources(), description="What one cell is given.")
 
 
 class PlannedCell(Model):

@@ -188,7 +188,7 @@ def open_sweep(
     try:
         if held is not None and claim:
             held.close()  # cells are what is locked
-        folder = SweepFolder(place if held is None else held.path)
+        folder = SweepFolder(held.path if held is not None else place or "")
         folder.make()
         yield folder, document
     finally:

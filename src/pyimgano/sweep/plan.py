@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class Plan:
     """
 
     cells: list[PlannedCell]
-    resources: SweepResources = field(default_factory=SweepResources)
+    resources: SweepResources
     modules: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

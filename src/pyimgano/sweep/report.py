@@ -39,10 +39,9 @@ class SweepReport(dict[str, Any]):
         return SweepReport(replace(self.table, cells=cells), None)
 
     def __repr__(self) -> str:
-        done = len(self.table.cells) - len(self.table.unfinished)
-        return (
-            f"<SweepReport: {done} of {len(self.table.cells)} cells complete; {self['sweep_dir']}>"
-        )
+        total, left = len(self.table.cells), len(self.table.unfinished)
+        place = self["sweep_dir"]
+        return f"<SweepReport: {total - left} of {total} cells complete; {place}>"
 
     def _repr_html_(self) -> str:
         from ..notebook import table

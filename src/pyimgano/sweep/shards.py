@@ -11,22 +11,22 @@ _T = TypeVar("_T")
 
 
 class Shard(NamedTuple):
-    """The `number`-th of `count` shards, counted from 1."""
+    """The `number`-th of `of` shards, counted from 1."""
 
     number: int
-    count: int
+    of: int
 
     def __str__(self) -> str:
-        return f"{self.number}/{self.count}"
+        return f"{self.number}/{self.of}"
 
     def take(self, cells: Sequence[_T]) -> list[_T]:
-        """Return the cells of this shard: one run of neighbours out of `count` of equal length.
+        """Return the cells of this shard: one run of neighbours out of `of` of equal length.
 
         Neighbours in a plan are on the same images, so that they can share features. Lengths differ
         by at most one, and the shards together hold each cell once.
         """
-        first = (self.number - 1) * len(cells) // self.count
-        last = self.number * len(cells) // self.count
+        first = (self.number - 1) * len(cells) // self.of
+        last = self.number * len(cells) // self.of
         return list(cells[first:last])
 
 
@@ -44,6 +44,6 @@ def parse_shard(text: str | None) -> Shard | None:
     if not (slash and number.strip().isdecimal() and count.strip().isdecimal()):
         raise UsageError(f"shard must be k/n, such as 3/40, got {text!r}")
     shard = Shard(int(number), int(count))
-    if not 1 <= shard.number <= shard.count:
-        raise UsageError(f"shard {text!r}: shards are counted from 1 to {shard.count}")
+    if not 1 <= shard.number <= shard.of:
+        raise UsageError(f"shard {text!r}: shards are counted from 1 to {shard.of}")
     return shard

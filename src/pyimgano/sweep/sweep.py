@@ -111,7 +111,7 @@ def run_sweep(
     name = Path(sweep).stem if isinstance(sweep, (str, Path)) else "grid"
     opened = open_sweep(
         plan,
-        name=name if part is None else f"{name}_shard{part.number}of{part.count}",
+        name=name if part is None else f"{name}_shard{part.number}of{part.of}",
         shard=shard if part is None else str(part),
         output_dir=output_dir,
         runs_dir=runs_dir,
@@ -127,12 +127,10 @@ def run_sweep(
             room = places(document.resources) if workers is None else workers
             room = max(1, min(room, len(pending)))
             given = _executor(executor, room, workers, address, dashboard, folder, document, how)
+            done = len(cells) - len(pending)
             with given as running:
-                done = len(cells) - len(pending)
-                for outcome in _finished(
-                    running, _spread(pending), folder, document, claim, listener
-                ):
-                    done += 1
+                ended = _finished(running, _spread(pending), folder, document, claim, listener)
+                for done, outcome in enumerate(ended, start=done + 1):
                     if listener is not None:
                         listener.cell_finished(outcome, done, len(cells))
         table = make_table(
@@ -161,7 +159,9 @@ def _finished(
     waiting = list(cells)
     while waiting:
         jobs = [
-            Job(cell=one, folder=place, modules=document.modules, locks_required=claim)
+            Job(
+                cell=one, folder=place, modules=document.modules, threads=None, locks_required=claim
+            )
             for one in waiting
         ]
         elsewhere = set()

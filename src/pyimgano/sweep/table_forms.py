@@ -76,7 +76,7 @@ def methods_csv(table: SweepTable) -> str:
 
 def as_leaderboard(table: SweepTable) -> Leaderboard:
     """Return the methods as a leaderboard: a line for each, means over seeds and categories."""
-    tables = []
+    tables: list[Table] = []
     for dataset in dict.fromkeys(one.dataset for one in table.cells):
         categories = list(dict.fromkeys(c.category for c in table.cells if c.dataset == dataset))
         rows = [one for one in table.methods if one.dataset == dataset]
