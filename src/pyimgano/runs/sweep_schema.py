@@ -68,13 +68,13 @@ class SweepCell(SweepModel):
 class SweepResources(Model):
     """What one cell is given; so many cells run at a time as have room."""
 
-    cpus: float = Field(1.0, gt=0, description="Cores of a cell.")
-    gpus: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="GPUs of a cell, of which it may have a fraction; Ray alone counts them."
+    cpus: float = Field(default=1.0, gt=0, description="Cores of a cell.")
+    gpus: float = Field(
+        default=0.0,
+        ge=0,
+        description="GPUs of a cell, of which it may have a fraction; Ray alone counts them.",
     )
-    memory_gib: Annotated[float, Field(gt=0)] = Field(
-        2.0, description="Memory that a cell may take, in GiB."
-    )
+    memory_gib: float = Field(default=2.0, gt=0, description="Memory that a cell may take, in GiB.")
 
 
 def _none() -> list[str | None]:

@@ -36,8 +36,9 @@ class Job(Model):
     cell: PlannedCell
     folder: str = Field(description="the directory of the sweep")
     modules: list[str] = Field(default_factory=list, description="are imported first")
-    threads: int | None = Field(None, description="of this cell; null for all")
-    locks_required: bool = Field(False, description="whether other machines take cells too")
+    threads: int | None = Field(default=None, description="of this cell; null for all")
+    locks_required: bool = Field(default=False, description="whether other machines take cells")
+    place: str = Field(default="", description="where it runs, as the executor calls it")
 
 
 def run_cell(job: Job, **how: Any) -> CellOutcome:
@@ -62,7 +63,7 @@ def run_cell(job: Job, **how: Any) -> CellOutcome:
             began = time.monotonic()
             started = _now()
             folder.outcome_file(name).unlink(missing_ok=True)
-            with _logged(folder.log(name), name):
+            with _logged(folder.log(name), name, job.place):
                 failed, blind = _run(job, folder, how)
             outcome = outcome_of(
                 *(name, "complete" if failed is None else "failed", failed),
@@ -124,7 +125,7 @@ def _unseen(options: Mapping[str, Any]) -> str | None:
 
 
 @contextmanager
-def _logged(path: Path, cell: str) -> Iterator[None]:
+def _logged(path: Path, cell: str, place: str) -> Iterator[None]:
     """Write what is logged and warned about meanwhile to a file too, with when and where."""
     try:
         handler: logging.Handler = logging.FileHandler(path, encoding="utf-8")
@@ -146,7 +147,8 @@ def _logged(path: Path, cell: str) -> Iterator[None]:
         root.addHandler(handler)
         root.setLevel(min(level or logging.INFO, logging.INFO))
         try:
-            _log.info("%s begins on %s, process %d", cell, platform.node(), os.getpid())
+            where = f", {place}" if place else ""
+            _log.info("%s begins on %s, process %d%s", cell, platform.node(), os.getpid(), where)
             yield
             _log.info("%s ended", cell)
         finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -127,10 +126,10 @@ def run_sweep(
             room = places(document.resources) if workers is None else workers
             room = max(1, min(room, len(pending)))
             given = _executor(executor, room, workers, address, dashboard, folder, document, how)
-            done = len(cells) - len(pending)
+            before = len(cells) - len(pending)
             with given as running:
                 ended = _finished(running, _spread(pending), folder, document, claim, listener)
-                for done, outcome in enumerate(ended, start=done + 1):
+                for done, outcome in enumerate(ended, start=before + 1):
                     if listener is not None:
                         listener.cell_finished(outcome, done, len(cells))
         table = make_table(
@@ -202,7 +201,7 @@ def _executor(
     folder: SweepFolder,
     document: SweepDocument,
     how: Mapping[str, Any],
-) -> AbstractContextManager[Executor]:
+) -> Executor:
     if address is not None and kind != "ray":
         raise UsageError("address names a Ray cluster; the executor is not ray")
     if workers is not None and workers < 1:
