@@ -10,6 +10,7 @@ was seen; the exit status is 0 where every result equals that of an undisturbed 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -149,6 +150,8 @@ def kill_workers(file: Path, folder: Path, executor: str, kills: int, seed: int)
                 continue
             killed.append(cell)
         out, err = process.communicate(timeout=280)
+    if out[:1] != "{":
+        print("OUT", out[:2000], "ERR", err[-2000:])
     return {**(json.loads(out) if out else {"err": err}), "killed": len(killed)}
 
 
@@ -194,35 +197,49 @@ def second_driver(file: Path, folder: Path, executor: str) -> tuple[int, str]:
 
 
 @contextmanager
-def two_nodes(hidden: Path) -> Iterator[str]:
-    """Give the address of a Ray cluster of two nodes; the second sees nothing in `hidden`.
+def two_nodes(*hidden: Path, tiny: Path | None = None) -> Iterator[str]:
+    """Give the address of a Ray cluster of two nodes, of which the second is poor.
 
-    It has a mount of its own there, which wants the right to make one.
+    It has mounts of its own, which wants the right to make them.
+
+    Parameters
+    ----------
+    hidden
+        Folders in which the second node sees nothing.
+    tiny
+        A folder that is its disk for temporary files, of 64 KiB.
     """
     ray = [str(Path(sys.executable).with_name("ray")), "start", "--disable-usage-stats"]
     address = "127.0.0.1:16379"
     small = ["--num-cpus=1", "--block"]
     head = [*ray, "--head", "--port=16379", "--node-ip-address=127.0.0.1", *small]
     head += ["--include-dashboard=false"]
-    blind = f'mount -t tmpfs none "{hidden}" && exec "$@"'
-    node = ["unshare", "-m", "sh", "-c", blind, "sh", *ray, f"--address={address}", *small]
+    mounts = [f'mount -t tmpfs none "{one}"' for one in hidden]
+    mounts += [f'mount -t tmpfs -o size=64k none "{tiny}"'] if tiny else []
+    mounts += [f'export TMPDIR="{tiny}"'] if tiny else []
+    poor = " && ".join([*mounts, 'exec "$@"'])
+    node = ["unshare", "-m", "sh", "-c", poor, "sh", *ray, f"--address={address}", *small]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    processes = []
-    try:
+    with contextlib.ExitStack() as stack:
         for words in (head, node):
-            processes.append(
-                subprocess.Popen(words, env=environment(), start_new_session=True, **quiet)
-            )
+            stack.enter_context(_ended(words, **quiet))
             time.sleep(8)
         yield address
+
+
+@contextmanager
+def _ended(words: Sequence[str], **how: Any) -> Iterator[None]:
+    """Run a process for a while, in a group that ends with it."""
+    process = subprocess.Popen(words, env=environment(), start_new_session=True, **how)
+    try:
+        yield
     finally:
-        for process in reversed(processes):
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def may_mount() -> bool:
@@ -269,17 +286,27 @@ def main() -> int:
         first, second = fill_disk(base / "disk", given.executor, given.cells)
         failed = [one["why"] for one in first["cells"] if one["status"] == "failed"]
         after = all(one["status"] == "complete" for one in second["cells"])
-        say("disk full", bool(failed) and after, f"{len(failed)} failed: {failed[:1]}")
+        say("disk of a worker full, then --resume", after, f"{len(failed)} failed: {failed[:1]}")
         status, err = second_driver(file, base / "two", given.executor)
         say("second driver", status == 1 and "another process runs" in err, err.splitlines()[-1])
         if given.executor == "ray" and may_mount():
+            (base / "poor").mkdir()
+            (base / "tiny").mkdir()
+            rest = ("--executor", "ray", "--import", MODULE)
             with two_nodes(base / "file" / "images") as address:
-                _, report, err = run(
-                    *(file, "--executor", "ray", "--address", address, "--import", MODULE),
-                    *("--output-dir", base / "blind"),
-                )
+                where = base / "poor" / "blind"
+                _, report, err = run(file, *rest, "--address", address, "--output-dir", where)
             line = [one for one in err.splitlines() if "does not see" in one][:1]
             say("node without images", results(report) == results(whole) and bool(line), line)
+            with two_nodes(base / "poor", tiny=base / "tiny") as address:
+                where = base / "poor" / "tiny"
+                _, report, err = run(file, *rest, "--address", address, "--output-dir", where)
+            line = [one for one in err.splitlines() if "other nodes take" in one][:1]
+            say("node with a full disk", results(report) == results(whole) and bool(line), line)
+            with two_nodes(base / "poor") as address:
+                where = base / "poor" / "sent"
+                _, report, err = run(file, *rest, "--address", address, "--output-dir", where)
+            say("node that sends its cells", results(report) == results(whole), "")
     return 1 if wrong else 0
 
 

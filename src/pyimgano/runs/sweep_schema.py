@@ -152,7 +152,11 @@ class CellOutcome(Model):
     pid: int | None = None
     started_at: str | None = Field(None, description="ISO 8601 with offset")
     seconds: Number | None = None
-    blind: bool = Field(False, description="the machine did not see a path that the cell reads")
+    trouble: Literal["path", "disk"] | None = Field(
+        None,
+        description="what was wrong with the machine and not with the cell: it did not see a path "
+        "that the cell reads, or its disk was full",
+    )
     attempts: int = Field(1, description="how often it was begun, after processes that died")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import platform
@@ -26,6 +27,7 @@ from .folder import SweepFolder
 from .plan import import_modules
 
 _log = logging.getLogger(__name__)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # Options that name a file or a folder which is read.
 _READ = ("root", "roi", "exclude")
 
@@ -64,12 +66,12 @@ def run_cell(job: Job, **how: Any) -> CellOutcome:
             started = _now()
             folder.outcome_file(name).unlink(missing_ok=True)
             with _logged(folder.log(name), name, job.place):
-                failed, blind = _run(job, folder, how)
+                failed, trouble = _run(job, folder, how)
             outcome = outcome_of(
                 *(name, "complete" if failed is None else "failed", failed),
                 started_at=started,
                 seconds=time.monotonic() - began,
-                blind=blind,
+                trouble=trouble,
             )
             folder.keep_outcome(outcome)
             return outcome
@@ -83,8 +85,8 @@ def outcome_of(cell: str, status: Any, why: str | None, **more: Any) -> CellOutc
     return CellOutcome(cell=cell, status=status, why=why, **facts)
 
 
-def _run(job: Job, folder: SweepFolder, how: Mapping[str, Any]) -> tuple[str | None, bool]:
-    """Run the benchmark of a cell; return why it failed, and whether for a path not seen here."""
+def _run(job: Job, folder: SweepFolder, how: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Run the benchmark of a cell; return why it failed, and whether the machine is to blame."""
     from ..pipelines import run_benchmark
     from ..pipelines.run import failure_of
 
@@ -93,7 +95,7 @@ def _run(job: Job, folder: SweepFolder, how: Mapping[str, Any]) -> tuple[str | N
     if unseen is not None:
         why = f"{platform.node()} does not see {unseen}; every machine has to see it at this path"
         _log.error("%s", why)
-        return why, True
+        return why, "path"
     try:
         import_modules(job.modules)
         if "create" not in how and "cache_dir" in default_keywords(job.cell.model):
@@ -109,8 +111,17 @@ def _run(job: Job, folder: SweepFolder, how: Mapping[str, Any]) -> tuple[str | N
             _log.exception("cell %s failed", job.cell.name)
         stage = f"while {failure.stage}: " if failure.stage else ""
         place = f" ({failure.where})" if failure.where else ""
-        return f"{stage}{failure.message}{place}", False
-    return None, False
+        return f"{stage}{failure.message}{place}", "disk" if is_full(error) else None
+    return None, None
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Return whether a disk that takes no more is behind an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__
+    return False
 
 
 def _unseen(options: Mapping[str, Any]) -> str | None:

@@ -10,7 +10,7 @@ from ...errors import PyimganoError
 from ...memory import available_bytes, one_line
 from ...runs.sweep_schema import CellOutcome, SweepResources
 from ...threads import available_cores
-from ..cell import Job, outcome_of
+from ..cell import Job, is_full, outcome_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -51,7 +51,7 @@ def attempt(work: Work, job: Job) -> CellOutcome:
         return work(job)
     except Exception as error:  # a disk that is full, most likely
         why = str(error) if isinstance(error, PyimganoError) else one_line(error)
-        return outcome_of(job.cell.name, "failed", why)
+        return outcome_of(job.cell.name, "failed", why, trouble="disk" if is_full(error) else None)
 
 
 def find_work(name: str) -> Work:

@@ -111,6 +111,9 @@ class _Worker:
             reply = _ask(process, job.model_dump_json())
             if reply:
                 outcome = CellOutcome.model_validate_json(reply)
+                if outcome.trouble == "disk" and attempt < ATTEMPTS:  # perhaps its own limit
+                    self.stop()
+                    continue
                 return outcome.model_copy(update={"attempts": attempt})
             died = _in_words(process.wait())
             if stops.is_set():

@@ -2,8 +2,8 @@
 
 Ray's usage statistics are off by our setting, in this process and in the tasks. A task whose
 process dies is begun again by Ray. A node that does not see a path which a cell reads is not given
-such cells any more. Where a node sees the directory of the sweep, its cells are written there; else
-they are sent back through Ray's object store.
+such cells any more, and one whose own disk is full is given none. Where a node sees the directory
+of the sweep, its cells are written there; else they are sent back through Ray's object store.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import os
+import platform
 import secrets
 import shutil
 import signal
@@ -30,7 +31,7 @@ from ...runs import write_bytes
 from ...runs.sweep_schema import CellOutcome, SweepResources
 from ...threads import available_cores
 from ...untrusted_files import parse_json, read_regular
-from ..cell import Job, outcome_of
+from ..cell import Job, is_full, outcome_of
 from ..folder import SweepFolder
 from .executor import ATTEMPTS, RUN_CELL, attempt, find_work
 
@@ -76,7 +77,8 @@ class RayCluster:
         self._work = work
         # a node that sees this file writes into the sweep's own directory
         self._sign = self._folder.path / f".seen-by-all.{secrets.token_hex(8)}"
-        self._blind: dict[str, set[str]] = {}  # by root, the nodes that do not see it
+        # nodes that do not see a dataset, by its root; under None those whose own disk is full
+        self._unfit: dict[str | None, set[str]] = {None: set()}
         self._ours = False
 
     def __enter__(self) -> Self:
@@ -127,12 +129,12 @@ class RayCluster:
                 yield outcome_of(job.cell.name, "failed", why, host=None, attempts=ATTEMPTS)
                 continue
             found = CellOutcome.model_validate_json(outcome)
-            if sent is not None:
+            if sent:
                 self._unpack(job.cell.name, sent)
-            if found.blind:
-                root = str(job.cell.options.get("root"))
-                self._blind.setdefault(root, set()).add(node)
-                if self._seeing(root):
+            if found.trouble == "path" or (found.trouble == "disk" and sent is not None):
+                key = self._root(job) if found.trouble == "path" else None
+                self._unfit.setdefault(key, set()).add(node)
+                if any(one["NodeID"] not in self._unfit_for(job) for one in self._nodes()):
                     warnings.warn(f"{found.why}; other nodes take its cells", stacklevel=2)
                     again.append(job)
                     continue
@@ -147,9 +149,9 @@ class RayCluster:
             "max_retries": ATTEMPTS - 1,
             "runtime_env": {"env_vars": _SETTINGS},
         }
-        blind = self._blind.get(str(job.cell.options.get("root")))
-        if blind:
-            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(blind))})"}
+        unfit = self._unfit_for(job)
+        if unfit:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(unfit))})"}
         threads = max(1, int(self._resources.cpus))
         sent = job.model_copy(update={"threads": threads})
         task = remote.options(**options)
@@ -192,9 +194,12 @@ class RayCluster:
             and one["Resources"].get("memory", 0) >= wanted.memory_gib * 2**30
         ]
 
-    def _seeing(self, root: str) -> bool:
-        """Return whether there is a node that is not known to lack `root`."""
-        return any(one["NodeID"] not in self._blind[root] for one in self._nodes())
+    def _root(self, job: Job) -> str:
+        return str(job.cell.options.get("root"))
+
+    def _unfit_for(self, job: Job) -> set[str]:
+        """Return the nodes that a job is not given to."""
+        return self._unfit.get(self._root(job), set()) | self._unfit[None]
 
     def _require_room(self) -> None:
         if self._nodes():
@@ -245,7 +250,10 @@ def _on_node(plain: str, work: str, sign: str) -> tuple[str, str, bytes | None]:
             outcome = attempt(done, job.model_copy(update={"folder": local}))
             return outcome.model_dump_json(), node, _packed(job.cell.name, folder)
     except (OSError, DataError) as error:  # a disk that is full
-        return outcome_of(job.cell.name, "failed", one_line(error)).model_dump_json(), node, None
+        why = f"{platform.node()}: {error}"
+        trouble = "disk" if is_full(error) else None
+        failed = outcome_of(job.cell.name, "failed", why, trouble=trouble)
+        return failed.model_dump_json(), node, b""
 
 
 def _packed(cell: str, folder: SweepFolder) -> bytes:
