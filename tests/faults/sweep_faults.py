@@ -150,8 +150,6 @@ def kill_workers(file: Path, folder: Path, executor: str, kills: int, seed: int)
                 continue
             killed.append(cell)
         out, err = process.communicate(timeout=280)
-    if out[:1] != "{":
-        print("OUT", out[:2000], "ERR", err[-2000:])
     return {**(json.loads(out) if out else {"err": err}), "killed": len(killed)}
 
 

@@ -16,6 +16,7 @@ import platform
 import secrets
 import shutil
 import signal
+import sys
 import tarfile
 import tempfile
 import threading
@@ -80,6 +81,8 @@ class RayCluster:
         # nodes that do not see a dataset, by its root; under None those whose own disk is full
         self._unfit: dict[str | None, set[str]] = {None: set()}
         self._ours = False
+        # Ray prints what happened to processes on stdout, where results belong
+        self._stdout = contextlib.redirect_stdout(sys.stderr)
 
     def __enter__(self) -> Self:
         os.environ.update(_SETTINGS)  # before Ray is imported, which reads it then
@@ -91,6 +94,7 @@ class RayCluster:
             ) from error
         self._ray: Any = ray
         self._sign.touch()
+        self._stdout.__enter__()
         try:
             if not ray.is_initialized():
                 self._begin()
@@ -105,6 +109,7 @@ class RayCluster:
             self._sign.unlink(missing_ok=True)
         if self._ours:
             self._ray.shutdown()
+        self._stdout.__exit__(None, None, None)
 
     def run(self, jobs: Iterable[Job]) -> Iterator[CellOutcome]:
         """Yield the outcome of each job, once, as they end."""
