@@ -20,14 +20,13 @@ from ..state import Served, Service
 router = APIRouter(tags=["decisions"], dependencies=[Depends(require_access)])
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_TYPES = ("image/jpeg", "image/png", "image/tiff", "application/octet-stream")
 _BODY = {
     "requestBody": {
         "required": True,
         "description": "The image itself: a JPEG, PNG, TIFF, BMP, WebP, PGM or PPM file, which is "
         "told by its content; or raw pixels, with shape in the query.",
-        "content": dict.fromkeys(
-            ("image/jpeg", "image/png", "image/tiff", "application/octet-stream"), _BINARY
-        ),
+        "content": dict.fromkeys(_TYPES, _BINARY),
     }
 }
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
