@@ -99,7 +99,7 @@ def test_map_and_overlay(client: TestClient) -> None:
     )
     drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(found["overlay_png"]))))
     assert drawn.shape == (64, 64, 3)
-    red, green, blue = drawn[15, 40].astype(int)  # in the middle of the defect
+    red, _, blue = drawn[15, 40].astype(int)  # in the middle of the defect
     assert red > blue + 20
     np.testing.assert_array_equal(drawn[50:, :20], BAD[50:, :20])  # nothing is drawn on good parts
 

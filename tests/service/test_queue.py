@@ -65,7 +65,7 @@ def test_a_full_queue_says_so_and_loses_nothing(
 
 
 def test_one_place_serves_one_client_after_another(folder: Path) -> None:
-    """The place is free again before the answer is sent, or the next request would find it taken."""
+    """The place is free again before the answer is sent, or the next request would be refused."""
     with served(folder, queue_size=1) as client:
         for _ in range(50):
             assert client.post(PREDICT, content=png(GOOD)).status_code == 200

@@ -34,11 +34,11 @@ _EXAMPLE: dict[str, Any] = {
         }
     ],
     "original_size": [480, 640],
-    "remark": None,
+    "remark": "has 2 pages, of which the first is used",
     "image_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "seconds": 0.034,
-    "map": None,
-    "overlay_png": None,
+    "map": {"png": "iVBORw0KGgo=", "low": 0.4, "high": 36.9, "normal": 2.1, "line": 26.6},
+    "overlay_png": "iVBORw0KGgo=",
 }
 
 
