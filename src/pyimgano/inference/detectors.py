@@ -22,11 +22,11 @@ def open_detector(
     model_dir: Path | None = None,
     run_dir: Path | None = None,
     category: str | None = None,
-    device: str = "cpu",
+    device: str | None = "cpu",
     allow_outside: bool = False,
 ) -> Scorer:
     """Return a saved detector: that in `model_dir`, or that which `run_dir` keeps of `category`;
-    `allow_outside` as `load_model` has it.
+    `device` and `allow_outside` as `load_model` has them.
 
     Raises
     ------

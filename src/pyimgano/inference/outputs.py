@@ -266,13 +266,26 @@ def _target(folder: Path, place: Sequence[str], suffix: str) -> Path:
     return target
 
 
-def _write_png(path: Path, image: npt.NDArray[np.uint8]) -> None:
+def encode_png(image: npt.NDArray[np.uint8], name: str | Path = "the picture") -> bytes:
+    """Return a picture (H, W, 3) uint8 RGB as the content of a PNG file; its pixels are changed.
+
+    Raises
+    ------
+    DataError
+        It cannot be encoded; `name` is what the message calls it.
+    """
     cv2.cvtColor(image, cv2.COLOR_RGB2BGR, dst=image)  # in place: it may be large
     encoded, data = cv2.imencode(".png", image)
     if not encoded:
-        raise DataError(f"{path}: cannot be encoded as PNG")
+        raise DataError(f"{name}: cannot be encoded as PNG")
+    found: bytes = data.tobytes()
+    return found
+
+
+def _write_png(path: Path, image: npt.NDArray[np.uint8]) -> None:
+    data = encode_png(image, path)
     make_folder(path.parent)
-    write_bytes(path, data.tobytes(), durable=False)
+    write_bytes(path, data, durable=False)
 
 
 def make_folder(folder: Path) -> None:
