@@ -14,7 +14,7 @@ from ..models.parameters import understand
 from ..models.registry import default_keywords, preset_keywords
 from ..models.tiled import TiledDetector
 from ..models.tiles import Sides
-from .scoring import Scorer
+from .scoring import OneProduct, Scorer
 
 
 def open_detector(
@@ -42,11 +42,11 @@ def open_detector(
 
 
 def tiled(
-    detector: Scorer,
+    detector: OneProduct,
     tile_size: Sides | None,
     tile_stride: Sides | None,
     rules: Mapping[str, Any] | None = None,
-) -> Scorer:
+) -> OneProduct:
     """Return the detector working by tiles of that size; itself where no size is given.
 
     `rules` are the keywords of `TiledDetector` about how tiles' scores and maps become the
@@ -64,8 +64,6 @@ def tiled(
         if tile_stride is not None:
             raise UsageError("tile_stride has no effect without tile_size")
         return detector
-    if isinstance(detector, ManyProducts):
-        raise UsageError("a detector of many products does not work by tiles; leave tile_size out")
     given = {name: value for name, value in (rules or {}).items() if value is not None}
     if not isinstance(detector, TiledDetector):
         return TiledDetector(detector, tile_size=tile_size, tile_stride=tile_stride, **given)
@@ -124,7 +122,7 @@ def make_detector(
     tile_stride: Sides | None = None,
     tile_rules: Mapping[str, Any] | None = None,
     create: Callable[..., Any] = create_model,
-) -> Scorer:
+) -> OneProduct:
     """Make a detector to fit; what is given beats the preset, that the model's default.
 
     Raises

@@ -26,7 +26,9 @@ from ..models.tiled import TiledDetector
 from .regions import Region, at_size, context_share, deciding_regions, map_scale, region_of
 
 #: What can score: a fitted detector, one that works by tiles, or one of many products.
-Scorer: TypeAlias = Detector | TiledDetector | ManyProducts
+#: A detector of one product, with one threshold.
+OneProduct: TypeAlias = Detector | TiledDetector
+Scorer: TypeAlias = OneProduct | ManyProducts
 #: What maps may be put through before they are shown: (H, W) float32 to the same.
 MapPostprocess: TypeAlias = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 

@@ -299,7 +299,7 @@ def _score_training_images(
         if unseen and not several:
             notes.insert(0, within_image_note(images.used))
         disturbed = None
-        if unseen and learners[0].unseen_copies is not None:
+        if unseen and all(one.unseen_copies is not None for one in learners):
             disturbed = _score_copies(learners, memories, scores)
         return TrainingScores(
             scores.double().cpu().numpy(),

@@ -13,8 +13,8 @@ import numpy as np
 from ..errors import SavedModelError, UsageError, unknown_name
 from ..inference import infer
 from ..inference.detectors import bits_of, open_detector
-from ..inference.scoring import Scorer
-from ..models import Detector
+from ..inference.scoring import OneProduct
+from ..models import Detector, ManyProducts
 from ..models.saved import DOCUMENT, SavedDocument, read_document
 from ..runs import find_model
 from ..untrusted_files import read_regular, reason_of_failure
@@ -43,7 +43,7 @@ class LoadedDetector:
         Bits that count in images of 16 bits a sample; None for what each file declares.
     """
 
-    detector: Scorer
+    detector: OneProduct
     document: SavedDocument
     fingerprint: str
     bit_depth: int | None
@@ -115,6 +115,7 @@ class DetectorSource:
                 break
         else:
             raise SavedModelError(f"{folder}: changes while it is read")
+        assert not isinstance(detector, ManyProducts)  # whose document was refused above
         _warm_up(detector, folder, batch_size)
         return LoadedDetector(detector, document, before, bits_of(detector))
 
@@ -199,7 +200,7 @@ def _fingerprint(folder: Path) -> str:
         ) from error
 
 
-def _warm_up(detector: Scorer, folder: Path, batch_size: int) -> None:
+def _warm_up(detector: OneProduct, folder: Path, batch_size: int) -> None:
     """Score noise as a request would; what is prepared at first use is prepared then."""
     size = (_SIDE, _SIDE)
     if isinstance(detector, Detector):
