@@ -46,6 +46,7 @@ _SECTIONS = {
     },
     "To use one on the line": {
         "infer": ("infer", "Score new images with a fitted detector."),
+        "serve": ("serve", "Serve detectors over HTTP, with a page to drop images on."),
         "threshold": ("threshold", "Move the threshold of a saved detector, without a refit."),
         "export": ("export", "Write a detector as a folder that runs without pyimgano."),
     },
