@@ -101,7 +101,7 @@ def assert_same(one: tuple[list, list], two: tuple[list, list]) -> None:
         np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", list_models(), scope="class")  # one model after another
 class TestContract:
     def test_is_an_estimator(self, name: str) -> None:
         detector = make(name, contamination=0.2)

@@ -1,6 +1,7 @@
 """Thresholds from the scores and maps of normal images, and how far they can be trusted."""
 
 from .choices import ChosenThreshold, threshold_for_costs, threshold_for_misses
+from .disturbed import DisturbedScores, above_disturbed, raise_again
 from .explained import ScoreScale, promise_of, score_ratio
 from .operating_points import (
     Likeness,
@@ -44,12 +45,14 @@ __all__ = [
     "Calibration",
     "CalibrationTail",
     "ChosenThreshold",
+    "DisturbedScores",
     "ExponentialTail",
     "Likeness",
     "MapStatistics",
     "OperatingPoint",
     "PixelCalibration",
     "ScoreScale",
+    "above_disturbed",
     "calibrate",
     "calibrate_normal_pixel_quantile_threshold",
     "calibration_at",
@@ -58,6 +61,7 @@ __all__ = [
     "fit_exponential_tail",
     "float32_threshold",
     "promise_of",
+    "raise_again",
     "rank_bound",
     "score_ratio",
     "threshold_for_costs",

@@ -77,6 +77,9 @@ class Calibration:
         Whether the detector had not seen the images behind the scores.
     score_notes
         Those of `notes` that are about the scores, and hold at any threshold.
+    disturbed_score, disturbance
+        The highest score of a slightly disturbed good image, which the threshold was raised above,
+        and what was done to the image; None where it was not raised (`disturbed`).
     """
 
     threshold: float
@@ -95,6 +98,8 @@ class Calibration:
     origin: str = "fit"
     unseen: bool = True
     score_notes: tuple[str, ...] = ()
+    disturbed_score: float | None = None
+    disturbance: str | None = None
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ _SECTIONS = {
             "robust_benchmark",
             "Find out what drift on the line does to a detector.",
         ),
+        "sweep": ("sweep", "Run models on datasets with several seeds, here or on a cluster."),
+        "merge": ("merge", "Join the shards of a sweep to one table."),
         "compare": ("compare", "Put runs side by side, with the decisions that changed."),
         "leaderboard": ("leaderboard", "Make a leaderboard of runs, to paste into a paper."),
         "report": ("report", "Make the page of a run, report.html, from its directory."),

@@ -165,6 +165,25 @@ def glare(image: Image, rng: np.random.Generator, *, strength: float, radius: fl
     return _stored(image.astype(np.float32) / np.float32(255.0) + added[:, :, None])
 
 
+def spots(image: Image, rng: np.random.Generator, *, strength: float, radius: float) -> Image:
+    """y = x + strength sum_k w_k exp(-d_k^2 / 2): round highlights side by side all over the frame.
+
+    d_k is the distance from a centre in units of `radius` (a length). Centres are five of these
+    units apart, on a square grid that is shifted by chance; the w_k are draws of [0.3, 1].
+    """
+    height, width = image.shape[:2]
+    unit = radius * extent(height, width)
+    step = 5 * unit
+    profiles = []
+    for length, shift in zip((height, width), rng.uniform(0, step, 2)):
+        centres = np.arange(-shift, length + step, step)[:, None]
+        profiles.append(np.exp(-0.5 * ((np.arange(length) - centres) / unit) ** 2))
+    rows, columns = profiles  # (a, H) and (b, W)
+    weights = rng.uniform(0.3, 1.0, (len(rows), len(columns)))
+    added = (strength * (rows.T @ weights @ columns)).astype(np.float32)  # (H, W)
+    return _stored(image.astype(np.float32) / np.float32(255.0) + added[:, :, None])
+
+
 def gain(image: Image, rng: np.random.Generator, *, factor: float) -> Image:
     """y = factor x: the lamp brighter or darker, and nothing else."""
     return _stored(np.arange(256) / 255.0 * factor)[image]

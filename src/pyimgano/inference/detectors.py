@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import UsageError
 from ..models import Detector, create_model
 from ..models.adapted import adapt
+from ..models.many_products import ManyProducts
 from ..models.parameters import understand
 from ..models.registry import default_keywords, preset_keywords
 from ..models.tiled import TiledDetector
@@ -63,6 +64,8 @@ def tiled(
         if tile_stride is not None:
             raise UsageError("tile_stride has no effect without tile_size")
         return detector
+    if isinstance(detector, ManyProducts):
+        raise UsageError("a detector of many products does not work by tiles; leave tile_size out")
     given = {name: value for name, value in (rules or {}).items() if value is not None}
     if not isinstance(detector, TiledDetector):
         return TiledDetector(detector, tile_size=tile_size, tile_stride=tile_stride, **given)
@@ -86,7 +89,7 @@ def tiled(
 def bits_of(detector: Scorer) -> int | None:
     """Return the bit depth that a detector reads images with; None for what each file declares."""
     inner = detector.detector if isinstance(detector, TiledDetector) else detector
-    return inner.bits_read() if isinstance(inner, Detector) else None
+    return inner.bits_read() if isinstance(inner, (Detector, ManyProducts)) else None
 
 
 def require_bit_depth(detector: Scorer, bit_depth: int | None) -> None:

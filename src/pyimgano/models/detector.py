@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from ..calibration import (
     Calibration,
     PixelCalibration,
+    above_disturbed,
     calibrate,
     choose_quantile,
 )
@@ -476,6 +477,9 @@ class Detector(SettableThreshold, SklearnFace):
             notes=training.notes,
             tail=params.calibration_tail,
         )
+        chosen = params.calibration_quantile is not None or params.contamination is not None
+        if training.disturbed is not None and not chosen:
+            calibration = above_disturbed(calibration, training.disturbed)
         # from here on other threads find it fitted; what follows is about the training images
         self._take_calibration(calibration, training.scores, training.maps)
         self.training_suspects_ = self._name_suspects(sources, held_out, training, images.positions)

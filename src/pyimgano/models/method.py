@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ..calibration import MapStatistics
+from ..calibration import DisturbedScores, MapStatistics
 from ..errors import UsageError
 from ..images import NetworkInput
 from .parameters import DetectorParams
@@ -55,6 +55,9 @@ class TrainingScores:
     copies
         Of held-out images: the positions of those that are copies of each other, a tuple for each
         distinct image that has copies.
+    disturbed
+        Scores of slightly disturbed copies of the images, which the threshold is kept above
+        unless the user chose its quantile; None where the method makes none.
     """
 
     scores: npt.NDArray[np.float64]
@@ -64,6 +67,7 @@ class TrainingScores:
     maps: MapStatistics = field(default_factory=MapStatistics)
     images: npt.NDArray[np.int64] | None = None
     copies: tuple[tuple[int, ...], ...] = ()
+    disturbed: DisturbedScores | None = None
 
 
 class Learned(ABC):

@@ -55,11 +55,23 @@ EVERYDAY: tuple[Disturbance, ...] = (
     Disturbance("light 0.94", partial(distort.gain, factor=0.94)),
     Disturbance("blur 0.8", partial(_blur, pixels=0.8)),
 )
-#: The mildest form of each corruption that robustness is measured with. Some, such as glare, look
-#: like defects, so that they count only where the others are not enough.
-DRIFT: tuple[Disturbance, ...] = tuple(
-    Disturbance(f"{kind.name} 1", partial(kind.apply, **kind.at(1)))
-    for kind in CORRUPTIONS.values()
+# Radii of spots of light, as shares of sqrt(H W). The glare that robustness is measured with has
+# three ellipses: what is measured there is another disturbance than the one that was learned.
+_SPOT_RADII = (0.02, 0.035, 0.06)
+#: The mildest form of each corruption that robustness is measured with, but for glare, and spots of
+#: light instead of that. They lie all over the frame: those of one highlight move so few patches
+#: that they would hardly count among the others. Some of these look like defects, so that they
+#: count only where the others are not enough.
+DRIFT: tuple[Disturbance, ...] = (
+    *(
+        Disturbance(f"{kind.name} 1", partial(kind.apply, **kind.at(1)))
+        for kind in CORRUPTIONS.values()
+        if kind.name != "glare"
+    ),
+    *(
+        Disturbance(f"spots {radius:g}", partial(distort.spots, strength=0.1, radius=radius))
+        for radius in _SPOT_RADII
+    ),
 )
 # Of each everyday disturbance there is a copy for so many images, within these bounds, and no more
 # than give so many patches: a large image says as much of a disturbance as several small ones, and
@@ -68,7 +80,7 @@ _IMAGES_A_COPY = 16
 _FEWEST, _MOST = 3, 12
 _PATCHES = 6144
 # Copies of each of the others.
-_DRIFT_COPIES = 2
+_DRIFT_COPIES = 4
 # Fewer images than this have two copies of each everyday disturbance, so that small fits are quick.
 _FEW_IMAGES = 18
 
@@ -153,8 +165,14 @@ def everyday_copies(images: Sequence[int], cells: int, seed: int) -> list[Distur
 
 
 def drift_copies(images: Sequence[int], seed: int) -> list[DisturbedCopy]:
-    """Choose which copies under `DRIFT` are made, two of each kind; else as `everyday_copies`."""
+    """Choose which copies under `DRIFT` are made, four of each kind; else as `everyday_copies`."""
     return _spread(DRIFT * _DRIFT_COPIES, images, seed)
+
+
+def words_for(name: str) -> str:
+    """Return what a report calls a disturbance of `DRIFT` with this name."""
+    kind, strength = name.rsplit(" ", 1)
+    return "soft spots of light" if kind == "spots" else f"{kind} at severity {strength}"
 
 
 def _spread(

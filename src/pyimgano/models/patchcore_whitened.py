@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..calibration import DisturbedScores
 from ..errors import SavedModelError, during
 from ..images import NetworkInput
 from ..threads import single_torch_thread
@@ -32,7 +33,7 @@ from .anomaly_map import SIGMA
 from .evenly_spread import WHOLE_MAPS, EvenlySpread, evenly, spread_notes
 from .method import Learned, Method, TrainingScores
 from .near_and_context import CONTEXT_SHARE, NearAndContext
-from .nuisance import DisturbedCopy, drift_copies, everyday_copies
+from .nuisance import DisturbedCopy, drift_copies, everyday_copies, words_for
 from .on_backbone import PatchGrid, features_of, open_backbone, peaks, require_exportable
 from .patchcore_paper import described_bank, few, restored_bank, restored_grid
 from .power_means import image_scores, joint_score, power_means_of
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..backbones import Backbone
-    from .neighbors import PatchMemoryLearner
+    from .neighbors import PatchMemory, PatchMemoryLearner
     from .training_images import TrainingImages
 
 # Layers of larger strides see mostly what lies around a patch.
@@ -297,6 +298,9 @@ def _score_training_images(
         notes = list(spread_notes(len(scores), images.used))
         if unseen and not several:
             notes.insert(0, within_image_note(images.used))
+        disturbed = None
+        if unseen and learners[0].unseen_copies is not None:
+            disturbed = _score_copies(learners, memories, scores)
         return TrainingScores(
             scores.double().cpu().numpy(),
             method if unseen else "in-sample",
@@ -304,7 +308,26 @@ def _score_training_images(
             notes=tuple(notes),
             maps=grid.statistics(distances[0][whole] / memories[0][1], images.counted_pixels()),
             images=learners[0].numbers,
+            disturbed=disturbed,
         )
+
+
+def _score_copies(
+    learners: list[PatchMemoryLearner],
+    memories: list[tuple[PatchMemory, float]],
+    scores: Tensor,
+) -> DisturbedScores:
+    """Return the scores of the disturbed copies, beside those (n,) of the images themselves."""
+    copies = [learner.unseen_copies for learner in learners]
+    means = power_means_of([one for one in copies if one is not None])  # (c,) each
+    found = joint_score(*(each / unit for each, (_, unit) in zip(means, memories, strict=True)))
+    place = {int(number): i for i, number in enumerate(learners[0].numbers)}
+    own = scores[[place[number] for number, _ in learners[0].copied]]
+    return DisturbedScores(
+        found.double().cpu().numpy(),
+        own.double().cpu().numpy(),
+        [words_for(kind) for _, kind in learners[0].copied],
+    )
 
 
 def _counted(grids: list[PatchGrid], features: list[Tensor]) -> list[Tensor]:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from ..calibration import Calibration, MapStatistics, ScoreScale, calibrate, calibration_at
+from ..calibration import (
+    Calibration,
+    MapStatistics,
+    ScoreScale,
+    calibrate,
+    calibration_at,
+    raise_again,
+)
 from ..errors import NotFittedError
 
 if TYPE_CHECKING:
@@ -89,7 +96,8 @@ class SettableThreshold:
         Parameters
         ----------
         quantile
-            In (0, 1); None for that which was asked for before.
+            In (0, 1); None for that which was asked for before. At one that is given the threshold
+            is not raised above slightly disturbed good images, as `fit` may have done.
         tail
             `exponential` or `conformal`; None for that which was asked for before.
 
@@ -103,17 +111,20 @@ class SettableThreshold:
         self._require_threshold()
         now = self.calibration_
         asked = now.quantile_asked if quantile is None else quantile
-        self._take_calibration(
-            calibrate(
-                self.decision_scores_,
-                asked,
-                method=now.method,
-                unseen=now.unseen,
-                notes=now.score_notes,
-                tail=now.tail_asked if tail is None else tail,
-                origin=f"recalibrated at the quantile {asked:g}",
-            )
+        found = calibrate(
+            self.decision_scores_,
+            asked,
+            method=now.method,
+            unseen=now.unseen,
+            notes=now.score_notes,
+            tail=now.tail_asked if tail is None else tail,
+            origin=f"recalibrated at the quantile {asked:g}",
         )
+        if quantile is None and now.disturbed_score is not None:
+            found = raise_again(
+                replace(found, disturbed_score=now.disturbed_score, disturbance=now.disturbance)
+            )
+        self._take_calibration(found)
         return self
 
     def score_scale(self) -> ScoreScale:

@@ -452,6 +452,8 @@ def _fitted_fields(
             tail_fit_p_value=calibration.tail_fit_p_value,
             origin=calibration.origin,
             unseen=calibration.unseen,
+            disturbed_score=calibration.disturbed_score,
+            disturbance=calibration.disturbance,
         ),
         "operating_points": [_point(one) for one in measured.operating_points],
         "likeness": _likeness(measured.likeness),

@@ -96,6 +96,11 @@ class CalibrationReport(Model):
     unseen: bool | None = Field(
         None, description="whether the detector had not seen the images behind the scores"
     )
+    disturbed_score: Number | None = Field(
+        None,
+        description="of a slightly disturbed good image, where the threshold was raised above it",
+    )
+    disturbance: str | None = Field(None, description="what was done to that image")
 
 
 class ShareReport(Model):

@@ -111,11 +111,17 @@ class PatchMemoryLearner:
         If not, `unseen` compares patches of the one image with others far away in it.
     numbers
         (n,) which images were kept, counted from 0; set by `finish`.
+    unseen_copies
+        (c, k) float32, set by `finish`: as `unseen`, the distances of the disturbed copies that
+        are not everyday. None without any, or where `several` is not so.
+    copied
+        Of which image each of these is a copy, by its number, and what was done to it.
     """
 
     unseen: Tensor
     several: bool
     numbers: npt.NDArray[np.int64]
+    unseen_copies: Tensor | None = None
 
     def __init__(
         self,
@@ -135,6 +141,8 @@ class PatchMemoryLearner:
         self._spread = spread
         self._kept = KeptVectors(spread, like)
         self._seen = 0
+        self._copies: list[Tensor] = []
+        self.copied: list[tuple[int, str]] = []
         self._coreset = PooledCoreset(
             pool_size=min(POOL * max_rows, POOL_BYTES // (4 * like.shape[1])),
             max_rows=max_rows,
@@ -175,6 +183,11 @@ class PatchMemoryLearner:
         place = {number: i for i, number in enumerate(self.kept_numbers())}
         clean = self._kept.all()[[place[number] for number in numbers]]
         self._coreset.disturbed(clean, patches, numbers, kinds, everyday)
+        # what counts only where the others are not enough also says how high a threshold has to be
+        drift = [i for i, one in enumerate(everyday) if not one]
+        if drift:
+            self._copies.append(patches[drift])
+            self.copied += [(numbers[i], kinds[i]) for i in drift]
 
     def everyday_is_enough(self) -> bool:
         """Return whether copies under everyday disturbances, all added, are all that is needed."""
@@ -197,7 +210,8 @@ class PatchMemoryLearner:
         cell = torch.arange(k, device=features.device).repeat(len(numbers))
         fold = self._coreset.fold_of(image * k + cell)
         image = of_image[image]  # from here on, copies count as one
-        distances, rows = self._compare(bank, picked, image, cell, fold)
+        patches = self._kept.all().flatten(0, 1)  # (n k, D)
+        distances, rows = self._compare(patches, bank, picked, image, cell, fold)
         if not self.several:
             self.unseen = distances.view(-1, k)
             ones = torch.ones_like
@@ -214,14 +228,10 @@ class PatchMemoryLearner:
             k,
             self._borders(),
         )
-        unseen = np.empty_like(scaling.distances)
-        for part in range(FOLDS):
-            chosen = scaling.fold == part
-            if chosen.any():
-                by_row, by_cell = scaling.learned(without=part)
-                flat = scaling.distances[chosen] / by_row[scaling.rows[chosen]]
-                unseen[chosen] = (flat.reshape(-1, k) / by_cell).ravel()
-        self.unseen = torch.from_numpy(unseen.reshape(-1, k)).to(features)
+        unseen = scaling.apart(scaling.distances, scaling.rows, scaling.fold)
+        self.unseen = torch.from_numpy(unseen).to(features)
+        if self._copies:
+            self.unseen_copies = self._scaled_copies(bank, picked, scaling)
         scale, border = (torch.from_numpy(one).to(features) for one in scaling.learned())
         return PatchMemory(
             bank, self._coreset.whitening, scale, border, picked, self._coreset.strength
@@ -232,15 +242,22 @@ class PatchMemoryLearner:
         return torch.cat([memory.distances(some) for some in self._kept.all().split(8)])
 
     def _compare(
-        self, bank: MemoryBank, picked: Tensor, image: Tensor, cell: Tensor, fold: Tensor
+        self,
+        patches: Tensor,
+        bank: MemoryBank,
+        picked: Tensor,
+        image: Tensor,
+        cell: Tensor,
+        fold: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Return the distances (n k,) to the nearest row of another image, and which row it is.
+        """Return distances of patches (m k, D) to the nearest rows of other images, and which rows.
+
+        Both are (m k,), as are the number of each patch's image, its cell, and its fold.
 
         The patches, and the bank too, are whitened by what the patches of other folds teach. A
         covariance knows what it is learned from: a new image lies farther away than each of the
         twenty that it was learned from, even from a bank without its own patches.
         """
-        patches = self._kept.all().flatten(0, 1)  # (n k, D)
         distances = patches.new_empty(len(patches))
         rows = torch.empty_like(image)
         for part in range(FOLDS):
@@ -264,6 +281,20 @@ class PatchMemoryLearner:
                 self._grid,
             )
         return distances, rows
+
+    def _scaled_copies(self, bank: MemoryBank, picked: Tensor, scaling: _Scaling) -> Tensor:
+        """Return the scaled distances (c, k) of the disturbed copies, as `unseen` has them."""
+        k = len(self._where)
+        numbers = torch.tensor([number for number, _ in self.copied], device=bank.features.device)
+        cell = torch.arange(k, device=numbers.device).repeat(len(numbers))
+        numbers = numbers.repeat_interleave(k)  # (c k,)
+        fold = self._coreset.fold_of(numbers * k + cell)
+        assert self._coreset.groups is not None
+        image = self._coreset.groups.to(numbers.device)[numbers]
+        patches = torch.cat(self._copies).flatten(0, 1)
+        distances, rows = self._compare(patches, bank, picked, image, cell, fold)
+        found = scaling.apart(distances.cpu().numpy(), rows.cpu().numpy(), fold.cpu().numpy())
+        return torch.from_numpy(found).to(bank.features)
 
     def _borders(self) -> list[npt.NDArray[np.intp]]:
         """Return the numbers of the cells that count in each line along the frame's border.
@@ -317,6 +348,22 @@ class _Scaling:
         scale = self._row_scale(parts)
         scaled = self.distances[chosen] / scale[self.rows[chosen]]
         return scale, self._border(scaled.reshape(-1, self._cells).astype(np.float64))
+
+    def apart(
+        self,
+        distances: npt.NDArray[np.float32],  # (m k,)
+        rows: npt.NDArray[np.int64],  # (m k,)
+        fold: npt.NDArray[np.int64],  # (m k,)
+    ) -> npt.NDArray[np.float32]:
+        """Return distances (m, k), each scaled by what the folds but its own teach."""
+        scaled = np.empty_like(distances)
+        for part in range(FOLDS):
+            chosen = fold == part
+            if chosen.any():
+                by_row, by_cell = self.learned(without=part)
+                flat = distances[chosen] / by_row[rows[chosen]]
+                scaled[chosen] = (flat.reshape(-1, self._cells) / by_cell).ravel()
+        return scaled.reshape(-1, self._cells)
 
     def _row_scale(self, parts: list[int]) -> npt.NDArray[np.float32]:
         total = np.sum([self._totals[part] for part in parts], axis=0)
