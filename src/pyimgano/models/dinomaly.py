@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -19,14 +20,15 @@ from pydantic import Field
 from ..errors import UsageError
 from .detector import Detector
 from .method import Method, TrainingScores
-from .on_backbone import open_backbone
+from .on_backbone import open_backbone, require_exportable
 from .parameters import Count, Positive, Ratio, Share, Size
+from .region_cells import RegionCells
 from .registry import register_model
 from .saved_state import SavedState
 from .trained import STEPS, LearnedNetwork, NetworkTraining, TrainedParams, restored_network
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ..backbones import Backbone
     from .dinomaly_networks import DinomalyNetwork, EncoderGroups
@@ -116,6 +118,7 @@ class Dinomaly(Method):
     """Bottleneck and decoder, and where they cannot give back the features of the backbone."""
 
     Params = DinomalyParams
+    exports = True
 
     def __init__(self, params: DinomalyParams) -> None:
         from ..backbones.choice import Depths, WithTokens
@@ -133,7 +136,7 @@ class Dinomaly(Method):
                 f"groups={params.groups} is more than the {self._blocks} blocks that are given back"
             )
 
-    def learn(self, images: TrainingImages) -> tuple[LearnedNetwork, TrainingScores | None]:
+    def learn(self, images: TrainingImages) -> tuple[LearnedDinomaly, TrainingScores | None]:
         import torch
 
         from .pyramid import TeacherFeatures
@@ -186,7 +189,7 @@ class Dinomaly(Method):
             self.params.random_seed,
         )
 
-    def _learned(self, network: DinomalyNetwork, history: History) -> LearnedNetwork:
+    def _learned(self, network: DinomalyNetwork, history: History) -> LearnedDinomaly:
         from ..backbones.network import FeatureGraph
         from .dinomaly_networks import DinomalyGraph
         from .pyramid import LevelMaps
@@ -202,10 +205,27 @@ class Dinomaly(Method):
             top_share=self.params.top_share,
         )
         graph = DinomalyGraph(encoder, self._groups(), network, maps)
-        return LearnedNetwork(self.backbone, network, graph, history)
+        return LearnedDinomaly(self.backbone, network, graph, history, self.region)
 
-    def restore(self, saved: SavedState) -> LearnedNetwork:
+    def restore(self, saved: SavedState) -> LearnedDinomaly:
         return self._learned(*restored_network(saved, self._drawn, self.backbone))
+
+
+@dataclass(eq=False)
+class LearnedDinomaly(LearnedNetwork):
+    """Bottleneck and decoder, and which pixels count."""
+
+    network: DinomalyNetwork
+    region: RegionCells
+
+    def export_graph(
+        self, threshold: float, original_size: tuple[int, int] | None = None
+    ) -> nn.Module:
+        from .graphs import TrainedGraph, region_of
+
+        require_exportable(self.backbone)
+        region = region_of(self.region, self.network.grid, original_size)
+        return TrainedGraph(self.scoring_graph, threshold, region).eval()
 
 
 # ---- the loss, section 3.5
@@ -281,6 +301,10 @@ def rise_and_fall(steps: int) -> Callable[[int], float]:
         "Anomaly Detection, CVPR 2025",
         "year": 2025,
         "link": "https://arxiv.org/abs/2405.14325",
+        "weights": "yours: the authors' DINOv2 (Apache-2.0; `pyimgano weights fetch`) or DINOv3 "
+        "(its own licence; ask its authors), by weights=",
+        "authors_report": "ViT-B with registers, one network for all products: image AUROC 99.6 "
+        "on MVTec AD, 98.7 on VisA (the paper's, not measured here)",
         "needs_training": "gradient steps on bottleneck and decoder, for a GPU; early stopping on "
         "held-out images",
         "calibration_method": "held-out-images: a tenth of the training images, at least 10",
