@@ -36,7 +36,9 @@ def test_blocks_by_number_and_by_depth_are_the_same(method: str) -> None:
     shown = [*images(2, seed=3), spoilt(images(1, seed=4)[0])]
     found = {}
     for way, layers in LAYERS.items():
-        detector = make(method.split()[0], layers=layers, **METHODS[method]).fit(images(8))
+        detector = make(method.split(maxsplit=1)[0], layers=layers, **METHODS[method]).fit(
+            images(8)
+        )
         assert detector.describe()["backbone"]["layers"] == list(LAYERS["number"])
         found[way] = detector.decision_function(shown)
         assert np.isfinite(found[way]).all()
