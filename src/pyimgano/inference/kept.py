@@ -22,6 +22,7 @@ from platformdirs import user_cache_path
 
 from ..errors import DataError, PyimganoError, UsageError
 from ..models.loading import load_model
+from ..models.many_products import ManyProducts
 from ..runs import write_text
 from ..threads import thread_count
 from ..untrusted_files import open_regular, parse_json, read_regular
@@ -67,6 +68,8 @@ class KeptDetectors:
             facts = parse_json(read_regular(place / _FACTS).decode())
             skipped = tuple((str(path), str(reason)) for path, reason in facts["skipped"])
             detector = load_model(place / _MODEL)
+            if isinstance(detector, ManyProducts):
+                return None
         except (PyimganoError, OSError, ValueError, KeyError, TypeError):
             return None
         with contextlib.suppress(OSError):
