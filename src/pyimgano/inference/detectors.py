@@ -16,7 +16,7 @@ from ..models.tiled import TiledDetector
 from ..models.tiles import Sides
 from .scoring import AnyScorer, Scorer
 
-_S = TypeVar("_S", Detector, TiledDetector, ManyProducts)
+_S = TypeVar("_S", bound=AnyScorer)
 
 
 def open_detector(
