@@ -22,6 +22,7 @@ from .options import json_option, max_pixels_option
 @click.option(
     "--model-dir", type=click.Path(path_type=Path), metavar="DIR", help="Export a saved detector."
 )
+@click.option("--product", metavar="NAME", help="Product, of a detector of many products.")
 @click.option(
     "--format",
     "form",
@@ -55,6 +56,7 @@ def command(
     from_run: Path | None,
     category: str | None,
     model_dir: Path | None,
+    product: str | None,
     form: str,
     output: Path,
     check: tuple[Path, ...],
@@ -100,6 +102,7 @@ def command(
         "from_run": from_run,
         "category": category,
         "model_dir": model_dir,
+        "product": product,
     }
     given = [*check, *more]
     if given:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from ..inference.outputs import Wanted
     from ..inference.records import RecordFile
-    from ..inference.scoring import OneProduct, Scorer
+    from ..inference.scoring import AnyScorer
     from ..pages import NewImagesPage
     from ..runs import InferenceRecord
 
@@ -60,6 +60,16 @@ _NAMED = 20
 @click.option("--from-run", type=_FOLDER, metavar="RUN", help="Use the detector that a run kept.")
 @click.option("--category", metavar="C", help="Category of the run, where it has several.")
 @click.option("--model-dir", type=_FOLDER, help="Use a saved detector.")
+@click.option(
+    "--product",
+    metavar="NAME",
+    help="Product of all images, for a detector of many products. By default each is recognised.",
+)
+@click.option(
+    "--product-from-folder",
+    is_flag=True,
+    help="Take the name of the folder that an image lies in as the name of its product.",
+)
 @checkpoint_option("a saved model (a folder), or")
 @click.option("--train-dir", type=_FOLDER, help="Fit a detector on the good images of this folder.")
 @click.option("--model", help="Model to fit. Default vision_patchcore.")
@@ -189,12 +199,6 @@ _NAMED = 20
     help="Scale each map that is saved or described to 0 to 1, by itself. Scores and regions stay "
     "as they are.",
 )
-@click.option(
-    "--product",
-    metavar="NAME",
-    help="Judge all images as this product of a detector of many products. By default the product "
-    "of each image is recognised.",
-)
 @click.option("--regions", is_flag=True, help="List the defective regions in the records.")
 @click.option(
     "--pixel-threshold", type=float, help="Threshold of regions and masks. Default the detector's."
@@ -303,7 +307,7 @@ def _wanted(given: dict[str, Any]) -> Wanted:
     )
 
 
-def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> Scorer:
+def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> AnyScorer:
     """Loaded or fitted, tiled if that is wanted, calibrated; what is to be known is said.
 
     `paths` are the images that it is to score, as far as they are known.
@@ -319,12 +323,12 @@ def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> Scorer:
     )
     from ..inference.scoring import require_maps
     from ..models.detector import OnError, require_fitted
-    from ..models.many_products import ManyProducts
     from ..models.saved import require_place
     from ..models.saving import require_saveable
     from ..models.tiled import TiledDetector
 
-    detector: OneProduct
+    detector: AnyScorer
+    judge: Any
     fitting = given["train_dir"] is not None
     caller = current_caller()
     rules = {name: given[f"tile_{name}"] for name in ("score_reduce", "score_topk", "map_reduce")}
@@ -347,26 +351,19 @@ def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> Scorer:
             create=caller.create_model,
         )
     else:
-        found = open_detector(
+        detector = open_detector(
             model_dir=given["model_dir"],
             run_dir=given["from_run"],
             category=given["category"],
             device=given["device"],
             allow_outside=given["allow_outside"],
         )
-        require_bit_depth(found, given["bit_depth"])
-        if isinstance(found, ManyProducts):
-            _require_no_choices(given)
-            if given["product"] is not None:
-                found.product(given["product"])
-            return found
-        if given["product"] is not None:
-            raise click.UsageError(
-                "--product is for a detector of many products, and this one is of one"
-            )
-        detector = tiled(found, given["tile_size"], given["tile_stride"], rules)
+        require_bit_depth(detector, given["bit_depth"])
+        detector = tiled(detector, given["tile_size"], given["tile_stride"], rules)
+    # what is calibrated, which is the detector of one product
+    judge = _of_product(detector, given)
     if given["save_model"] is not None:
-        require_saveable(detector.detector if isinstance(detector, TiledDetector) else detector)
+        require_saveable(judge.detector if isinstance(judge, TiledDetector) else judge)
         require_place(given["save_model"])
     if _wanted(given).needs_maps:
         require_maps(detector)
@@ -380,8 +377,8 @@ def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> Scorer:
         images = images_in(given["train_dir"], "good training images", good_for="--train-dir")
         for note in strangers(images, paths):
             print_error(f"note: {note}; scores may show this and no defect")
-        detector.fit(images, calibration_images=good, on_error=skip, progress=bar.show)
-        skipped = getattr(detector, "skipped_", [])
+        judge.fit(images, calibration_images=good, on_error=skip, progress=bar.show)
+        skipped = getattr(judge, "skipped_", [])
         for one in skipped[:_NAMED]:
             print_error(f"{one.path}: {one.reason}; left out of the {one.role} images")
         if len(skipped) > _NAMED:
@@ -389,22 +386,24 @@ def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> Scorer:
     elif good is not None:
         quantile = given["calibration_quantile"]
         calibrate_threshold(
-            detector,
+            judge,
             good,
             quantile=DEFAULT_QUANTILE if quantile is None else quantile,
             tail=given["calibration_tail"] or DEFAULT_TAIL,
             on_error=skip,
             progress=bar.show,
         )
-    require_fitted(detector)
-    if getattr(detector, "threshold_", None) is None:
+    if judge is None:
+        return detector
+    require_fitted(judge)
+    if getattr(judge, "threshold_", None) is None:
         print_error("the detector has no threshold, so images get a score and no label")
         return detector
     if given["save_model"] is not None:
         detector.save(given["save_model"])
     if given["threshold"] is not None:
-        detector.set_threshold(given["threshold"], origin="--threshold")
-    calibration = detector.calibration_
+        judge.set_threshold(given["threshold"], origin="--threshold")
+    calibration = judge.calibration_
     if fitting or good is not None:
         print_error(
             f"threshold {calibration.threshold:.6g} from {calibration.n_scores} good images "
@@ -415,9 +414,32 @@ def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> Scorer:
     return detector
 
 
+def _of_product(detector: AnyScorer, given: dict[str, Any]) -> Any:
+    """Return the detector of the product that --product names, or else the detector itself.
+
+    None of a detector of many products without a name, of which nothing is set or calibrated.
+    """
+    from ..models.many_products import ManyProducts
+
+    named = given["product"] is not None or given["product_from_folder"]
+    if not isinstance(detector, ManyProducts):
+        if named:
+            raise click.UsageError("--product: the detector is of one product and knows no names")
+        return detector
+    if given["product"] is not None:
+        return detector.product(given["product"])
+    for name in ("threshold", "calibrate_on", "save_model"):
+        if given[name] is not None:
+            raise click.UsageError(
+                f"--{name.replace('_', '-')}: the detector is of many products; name one with "
+                f"--product: {', '.join(detector.products_)}"
+            )
+    return None
+
+
 def _score(
     given: dict[str, Any],
-    detector: Scorer,
+    detector: AnyScorer,
     paths: Sequence[str],
     root: str | None,
     problems: Sequence[str],
@@ -425,6 +447,7 @@ def _score(
 ) -> int:
     from ..inference.inputs import lines_of
     from ..inference.records import RecordFile
+    from ..inference.scoring import judge_of
     from ..inference.session import Session
     from ..inference.watch import Watcher
     from ..models.context_share import context_share
@@ -437,7 +460,9 @@ def _score(
 
     def shown(record: InferenceRecord, found: npt.NDArray[np.float32] | None) -> None:
         assert page is not None
-        page.add(record, found, context_share(detector, record.score, found))
+        judge = judge_of(detector, record.product)
+        share = None if judge is None else context_share(judge, record.score, found)
+        page.add(record, found, share)
 
     session = Session(
         detector,
@@ -447,7 +472,7 @@ def _score(
         batch_size=given["batch_size"],
         look=None if page is None else shown,
         warn=print_error,
-        product=given["product"],
+        product=_folder_of if given["product_from_folder"] else given["product"],
     )
     if kept is not None:
         out.file, session.first = kept, kept.count
@@ -488,27 +513,19 @@ def _score(
                         problems = [*problems, said]
     finally:
         out.close()
-    out.summary(session.total, session.defective, session.unreadable)
+    out.summary(session.total, session.defective, session.unreadable, session.unknown)
     if page is not None:
         print_error(f"page: {given['html']}")
     unreadable = session.unreadable and given["on_error"] == "error"
     return 1 if unreadable or problems else 0
 
 
-def _require_no_choices(given: dict[str, Any]) -> None:
-    """Refuse what cannot be said to all products of a detector at once."""
-    options = (
-        *("tile_size", "tile_stride", "calibrate_on", "threshold", "pixel_threshold"),
-        *("save_model", "html"),
-    )
-    for name in options:
-        if given[name] is not None:
-            raise click.UsageError(
-                f"--{name.replace('_', '-')} does not apply to a detector of many products"
-            )
+def _folder_of(path: Any) -> str:
+    """Return the name of the folder that an image lies in."""
+    return Path(path).absolute().parent.name
 
 
-def _page(given: dict[str, Any], detector: Scorer) -> NewImagesPage | None:
+def _page(given: dict[str, Any], detector: AnyScorer) -> NewImagesPage | None:
     """Return the page that --html asks for."""
     if given["html"] is None:
         return None
@@ -518,6 +535,7 @@ def _page(given: dict[str, Any], detector: Scorer) -> NewImagesPage | None:
     name = given["model"] or ("vision_patchcore" if given["train_dir"] is not None else None)
     source = given["model_dir"] or given["from_run"]
     watching = given["watch"] is not None or "-" in given["inputs"]
+    # of many products there is no one value of normal pixels
     pixels = getattr(detector, "pixel_calibration_", None)
     return NewImagesPage(
         given["html"],
@@ -531,6 +549,8 @@ def _page(given: dict[str, Any], detector: Scorer) -> NewImagesPage | None:
 
 def _for_people(record: InferenceRecord) -> str:
     """Return a record as a line for a terminal."""
+    if record.product_known_by == "unknown":
+        return plain(f"no decision      {record.input}  {record.error}")
     if record.error is not None:
         return plain(f"unread           {record.input}  {record.error}")
     if record.pred is None:
@@ -545,7 +565,8 @@ def _for_people(record: InferenceRecord) -> str:
     if record.regions:
         count, (x, y) = len(record.regions), record.regions[0].peak_at
         found = f"  {count} region{'s' * (count > 1)}, the worst at {x}, {y}"
-    return plain(f"{called:<7} {said}  {record.input}{found}")
+    product = "" if record.product is None else f"  {record.product}"
+    return plain(f"{called:<7} {said}  {record.input}{found}{product}")
 
 
 class _Output:
@@ -577,12 +598,13 @@ class _Output:
                 print_error(f"{record.input}: {record.error}")
         self.bar.show(f"{self._rate():.1f} images/s", self._count, self._total)
 
-    def summary(self, total: int, defective: int, unreadable: int) -> None:
+    def summary(self, total: int, defective: int, unreadable: int, unknown: int = 0) -> None:
         """The last line on stderr."""
         plural = "s" * (total != 1)
         print_error(
             f"{total} image{plural}: {defective} defective, "
-            f"{total - defective - unreadable} good, {unreadable} unreadable; "
+            f"{total - defective - unreadable - unknown} good, {unreadable} unreadable"
+            f"{f', {unknown} of an unknown product' if unknown else ''}; "
             f"{self._rate():.1f} images/s"
         )
 

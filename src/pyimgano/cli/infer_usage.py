@@ -32,12 +32,12 @@ def sides(
 
 #: The sections of `--help`, with the options that stand in each; the others stand last.
 _SECTIONS = {
-    "A detector that is there": "from_run category model_dir checkpoint_path allow_outside",
+    "A detector that is there": "from_run category model_dir product "
+    "product_from_folder checkpoint_path allow_outside",
     "A detector to fit first": "train_dir model preset contamination pretrained model_kwargs "
     "resize roi bit_depth save_model",
     "Its threshold": "calibrate_on calibration_quantile calibration_tail threshold",
-    "Images to score": "inputs product watch watch_interval settle only_new stop_when_idle "
-    "on_error",
+    "Images to score": "inputs watch watch_interval settle only_new stop_when_idle on_error",
     "Large images": "tile_size tile_stride tile_score_reduce tile_score_topk tile_map_reduce",
     "What is left of each image": "save_jsonl quiet html include_maps save_maps map_format "
     "map_size save_overlays save_masks postprocess regions pixel_threshold min_area",
@@ -133,6 +133,10 @@ def check_usage(given: dict[str, Any]) -> None:
                 "--pixel-threshold has no effect without --regions, --save-masks, --save-overlays "
                 "or --html"
             )
+    if given["product"] is not None and given["product_from_folder"]:
+        raise click.UsageError("--product and --product-from-folder: give one of them")
+    if given["train_dir"] is not None and (given["product"] or given["product_from_folder"]):
+        raise click.UsageError("--product is for a saved detector of many products")
     if (given["watch"] is None) == (not given["inputs"]):
         raise click.UsageError("give --input at least once, or --watch")
     if given["inputs"].count("-") > 1:

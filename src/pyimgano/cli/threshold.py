@@ -19,7 +19,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..inference.scoring import OneProduct
+    from ..inference.scoring import AnyScorer, Scorer
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _COSTS = ("cost_miss", "cost_false_alarm", "defect_share")
@@ -45,6 +45,7 @@ class _Share(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("where", type=_FOLDER, metavar="RUN|MODEL")
 @click.option("--category", metavar="C", help="Category of the run, where it has several.")
+@click.option("--product", metavar="NAME", help="Product, of a detector of many products.")
 @click.option("--value", type=float, help="Set the threshold to this value.")
 @click.option(
     "--quantile",
@@ -105,16 +106,12 @@ def command(**given: Any) -> int:
     choosing = _check(given)
     from ..errors import UsageError
     from ..images import limited_pixels
-    from ..models import ManyProducts, load_model
+    from ..models import load_model
 
     folder, run = _model_folder(given)
     with limited_threads(given["num_threads"]), limited_pixels(given["max_pixels"]):
-        detector = load_model(folder, device=given["device"], allow_outside=given["allow_outside"])
-        if isinstance(detector, ManyProducts):
-            raise click.UsageError(
-                f"{folder}: is a detector of many products, each with a threshold of its own; move "
-                "that of one in Python: load_model(...).products_[NAME].recalibrate(...)"
-            )
+        whole = load_model(folder, device=given["device"], allow_outside=given["allow_outside"])
+        detector = _of_product(whole, given["product"])
         before = asdict(detector.calibration_)
         with Bar() as bar:
             try:
@@ -124,7 +121,7 @@ def command(**given: Any) -> int:
         saved = None
         if choosing and not given["dry_run"]:
             target = given["save_model"]
-            saved = detector.save(folder if target is None else target, overwrite=target is None)
+            saved = whole.save(folder if target is None else target, overwrite=target is None)
     print_facts(
         {
             "model": str(folder),
@@ -184,7 +181,23 @@ def _model_folder(given: dict[str, Any]) -> tuple[Path, Path | None]:
     return find_model(where, category=given["category"]), where
 
 
-def _choose(detector: OneProduct, given: dict[str, Any], run: Path | None, bar: Bar) -> None:
+def _of_product(detector: AnyScorer, name: str | None) -> Scorer:
+    """Return the detector whose threshold is meant: of many products that of the named one."""
+    from ..models.many_products import ManyProducts
+
+    if not isinstance(detector, ManyProducts):
+        if name is not None:
+            raise click.UsageError("--product: the detector is of one product and knows no names")
+        return detector
+    if name is None:
+        raise click.UsageError(
+            "the detector is of many products, each with its threshold; name one with --product: "
+            f"{', '.join(detector.products_)}"
+        )
+    return detector.product(name)
+
+
+def _choose(detector: Scorer, given: dict[str, Any], run: Path | None, bar: Bar) -> None:
     from ..calibration import (
         CONFIDENCE,
         threshold_for_costs,
@@ -226,7 +239,7 @@ def _choose(detector: OneProduct, given: dict[str, Any], run: Path | None, bar: 
     detector.set_threshold(chosen.threshold, origin=chosen.origin)
 
 
-def _defect_scores(detector: OneProduct, given: dict[str, Any], run: Path | None) -> list[float]:
+def _defect_scores(detector: Scorer, given: dict[str, Any], run: Path | None) -> list[float]:
     """Return scores of the images in --bad, or of the defective test images of the run."""
     from ..errors import DataError
     from ..runs import read_scores

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import UsageError
 from ..models import Detector, create_model
@@ -14,7 +14,9 @@ from ..models.parameters import understand
 from ..models.registry import default_keywords, preset_keywords
 from ..models.tiled import TiledDetector
 from ..models.tiles import Sides
-from .scoring import OneProduct, Scorer
+from .scoring import AnyScorer, Scorer
+
+_S = TypeVar("_S", bound=AnyScorer)
 
 
 def open_detector(
@@ -24,7 +26,7 @@ def open_detector(
     category: str | None = None,
     device: str | None = "cpu",
     allow_outside: bool = False,
-) -> Scorer:
+) -> AnyScorer:
     """Return a saved detector: that in `model_dir`, or that which `run_dir` keeps of `category`;
     `device` and `allow_outside` as `load_model` has them.
 
@@ -42,11 +44,11 @@ def open_detector(
 
 
 def tiled(
-    detector: OneProduct,
+    detector: _S,
     tile_size: Sides | None,
     tile_stride: Sides | None,
     rules: Mapping[str, Any] | None = None,
-) -> OneProduct:
+) -> _S | TiledDetector:
     """Return the detector working by tiles of that size; itself where no size is given.
 
     `rules` are the keywords of `TiledDetector` about how tiles' scores and maps become the
@@ -64,6 +66,8 @@ def tiled(
         if tile_stride is not None:
             raise UsageError("tile_stride has no effect without tile_size")
         return detector
+    if isinstance(detector, ManyProducts):
+        raise UsageError("a detector of many products does not work by tiles; leave tile_size out")
     given = {name: value for name, value in (rules or {}).items() if value is not None}
     if not isinstance(detector, TiledDetector):
         return TiledDetector(detector, tile_size=tile_size, tile_stride=tile_stride, **given)
@@ -84,13 +88,13 @@ def tiled(
     return detector
 
 
-def bits_of(detector: Scorer) -> int | None:
+def bits_of(detector: AnyScorer) -> int | None:
     """Return the bit depth that a detector reads images with; None for what each file declares."""
     inner = detector.detector if isinstance(detector, TiledDetector) else detector
     return inner.bits_read() if isinstance(inner, (Detector, ManyProducts)) else None
 
 
-def require_bit_depth(detector: Scorer, bit_depth: int | None) -> None:
+def require_bit_depth(detector: AnyScorer, bit_depth: int | None) -> None:
     """Raise `UsageError` where `bit_depth` is not what the fitted detector was fitted with.
 
     None asks for nothing: the detector reads images as it did when it was fitted.
@@ -122,7 +126,7 @@ def make_detector(
     tile_stride: Sides | None = None,
     tile_rules: Mapping[str, Any] | None = None,
     create: Callable[..., Any] = create_model,
-) -> OneProduct:
+) -> Scorer:
     """Make a detector to fit; what is given beats the preset, that the model's default.
 
     Raises

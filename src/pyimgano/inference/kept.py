@@ -26,7 +26,7 @@ from ..models.many_products import ManyProducts
 from ..runs import write_text
 from ..threads import thread_count
 from ..untrusted_files import open_regular, parse_json, read_regular
-from .scoring import OneProduct
+from .scoring import Scorer
 
 #: So many detectors are kept; a usual one takes 10 to 100 MB.
 MOST_KEPT = 8
@@ -45,7 +45,7 @@ class Kept:
         Path and reason of each image that could not be read.
     """
 
-    detector: OneProduct
+    detector: Scorer
     skipped: tuple[tuple[str, str], ...]
 
 
@@ -68,9 +68,9 @@ class KeptDetectors:
             facts = parse_json(read_regular(place / _FACTS).decode())
             skipped = tuple((str(path), str(reason)) for path, reason in facts["skipped"])
             detector = load_model(place / _MODEL)
+            if isinstance(detector, ManyProducts):
+                return None
         except (PyimganoError, OSError, ValueError, KeyError, TypeError):
-            return None
-        if isinstance(detector, ManyProducts):  # nothing that was kept here
             return None
         with contextlib.suppress(OSError):
             os.utime(place)  # the one that was not used for longest is removed first

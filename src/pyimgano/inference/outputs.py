@@ -16,8 +16,6 @@ from ..errors import DataError, ImageReadError
 from ..images import read_image
 from ..images.draw import draw_overlay
 from ..images.map_scale import REGION_EDGE, MapScale
-from ..models import Detector
-from ..models.tiled import TiledDetector
 from ..runs import (
     InferenceRecord,
     MapFile,
@@ -32,7 +30,7 @@ from ..untrusted_files import leads_out
 from .detectors import bits_of
 from .regions import Region, at_size, context_share, deciding_regions, map_scale, region_of
 from .result_face import rounded_ratio
-from .scoring import InferenceResult, MapPostprocess, Scorer, judge_of
+from .scoring import AnyScorer, InferenceResult, MapPostprocess, Scorer, judge_of
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ class Recorder:
         (`pyimgano.inference.regions`).
     """
 
-    def __init__(self, detector: Scorer, wanted: Wanted, pixel_threshold: float | None) -> None:
+    def __init__(self, detector: AnyScorer, wanted: Wanted, pixel_threshold: float | None) -> None:
         self._detector = detector
         self._bit_depth = bits_of(detector)
         self._wanted = wanted
@@ -147,7 +145,7 @@ class Recorder:
 
     def _regions(
         self,
-        judge: Detector | TiledDetector,
+        judge: Scorer,
         path: str,
         place: Sequence[str],
         full: npt.NDArray[np.float32],

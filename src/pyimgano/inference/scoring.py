@@ -25,10 +25,10 @@ from ..models.product_recognition import KnownBy
 from ..models.tiled import TiledDetector
 from .regions import Region, at_size, context_share, deciding_regions, map_scale, region_of
 
-#: What can score: a fitted detector, one that works by tiles, or one of many products.
-#: A detector of one product, with one threshold.
-OneProduct: TypeAlias = Detector | TiledDetector
-Scorer: TypeAlias = OneProduct | ManyProducts
+#: What can score images of one product: a fitted detector, or one that works by tiles.
+Scorer: TypeAlias = Detector | TiledDetector
+#: These, or a detector of many products.
+AnyScorer: TypeAlias = Detector | TiledDetector | ManyProducts
 #: What maps may be put through before they are shown: (H, W) float32 to the same.
 MapPostprocess: TypeAlias = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
@@ -201,7 +201,7 @@ def in_rgb(inputs: Iterable[ImageSource], input_format: ImageFormat | str) -> It
 
 
 def iter_infer(
-    detector: Scorer,
+    detector: AnyScorer,
     inputs: Iterable[ImageSource],
     *,
     include_maps: bool = False,
@@ -304,7 +304,7 @@ def _in_turn(names: Sequence[str | None], images: int) -> Callable[[ImageSource]
     return lambda _: next(left)
 
 
-def pixel_threshold_of(detector: Scorer, given: float | None) -> float | None:
+def pixel_threshold_of(detector: AnyScorer, given: float | None) -> float | None:
     """Return the threshold for the pixels of every image; None where the decision gives it.
 
     It is `given`, or that of the detector's calibration where it has no threshold for scores.
@@ -329,7 +329,7 @@ def pixel_threshold_of(detector: Scorer, given: float | None) -> float | None:
     return detector.pixel_calibration_.threshold
 
 
-def judge_of(detector: Scorer, product: str | None) -> Detector | TiledDetector | None:
+def judge_of(detector: AnyScorer, product: str | None) -> Scorer | None:
     """Return the detector that judges images of a product; None where no product is known.
 
     A detector of one product judges all.
@@ -339,7 +339,7 @@ def judge_of(detector: Scorer, product: str | None) -> Detector | TiledDetector 
     return None if product is None else detector.product(product)
 
 
-def require_maps(detector: Scorer) -> None:
+def require_maps(detector: AnyScorer) -> None:
     """Raise `UsageError` if the method has no maps."""
     if not detector.has_maps:
         raise UsageError("the method scores whole images and has no anomaly maps")
@@ -358,7 +358,7 @@ def _with_batches_of(detector: Any, batch_size: int) -> Any:
 _Named: TypeAlias = tuple[str, ImageScore]
 
 
-def _ahead(detector: Scorer, inputs: Iterable[ImageSource], maps: bool) -> Iterator[_Named]:
+def _ahead(detector: AnyScorer, inputs: Iterable[ImageSource], maps: bool) -> Iterator[_Named]:
     names: dict[int, str] = {}
     failures: list[Exception] = []
 
@@ -378,7 +378,7 @@ def _ahead(detector: Scorer, inputs: Iterable[ImageSource], maps: bool) -> Itera
 
 
 def _batch_by_batch(
-    detector: Scorer, inputs: Iterable[ImageSource], maps: bool
+    detector: AnyScorer, inputs: Iterable[ImageSource], maps: bool
 ) -> Iterator[_Named]:
     # a tiled detector makes its batches from one image
     size = 1 if isinstance(detector, TiledDetector) else detector.batch_size
@@ -414,7 +414,7 @@ def _checked(index: int, item: ImageSource) -> ImageSource:
 
 
 def _decide(
-    detector: Scorer,
+    detector: AnyScorer,
     scored: Iterator[_Named],
     include_maps: bool,
     include_regions: bool,

@@ -14,7 +14,7 @@ from ..models.many_products import Naming
 from ..runs import InferenceRecord, WatchedFile
 from .inputs import place_of
 from .outputs import Recorder, Wanted
-from .scoring import InferenceResult, Scorer, iter_infer, pixel_threshold_of, require_maps
+from .scoring import AnyScorer, InferenceResult, iter_infer, pixel_threshold_of, require_maps
 from .watch import Watcher
 
 #: Given a record, and the map of its image if there is one.
@@ -63,7 +63,7 @@ class Session:
 
     def __init__(
         self,
-        detector: Scorer,
+        detector: AnyScorer,
         wanted: Wanted,
         emit: Callable[[InferenceRecord], None],
         *,

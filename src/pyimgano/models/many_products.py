@@ -17,7 +17,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -500,10 +500,24 @@ class ManyProducts:
         ImageReadError
             An image cannot be read.
         """
+        return self._pooled(X, "raise")[0]
+
+    def pooled_readable(
+        self, X: Iterable[ImageSource]
+    ) -> tuple[npt.NDArray[np.float32], list[int]]:
+        """Return pooled features (n, D) float32 of the images that can be read, and which they are.
+
+        The latter are their positions among the images.
+        """
+        return self._pooled(X, "skip")
+
+    def _pooled(
+        self, X: Iterable[ImageSource], on_error: OnError
+    ) -> tuple[npt.NDArray[np.float32], list[int]]:
         self._check_fitted()
         detector = next(iter(self.products_.values()))
-        vectors, _ = _pooled(detector, as_sources(X), self.recognition_size_, "raise", None)
-        return vectors
+        found = _pooled(detector, as_sources(X), self.recognition_size_, on_error, None)
+        return found.vectors, found.positions
 
     def decision_function(
         self, X: Iterable[ImageSource], product: Naming = None
@@ -632,8 +646,18 @@ def _recognised_by(
     left_out = {one.index for one in detector.excluded_ if one.role == "train"}
     kept = np.array([i for i in range(len(images)) if i not in left_out])
     chosen = [images[int(i)] for i in evenly(kept, MOST_IMAGES)]
-    vectors, signatures = _pooled(detector, chosen, size, on_error, progress)
-    return ProductImages.of(vectors, CopyGroups.of(signatures).group, name)
+    found = _pooled(detector, chosen, size, on_error, progress)
+    if not found.positions:
+        raise DataError(f"product {name!r}: none of its images can be read")
+    return ProductImages.of(found.vectors, CopyGroups.of(found.signatures).group, name)
+
+
+class _Pooled(NamedTuple):
+    """Pooled features (n, D) of images, their signatures, and their positions among all."""
+
+    vectors: npt.NDArray[np.float32]
+    signatures: list[Signature]
+    positions: list[int]
 
 
 def _pooled(
@@ -642,12 +666,13 @@ def _pooled(
     size: tuple[int, int],
     on_error: OnError,
     progress: Progress | None,
-) -> tuple[npt.NDArray[np.float32], list[Signature]]:
-    """Return pooled features (N, D) and signatures of the images that can be read."""
+) -> _Pooled:
+    """Return the pooled features of the images that can be read."""
     backbone = detector.backbone_
     assert backbone is not None
     found: list[npt.NDArray[np.float32]] = []
     signatures: list[Signature] = []
+    positions: list[int] = []
     batch: list[Any] = []
 
     def pool() -> None:
@@ -672,12 +697,12 @@ def _pooled(
             assert loaded.signature is not None
             batch.append(loaded.pixels)
             signatures.append(loaded.signature)
+            positions.append(loaded.index)
             if len(batch) == detector.batch_size:
                 pool()
         pool()
-    if not found:
-        raise DataError("none of the images to recognise a product by can be read")
-    return np.concatenate(found), signatures
+    vectors = np.concatenate(found) if found else np.zeros((0, 0), np.float32)
+    return _Pooled(vectors, signatures, positions)
 
 
 def _with_features(loaded: LoadedImage, features: list[Any] | None) -> LoadedImage:

@@ -57,6 +57,7 @@ def run_benchmark(
     num_threads: int | None = None,
     max_pixels: int | None = None,
     save_model: bool = False,
+    joint: bool = False,
     roi: str | Path | None = None,
     bit_depth: int | None = None,
     html: bool = True,
@@ -121,6 +122,7 @@ def run_benchmark(
                     progress=run.progress,
                 )
                 report.add(measured)
+        run.join()
     return RunReport(run.summary())
 
 

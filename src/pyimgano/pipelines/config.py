@@ -380,6 +380,12 @@ class BenchmarkConfig(Options):
     save_model: Annotated[Flag, Shown("Run")] = Field(
         False, description="Keep each category's detector in the run directory."
     )
+    joint: Annotated[Flag, Shown("Run")] = Field(
+        False,
+        description="Make one detector for all categories, which share its network, and measure "
+        "how well it recognises the product of an image; with --save-model it is kept in the "
+        "run's folder model.",
+    )
 
     def check_together(self) -> None:
         super().check_together()

@@ -26,6 +26,7 @@ from ..datasets import (
 )
 from ..errors import DataError, PyimganoError, UsageError
 from ..images import limited_pixels
+from ..models.many_products import require_names, require_shareable
 from ..models.registry import create_model
 from ..models.saving import require_saveable
 from ..pages import REPORT_PAGE
@@ -155,6 +156,11 @@ def open_run(
     try:
         earlier = _read(kind, path)
         config = _options_of(earlier, kind, {"num_threads": options["num_threads"]})
+        if getattr(config, "joint", False):
+            raise DataError(
+                f"{path}: a joint run cannot go on, since the detectors of its complete categories "
+                "were not kept one by one; begin it anew"
+            )
         with limited_threads(config.num_threads), limited_pixels(config.max_pixels):
             names = None if earlier.config.category == "all" else earlier.config.categories
             run = kind(_look(config, create, names), listener, how["fail_fast"], earlier)
@@ -227,6 +233,11 @@ def _look(
     if asked == "all" and layout.name == "custom" and names == ["custom"]:
         asked = "custom"
     _require_distinct(root, names)
+    if isinstance(config, BenchmarkConfig) and config.joint:
+        if create is not create_model:
+            raise UsageError("joint is for detectors of pyimgano, which can share a network")
+        require_names(names)
+        require_shareable(detector)
     if isinstance(config, BenchmarkConfig) and config.save_model:
         require_saveable(detector)
     region = detector.region_of_interest()

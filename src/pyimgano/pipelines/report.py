@@ -34,6 +34,7 @@ from ..runs import (
     Counts,
     ExcludedReport,
     ImageRecord,
+    JointReport,
     LikenessReport,
     OperatingPointReport,
     PixelCalibrationReport,
@@ -45,9 +46,11 @@ from ..runs import (
     SuiteReport,
     SuspectReport,
     Timings,
+    shown,
     write_bytes,
 )
 from .config import BenchmarkConfig
+from .joint import join_products, measure_recognition
 from .measure import Fit, Measurement, Task, measured_rate
 from .run import Run, RunConfig
 from .submission import Submission
@@ -236,7 +239,11 @@ class BenchmarkReporter(CategoryReporter):
         super().fitted(fit)
         self._saved: str | None = None
         directory = self._run.directory
-        if directory is not None and self._run.config.save_model:
+        run = self._run
+        assert isinstance(run, BenchmarkRun)
+        if run.config.joint:  # kept as one, when all are fitted
+            run.products[self._name] = self._detector, self._task
+        elif directory is not None and self._run.config.save_model:
             folder = directory.category(self._name) / MODEL_FOLDER
             with during("saving"):
                 self._detector.save(folder)
@@ -282,6 +289,26 @@ class BenchmarkRun(Run[BenchmarkConfig, CategoryReport]):
     report_class = CategoryReport
     reporter = BenchmarkReporter
 
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        #: Of a joint run, the fitted detectors and what they were fitted on.
+        self.products: dict[str, tuple[Detector, Task]] = {}
+        self.joint: JointReport | None = None
+
+    def join(self) -> None:
+        """Make one detector of those of the categories, measure and keep it, if it is wanted."""
+        if not self.config.joint:
+            return
+        whole = {name: one for name, one in self.products.items() if shown(name) not in self.failed}
+        if len(whole) < 2:  # the report says which categories failed
+            return
+        with during("joining the products"):
+            many = join_products(whole, self.config.on_error, self.progress)
+            self.joint = measure_recognition(many, whole)
+            if self.directory is not None and self.config.save_model:
+                many.save(self.directory.path / MODEL_FOLDER)
+                self.joint = self.joint.model_copy(update={"saved_model": MODEL_FOLDER})
+
     def _unmeasured(self) -> dict[str, Any]:
         return {"results": None, "timings": None}
 
@@ -289,7 +316,7 @@ class BenchmarkRun(Run[BenchmarkConfig, CategoryReport]):
         return SingleReport(**fields, **self._over_categories(), categories=self.names)
 
     def _suite(self, fields: dict[str, Any]) -> SuiteReport:
-        return SuiteReport(**fields, **self._over_categories())
+        return SuiteReport(**fields, **self._over_categories(), joint=self.joint)
 
     def _over_categories(self) -> dict[str, Any]:
         """Return the means over the categories, the same fields for one and for several."""

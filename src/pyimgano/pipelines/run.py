@@ -569,6 +569,9 @@ class FinishedRun:
         """Yield nothing."""
         return iter(())
 
+    def join(self) -> None:
+        """Do nothing."""
+
     def summary(self) -> dict[str, Any]:
         """Return its top-level report."""
         return self._report

@@ -1,4 +1,4 @@
-"""Saved detectors of a run: `categories/<category>/model`, one for each category."""
+"""Saved detectors of a run: `categories/<category>/model`, or `model` of a joint run."""
 
 from __future__ import annotations
 
@@ -44,6 +44,16 @@ def find_model(run_dir: str | Path, category: str | None = None) -> Path:
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{run}: cannot be read ({reason})") from error
+    joint = run / MODEL_FOLDER
+    if (joint / _DOCUMENT).is_file():
+        if leads_out(joint, run):
+            raise DataError(f"{joint}: lies outside the run by way of a link; name it itself")
+        if category is not None:
+            raise UsageError(
+                f"{run}: keeps one detector of all categories; name the product (--product) "
+                "instead of the category"
+            )
+        return joint
     saved = {
         name: folder / MODEL_FOLDER
         for name, folder in folders.items()

@@ -414,6 +414,50 @@ class SingleReport(CategoryReport, RunFields, MetricsOverCategories):
     kind: Literal["benchmark-category"] = "benchmark-category"
 
 
+class RecognisedReport(Model):
+    """What a joint detector takes test images of one product for, where it is not named."""
+
+    right: ShareReport = Field(description="recognised as images of the product")
+    wrong: ShareReport = Field(description="recognised as images of another product")
+    unknown: ShareReport = Field(description="said to be of an unknown product")
+    unlike_good: ShareReport = Field(
+        description="recognised, but farther from the product's good images than these from each "
+        "other: they may be called defective and never good"
+    )
+
+
+class ProductReport(Model):
+    """How a joint detector recognises one product."""
+
+    recognised_by: int = Field(description="good images that it is recognised by")
+    promised_unknown_rate: Rate | None = Field(
+        description="share of its good images that may be taken for no image of it"
+    )
+    good: RecognisedReport
+    defective: RecognisedReport
+    unknown_if_left_out: ShareReport | None = Field(
+        description="test images that are said to be of an unknown product by a detector of the "
+        "other products alone; null where there is one other"
+    )
+    may_be_good_if_left_out: ShareReport | None = Field(
+        description="those that such a detector might call good, as images of another product"
+    )
+
+
+class JointReport(Model):
+    """One detector for all categories of a run, and how it recognises the product of an image."""
+
+    products: list[Text]
+    unknown_rate: Rate = Field(description="that was asked for")
+    recognition_size: tuple[int, int] = Field(description="height, width")
+    accuracy: ShareReport = Field(description="test images recognised as of their own product")
+    unreadable: int = Field(description="test images that could not be read")
+    per_product: dict[Text, ProductReport]
+    saved_model: Text | None = Field(
+        None, description="folder of the joint detector, relative to the run"
+    )
+
+
 class SuiteReport(Asked, RunFields, MetricsOverCategories):
     """Top-level report of a run over several categories."""
 
@@ -432,6 +476,7 @@ class SuiteReport(Asked, RunFields, MetricsOverCategories):
     std_metrics: dict[str, Number | None] = Field(description="population standard deviation")
     metric_categories: dict[str, int] = Field(description="over how many categories each is")
     failure: Failure | None = None
+    joint: JointReport | None = Field(None, description="null unless one detector was made of all")
 
 
 class ImageRecord(Model):

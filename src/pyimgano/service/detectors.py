@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import SavedModelError, UsageError, unknown_name
 from ..inference import infer
 from ..inference.detectors import bits_of, open_detector
-from ..inference.scoring import OneProduct
+from ..inference.scoring import Scorer
 from ..models import Detector, ManyProducts
 from ..models.saved import DOCUMENT, SavedDocument, read_document
 from ..runs import find_model
@@ -43,7 +43,7 @@ class LoadedDetector:
         Bits that count in images of 16 bits a sample; None for what each file declares.
     """
 
-    detector: OneProduct
+    detector: Scorer
     document: SavedDocument
     fingerprint: str
     bit_depth: int | None
@@ -200,7 +200,7 @@ def _fingerprint(folder: Path) -> str:
         ) from error
 
 
-def _warm_up(detector: OneProduct, folder: Path, batch_size: int) -> None:
+def _warm_up(detector: Scorer, folder: Path, batch_size: int) -> None:
     """Score noise as a request would; what is prepared at first use is prepared then."""
     size = (_SIDE, _SIDE)
     if isinstance(detector, Detector):

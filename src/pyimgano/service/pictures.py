@@ -13,7 +13,7 @@ from ..images.draw import draw_overlay
 from ..inference import InferenceResult
 from ..inference.outputs import caption_of, encode_png
 from ..inference.regions import at_size, deciding_regions, region_of
-from ..inference.scoring import OneProduct
+from ..inference.scoring import Scorer
 
 _TOP = 2**16 - 1
 
@@ -62,7 +62,7 @@ class Pictures:
 
 
 def draw_pictures(
-    detector: OneProduct,
+    detector: Scorer,
     result: InferenceResult,
     pixels: npt.NDArray[np.uint8],
     wanted: WantedPictures,

@@ -24,8 +24,11 @@ def load_detector(
     model_dir: Path | None = None,
     device: str = "cpu",
     allow_outside: bool = False,
+    product: str | None = None,
 ) -> Detector:
     """Load the saved detector of a run, or of a folder; `allow_outside` as `load_model` has it.
+
+    Of a detector of many products it is that of `product`.
 
     Raises
     ------
@@ -46,6 +49,15 @@ def load_detector(
         assert model_dir is not None
         folder = model_dir
     detector = models.load_model(folder, device=device, allow_outside=allow_outside)
+    if isinstance(detector, models.ManyProducts):
+        if product is None:
+            raise UsageError(
+                f"{folder}: a detector of many products is exported one product at a time; name it "
+                f"with --product: {', '.join(detector.products_)}"
+            )
+        return detector.product(product)
+    if product is not None:
+        raise UsageError("--product: the detector is of one product and knows no names")
     if not isinstance(detector, models.Detector):
         raise UsageError(f"{folder}: a detector that works by tiles cannot be exported")
     return detector
