@@ -224,6 +224,7 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
     "anomalydino": {"model": "vision_anomalydino"},
     "subspace": {"model": "vision_subspace"},
     "rad": {"model": "vision_rad"},
+    "dinomaly": {"model": "vision_dinomaly", "resize": (392, 392)},
 }
 RECIPES = {
     "paper": Recipe({"recipe": "paper"}),

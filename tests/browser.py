@@ -125,8 +125,12 @@ class Browser:
 
     def open(self, page: Path) -> None:
         """Open a file and wait until it is loaded."""
+        self.open_address(page.absolute().as_uri())
+
+    def open_address(self, address: str) -> None:
+        """Open an address and wait until it is loaded."""
         self._loaded = False
-        self.call("Page.navigate", url=page.absolute().as_uri())
+        self.call("Page.navigate", url=address)
         until = time.monotonic() + _ALLOWED
         while not self._loaded:
             self._next(until)

@@ -8,6 +8,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 # Before numpy and torch look. There are as many processes as cores: each has one thread's share.
@@ -48,12 +49,16 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def memory_of_a_module(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Give back what the tests of a module kept for one another: detectors, compiled networks.
+    """Keep the backbones of a module's tests, and give back what these tests kept.
 
-    A process would otherwise keep those of all modules, gigabytes in the end.
+    Tests take the models in turn, so that the two backbones which a run keeps would be compiled
+    again for each test. A process that kept those of all modules would have gigabytes in the end.
     """
+    backbone = sys.modules.get("pyimgano.backbones.backbone")
+    if backbone is not None and backbone._create.cache_info().maxsize == 2:
+        backbone._create = lru_cache(maxsize=12)(backbone._create.__wrapped__)
     yield
-    for kept in vars(request.module).values():
+    for kept in (*vars(request.module).values(), getattr(backbone, "_create", None)):
         if hasattr(kept, "cache_clear"):
             kept.cache_clear()
     gc.collect()
@@ -79,9 +84,10 @@ def _write_short_page(run: Path) -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nothing is read from or left in the user's own cache folder.
 
-    One folder for the whole session, so that networks are compiled once.
+    One folder for the whole session, with all its processes, so that networks are compiled once.
     """
-    cache = tmp_path_factory.getbasetemp() / "cache"
+    own = tmp_path_factory.getbasetemp()
+    cache = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     return cache
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -112,6 +113,16 @@ def work(params: Any, place: str) -> None:
     elif params.how == "thread":  # and waits for it, whatever comes
         with ThreadPoolExecutor(1) as pool:
             pool.submit(time.sleep, 60).result()
+
+
+def command(*words: object) -> list[str]:
+    """`pyimgano WORDS` as a process that knows these detectors, which need no torch."""
+    program = (
+        f"import runpy, sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "from tests import stubs; stubs.register()\n"
+        "runpy.run_module('pyimgano', run_name='__main__', alter_sys=True)"
+    )
+    return [sys.executable, "-c", program, *map(str, words)]
 
 
 def register() -> None:

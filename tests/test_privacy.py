@@ -21,6 +21,9 @@ SOURCE = HERE.parent / "src"
 DEMO = """
 from pathlib import Path
 from pyimgano import cli
+from pyimgano.datasets import demo
+
+demo._TRAIN, demo._TEST_GOOD, demo._TEST_EACH_DEFECT = 6, 2, 1  # quick to draw
 
 def call(command, *arguments):
     try:

@@ -167,7 +167,12 @@ def test_results_do_not_depend_on_the_number_of_threads(
     lines = []
     for count in (1, 2):
         report = run_benchmark(
-            dataset="mvtec", root=root, category="nut", runs_dir=tmp_path, num_threads=count
+            dataset="mvtec",
+            root=root,
+            category="nut",
+            resize=(160, 160),
+            runs_dir=tmp_path,
+            num_threads=count,
         )
         folder = Path(report["run_dir"]) / "categories" / "nut"
         lines.append((folder / "per_image.jsonl").read_bytes())

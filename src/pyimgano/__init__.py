@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .models import create_model, list_models, load_model, model_info, register_model
     from .pipelines import list_dataset_categories, run_robust_benchmark
     from .pipelines.benchmark import run_benchmark
+    from .sweep import merge_sweeps, run_sweep
     from .threads import set_num_threads
 
 __version__ = "0.1.0"
@@ -30,6 +31,8 @@ _HOMES = {
     "set_num_threads": "threads",
     "run_benchmark": "pipelines.benchmark",
     "run_robust_benchmark": "pipelines",
+    "run_sweep": "sweep",
+    "merge_sweeps": "sweep",
     "list_dataset_categories": "pipelines",
 }
 
@@ -40,11 +43,13 @@ __all__ = [
     "list_models",
     "load_dataset",
     "load_model",
+    "merge_sweeps",
     "model_info",
     "register_model",
     "run_benchmark",
     "set_num_threads",
     "run_robust_benchmark",
+    "run_sweep",
 ]
 
 

@@ -70,6 +70,10 @@ class ImageReadError(DataError):
         return type(self), (self.path, self.reason)
 
 
+class UnknownProductError(ImageReadError):
+    """An image that is judged by no detector, because its product is none of those known."""
+
+
 class WeightsError(DataError):
     """No weights, or weights that do not fit the network."""
 

@@ -18,6 +18,7 @@ import pytest
 from pyimgano import __version__
 from pyimgano.cli import benchmark, main, models_table
 from pyimgano.models import list_models
+from tests import stubs
 from tests.conftest import MakeDataset, picture, save
 
 Command = Callable[..., tuple[int, str, str]]
@@ -238,10 +239,10 @@ def test_a_summary_is_in_its_file_also_where_stdout_is_full(
     make_mvtec: MakeDataset, tmp_path: Path
 ) -> None:
     copy = tmp_path / "summary.json"
-    asked = ["--dataset", "mvtec", "--root", str(make_mvtec()), "--no-save-run"]
+    asked = arguments(make_mvtec(), "--model", "darkness", "--no-save-run")
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(
-            [sys.executable, "-m", "pyimgano", "benchmark", *asked, "--output", str(copy)],
+            stubs.command("benchmark", *asked, "--output", copy),
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -252,20 +253,24 @@ def test_a_summary_is_in_its_file_also_where_stdout_is_full(
 
 
 def test_a_stopped_run_says_so(make_mvtec: MakeDataset, tmp_path: Path) -> None:
-    root = make_mvtec(train=40)
+    root = make_mvtec()
+    runs = []
     for stop in (signal.SIGTERM, signal.SIGINT):
         output = tmp_path / stop.name
+        keywords = {"at": "fit", "how": "python", "sign": str(tmp_path / f"{stop.name}.sign")}
+        more = ["--model", "busy", "--model-kwargs", json.dumps(keywords)]
         run = subprocess.Popen(
-            [sys.executable, "-m", "pyimgano", "benchmark", "--runs-dir", str(output)]
-            + arguments(root, "--resize", "512", "512"),
+            stubs.command("benchmark", *arguments(root, *more, "--runs-dir", str(output))),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+        runs.append((run, stop, output, Path(keywords["sign"])))
+    for run, stop, output, sign in runs:
         deadline = time.monotonic() + 120
-        while not list(output.glob("*/categories/nut/report.json")):
+        while not sign.exists():
             assert time.monotonic() < deadline and run.poll() is None
-            time.sleep(0.05)
+            time.sleep(0.02)
         run.send_signal(stop)
         out, err = run.communicate(timeout=60)
         assert run.returncode == 130 and out == ""
@@ -363,7 +368,7 @@ def test_stderr_on_a_terminal_gets_a_table_and_a_piped_stdout_the_document(
     root = make_mvtec(("nut [b]", "bolt"))  # a name that looks like markup
     seen, terminal = pty.openpty()
     done = subprocess.Popen(
-        [sys.executable, "-m", "pyimgano", "benchmark", *arguments(root)],
+        stubs.command("benchmark", *arguments(root), "--model", "darkness", "--no-html"),
         stdout=subprocess.PIPE,
         stderr=terminal,
         cwd=tmp_path,
@@ -383,7 +388,7 @@ def test_stderr_on_a_terminal_gets_a_table_and_a_piped_stdout_the_document(
     report = json.loads(done.stdout.read())
     assert done.wait() == 0
     text = shown.decode()
-    assert "vision_patchcore on mvtec" in text and "image AUROC" in text and "mean" in text
+    assert "darkness on mvtec" in text and "image AUROC" in text and "mean" in text
     assert "nut [b]" in text and str(report["run_dir"]) in text
 
 
@@ -392,17 +397,17 @@ def test_a_person_at_a_terminal_gets_a_table_and_a_log_file_too(
     make_mvtec: MakeDataset, tmp_path: Path, as_json: bool
 ) -> None:
     root = make_mvtec(("nut [b]",))
+    more = ["--category", "nut [b]", "--model", "darkness"] + ["--json"] * as_json
     seen, terminal = pty.openpty()
     log = tmp_path / "log"
     with log.open("wb") as file:
         done = subprocess.Popen(
-            [sys.executable, "-m", "pyimgano", "benchmark", *arguments(root)]
-            + ["--output-dir", "r", "--category", "nut [b]"] + ["--json"] * as_json,
+            stubs.command("benchmark", *arguments(root), "--output-dir", "r", *more),
             stdout=terminal,
             stderr=file,
             cwd=tmp_path,
             env={**os.environ, "TERM": "xterm", "COLUMNS": "160"},
-        )  # fmt: skip
+        )
     os.close(terminal)
     shown = b""
     with contextlib.suppress(OSError):  # a terminal that nobody writes to any more

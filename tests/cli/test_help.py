@@ -38,6 +38,26 @@ def test_a_group_alone_shows_its_help(words: list[str], capsys: pytest.CaptureFi
     assert capsys.readouterr().out.startswith("Usage: pyimgano")
 
 
+@pytest.mark.parametrize(
+    ("words", "same_as"),
+    [
+        (["help"], ["--help"]),
+        (["help", "check"], ["check", "--help"]),
+        (["help", "datasets", "check"], ["datasets", "check", "--help"]),
+        (["datasets", "help", "check"], ["datasets", "check", "--help"]),
+    ],
+)
+def test_help_is_a_command_too(
+    words: list[str], same_as: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert main(same_as) == 0
+    assert shown == capsys.readouterr().out
+    assert main(["help", "chek"]) == 2
+    assert "did you mean check?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", sorted(cli._COMMANDS))
 def test_every_command_says_its_version(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--version"]) == 0

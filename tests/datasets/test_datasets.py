@@ -159,9 +159,19 @@ def test_a_limit_is_met_without_repeats(sizes: list[int], limit: int, seed: int)
         assert any(s.defect == "good" for s in few)
 
 
-def test_the_demo_is_whole_seeded_and_made_once(tmp_path: Path) -> None:
-    first, second = tmp_path / "a", tmp_path / "b"
-    dataset = load_dataset("demo", first, "washer")
+def few_demo_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the demo have 3, 2 and 1 images of each kind; to draw all takes seconds."""
+    from pyimgano.datasets import demo
+
+    for name, count in (("_TRAIN", 3), ("_TEST_GOOD", 2), ("_TEST_EACH_DEFECT", 1)):
+        monkeypatch.setattr(demo, name, count)
+
+
+def test_the_demo_is_whole_seeded_and_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = load_dataset("demo", category="washer")
+    first, second = Path(dataset.root), tmp_path / "b"
     assert dataset.list_categories() == ["fabric", "washer"]
     info = dataset.get_info()
     assert info["n_train"] == 60 and info["n_test_good"] == 20 and info["n_masks"] == 24
@@ -173,9 +183,12 @@ def test_the_demo_is_whole_seeded_and_made_once(tmp_path: Path) -> None:
     stamp = (first / ".complete").stat().st_mtime_ns
     load_dataset("demo", first)
     assert (first / ".complete").stat().st_mtime_ns == stamp
+    few_demo_images(monkeypatch)
     load_dataset("demo", second)
-    for path in first.rglob("*.png"):
-        assert path.read_bytes() == (second / path.relative_to(first)).read_bytes()
+    again = list(second.rglob("*.png"))
+    assert len(again) == 2 * (3 + 2 + 4 + 4)
+    for path in again:
+        assert path.read_bytes() == (first / path.relative_to(second)).read_bytes()
 
 
 def test_demo_masks_mark_what_changed() -> None:
@@ -200,7 +213,8 @@ def _without(defect):  # type: ignore[no-untyped-def]
     return lambda canvas, rng: defect(canvas.copy(), rng)
 
 
-def test_two_at_once_make_one_demo(tmp_path: Path) -> None:
+def test_two_at_once_make_one_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few_demo_images(monkeypatch)
     root = tmp_path / "demo"
     failures: list[Exception] = []
 
@@ -214,7 +228,7 @@ def test_two_at_once_make_one_demo(tmp_path: Path) -> None:
     [t.start() for t in threads]
     [t.join() for t in threads]
     assert not failures
-    assert len(list(root.rglob("*.png"))) == 2 * (60 + 20 + 24 + 24)
+    assert len(list(root.rglob("*.png"))) == 2 * (3 + 2 + 4 + 4)
     assert [p.name for p in tmp_path.iterdir()] == ["demo"]  # nothing half-made is left
 
 

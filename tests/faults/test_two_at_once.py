@@ -62,7 +62,7 @@ def test_on_one_demo_dataset(tmp_path: Path) -> None:
 def test_on_one_feature_cache_and_one_output_root(make_mvtec: MakeDataset, tmp_path: Path) -> None:
     root = make_mvtec(("nut",), train=3, good=2, bad=2)
     keywords = {"engine": "torch"}  # nothing is compiled
-    words = ["--dataset", "mvtec", "--root", root, "--resize", 64, 64, "--no-pixel"]
+    words = ["--dataset", "mvtec", "--root", root, "--resize", 64, 64, "--no-pixel", "--no-html"]
     words += ["--model-kwargs", json.dumps(keywords)]
     words += ["--cache-dir", tmp_path / "features", "--runs-dir", tmp_path / "runs"]
     runs = [python("-m", "pyimgano", "benchmark", *words) for _ in range(2)]

@@ -42,6 +42,16 @@ def test_folders_hold_images_at_any_depth_in_order(parts: Path) -> None:
     assert empty.paths == [] and "holds no images" in empty.problems[0]
 
 
+def test_a_file_whose_name_begins_like_a_list_is_itself(
+    parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(parts / "@first.png", picture(0, 8))
+    monkeypatch.chdir(parts)
+    assert list_input("@first.png").paths == ["@first.png"]
+    (parts / "first.txt").write_text("a.tif\n")
+    assert list_input("@first.txt").paths == ["a.tif"]
+
+
 def test_links_to_folders_are_followed_once(parts: Path) -> None:
     (parts / "b" / "loop").symlink_to(parts, target_is_directory=True)
     assert len(list_input(str(parts)).paths) == 4

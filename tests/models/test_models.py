@@ -45,6 +45,13 @@ CHEAP: dict[str, dict[str, object]] = {
     "vision_anomalydino": {"backbone": "dinov3_vits16", "pretrained": False, "turns": 2},
     "vision_subspace": {"backbone": "dinov3_vits16", "pretrained": False, "turns": 2},
     "vision_rad": {"backbone": "dinov3_vits16", "pretrained": False},
+    "vision_dinomaly": {
+        "backbone": "dinov3_vits16",
+        "pretrained": False,
+        "layers": ["block0", "block1"],
+        "steps": 1,
+        "engine": "torch",
+    },
     "vision_padim": {"d_reduced": 24},
     "vision_stfpm": {"steps": 3, "train_batch_size": 4, "engine": "torch"},
     "vision_reverse_distillation": {"steps": 3, "train_batch_size": 4, "engine": "torch"},
@@ -94,7 +101,7 @@ def assert_same(one: tuple[list, list], two: tuple[list, list]) -> None:
         np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", list_models(), scope="class")  # one model after another
 class TestContract:
     def test_is_an_estimator(self, name: str) -> None:
         detector = make(name, contamination=0.2)

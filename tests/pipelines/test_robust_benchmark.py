@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from pyimgano.images import CORRUPTIONS, corrupt_image, corrupt_mask, read_image
 from pyimgano.models import Detector, register_model
 from pyimgano.pipelines import run_benchmark, run_robust_benchmark
 from pyimgano.pipelines.schemas import json_schemas
-from tests import pixel_detector
+from tests import pixel_detector, stubs
 from tests.conftest import MakeDataset, copy_registry, picture, save
 
 
@@ -557,10 +556,9 @@ def test_a_terminal_gets_a_table(make_mvtec: MakeDataset, tmp_path: Path) -> Non
     root = make_mvtec(("bolt", "nut"))
     seen, terminal = pty.openpty()
     asked = ["--dataset", "mvtec", "--root", str(root), "--resize", "64", "64"]
-    small = ["--corruptions", "lighting"]
+    small = ["--corruptions", "lighting", "--model", "darkness"]
     done = subprocess.Popen(
-        [sys.executable, "-m", "pyimgano", "robust-benchmark", *asked, *small]
-        + ["--severities", "1,5"],
+        stubs.command("robust-benchmark", *asked, *small, "--severities", "1,5"),
         stdout=subprocess.PIPE,
         stderr=terminal,
         cwd=tmp_path,
@@ -580,7 +578,7 @@ def test_a_terminal_gets_a_table(make_mvtec: MakeDataset, tmp_path: Path) -> Non
     report = json.loads(done.stdout.read())
     assert done.wait() == 0 and report["status"] == "complete"
     text = shown.decode()
-    assert "vision_patchcore on mvtec" in text and "balanced accuracy" in text and "clean" in text
+    assert "darkness on mvtec" in text and "balanced accuracy" in text and "clean" in text
     assert "hurts most: lighting" in text or report["summary"]["hurts_most"] is None
     assert report["run_dir"] in text
 

@@ -206,6 +206,21 @@ class Backbone:
             each.append(layers)
         return [torch.stack(layer) for layer in zip(*each)]
 
+    @property
+    def of_patches(self) -> bool:
+        """Return whether `features` gives patches, (N, h, w, D), and not maps, (N, C, h, w)."""
+        return isinstance(self._graph, PatchGraph)
+
+    def pooled(self, features: Sequence[Tensor]) -> npt.NDArray[np.float32]:
+        """Return the mean of every channel over the cells of each layer, joined: (N, D) float32.
+
+        `features` is what the method of that name gives for N images.
+        """
+        cells = (0, 1) if self.of_patches else (1, 2)
+        # image by image, so that none depends on the others of its batch
+        means = [torch.stack([one.double().mean(dim=cells) for one in layer]) for layer in features]
+        return torch.cat(means, dim=1).float().cpu().numpy()
+
     def nearest_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) that images of that size are resized to by the network.
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from ..errors import UsageError
 from .network import TappedNetwork
+from .transformer import VisionTransformer
 
 
 class LayerChoice(Protocol):
@@ -123,3 +124,30 @@ class WithClassToken:
             raise UsageError("the backbone has to be a vision transformer with a class token")
         blocks = Depths(self.shares)(network) if self.named is None else self.named
         return (*blocks, f"{network.layer_names[-1]}.class")
+
+
+@dataclass(frozen=True)
+class WithTokens:
+    """Blocks of a vision transformer that `blocks` chooses, or those named, and their other tokens.
+
+    After the patches of all blocks come the class tokens of all, then the registers, of networks
+    that have them. Of another network, and where what is named are no patches, the call raises
+    `UsageError`.
+    """
+
+    blocks: LayerChoice
+    named: tuple[str, ...] | None = None
+
+    def __call__(self, network: TappedNetwork) -> tuple[str, ...]:
+        if not isinstance(network, VisionTransformer):
+            raise UsageError("the backbone has to be a vision transformer")
+        named = self.blocks(network) if self.named is None else self.named
+        patches = [network.parse_layer(layer) for layer in named]
+        if any(one.part != "patches" or one.unit for one in patches):
+            raise UsageError(f"layers must be whole blocks here, got {', '.join(named)}")
+        found = [str(one) for one in patches]
+        if network.has_class:
+            found += [str(one._replace(part="class")) for one in patches]
+        if network.registers:
+            found += [str(one._replace(part="registers")) for one in patches]
+        return tuple(found)

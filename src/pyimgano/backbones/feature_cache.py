@@ -159,9 +159,9 @@ class FeatureCache:
 
 
 def recalled_features(image: KeyedImage) -> list[Tensor]:
-    """Return the features that a stream found in a cache."""
+    """Return the features that a stream found in a cache, or that were computed before."""
     assert image.features is not None
-    return [torch.from_numpy(array) for array in image.features]
+    return [torch.as_tensor(array) for array in image.features]
 
 
 def _digest(arrays: Sequence[np.ndarray], image: KeyedImage | Recalled) -> str:

@@ -65,6 +65,7 @@ def command(
     \b
       pyimgano benchmark --dataset demo
       pyimgano benchmark --dataset custom --root photos --save-model
+      pyimgano benchmark --dataset demo --model vision_patchcore,vision_padim --seed 0,1
 
     A terminal shows the summary as a table, and where the page of the run is; elsewhere, and with
     --json, stdout is one JSON document. Progress and messages go to stderr, in plain lines where it
@@ -157,6 +158,10 @@ def _resume(arguments: dict[str, Any], output: Path | None) -> int:
 
 def _show(report: dict[str, Any], console: Console, output: Path | None, *, skip: bool) -> int:
     print_summary(report, output)
+    if report.get("kind") == "sweep-table":  # of a grid
+        from .sweep import show_table
+
+        return show_table(report)
     console.table(report)
     return print_problems(report, skip=skip)
 

@@ -232,8 +232,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
             (
                 "one image",
                 f"{image['milliseconds']:g} ms from a {_SIDE} x {_SIDE} PNG to the decision, by "
-                f"{image['model']} on the CPU, fitted on {image['photos']} photos in "
-                f"{image['fit_seconds']:g} s",
+                f"{image['model']} on the CPU, after a fit on {image['photos']} photos "
+                f"({image['fit_seconds']:g} s, most of it to load and compile the network)",
             )
         )
     width = max(len(name) for name, _ in rows)

@@ -10,11 +10,13 @@ from ..errors import unknown_name
 class SuggestingGroup(click.Group):
     """A group whose error for an unknown subcommand names the near ones, or all.
 
-    Without any word it shows its help.
+    Without any word it shows its help, and `help NAME` shows that of a subcommand.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, args or ["--help"])
+        asks_for_help = args[:1] == ["help"] and self.get_command(ctx, "help") is None
+        words = [*args[1:], "--help"] if asks_for_help else args
+        return super().parse_args(ctx, words or ["--help"])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from ..inference.outputs import Wanted
     from ..inference.records import RecordFile
-    from ..inference.scoring import Scorer
+    from ..inference.scoring import OneProduct, Scorer
     from ..pages import NewImagesPage
     from ..runs import InferenceRecord
 
@@ -189,6 +189,12 @@ _NAMED = 20
     help="Scale each map that is saved or described to 0 to 1, by itself. Scores and regions stay "
     "as they are.",
 )
+@click.option(
+    "--product",
+    metavar="NAME",
+    help="Judge all images as this product of a detector of many products. By default the product "
+    "of each image is recognised.",
+)
 @click.option("--regions", is_flag=True, help="List the defective regions in the records.")
 @click.option(
     "--pixel-threshold", type=float, help="Threshold of regions and masks. Default the detector's."
@@ -313,11 +319,12 @@ def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> Scorer:
     )
     from ..inference.scoring import require_maps
     from ..models.detector import OnError, require_fitted
+    from ..models.many_products import ManyProducts
     from ..models.saved import require_place
     from ..models.saving import require_saveable
     from ..models.tiled import TiledDetector
 
-    detector: Scorer
+    detector: OneProduct
     fitting = given["train_dir"] is not None
     caller = current_caller()
     rules = {name: given[f"tile_{name}"] for name in ("score_reduce", "score_topk", "map_reduce")}
@@ -340,15 +347,24 @@ def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> Scorer:
             create=caller.create_model,
         )
     else:
-        detector = open_detector(
+        found = open_detector(
             model_dir=given["model_dir"],
             run_dir=given["from_run"],
             category=given["category"],
             device=given["device"],
             allow_outside=given["allow_outside"],
         )
-        require_bit_depth(detector, given["bit_depth"])
-        detector = tiled(detector, given["tile_size"], given["tile_stride"], rules)
+        require_bit_depth(found, given["bit_depth"])
+        if isinstance(found, ManyProducts):
+            _require_no_choices(given)
+            if given["product"] is not None:
+                found.product(given["product"])
+            return found
+        if given["product"] is not None:
+            raise click.UsageError(
+                "--product is for a detector of many products, and this one is of one"
+            )
+        detector = tiled(found, given["tile_size"], given["tile_stride"], rules)
     if given["save_model"] is not None:
         require_saveable(detector.detector if isinstance(detector, TiledDetector) else detector)
         require_place(given["save_model"])
@@ -431,6 +447,7 @@ def _score(
         batch_size=given["batch_size"],
         look=None if page is None else shown,
         warn=print_error,
+        product=given["product"],
     )
     if kept is not None:
         out.file, session.first = kept, kept.count
@@ -478,6 +495,19 @@ def _score(
     return 1 if unreadable or problems else 0
 
 
+def _require_no_choices(given: dict[str, Any]) -> None:
+    """Refuse what cannot be said to all products of a detector at once."""
+    options = (
+        *("tile_size", "tile_stride", "calibrate_on", "threshold", "pixel_threshold"),
+        *("save_model", "html"),
+    )
+    for name in options:
+        if given[name] is not None:
+            raise click.UsageError(
+                f"--{name.replace('_', '-')} does not apply to a detector of many products"
+            )
+
+
 def _page(given: dict[str, Any], detector: Scorer) -> NewImagesPage | None:
     """Return the page that --html asks for."""
     if given["html"] is None:
@@ -488,7 +518,7 @@ def _page(given: dict[str, Any], detector: Scorer) -> NewImagesPage | None:
     name = given["model"] or ("vision_patchcore" if given["train_dir"] is not None else None)
     source = given["model_dir"] or given["from_run"]
     watching = given["watch"] is not None or "-" in given["inputs"]
-    pixels = detector.pixel_calibration_
+    pixels = getattr(detector, "pixel_calibration_", None)
     return NewImagesPage(
         given["html"],
         detector=name or str(source),

@@ -36,7 +36,8 @@ _SECTIONS = {
     "A detector to fit first": "train_dir model preset contamination pretrained model_kwargs "
     "resize roi bit_depth save_model",
     "Its threshold": "calibrate_on calibration_quantile calibration_tail threshold",
-    "Images to score": "inputs watch watch_interval settle only_new stop_when_idle on_error",
+    "Images to score": "inputs product watch watch_interval settle only_new stop_when_idle "
+    "on_error",
     "Large images": "tile_size tile_stride tile_score_reduce tile_score_topk tile_map_reduce",
     "What is left of each image": "save_jsonl quiet html include_maps save_maps map_format "
     "map_size save_overlays save_masks postprocess regions pixel_threshold min_area",

@@ -50,6 +50,18 @@ class Interruption:
             self._handler.called = False
             self._wakes.send(bytes([_DONE]))
 
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Within, signals are for who handles them there, and end nothing by themselves."""
+        if self._wakes is None:
+            yield
+            return
+        earlier = signal.set_wakeup_fd(-1)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(earlier, warn_on_full_buffer=False)
+
 
 @contextlib.contextmanager
 def ended_cleanly_by_signals(complaint: str) -> Iterator[Interruption]:

@@ -83,6 +83,23 @@ class OptionsCommand(click.Command):
                 formatter.write_dl(records)
 
 
+class WholeNumbers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A whole number, or several that are separated by commas, which become a list."""
+
+    name = "integer"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | list[int]:
+        if isinstance(value, (int, list)):
+            return value
+        try:
+            numbers = [int(part) for part in str(value).split(",")]
+        except ValueError:
+            self.fail(f"{value!r} is not a valid integer", param, ctx)
+        return numbers if len(numbers) > 1 else numbers[0]
+
+
 def _flag(name: str, field: FieldInfo, shown: Shown) -> Option:
     """Return the flag of an option."""
     flag = f"--{name.replace('_', '-')}"
@@ -108,6 +125,8 @@ def _flag(name: str, field: FieldInfo, shown: Shown) -> Option:
     elif kind is tuple and shown.default is None:
         several = Ellipsis in parts
         settings |= {"multiple": True} if several else {"type": int, "nargs": len(parts)}
+    elif shown.several:
+        settings["type"] = WholeNumbers()
     elif kind in (int, float):
         settings["type"] = kind
     return Option([flag], **settings)

@@ -19,7 +19,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..inference.scoring import Scorer
+    from ..inference.scoring import OneProduct
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _COSTS = ("cost_miss", "cost_false_alarm", "defect_share")
@@ -105,11 +105,16 @@ def command(**given: Any) -> int:
     choosing = _check(given)
     from ..errors import UsageError
     from ..images import limited_pixels
-    from ..models import load_model
+    from ..models import ManyProducts, load_model
 
     folder, run = _model_folder(given)
     with limited_threads(given["num_threads"]), limited_pixels(given["max_pixels"]):
         detector = load_model(folder, device=given["device"], allow_outside=given["allow_outside"])
+        if isinstance(detector, ManyProducts):
+            raise click.UsageError(
+                f"{folder}: is a detector of many products, each with a threshold of its own; move "
+                "that of one in Python: load_model(...).products_[NAME].recalibrate(...)"
+            )
         before = asdict(detector.calibration_)
         with Bar() as bar:
             try:
@@ -179,7 +184,7 @@ def _model_folder(given: dict[str, Any]) -> tuple[Path, Path | None]:
     return find_model(where, category=given["category"]), where
 
 
-def _choose(detector: Scorer, given: dict[str, Any], run: Path | None, bar: Bar) -> None:
+def _choose(detector: OneProduct, given: dict[str, Any], run: Path | None, bar: Bar) -> None:
     from ..calibration import (
         CONFIDENCE,
         threshold_for_costs,
@@ -221,7 +226,7 @@ def _choose(detector: Scorer, given: dict[str, Any], run: Path | None, bar: Bar)
     detector.set_threshold(chosen.threshold, origin=chosen.origin)
 
 
-def _defect_scores(detector: Scorer, given: dict[str, Any], run: Path | None) -> list[float]:
+def _defect_scores(detector: OneProduct, given: dict[str, Any], run: Path | None) -> list[float]:
     """Return scores of the images in --bad, or of the defective test images of the run."""
     from ..errors import DataError
     from ..runs import read_scores

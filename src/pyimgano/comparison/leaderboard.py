@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class Entry:
         The categories that it lacks, with what became of them.
     milliseconds
         Of scoring an image, mean over the categories.
+    deviations
+        Of the means, over the seeds of a sweep, by metric; empty for a single run.
     """
 
     label: str
@@ -47,6 +49,7 @@ class Entry:
     rank: float | None
     missing: dict[str, str]
     milliseconds: float | None
+    deviations: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -313,7 +316,14 @@ def cells_of(board: Leaderboard, one: Entry) -> list[str]:
     rank = "" if one.rank is None else f"{one.rank:.2f}"
     speed = "" if one.milliseconds is None else f"{one.milliseconds:.1f}"
     model = one.label + ("*" if one.missing else "")
-    return [rank, model, *(percent(one.means[name]) for name in board.metrics), speed]
+    return [rank, model, *(mean_of(one, name) for name in board.metrics), speed]
+
+
+def mean_of(one: Entry, metric: str) -> str:
+    """Return the mean of a metric as a percentage, with its deviation over seeds if it has one."""
+    deviation = one.deviations.get(metric)
+    more = "" if deviation is None else f" \N{PLUS-MINUS SIGN} {100 * deviation:.2f}"
+    return percent(one.means[metric]) + more
 
 
 def percent(value: float | None) -> str:
@@ -339,6 +349,8 @@ def caption(board: Leaderboard, table: Table) -> str:
     said = f"{table.dataset}, {over}, in percent; rank by {METRICS[board.metric]}"
     if several:
         said += ", mean over the categories"
+    if any(one.deviations for one in table.entries):
+        said += "; \N{PLUS-MINUS SIGN} standard deviation over the seeds"
     if any(one.missing for one in table.entries):
         said += "; * without some of the categories"
     return said

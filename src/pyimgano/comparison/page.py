@@ -96,7 +96,13 @@ def leaderboard_page(board: Leaderboard) -> str:
                 "categories": table.categories,
                 "notes": table.notes,
                 "entries": [
-                    (one, [(one.means[name], _best(one, name, best)) for name in board.metrics])
+                    (
+                        one,
+                        [
+                            (one.means[name], _best(one, name, best), one.deviations.get(name))
+                            for name in board.metrics
+                        ],
+                    )
                     for one in table.entries
                 ],
             }

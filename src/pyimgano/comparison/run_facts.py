@@ -236,28 +236,34 @@ def _category(
         why = (f"while {stage}: " if stage else "") + _line(failure.get("message"))
     folder = category_folder(run, name)
     counts = _dict(report.get("counts"))
-    bank = _dict(_dict(report.get("detector")).get("memory_bank"))
-    times = _dict(report.get("timings"))
-    milliseconds = times.get("milliseconds_per_image", times.get("clean_milliseconds"))
     return CategoryFacts(
         name,
         status,
         why,
-        _metrics(report),
+        report_metrics(report),
         _images(folder / "per_image.jsonl", root, notes),
         _files(folder / "files.json"),
-        {
-            "fit_seconds": _number(times.get("fit_seconds")),
-            "milliseconds_per_image": _number(milliseconds),
-            "peak_memory_bytes": _number(times.get("peak_memory_bytes")),
-            "bank_rows": _number(bank.get("size")),
-        },
+        report_costs(report),
         _number(_dict(report.get("pixel_calibration")).get("mean")),
         int(_number(counts.get("test_unreadable")) or 0),
     )
 
 
-def _metrics(report: Mapping[str, Any]) -> dict[str, float | None]:
+def report_costs(report: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return what a category cost, as its report says: see `CategoryFacts.costs`."""
+    bank = _dict(_dict(report.get("detector")).get("memory_bank"))
+    times = _dict(report.get("timings"))
+    milliseconds = times.get("milliseconds_per_image", times.get("clean_milliseconds"))
+    return {
+        "fit_seconds": _number(times.get("fit_seconds")),
+        "milliseconds_per_image": _number(milliseconds),
+        "peak_memory_bytes": _number(times.get("peak_memory_bytes")),
+        "bank_rows": _number(bank.get("size")),
+    }
+
+
+def report_metrics(report: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the `METRICS` of a category's report; an empty dictionary where it has no results."""
     clean = report.get("clean")
     if isinstance(clean, dict):  # of a robustness run
         found = _dict(clean.get("metrics"))

@@ -9,11 +9,12 @@ from typing import Any
 from ..errors import UsageError
 from ..models import Detector, create_model
 from ..models.adapted import adapt
+from ..models.many_products import ManyProducts
 from ..models.parameters import understand
 from ..models.registry import default_keywords, preset_keywords
 from ..models.tiled import TiledDetector
 from ..models.tiles import Sides
-from .scoring import Scorer
+from .scoring import OneProduct, Scorer
 
 
 def open_detector(
@@ -21,11 +22,11 @@ def open_detector(
     model_dir: Path | None = None,
     run_dir: Path | None = None,
     category: str | None = None,
-    device: str = "cpu",
+    device: str | None = "cpu",
     allow_outside: bool = False,
 ) -> Scorer:
     """Return a saved detector: that in `model_dir`, or that which `run_dir` keeps of `category`;
-    `allow_outside` as `load_model` has it.
+    `device` and `allow_outside` as `load_model` has them.
 
     Raises
     ------
@@ -41,11 +42,11 @@ def open_detector(
 
 
 def tiled(
-    detector: Scorer,
+    detector: OneProduct,
     tile_size: Sides | None,
     tile_stride: Sides | None,
     rules: Mapping[str, Any] | None = None,
-) -> Scorer:
+) -> OneProduct:
     """Return the detector working by tiles of that size; itself where no size is given.
 
     `rules` are the keywords of `TiledDetector` about how tiles' scores and maps become the
@@ -86,7 +87,7 @@ def tiled(
 def bits_of(detector: Scorer) -> int | None:
     """Return the bit depth that a detector reads images with; None for what each file declares."""
     inner = detector.detector if isinstance(detector, TiledDetector) else detector
-    return inner.bits_read() if isinstance(inner, Detector) else None
+    return inner.bits_read() if isinstance(inner, (Detector, ManyProducts)) else None
 
 
 def require_bit_depth(detector: Scorer, bit_depth: int | None) -> None:
@@ -121,7 +122,7 @@ def make_detector(
     tile_stride: Sides | None = None,
     tile_rules: Mapping[str, Any] | None = None,
     create: Callable[..., Any] = create_model,
-) -> Scorer:
+) -> OneProduct:
     """Make a detector to fit; what is given beats the preset, that the model's default.
 
     Raises

@@ -62,11 +62,12 @@ def list_input(given: str, *, leave_out: Sequence[Path] = ()) -> Listing:
                           suffixes, or with the suffix that the pattern ends in
     ====================  ================================================================
 
-    What exists under the very name is taken before a pattern. Hidden files and the folders that
-    network storage and operating systems make are left out of folders and patterns, unless a part
-    of the pattern names them outright, as is what lies in `leave_out`, the folders of the outputs.
+    What exists under the very name is taken before a list and a pattern. Hidden files and the
+    folders that network storage and operating systems make are left out of folders and patterns,
+    unless a part of the pattern names them outright, as is what lies in `leave_out`, the folders
+    of the outputs.
     """
-    if given.startswith("@"):
+    if given.startswith("@") and not os.path.lexists(given):
         return _of_list(given[1:])
     if os.path.isdir(given):  # noqa: PTH112 -- a name with a null byte is not a folder, no error
         return _of_folder(given, leave_out)

@@ -22,10 +22,11 @@ from platformdirs import user_cache_path
 
 from ..errors import DataError, PyimganoError, UsageError
 from ..models.loading import load_model
+from ..models.many_products import ManyProducts
 from ..runs import write_text
 from ..threads import thread_count
 from ..untrusted_files import open_regular, parse_json, read_regular
-from .scoring import Scorer
+from .scoring import OneProduct
 
 #: So many detectors are kept; a usual one takes 10 to 100 MB.
 MOST_KEPT = 8
@@ -44,7 +45,7 @@ class Kept:
         Path and reason of each image that could not be read.
     """
 
-    detector: Scorer
+    detector: OneProduct
     skipped: tuple[tuple[str, str], ...]
 
 
@@ -68,6 +69,8 @@ class KeptDetectors:
             skipped = tuple((str(path), str(reason)) for path, reason in facts["skipped"])
             detector = load_model(place / _MODEL)
         except (PyimganoError, OSError, ValueError, KeyError, TypeError):
+            return None
+        if isinstance(detector, ManyProducts):  # nothing that was kept here
             return None
         with contextlib.suppress(OSError):
             os.utime(place)  # the one that was not used for longest is removed first

@@ -16,6 +16,8 @@ from ..errors import DataError, ImageReadError
 from ..images import read_image
 from ..images.draw import draw_overlay
 from ..images.map_scale import REGION_EDGE, MapScale
+from ..models import Detector
+from ..models.tiled import TiledDetector
 from ..runs import (
     InferenceRecord,
     MapFile,
@@ -30,7 +32,7 @@ from ..untrusted_files import leads_out
 from .detectors import bits_of
 from .regions import Region, at_size, context_share, deciding_regions, map_scale, region_of
 from .result_face import rounded_ratio
-from .scoring import InferenceResult, MapPostprocess, Scorer
+from .scoring import InferenceResult, MapPostprocess, Scorer, judge_of
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,6 @@ class Recorder:
 
     def __init__(self, detector: Scorer, wanted: Wanted, pixel_threshold: float | None) -> None:
         self._detector = detector
-        self._method = detector.calibration_.method
-        self._roi = region_of(detector)
         self._bit_depth = bits_of(detector)
         self._wanted = wanted
         self._limit = pixel_threshold
@@ -116,12 +116,13 @@ class Recorder:
         DataError
             Something cannot be written.
         """
+        judge = judge_of(self._detector, result.product)
         given: dict[str, Any] = {
             "index": index,
             "input": path,
             "score": result.score,
             "threshold": result.threshold,
-            "calibration": self._method,
+            "calibration": "none" if judge is None else judge.calibration_.method,
             "pred": result.label,
             "label": result.label,
             "score_ratio": result.score_ratio,
@@ -130,17 +131,23 @@ class Recorder:
             "remark": result.remark,
             "original_size": result.original_size,
         }
+        if result.product_known_by is not None:
+            given["product"] = result.product
+            given["product_known_by"] = result.product_known_by
+            given["product_p_value"] = result.product_p_value
         if file is not None:
             given["file"] = file
         if result.anomaly_map is not None and result.original_size is not None:
+            assert judge is not None
             working = result.anomaly_map
-            full = at_size(working, result.original_size, self._roi)
-            given.update(self._regions(path, place, full, result))
+            full = at_size(working, result.original_size, region_of(judge))
+            given.update(self._regions(judge, path, place, full, result))
             given.update(self._map(place, working, full))
         return InferenceRecord(**given)
 
     def _regions(
         self,
+        judge: Detector | TiledDetector,
         path: str,
         place: Sequence[str],
         full: npt.NDArray[np.float32],
@@ -150,17 +157,17 @@ class Recorder:
         if not wanted.needs_regions:
             return {}
         assert result.score is not None and result.anomaly_map is not None
-        scale = map_scale(self._detector, full, result.score, self._limit)
+        scale = map_scale(judge, full, result.score, self._limit)
         found, mask = deciding_regions(
             full,
             scale,
             pixel_threshold=self._limit,
             min_area=wanted.min_area,
-            roi=self._roi,
+            roi=region_of(judge),
         )
         limit = scale.value(REGION_EDGE) if self._limit is None else self._limit
         given: dict[str, Any] = {"pixel_threshold": limit}
-        share = context_share(self._detector, result.score, result.anomaly_map)
+        share = context_share(judge, result.score, result.anomaly_map)
         if share is not None:
             given["context_share"] = share
         if wanted.regions:
@@ -259,13 +266,26 @@ def _target(folder: Path, place: Sequence[str], suffix: str) -> Path:
     return target
 
 
-def _write_png(path: Path, image: npt.NDArray[np.uint8]) -> None:
+def encode_png(image: npt.NDArray[np.uint8], name: str | Path = "the picture") -> bytes:
+    """Return a picture (H, W, 3) uint8 RGB as the content of a PNG file; its pixels are changed.
+
+    Raises
+    ------
+    DataError
+        It cannot be encoded; `name` is what the message calls it.
+    """
     cv2.cvtColor(image, cv2.COLOR_RGB2BGR, dst=image)  # in place: it may be large
     encoded, data = cv2.imencode(".png", image)
     if not encoded:
-        raise DataError(f"{path}: cannot be encoded as PNG")
+        raise DataError(f"{name}: cannot be encoded as PNG")
+    found: bytes = data.tobytes()
+    return found
+
+
+def _write_png(path: Path, image: npt.NDArray[np.uint8]) -> None:
+    data = encode_png(image, path)
     make_folder(path.parent)
-    write_bytes(path, data.tobytes(), durable=False)
+    write_bytes(path, data, durable=False)
 
 
 def make_folder(folder: Path) -> None:

@@ -28,6 +28,8 @@ def rounded_ratio(ratio: float) -> str:
 
 def words_of(result: InferenceResult) -> str:
     """Return the decision on an image in one line."""
+    if result.product_known_by == "unknown":
+        return f"{result.input}: no decision: {result.error}"
     if result.error is not None:
         return f"{result.input}: not read: {result.error}"
     said = [_CALLED[result.label], f"score {result.score:.4g}"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeAlias
@@ -20,11 +20,15 @@ from ..images.image_format import ImageFormat, parse_image_format, to_rgb_u8
 from ..images.map_scale import MapScale
 from ..models import Detector, ImageScore
 from ..models.adapted import adapt
+from ..models.many_products import ManyProducts, Naming
+from ..models.product_recognition import KnownBy
 from ..models.tiled import TiledDetector
 from .regions import Region, at_size, context_share, deciding_regions, map_scale, region_of
 
-#: What can score: a fitted detector, or one that works by tiles.
-Scorer: TypeAlias = Detector | TiledDetector
+#: What can score: a fitted detector, one that works by tiles, or one of many products.
+#: A detector of one product, with one threshold.
+OneProduct: TypeAlias = Detector | TiledDetector
+Scorer: TypeAlias = OneProduct | ManyProducts
 #: What maps may be put through before they are shown: (H, W) float32 to the same.
 MapPostprocess: TypeAlias = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
@@ -74,6 +78,10 @@ class InferenceResult:
     context_share
         The share of the score that comes from context and that the map does not show, in [0, 1];
         None if no map was asked for, or where scores come from the map alone.
+    product, product_known_by, product_p_value
+        Of a detector of many products: the product that the image was judged as, None if it is
+        unknown; how it is known, `named`, `recognised` or `unknown`; and, unless it was named, the
+        share of its good images that are as far from the others of it as this image.
     """
 
     score: float | None
@@ -91,6 +99,9 @@ class InferenceResult:
     p_value: float | None = None
     map_scale: MapScale | None = None
     context_share: float | None = None
+    product: str | None = None
+    product_known_by: KnownBy | None = None
+    product_p_value: float | None = None
 
     def __repr__(self) -> str:
         from .result_face import short_repr
@@ -132,6 +143,7 @@ def infer(
     batch_size: int | None = None,
     input_format: ImageFormat | str | None = None,
     postprocess: MapPostprocess | None = None,
+    product: Naming = None,
 ) -> list[InferenceResult]:
     """Score images and decide on each.
 
@@ -145,8 +157,8 @@ def infer(
         As `iter_infer`; or any object with `fit` and `decision_function`, and perhaps
         `predict_anomaly_map` or `get_anomaly_map`. Such an object decides by its attribute
         `threshold_` if it has one; else labels are None.
-    include_maps, regions, pixel_threshold, min_area, batch_size, input_format, postprocess
-        As `iter_infer`.
+    include_maps, regions, pixel_threshold, min_area, batch_size, input_format, postprocess, product
+        As `iter_infer`; `product` may also be the names of each image's product.
 
     Returns
     -------
@@ -170,6 +182,7 @@ def infer(
             min_area=min_area,
             batch_size=batch_size,
             postprocess=postprocess,
+            product=product,
         )
     )
 
@@ -199,6 +212,7 @@ def iter_infer(
     read_ahead: bool | None = None,
     input_format: ImageFormat | str | None = None,
     postprocess: MapPostprocess | None = None,
+    product: Naming = None,
 ) -> Iterator[InferenceResult]:
     """Score images one after another and decide, in constant memory.
 
@@ -232,6 +246,11 @@ def iter_infer(
         Applied to the `anomaly_map` of each result, such as
         `pyimgano.postprocess.AnomalyMapPostprocess`. Scores, decisions and regions come from
         the map as the detector gives it.
+    product
+        For a detector of many products (`pyimgano.models.ManyProducts`): the name of the product of
+        all images, or a function that returns that of an image. By default, and where the function
+        returns None, products are recognised. An image of an unknown product has an `error` that
+        says so, and neither score nor label.
 
     Yields
     ------
@@ -251,6 +270,13 @@ def iter_infer(
         the results of the inputs before it.
     """
     detector = detector.as_fitted()
+    if isinstance(detector, ManyProducts):
+        if product is not None and not isinstance(product, str) and not callable(product):
+            inputs = as_sources(inputs, name="inputs")
+            product = _in_turn(product, len(inputs))
+        detector = detector.naming(product)
+    elif product is not None:
+        raise UsageError("product: the detector is of one product, and knows no names of products")
     for name, value in (("batch_size", batch_size), ("min_area", min_area)):
         if value is not None and (not isinstance(value, (int, np.integer)) or value < 1):
             raise UsageError(f"{name} must be a whole number of at least 1, got {value!r}")
@@ -270,6 +296,14 @@ def iter_infer(
     return _decide(detector, scored, include_maps, regions, limit, int(min_area), postprocess)
 
 
+def _in_turn(names: Sequence[str | None], images: int) -> Callable[[ImageSource], str | None]:
+    """Return what names the images in their order."""
+    if len(names) != images:
+        raise UsageError(f"product has {len(names)} names for {images} images; give one for each")
+    left = iter(list(names))
+    return lambda _: next(left)
+
+
 def pixel_threshold_of(detector: Scorer, given: float | None) -> float | None:
     """Return the threshold for the pixels of every image; None where the decision gives it.
 
@@ -285,12 +319,24 @@ def pixel_threshold_of(detector: Scorer, given: float | None) -> float | None:
         if not math.isfinite(given):
             raise UsageError(f"pixel_threshold must be finite, got {given!r}")
         return float(given)
+    if isinstance(detector, ManyProducts):  # each product has a threshold
+        return None
     threshold: float | None = detector.threshold_  # None of a detector of another program
     if threshold is not None:
         return None
     if detector.pixel_calibration_ is None:
         raise UsageError("the detector has no threshold for pixels; give pixel_threshold")
     return detector.pixel_calibration_.threshold
+
+
+def judge_of(detector: Scorer, product: str | None) -> Detector | TiledDetector | None:
+    """Return the detector that judges images of a product; None where no product is known.
+
+    A detector of one product judges all.
+    """
+    if not isinstance(detector, ManyProducts):
+        return detector
+    return None if product is None else detector.product(product)
 
 
 def require_maps(detector: Scorer) -> None:
@@ -376,10 +422,17 @@ def _decide(
     min_area: int,
     postprocess: MapPostprocess | None,
 ) -> Iterator[InferenceResult]:
-    threshold: float | None = detector.threshold_
-    scale: ScoreScale | None = None if threshold is None else detector.score_scale()
-    roi = region_of(detector)
+    scales: dict[int, ScoreScale | None] = {}
     for name, result in scored:
+        judge = judge_of(detector, None if result.product is None else result.product.name)
+        threshold: float | None = None if judge is None else judge.threshold_
+        known: dict[str, Any] = {}
+        if result.product is not None:
+            known = {
+                "product": result.product.name,
+                "product_known_by": result.product.known_by,
+                "product_p_value": result.product.p_value,
+            }
         if result.error is not None:
             yield InferenceResult(
                 None,
@@ -387,16 +440,21 @@ def _decide(
                 input=name,
                 threshold=threshold,
                 error=result.error.reason,
+                **known,
             )
             continue
+        assert judge is not None
+        if id(judge) not in scales:
+            scales[id(judge)] = None if threshold is None else judge.score_scale()
+        scale, roi = scales[id(judge)], region_of(judge)
         assert result.score is not None and result.original_size is not None
         found = explained = share = None
         if result.anomaly_map is not None and (threshold is not None or include_regions):
             full = result.anomaly_map
             if include_regions:
                 full = at_size(full, result.original_size, roi)
-            explained = map_scale(detector, full, result.score, limit)
-            share = context_share(detector, result.score, result.anomaly_map)
+            explained = map_scale(judge, full, result.score, limit)
+            share = context_share(judge, result.score, result.anomaly_map)
             if include_regions:
                 listed, _ = deciding_regions(
                     full, explained, pixel_threshold=limit, min_area=min_area, roi=roi
@@ -422,5 +480,6 @@ def _decide(
             p_value=None if scale is None else scale.p_value(result.score),
             map_scale=explained,
             context_share=share,
+            **known,
         )
         del shown, result  # and its map, before the next is made

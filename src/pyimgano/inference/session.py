@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..images import closed_after
+from ..models.many_products import Naming
 from ..runs import InferenceRecord, WatchedFile
 from .inputs import place_of
 from .outputs import Recorder, Wanted
@@ -43,13 +44,16 @@ class Session:
         method has none; with it maps are made of all images.
     warn
         Told once, of the first image that is of another kind than the training images.
+    product
+        As `iter_infer`: the product of all images, or a function of an image's path.
 
     Attributes
     ----------
     first
         Index of the first record; may be set before there are any.
-    total, defective, unreadable
-        Records so far.
+    total, defective, unknown, unreadable
+        Records so far: of all images, and of those that are defective, of an unknown product, or
+        cannot be read.
 
     Raises
     ------
@@ -67,6 +71,7 @@ class Session:
         batch_size: int | None = None,
         look: Look | None = None,
         warn: Callable[[str], None] | None = None,
+        product: Naming = None,
     ) -> None:
         if wanted.needs_maps:
             require_maps(detector)
@@ -78,7 +83,8 @@ class Session:
         self._emit = emit
         self._batch_size = batch_size
         self.first = 0
-        self.total = self.defective = self.unreadable = 0
+        self.total = self.defective = self.unknown = self.unreadable = 0
+        self._product = product
         self._warn: Callable[[str], None] | None = warn
 
     def score(self, paths: Sequence[str], root: str | None) -> None:
@@ -123,7 +129,8 @@ class Session:
                 for arrival, result in zip(arrivals, results, strict=True):
                     if not watcher.unchanged(arrival):
                         continue  # while it was read: it is another file now
-                    if result.error is not None and not watcher.unreadable(arrival):
+                    unread = result.error is not None and result.product_known_by is None
+                    if unread and not watcher.unreadable(arrival):
                         continue
                     file = WatchedFile(
                         path=arrival.relative, size=arrival.size, mtime_ns=arrival.mtime_ns
@@ -140,7 +147,13 @@ class Session:
             sleep(pause)
 
     def _results(self, paths: Iterable[str], batch_size: int | None) -> Iterator[InferenceResult]:
-        return iter_infer(self._detector, paths, include_maps=self._maps, batch_size=batch_size)
+        return iter_infer(
+            self._detector,
+            paths,
+            include_maps=self._maps,
+            batch_size=batch_size,
+            product=self._product,
+        )
 
     def _finish(
         self,
@@ -152,7 +165,9 @@ class Session:
         record = self._recorder.record(result, self.first + self.total, path, place, file)
         self.total += 1
         self.defective += record.pred == 1
-        self.unreadable += record.error is not None
+        unknown = record.product_known_by == "unknown"
+        self.unknown += unknown
+        self.unreadable += record.error is not None and not unknown
         if result.unlike_training is not None and self._warn is not None:
             self._warn(
                 f"{path}: {result.unlike_training}; its score says so whatever it shows. "

@@ -14,7 +14,12 @@ COLUMNS = (
 
 
 def verdict_of(record: InferenceRecord) -> str:
-    """Return `defective`, `good`, `unreadable`, or `no threshold` where nothing was decided."""
+    """Return `defective`, `good`, `unknown product`, `unreadable`, or `no threshold`.
+
+    The last three are where nothing was decided.
+    """
+    if record.product_known_by == "unknown":
+        return "unknown product"
     if record.error is not None:
         return "unreadable"
     if record.pred is None:

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from .distillation import distill_teacher
     from .image_score import ImageScore
     from .loading import load_model
+    from .many_products import ManyProducts
     from .training_images import SkippedImage
 
 _HOMES = {
     "Detector": "detector",
     "ImageScore": "image_score",
+    "ManyProducts": "many_products",
     "SkippedImage": "training_images",
     "distill_teacher": "distillation",
     "load_model": "loading",
@@ -25,6 +27,7 @@ _HOMES = {
 __all__ = [
     "Detector",
     "ImageScore",
+    "ManyProducts",
     "SkippedImage",
     "create_model",
     "distill_teacher",

@@ -77,9 +77,10 @@ def adapt(detector: Any, *, fitted: bool = False, **settings: Any) -> Any:
     UsageError
         It has no `decision_function`.
     """
+    from .many_products import ManyProducts
     from .tiled import TiledDetector
 
-    if isinstance(detector, (Detector, TiledDetector)):
+    if isinstance(detector, (Detector, TiledDetector, ManyProducts)):
         return detector
     adapted = AdaptedDetector(detector, **settings)
     if fitted:

@@ -87,6 +87,13 @@ BUILT_IN = {
         ("student-teacher", "trained", "pixel-map", "deep-features"),
         "Reverse distillation: what a decoder cannot give back of an encoder's features.",
     ),
+    "vision_dinomaly": BuiltIn(
+        "dinomaly",
+        2025,
+        ("reconstruction", "trained", "pixel-map", "deep-features"),
+        "Dinomaly: what a decoder with a noisy bottleneck cannot give back of a vision "
+        "transformer.",
+    ),
     "vision_supersimplenet": BuiltIn(
         "supersimplenet",
         2024,

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ..errors import ImageReadError
 from ..images import Signature
+from .product_recognition import Product
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class ImageScore:
     unlike_training
         How the image is of another kind than all training images, in words: in colour where
         they are grey, or of another shape. None if it is not.
+    product
+        Which product it shows, and how that is known, of a detector of many products
+        (`pyimgano.models.many_products`); None of others.
     """
 
     index: int
@@ -45,3 +49,4 @@ class ImageScore:
     remark: str | None = None
     signature: Signature | None = None
     unlike_training: str | None = None
+    product: Product | None = None

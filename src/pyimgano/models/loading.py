@@ -7,8 +7,10 @@ from pathlib import Path
 
 from ..errors import SavedModelError, UsageError
 from .detector import Detector
+from .many_products import ManyProducts
 from .registry import model_entry
-from .saved import read_arrays, read_document
+from .saved import ARRAYS, ProductsDocument, SavedDocument, product_arrays, read_arrays, read_saved
+from .saved_products import restore_recogniser
 from .saving import restore_detector
 from .tiled import TiledDetector
 
@@ -19,8 +21,8 @@ def load_model(
     device: str | None = None,
     weights: str | Path | None = None,
     allow_outside: bool = False,
-) -> Detector | TiledDetector:
-    """Load a detector as `Detector.save`, or `TiledDetector.save`, left it.
+) -> Detector | TiledDetector | ManyProducts:
+    """Load a detector as `Detector.save`, `TiledDetector.save` or `ManyProducts.save` left it.
 
     Scores and maps are those of the saved detector to the bit on the same engine and machine;
     on another engine a warning says so. The weights of the backbone are taken from `weights`,
@@ -42,7 +44,7 @@ def load_model(
 
     Returns
     -------
-    Detector or TiledDetector
+    Detector, TiledDetector or ManyProducts
         Fitted. Its keywords are those of the fit, with `device` and `weights` as they are now,
         the region of interest itself for `roi`, and no `cache_dir`.
 
@@ -55,21 +57,33 @@ def load_model(
         A `device` that is not there, or an argument that does not apply to the model.
     """
     folder = Path(os.path.expanduser(folder))  # noqa: PTH111 -- an unknown user is no error
-    document = read_document(folder)
-    arrays = read_arrays(folder, document)
-    try:
-        cls = model_entry(document.model).detector
-    except UsageError as error:
-        raise SavedModelError(f"{folder}: {error}") from None
-    detector: Detector = restore_detector(
-        cls,
-        folder,
-        document,
-        arrays,
-        device=device,
-        weights=weights,
-        allow_outside=allow_outside,
-    )
+    document = read_saved(folder)
+
+    def restored(one: SavedDocument, file: str) -> Detector:
+        arrays = read_arrays(folder, one, file)
+        try:
+            cls = model_entry(one.model).detector
+        except UsageError as error:
+            raise SavedModelError(f"{folder}: {error}") from None
+        detector: Detector = restore_detector(
+            cls,
+            folder,
+            one,
+            arrays,
+            device=device,
+            weights=weights,
+            allow_outside=allow_outside,
+        )
+        return detector
+
+    if isinstance(document, ProductsDocument):
+        detectors = {
+            one.name: restored(one.detector, product_arrays(number))
+            for number, one in enumerate(document.products)
+        }
+        recogniser, size = restore_recogniser(folder, document, detectors)
+        return ManyProducts.restored(detectors, recogniser, size)
+    detector = restored(document, ARRAYS)
     if document.tiles is None:
         return detector
     return TiledDetector.restored(detector, document.tiles, str(folder))

@@ -7,13 +7,14 @@ near one alone, scores from both (`power_means`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ..errors import SavedModelError
+from .patch_summary import OWN, PatchSummary
 from .saved_state import SavedState
 
 if TYPE_CHECKING:
@@ -35,10 +36,12 @@ class NearAndContext:
     near, context
         `context` is None where no layer sees as wide.
     near_unit, context_unit
-        What the power mean of the distances in a good image is in the middle: all are divided by
-        it.
+        What the power mean of the distances in a good image is in the middle, or what `summary`
+        makes of them: all are divided by it.
     power_means
         Whether scores are power means of distances; not in detectors that were saved before.
+    summary
+        What of an image's distances takes the place of the power means, if anything does.
     """
 
     near: PatchMemory
@@ -46,6 +49,7 @@ class NearAndContext:
     near_unit: float = 1.0
     context_unit: float = 1.0
     power_means: bool = True
+    summary: PatchSummary = OWN
 
     def distances(self, patches: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return the distances (B, k) and (B, l) of patches (B, k, D) and (B, l, E) in these
@@ -55,6 +59,11 @@ class NearAndContext:
         if self.context is None:
             return near, None
         return near, self.context.distances(patches[1]) / self.context_unit
+
+    @property
+    def means_of(self) -> Callable[[Sequence[Tensor]], list[Tensor]] | None:
+        """Return what makes one number of an image's distances; None before there was such."""
+        return self.summary.of if self.power_means else None
 
     def memories(self) -> Iterator[tuple[str, PatchMemory, float]]:
         """Return each memory with a prefix for the names of what is saved, and its unit."""

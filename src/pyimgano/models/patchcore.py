@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 
 from .detector import Detector
 from .method import Learned, Method, TrainingScores
-from .parameters import Count, Size
+from .parameters import Count, Ratio, Size
+from .patch_summary import SummaryKind
 from .patchcore_paper import CoresetParams, PaperRecipe
 from .patchcore_whitened import WhitenedRecipe
 from .registry import register_model
@@ -40,6 +41,19 @@ class PatchCoreParams(CoresetParams):
             "The number of neighbours b in the paper's re-weighting; 1 turns it off. The whitened "
             "recipe has none."
         ),
+    )
+    image_score: SummaryKind = Field(
+        "own",
+        description=(
+            "What of its patches' distances is an image's score. `own` is the recipe's own: the "
+            "re-weighted largest distance for the paper's, power means for the whitened one. "
+            "`largest` is the largest distance, and `top_share` the mean of the largest ones. The "
+            "whitened recipe takes it of near patches and of the context, and joins the two."
+        ),
+    )
+    top_share: Ratio = Field(
+        0.01,
+        description="The share of the patches that `image_score='top_share'` takes the mean of.",
     )
     resize: Size | None = Field(  # type: ignore[assignment]
         None,

@@ -27,6 +27,7 @@ from .evenly_spread import WHOLE_MAPS, EvenlySpread, evenly, spread_notes
 from .method import Learned, Method, TrainingScores
 from .on_backbone import PatchGrid, features_of, open_backbone, require_exportable
 from .parameters import BackboneParams, Count, Ratio
+from .patch_summary import OWN, PatchSummary
 from .region_cells import RegionCells
 from .saved_state import SavedState, State
 from .within_image import nearest_elsewhere, within_image_note
@@ -87,6 +88,7 @@ class PaperRecipe(Method):
             found.grid.whole(found.picked),
             found.coreset.selections,
             n_neighbors=self.params.n_neighbors,
+            summary=PatchSummary(self.params.image_score, self.params.top_share),
         )
         return learned, score_training_images(learned, found, images)
 
@@ -97,6 +99,7 @@ class PaperRecipe(Method):
             grid,
             *restored_bank(saved, self.backbone, grid, self.params.max_bank_size),
             n_neighbors=self.params.n_neighbors,
+            summary=PatchSummary(self.params.image_score, self.params.top_share),
         )
 
 
@@ -221,6 +224,8 @@ class LearnedCoreset(Learned):
         b of the re-weighting; 1 for none.
     weights
         (M,) float32: what distances to a row are multiplied by; None for 1.
+    summary
+        What of an image's distances is its score.
     """
 
     backbone: Backbone
@@ -230,6 +235,7 @@ class LearnedCoreset(Learned):
     selections: int
     n_neighbors: int = 1
     weights: Tensor | None = None
+    summary: PatchSummary = OWN
 
     @property
     def grid_(self) -> tuple[int, int]:
@@ -267,13 +273,15 @@ class LearnedCoreset(Learned):
     def image_scores(
         self, patches: Tensor, distances: Tensor, rows: Tensor, owner: Tensor | None = None
     ) -> Tensor:
-        """Return the scores (B,) of images, s = w s* (equations 6 and 7).
+        """Return the scores (B,) of images, s = w s* (equations 6 and 7), or as `summary` says.
 
         `patches` (B, k, D); `distances` and `rows` (B, k) to the nearest memory features; `owner`
         (B,) as for `nearest`.
         """
         import torch
 
+        if self.summary.kind != "own":
+            return self.summary.plain(distances)
         s_star, where = distances.max(dim=1)  # (B,) s*, and which patch is m_test*
         b = self.n_neighbors
         if b == 1:
@@ -322,6 +330,7 @@ class LearnedPaper(LearnedCoreset):
             self.backbone,
             self.bank,
             n_neighbors=self.n_neighbors,
+            summary=self.summary,
             grid=self.grid.shape,
             size=self.grid.region.size,
             sigma=self.grid.sigma,

@@ -35,8 +35,9 @@ from .method import Learned, Method, TrainingScores
 from .near_and_context import CONTEXT_SHARE, NearAndContext
 from .nuisance import DisturbedCopy, drift_copies, everyday_copies, words_for
 from .on_backbone import PatchGrid, features_of, open_backbone, peaks, require_exportable
+from .patch_summary import PatchSummary
 from .patchcore_paper import described_bank, few, restored_bank, restored_grid
-from .power_means import image_scores, joint_score, power_means_of
+from .power_means import image_scores, joint_score
 from .region_cells import RegionCells
 from .saved_state import SavedState, State
 from .within_image import within_image_note
@@ -80,8 +81,9 @@ class WhitenedRecipe(Method):
             learner.group_copies(images.copy_groups())
         self._learn_disturbances(images, grids, learners)
         near, *context = [learner.finish() for learner in learners]
-        memories = NearAndContext(near, context[0] if context else None)
-        means = power_means_of([learner.unseen for learner in learners])  # (n,) each
+        summary = PatchSummary(self.params.image_score, self.params.top_share)
+        memories = NearAndContext(near, context[0] if context else None, summary=summary)
+        means = summary.of([learner.unseen for learner in learners])  # (n,) each
         memories.near_unit = _middle(means[0])
         if context:
             memories.context_unit = _middle(means[1])
@@ -167,6 +169,7 @@ class WhitenedRecipe(Method):
         grids = [self._grid(region, shape[1:3]) for shape in shapes]
         cells = [len(grid) for grid in grids]
         memories = NearAndContext.restored(saved, bank, cells, shapes[-1][3])
+        memories.summary = PatchSummary(self.params.image_score, self.params.top_share)
         context = memories.context
         if context is not None and len(context.bank) > _context_bound(bound):
             raise SavedModelError("the array 'context_features' has more rows than it may")
@@ -222,7 +225,7 @@ class LearnedWhitened(Learned):
                 scores = image_scores(
                     near,
                     context,
-                    self.memories.power_means,
+                    self.memories.means_of,
                     lambda: peaks(found, grid.region),
                 )  # (B,)
             return scores.double().cpu().numpy(), found.cpu().numpy() if maps else None
@@ -275,8 +278,8 @@ def _score_training_images(
 ) -> TrainingScores | None:
     """Return the scores of the training images that the learners kept.
 
-    `means` are the power means (n,) of each image's near distances, and of its distances around,
-    as if the image had not been learned from.
+    `means` (n,) are what `PatchSummary.of` makes of each image's near distances, and of its
+    distances around, as if the image had not been learned from.
     """
     import torch
 
@@ -290,7 +293,7 @@ def _score_training_images(
         if not unseen:
             pairs = zip(learners, memories, strict=True)
             distances = [learner.in_sample(memory) for learner, (memory, _) in pairs]
-            means = power_means_of(distances)
+            means = learned.memories.summary.of(distances)
         whole = evenly(np.arange(len(distances[0])), WHOLE_MAPS)
         scores = joint_score(*(each / unit for each, (_, unit) in zip(means, memories)))  # (n,)
         several = all(learner.several for learner in learners)
@@ -299,8 +302,8 @@ def _score_training_images(
         if unseen and not several:
             notes.insert(0, within_image_note(images.used))
         disturbed = None
-        if unseen and learners[0].unseen_copies is not None:
-            disturbed = _score_copies(learners, memories, scores)
+        if unseen and all(one.unseen_copies is not None for one in learners):
+            disturbed = _score_copies(learners, memories, scores, learned.memories.summary)
         return TrainingScores(
             scores.double().cpu().numpy(),
             method if unseen else "in-sample",
@@ -316,10 +319,11 @@ def _score_copies(
     learners: list[PatchMemoryLearner],
     memories: list[tuple[PatchMemory, float]],
     scores: Tensor,
+    summary: PatchSummary,
 ) -> DisturbedScores:
     """Return the scores of the disturbed copies, beside those (n,) of the images themselves."""
     copies = [learner.unseen_copies for learner in learners]
-    means = power_means_of([one for one in copies if one is not None])  # (c,) each
+    means = summary.of([one for one in copies if one is not None])  # (c,) each
     found = joint_score(*(each / unit for each, (_, unit) in zip(means, memories, strict=True)))
     place = {int(number): i for i, number in enumerate(learners[0].numbers)}
     own = scores[[place[number] for number, _ in learners[0].copied]]

@@ -30,15 +30,20 @@ _PEAK_CONTEXT_WEIGHT = 0.5
 
 
 def image_scores(
-    near: Tensor, context: Tensor | None, power_means: bool, peaks: Callable[[], Tensor]
+    near: Tensor,
+    context: Tensor | None,
+    means_of: Callable[[Sequence[Tensor]], list[Tensor]] | None,
+    peaks: Callable[[], Tensor],
 ) -> Tensor:
     """Return scores (B,) of near distances (B, k) and those around (B, l), in their units.
 
-    Without `power_means`, for detectors saved before there were any, a score is the peak of the
+    `means_of` makes one number an image, (B,), of each: `power_means_of`, or what takes its place.
+
+    Without it, for detectors saved before there were any, a score is the peak of the
     map and a half of the largest distance around; `peaks` gives those of the maps, (B,).
     """
-    if power_means:
-        return joint_score(*power_means_of([near] if context is None else [near, context]))
+    if means_of is not None:
+        return joint_score(*means_of([near] if context is None else [near, context]))
     if context is None:
         return peaks()
     return peaks() + _PEAK_CONTEXT_WEIGHT * context.amax(dim=1)

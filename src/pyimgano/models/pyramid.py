@@ -53,13 +53,32 @@ class TeacherFeatures:
     """A backbone's features of the images of a training, computed once where 1 GiB holds them.
 
     Above that they are computed for every minibatch anew; they are the same either way.
+
+    Parameters
+    ----------
+    backbone
+        The teacher.
+    training
+        The images, and what each is for.
+    reduce
+        What is made of a teacher's features at once, for each layer (N, C_l, H_l, W_l), and kept
+        in their place; None for the features themselves.
     """
 
-    def __init__(self, backbone: Backbone, training: NetworkTraining) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        training: NetworkTraining,
+        reduce: Callable[[list[Tensor]], list[Tensor]] | None = None,
+    ) -> None:
         self._backbone = backbone
+        self._reduce = reduce
         images, parts = training.kept, training.parts
         numbers = np.sort(np.concatenate([parts.learn, parts.watch]))
         shapes = backbone.shapes((images.pixels.shape[1], images.pixels.shape[2]))
+        if reduce is not None:
+            reduced = reduce([torch.empty(shape, device="meta") for shape in shapes])
+            shapes = [tuple(one.shape) for one in reduced]
         size = sum(4 * int(np.prod(shape)) for shape in shapes)
         self._kept: list[Tensor] | None = None
         if size * len(numbers) > _BYTES:
@@ -75,7 +94,7 @@ class TeacherFeatures:
                 layer[start : start + len(features)] = features
 
     def of(self, batch: Minibatch) -> list[Tensor]:
-        """Return for each layer (B, C_l, H_l, W_l), on the device, detached."""
+        """Return for each layer (B, C_l, H_l, W_l), or what `reduce` makes of them, detached."""
         if self._kept is None:
             # outside of inference mode, so that gradients may pass by
             plain = torch.contiguous_format  # sums over channels depend on it
@@ -88,11 +107,13 @@ class TeacherFeatures:
     def _computed(self, pixels: npt.NDArray[np.uint8]) -> list[Tensor]:
         # one at a time: what an image gives must not depend on its company
         each = [self._backbone.features([image]) for image in pixels]
+        if self._reduce is not None:
+            each = [self._reduce(layers) for layers in each]
         return [torch.cat(layers) for layers in zip(*each)]
 
 
 class LevelMaps(nn.Module):
-    """One map of a frame from a grid of distances for each level, and the score: its maximum.
+    """One map of a frame from a grid of distances for each level, and the score: its peak.
 
     Parameters
     ----------
@@ -109,6 +130,8 @@ class LevelMaps(nn.Module):
         score is the weighted mean over these.
     inside
         (H, W) bool: the pixels that the score is taken over; None for all.
+    top_share
+        The score is the mean of this share of these, the largest values; None for the largest.
     """
 
     def __init__(
@@ -120,9 +143,12 @@ class LevelMaps(nn.Module):
         combine: Literal["product", "sum"],
         cells: Sequence[npt.NDArray[np.int64] | None],
         inside: npt.NDArray[np.bool_] | None,
+        top_share: float | None = None,
     ) -> None:
         super().__init__()
         self.combine = combine
+        pixels = size[0] * size[1] if inside is None else int(inside.sum())
+        self.top = 1 if top_share is None else max(1, round(top_share * pixels))
         self.count = len(grids)
         for level, (grid, counted) in enumerate(zip(grids, cells)):
             rows, columns = (torch.from_numpy(m) for m in map_operators(grid, size, sigma))
@@ -171,8 +197,10 @@ class LevelMaps(nn.Module):
             else:
                 found = found * one if self.combine == "product" else found + one
         assert found is not None
-        inside: Tensor = self.get_buffer("inside")
-        return (found * inside).flatten(1).amax(dim=1), found
+        counted = (found * self.get_buffer("inside")).flatten(1)  # (N, H W), 0 or more
+        if self.top == 1:
+            return counted.amax(dim=1), found
+        return counted.topk(self.top, dim=1).values.mean(dim=1), found
 
 
 class PyramidGraph(nn.Module):

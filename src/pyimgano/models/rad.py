@@ -24,14 +24,14 @@ from ..images import NetworkInput
 from .detector import Detector
 from .few_images import mean_of_top
 from .method import Learned, Method, TrainingScores
-from .on_backbone import PatchGrid, features_of, open_backbone
+from .on_backbone import PatchGrid, features_of, open_backbone, require_exportable
 from .parameters import BackboneParams, Count, Natural, Ratio, Size
 from .registry import register_model
 from .saved_state import SavedState, State
 from .training_images import TrainingImages
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ..backbones import Backbone
 
@@ -141,6 +141,7 @@ class RAD(Method):
     """The same place in the most similar good images."""
 
     Params = RADParams
+    exports = True
 
     def __init__(self, params: RADParams) -> None:
         from ..backbones.choice import WithClassToken
@@ -284,6 +285,24 @@ class LearnedRAD(Learned):
             "memory": {"images": len(self.tokens), "blocks": len(self.memory)},
         }
 
+    def export_graph(
+        self, threshold: float, original_size: tuple[int, int] | None = None
+    ) -> nn.Module:
+        from .graphs import RADGraph
+
+        require_exportable(self.backbone)
+        return RADGraph(
+            [one.cpu() for one in self.memory],
+            self.tokens.cpu(),
+            self.similar_images,
+            self.radius,
+            self.backbone,
+            self.grid,
+            self.top_share,
+            threshold,
+            original_size,
+        ).eval()
+
 
 def _score_training_images(learned: LearnedRAD, images: TrainingImages) -> TrainingScores | None:
     """Return the scores of the training images, each against the others."""
@@ -320,6 +339,10 @@ def _score_training_images(learned: LearnedRAD, images: TrainingImages) -> Train
         "paper": "Zhang et al., Is Training Necessary for Anomaly Detection? (RAD), 2026",
         "year": 2026,
         "link": "https://arxiv.org/abs/2601.22763",
+        "weights": "yours: the authors' DINOv2 (Apache-2.0; `pyimgano weights fetch`) or DINOv3 "
+        "(its own licence; ask its authors), by weights=",
+        "authors_report": "MVTec AD, DINOv3 ViT-B, all images: pixel AUROC 98.5 (the paper's, not "
+        "measured here)",
         "needs_training": "one pass over the training images, no gradient steps",
         "calibration_method": "leave-one-image-out: an image is compared with the others",
     },

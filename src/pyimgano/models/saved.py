@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Mapping
@@ -40,8 +41,14 @@ DOCUMENT = "detector.json"
 ARRAYS = "arrays.safetensors"
 BACKBONE = "backbone.safetensors"
 FILES = (DOCUMENT, ARRAYS, BACKBONE)
+#: Of a detector of many products: what tells these apart.
+RECOGNITION = "recognition.safetensors"
 #: What file managers leave in folders; nobody's doing, and never opened.
 FILES_OF_SYSTEMS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+
+# What may be removed with a folder.
+_OURS = {*FILES, RECOGNITION, *FILES_OF_SYSTEMS}
+_ARRAYS_OF_PRODUCT = re.compile(r"arrays-\d{3,}\.safetensors")
 
 #: What a method's arrays are called in the file, before their own names.
 STATE = "state."
@@ -265,8 +272,68 @@ class SavedDocument(_Model):
     )
     tiles: TileFacts | None = Field(None, description="of a detector that works by tiles")
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Return the names of the files that may lie in the folder."""
+        return FILES
+
+    @property
+    def holds_backbone(self) -> bool:
+        """Return whether the weights of the backbone lie there too."""
+        return self.backbone is not None and self.backbone.file is not None
+
+
+class SavedProduct(_Model):
+    """One product of a detector of many, whose arrays are in a file of its own."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    detector: SavedDocument
+
+
+class ProductsDocument(_Model):
+    """`detector.json` of a detector of many products (`pyimgano.models.many_products`)."""
+
+    schema_version: int
+    kind: Literal["pyimgano-products"]
+    pyimgano_version: str
+    saved_at: str = Field(description="ISO 8601 with offset")
+    unknown_rate: Annotated[float, Field(gt=0, le=0.5)]
+    recognition_size: _Sides = Field(description="height, width")
+    recognition: FileFacts
+    products: Annotated[list[SavedProduct], Field(min_length=2)]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Return the names of the files that may lie in the folder."""
+        arrays = [product_arrays(number) for number in range(len(self.products))]
+        return (DOCUMENT, BACKBONE, RECOGNITION, *arrays)
+
+    @property
+    def holds_backbone(self) -> bool:
+        """Return whether the weights of the backbone lie there too."""
+        return any(one.detector.holds_backbone for one in self.products)
+
+
+def product_arrays(number: int) -> str:
+    """Return the name of the file of a product's arrays, by its number among the products."""
+    return f"arrays-{number:03d}.safetensors"
+
 
 def read_document(folder: Path) -> SavedDocument:
+    """Read the document of one detector, as `read_saved` does.
+
+    Raises
+    ------
+    SavedModelError
+        As `read_saved`; or it is a detector of many products.
+    """
+    document = read_saved(folder)
+    if isinstance(document, ProductsDocument):
+        raise SavedModelError(f"{folder}: is a detector of many products, and one of one is wanted")
+    return document
+
+
+def read_saved(folder: Path) -> SavedDocument | ProductsDocument:
     """Read `detector.json`, and see that nothing else lies in the folder than should.
 
     Raises
@@ -286,13 +353,12 @@ def read_document(folder: Path) -> SavedDocument:
     path = folder / DOCUMENT
     document = _parse(path, read_file(path, _MAX_DOCUMENT))  # first, for its version
     for name in names:
-        if name not in FILES and name not in FILES_OF_SYSTEMS:
+        if name not in document.files and name not in FILES_OF_SYSTEMS:
             raise SavedModelError(
                 f"{folder}: an unexpected file {name!r}; a saved detector has only "
-                f"{', '.join(FILES)}"
+                f"{', '.join(document.files)}"
             )
-    has_weights = document.backbone is not None and document.backbone.file is not None
-    if BACKBONE in names and not has_weights:
+    if BACKBONE in names and not document.holds_backbone:
         raise SavedModelError(
             f"{folder}: an unexpected file {BACKBONE!r}, of which {DOCUMENT} does not tell"
         )
@@ -333,7 +399,7 @@ def read_file(path: Path, limit: int, facts: FileFacts | None = None) -> bytes:
     return data
 
 
-def _parse(path: Path, data: bytes) -> SavedDocument:
+def _parse(path: Path, data: bytes) -> SavedDocument | ProductsDocument:
     try:
         content = parse_json(data)
     except ValueError as error:  # also what is no UTF-8
@@ -349,7 +415,10 @@ def _parse(path: Path, data: bytes) -> SavedDocument:
             f"{path}: schema_version {_short(version)} is of {written} version of pyimgano; "
             f"this one reads {SCHEMA_VERSION}"
         )
+    of_many = content.get("kind") == "pyimgano-products"
     try:
+        if of_many:
+            return ProductsDocument.model_validate(content)
         return SavedDocument.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
@@ -362,7 +431,9 @@ def _short(value: int) -> str:
     return str(value) if abs(value) < 10**9 else "out of range"
 
 
-def read_arrays(folder: Path, document: SavedDocument) -> dict[str, npt.NDArray[Any]]:
+def read_arrays(
+    folder: Path, document: SavedDocument, file: str = ARRAYS
+) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of a saved detector by name, which the document says belong to it.
 
     Raises
@@ -370,24 +441,37 @@ def read_arrays(folder: Path, document: SavedDocument) -> dict[str, npt.NDArray[
     SavedModelError
         The file is damaged or another one, or holds arrays that nobody saved.
     """
+    path = folder / file
+    arrays = read_tensors(path, document.arrays)
+    for name in arrays:
+        known = name == "decision_scores" or name.startswith(STATE)
+        if not known and not (name == "roi" and has_mask(document)):
+            raise SavedModelError(f"{path}: an unexpected array {name!r}")
+    scores = arrays.get("decision_scores")
+    if scores is None or scores.dtype != np.float64 or scores.ndim != 1 or not len(scores):
+        raise SavedModelError(f"{path}: decision_scores, float64 of shape (any), is missing")
+    return arrays
+
+
+def read_tensors(path: Path, facts: FileFacts) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of a safetensors file of the folder, if it is what `facts` say.
+
+    Raises
+    ------
+    SavedModelError
+        It is damaged or another one, or holds values that are not finite.
+    """
     from safetensors.numpy import load
 
-    path = folder / ARRAYS
-    data = read_file(path, MAX_BYTES, document.arrays)
+    data = read_file(path, MAX_BYTES, facts)
     try:
         arrays: dict[str, npt.NDArray[Any]] = load(data)
     except Exception as error:  # the reader has errors of its own, and no code of the file runs
         reason = " ".join(str(error).split())[:200]
         raise SavedModelError(f"{path}: not a readable safetensors file ({reason})") from error
     for name, array in arrays.items():
-        known = name == "decision_scores" or name.startswith(STATE)
-        if not known and not (name == "roi" and has_mask(document)):
-            raise SavedModelError(f"{path}: an unexpected array {name!r}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise SavedModelError(f"{path}: {name} holds values that are not finite")
-    scores = arrays.get("decision_scores")
-    if scores is None or scores.dtype != np.float64 or scores.ndim != 1 or not len(scores):
-        raise SavedModelError(f"{path}: decision_scores, float64 of shape (any), is missing")
     return arrays
 
 
@@ -485,7 +569,7 @@ def require_place(folder: Path, overwrite: bool = False) -> Path:
             raise SavedModelError("is a link")
         if any(one.is_symlink() or not one.is_file() for one in folder.iterdir()):
             raise SavedModelError("holds something else")
-        read_document(folder)
+        read_saved(folder)
     except (SavedModelError, OSError) as error:
         raise UsageError(
             f"{folder}: is not a saved detector of this version and is not replaced ({error})"
@@ -526,8 +610,10 @@ def _flush(folder: Path) -> None:
 
 def _remove(folder: Path) -> None:
     """Remove what we put into a folder of ours; anything else in it stays."""
-    for name in (*FILES, *FILES_OF_SYSTEMS):
-        with contextlib.suppress(OSError):
-            (folder / name).unlink()
+    with contextlib.suppress(OSError):
+        for path in list(folder.iterdir()):
+            if path.name in _OURS or _ARRAYS_OF_PRODUCT.fullmatch(path.name):
+                with contextlib.suppress(OSError):
+                    path.unlink()
     with contextlib.suppress(OSError):
         folder.rmdir()

@@ -236,6 +236,11 @@ class LearnedNetwork(Learned):
 
         self._program = Program(graph, self.backbone)
 
+    @property
+    def scoring_graph(self) -> nn.Module:
+        """Return the graph that gives scores and maps."""
+        return self._program.graph
+
     def score(
         self, images: list[NetworkInput], maps: bool
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32] | None]:

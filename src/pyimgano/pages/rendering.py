@@ -38,7 +38,9 @@ def _part(name: str) -> str:
     return files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def render(template: str, **values: Any) -> str:
+def render(
+    template: str, *, script: str | None = None, connects: bool = False, **values: Any
+) -> str:
     """Return a page.
 
     Its content security policy lets a browser load nothing, not even from the same folder, and run
@@ -48,22 +50,30 @@ def render(template: str, **values: Any) -> str:
     ----------
     template
         A file in `templates`.
+    script
+        A script in `templates` that the page has besides `page.js`.
+    connects
+        Whether the page comes from a service, which its script may ask, and shows pictures that
+        its reader opens.
     values
         What it needs; text in them is escaped.
     """
-    script = _part("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    text = _part("page.js") + ("" if script is None else _part(script))
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
     policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:{' blob:' if connects else ''}; "
+        f"style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; "
+        "form-action 'none'"
     )
+    if connects:
+        policy += "; connect-src 'self'"
     page = (
         _environment()
         .get_template(template)
         .render(
             **values,
             policy=policy,
-            script=Markup(script),
+            script=Markup(text),
             style=Markup(_part("style.css")),
         )
     )

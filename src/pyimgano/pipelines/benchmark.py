@@ -10,6 +10,7 @@ from ..datasets import get_layout, open_root
 from ..models.registry import create_model
 from ..runs import RunReport
 from .config import BenchmarkConfig, Execution, describes
+from .grid import is_grid, run_grid
 from .measure import fit, measure
 from .open_run import MakeDetector, open_run
 from .report import BenchmarkRun
@@ -24,7 +25,7 @@ def run_benchmark(
     category: str | Sequence[str] = "all",
     split: str | None = None,
     allow_outside: bool = False,
-    model: str = "vision_patchcore",
+    model: str | Sequence[str] = "vision_patchcore",
     device: str = "cpu",
     preset: str | None = None,
     pretrained: bool = True,
@@ -38,7 +39,7 @@ def run_benchmark(
     exclude: str | Path | None = None,
     limit_train: int | None = None,
     limit_test: int | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     pixel: bool = True,
     pixel_aupro_limit: float | None = None,
     pixel_segf1: bool = False,
@@ -73,6 +74,9 @@ def run_benchmark(
     rest is done again. Only `num_threads`, `fail_fast`, `force` and `listener` may be others
     beside `resume`. A run that is complete is left alone, and its report returned.
 
+    Several models or seeds run a grid, a cell for each category, model and seed; `run_sweep` does
+    more of this kind.
+
     Parameters
     ----------
     {options}
@@ -85,7 +89,8 @@ def run_benchmark(
     -------
     dict
         The top-level report (plain JSON values): that of the category, or of several, with
-        `per_category`, `mean_metrics` and `std_metrics`. `run_dir` says where the run is.
+        `per_category`, `mean_metrics` and `std_metrics`. `run_dir` says where the run is. Of a grid
+        it is the table of a sweep: `cells`, `methods`, and `sweep_dir`.
 
     Raises
     ------
@@ -98,6 +103,8 @@ def run_benchmark(
         what it was.
     """
     given = dict(locals())  # the arguments by name, before anything else has a name
+    if is_grid(model, seed):
+        return run_grid(given)
     with open_run(BenchmarkRun, run_benchmark, given) as run:  # a new one, or one that goes on
         for name in run.pending():
             with run.reporting(name) as report:

@@ -73,6 +73,8 @@ class Shown:
         Whether there is a `--no-` flag too; there always is one for what is on by default.
     default
         The default as text, where the command reads the value from text.
+    several
+        Whether the command takes several whole numbers, separated by commas.
     """
 
     section: str
@@ -80,6 +82,7 @@ class Shown:
     path: Literal["any", "file", "folder"] | None = None
     negatable: bool = False
     default: str | None = None
+    several: bool = False
 
 
 class _Options(BaseModel):
@@ -342,6 +345,16 @@ class Options(_Options):
 class BenchmarkConfig(Options):
     """The options of `run_benchmark` that config.json holds."""
 
+    model: Annotated[str, Shown("Model")] = Field(
+        "vision_patchcore",
+        description="Name of the detector; pyimgano benchmark --list-models prints them. Several, "
+        "separated by commas, run a grid.",
+    )
+    seed: Annotated[Seed, Shown("Dataset", metavar="N", several=True)] = Field(
+        0,
+        description="Seed of the random number generators. Several, separated by commas, run a "
+        "grid.",
+    )
     pixel_threshold_strategy: Annotated[
         Literal["normal_pixel_quantile"] | None, Shown("Metrics")
     ] = Field(

@@ -26,6 +26,7 @@ from ..runs import (
     SuiteReport,
 )
 from ..runs.schema import CurvesDocument, TrainingScoreRecord
+from ..runs.sweep_schema import CellOutcome, SweepDocument, SweepFile, SweepTableDocument
 from .run import RobustnessConfigDocument, RunConfig
 
 #: The documents of a run, by the name of their schema file.
@@ -45,6 +46,10 @@ DOCUMENTS: dict[str, type[BaseModel]] = {
     "inference": InferenceRecord,
     "config": RunConfig,
     "robustness.config": RobustnessConfigDocument,
+    "sweep.file": SweepFile,
+    "sweep": SweepDocument,
+    "sweep.outcome": CellOutcome,
+    "sweep.table": SweepTableDocument,
 }
 
 

@@ -67,6 +67,17 @@ class InferenceRecord(Model):
         description="(1 + k) / (n + 1), where k of the n normal scores are at least as large; null "
         "where the detector had seen the images behind them",
     )
+    product: Text | None = Field(
+        None, description="of a detector of many products; null where it is unknown"
+    )
+    product_known_by: Literal["named", "recognised", "unknown"] | None = Field(
+        None, description="how the product is known, of a detector of many products"
+    )
+    product_p_value: Rate | None = Field(
+        None,
+        description="share of the product's good images that are as far from the others of it; "
+        "null where the product was named",
+    )
     error: Text | None
     remark: Text | None
     original_size: tuple[int, int] | None = Field(description="height, width")

@@ -5,6 +5,16 @@ A package of its own because its modules import torch, which listing models must
 
 from .patchcore import PatchCoreGraph
 from .region import Region, region_of
+from .transformers import AnomalyDINOGraph, RADGraph, SubspaceGraph, TrainedGraph
 from .whitened import WhitenedGraph
 
-__all__ = ["PatchCoreGraph", "Region", "WhitenedGraph", "region_of"]
+__all__ = [
+    "AnomalyDINOGraph",
+    "PatchCoreGraph",
+    "RADGraph",
+    "Region",
+    "SubspaceGraph",
+    "TrainedGraph",
+    "WhitenedGraph",
+    "region_of",
+]

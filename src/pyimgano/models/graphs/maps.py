@@ -57,8 +57,43 @@ def rows_of(grids: Tensor) -> Tensor:
     return grids.reshape(-1, int(height) * int(width), int(channels))
 
 
-class MapGraph(nn.Module):
-    """From pixels to patches that count, and from their scores to a map; the base of graphs.
+class DecisionGraph(nn.Module):
+    """What all graphs begin and end with: which pixels count, and the label; the base of graphs.
+
+    Parameters
+    ----------
+    threshold
+        Of the scores, float64.
+    region
+        What counts of an image; None for all of it.
+    """
+
+    threshold: Tensor
+    inside: Tensor | None
+    background: Tensor
+
+    def __init__(self, threshold: float, region: Region | None) -> None:
+        super().__init__()
+        self.register_buffer("threshold", torch.tensor(float32_threshold(threshold)))
+        if region is None:
+            self.inside = None
+        else:
+            self.register_buffer("inside", region.inside)
+            self.register_buffer("background", region.background)
+
+    def masked(self, pixels: Tensor) -> Tensor:
+        """Return images (N, H, W, 3) with the background where nothing counts."""
+        if self.inside is None:
+            return pixels
+        return torch.where(self.inside[:, :, None], pixels, self.background)
+
+    def label(self, score: Tensor) -> Tensor:
+        """Return labels (N,) int64: not less, so that what is not a number is never called good."""
+        return torch.logical_not(score < self.threshold).to(torch.int64)
+
+
+class MapGraph(DecisionGraph):
+    """From pixels to patches that count, and from their scores to a map.
 
     Parameters
     ----------
@@ -76,9 +111,6 @@ class MapGraph(nn.Module):
 
     rows: Tensor
     columns: Tensor
-    threshold: Tensor
-    inside: Tensor | None
-    background: Tensor
     cells: Tensor | None
     place: Tensor
     scale: Tensor
@@ -91,18 +123,17 @@ class MapGraph(nn.Module):
         threshold: float,
         region: Region | None,
     ) -> None:
-        super().__init__()
+        super().__init__(threshold, region)
         self.grid = grid
         rows, columns = map_operators(grid, size, sigma)
         self.register_buffer("rows", torch.from_numpy(rows))  # (H, h)
         self.register_buffer("columns", torch.from_numpy(columns.T.copy()))  # (w, W)
-        self.register_buffer("threshold", torch.tensor(float32_threshold(threshold)))
         self._set_region(region)
 
     def _set_region(self, region: Region | None) -> None:
         self.count = self.grid[0] * self.grid[1]  # of patches that count
         if region is None:
-            self.inside, self.cells = None, None
+            self.cells = None
             return
         cells = torch.arange(self.count) if region.cells is None else region.cells
         counted = torch.zeros(self.count)
@@ -114,17 +145,9 @@ class MapGraph(nn.Module):
         # a pixel's score is the mean over the cells in reach that count
         weight = self.rows @ counted.view(self.grid) @ self.columns  # (H, W)
         scale = torch.where(region.inside, 1.0 / weight, torch.zeros(()))
-        self.register_buffer("inside", region.inside)
-        self.register_buffer("background", region.background)
         self.register_buffer("cells", cells)
         self.register_buffer("place", place)
         self.register_buffer("scale", scale)
-
-    def masked(self, pixels: Tensor) -> Tensor:
-        """Return images (N, H, W, 3) with the background where nothing counts."""
-        if self.inside is None:
-            return pixels
-        return torch.where(self.inside[:, :, None], pixels, self.background)
 
     def counted(self, patches: Tensor) -> Tensor:
         """Return (N, k, D) of (N, h, w, D)."""
@@ -137,7 +160,3 @@ class MapGraph(nn.Module):
             distances = functional.pad(distances, (0, 1)).index_select(1, self.place)  # (N, hw)
         found = self.rows @ distances.reshape(-1, *self.grid) @ self.columns  # (N, H, W)
         return found if self.inside is None else found * self.scale
-
-    def label(self, score: Tensor) -> Tensor:
-        """Return labels (N,) int64: not less, so that what is not a number is never called good."""
-        return torch.logical_not(score < self.threshold).to(torch.int64)

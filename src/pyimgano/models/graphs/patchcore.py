@@ -15,6 +15,7 @@ from ...backbones import Backbone
 from ...backbones.network import FeatureGraph, PatchGraph
 from ..anomaly_map import SIGMA
 from ..neighbors import MemoryBank
+from ..patch_summary import OWN, PatchSummary
 from .maps import MapGraph, NearestRow
 from .region import Region
 
@@ -36,6 +37,8 @@ class PatchCoreGraph(MapGraph):
     neighbours
         (M, K) int64: of each row the K nearest rows, itself among them, for the re-weighting
         of equations 6 and 7; None turns it off.
+    summary
+        What of an image's distances is its score.
     grid, size, threshold, region, sigma
         As in `MapGraph`.
     """
@@ -53,9 +56,11 @@ class PatchCoreGraph(MapGraph):
         region: Region | None = None,
         *,
         sigma: float = SIGMA,
+        summary: PatchSummary = OWN,
     ) -> None:
         super().__init__(grid, size, sigma, threshold, region)
         self.patches = patches
+        self.summary = summary
         self.nearest = NearestRow(bank)
         # with one neighbour alone, the row itself, there is nothing to weigh with
         weigh = neighbours is not None and neighbours.shape[1] > 1
@@ -68,6 +73,7 @@ class PatchCoreGraph(MapGraph):
         bank: MemoryBank,
         *,
         n_neighbors: int,
+        summary: PatchSummary,
         grid: tuple[int, int],
         size: tuple[int, int],
         sigma: float,
@@ -81,7 +87,17 @@ class PatchCoreGraph(MapGraph):
         found, _ = bank.neighbourhood(rows, n_neighbors)
         neighbours = found.cpu().clone()  # of a tensor that was made for inference
         features = bank.features.cpu()
-        graph = cls(patches, features, neighbours, grid, size, threshold, region, sigma=sigma)
+        graph = cls(
+            patches,
+            features,
+            neighbours,
+            grid,
+            size,
+            threshold,
+            region,
+            sigma=sigma,
+            summary=summary,
+        )
         return graph.eval()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,6 +109,8 @@ class PatchCoreGraph(MapGraph):
 
     def _score(self, distances: Tensor, nearest: Tensor, queries: Tensor) -> Tensor:
         """Equations 6 and 7, (N,): as `LearnedCoreset.image_scores`, without masking."""
+        if self.summary.kind != "own":
+            return self.summary.plain(distances)
         s_star, where = distances.max(dim=1, keepdim=True)  # (N, 1)
         if self.neighbours is None:
             return s_star.squeeze(1)

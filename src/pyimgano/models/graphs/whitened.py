@@ -72,7 +72,7 @@ class WhitenedGraph(MapGraph):
         self.patches = patches
         self.near, *around = (_Memory(memory, unit) for _, memory, unit in memories.memories())
         self.context = around[0] if around else None
-        self.power_means = memories.power_means
+        self.means_of = memories.means_of
         self.register_buffer("context_cells", context_cells)
 
     @classmethod
@@ -104,5 +104,5 @@ class WhitenedGraph(MapGraph):
             if self.context_cells is not None:
                 around = around.index_select(1, self.context_cells)
             context = self.context(around)
-        score = image_scores(near, context, self.power_means, lambda: anomaly_map.amax(dim=(1, 2)))
+        score = image_scores(near, context, self.means_of, lambda: anomaly_map.amax(dim=(1, 2)))
         return score, anomaly_map, self.label(score)

@@ -66,6 +66,14 @@ class Minibatch:
         """Standard normal numbers of this shape, on the device of the pixels."""
         return torch.randn(shape, generator=self.generator).to(self.pixels.device)
 
+    def own_generator(self) -> torch.Generator:
+        """Return a generator on the device of the pixels, seeded by `generator`.
+
+        For draws of so many numbers that it takes too long to copy them to a GPU.
+        """
+        seed = int(torch.randint(2**62, (), generator=self.generator))
+        return torch.Generator(self.pixels.device).manual_seed(seed)
+
 
 @dataclass(frozen=True)
 class Task:
