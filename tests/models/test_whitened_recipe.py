@@ -473,7 +473,7 @@ def test_disturbed_copies_are_of_all_kinds_and_images() -> None:
     for (n, cells), count in EVERYDAY_COPIES.items():
         made.append((everyday_copies(range(0, 3 * n, 3), cells, 0), EVERYDAY, n, count))
     for n in (3, 5, 200, 999):
-        made.append((drift_copies(range(0, 3 * n, 3), 0), DRIFT, n, 18))
+        made.append((drift_copies(range(0, 3 * n, 3), 0), DRIFT, n, 44))
     for copies, disturbances, n, count in made:
         kinds = {one.name for one in disturbances}
         assert {copy.image for copy in copies} <= set(range(0, 3 * n, 3))
@@ -620,6 +620,42 @@ def test_drift_is_looked_at_only_where_everyday_disturbances_are_not_enough(
         assert asked == counts
         strengths = [memory.strength for _, memory, _ in detector.learned_.memories.memories()]
         assert (max(strengths) > STRENGTHS[0]) == bool(counts)
+
+
+def test_the_default_threshold_stays_above_slightly_disturbed_good_images(tmp_path: Path) -> None:
+    parts = flat_parts(24)
+    detector = make().fit(parts)
+    now = detector.calibration_
+    assert now.disturbed_score is not None and now.disturbance is not None
+    assert now.threshold == np.nextafter(now.disturbed_score, np.inf)
+    assert now.threshold > detector.decision_scores_.max()
+    assert now.disturbance in now.notes[-1]
+    detector.save(tmp_path / "raised")
+    loaded = load_model(tmp_path / "raised")
+    assert loaded.calibration_ == now
+    assert loaded.recalibrate(tail="conformal").threshold_ == now.threshold
+    lower = loaded.recalibrate(quantile=0.9)
+    assert lower.threshold_ < now.threshold and lower.calibration_.disturbed_score is None
+    # a quantile that somebody chose is taken as it is
+    chosen = make(calibration_quantile=0.995).fit(parts)
+    assert chosen.threshold_ < now.threshold and chosen.calibration_.disturbed_score is None
+
+
+def test_thresholds_are_raised_only_where_everyday_disturbances_stand_out() -> None:
+    different = [shaded(picture(i, 96), i) for i in range(24)]
+    assert make(resize=(96, 96)).fit(different).calibration_.disturbed_score is None
+
+
+def test_detectors_saved_before_thresholds_were_raised_still_load(tmp_path: Path) -> None:
+    make().fit(IMAGES).save(tmp_path / "old")
+    document = next(
+        one for one in (tmp_path / "old").glob("*.json") if "calibration" in one.read_text()
+    )
+    facts = json.loads(document.read_text())
+    for name in ("disturbed_score", "disturbance"):
+        del facts["calibration"][name]
+    document.write_text(json.dumps(facts))
+    assert load_model(tmp_path / "old").calibration_.disturbed_score is None
 
 
 def test_detectors_saved_before_there_was_a_nuisance_still_load() -> None:
