@@ -505,9 +505,9 @@ class ManyProducts:
     def pooled_readable(
         self, X: Iterable[ImageSource]
     ) -> tuple[npt.NDArray[np.float32], list[int]]:
-        """Return pooled features (n, D) float32 of the images that can be read, and which these are.
+        """Return pooled features (n, D) float32 of the images that can be read, and which they are.
 
-        The latter are their positions among the images.
+        The latter are positions among the images.
         """
         return self._pooled(X, "skip")
 

@@ -65,6 +65,7 @@ def measure_recognition(many: ManyProducts, products: Products) -> JointReport:
         accuracy=_share(np.arange(total) < right),
         unreadable=unreadable,
         per_product=per_product,
+        saved_model=None,
     )
 
 

@@ -240,6 +240,7 @@ class BenchmarkReporter(CategoryReporter):
         self._saved: str | None = None
         directory = self._run.directory
         if self._run.config.joint:  # kept as one, when all are fitted
+            assert isinstance(self._run, BenchmarkRun)
             self._run.products[self._name] = self._detector, self._task
         elif directory is not None and self._run.config.save_model:
             folder = directory.category(self._name) / MODEL_FOLDER
