@@ -507,7 +507,7 @@ class ManyProducts:
     ) -> tuple[npt.NDArray[np.float32], list[int]]:
         """Return pooled features (n, D) float32 of the images that can be read, and which they are.
 
-        The latter are their positions among the images.
+        The latter are positions among the images.
         """
         return self._pooled(X, "skip")
 

@@ -239,10 +239,9 @@ class BenchmarkReporter(CategoryReporter):
         super().fitted(fit)
         self._saved: str | None = None
         directory = self._run.directory
-        run = self._run
-        assert isinstance(run, BenchmarkRun)
-        if run.config.joint:  # kept as one, when all are fitted
-            run.products[self._name] = self._detector, self._task
+        if self._run.config.joint:  # kept as one, when all are fitted
+            assert isinstance(self._run, BenchmarkRun)
+            self._run.products[self._name] = self._detector, self._task
         elif directory is not None and self._run.config.save_model:
             folder = directory.category(self._name) / MODEL_FOLDER
             with during("saving"):
