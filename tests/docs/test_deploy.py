@@ -100,7 +100,7 @@ def test_promtool_has_nothing_to_say() -> None:
 def unit() -> dict[str, str]:
     lines = (DEPLOY / "pyimgano-serve.service").read_text(encoding="utf-8").splitlines()
     pairs = [line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")]
-    return {name: value for name, value in pairs}
+    return {one[0]: one[1] for one in pairs}
 
 
 def test_the_unit_starts_what_exists() -> None:
