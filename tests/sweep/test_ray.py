@@ -16,7 +16,7 @@ needs_ray = pytest.mark.skipif(
 
 @needs_ray
 def test_ray_gives_the_table_of_one_process_though_workers_die(tmp_path: Path) -> None:
-    file = make_file(tmp_path, cells=4, seconds=0.5)
+    file = make_file(tmp_path, cells=4, seconds=2)
     words = ("--import", MODULE, "--executor", "in-process", "--output-dir", tmp_path / "alone")
     status, alone, err = run(file, *words)
     assert status == 0, err
