@@ -422,7 +422,7 @@ def test_what_cannot_be_exported_says_so(
     detector: VisionPatchCore, tmp_path: Path, without_packages: Callable[..., None]
 ) -> None:
     target = tmp_path / "export"
-    with pytest.raises(UsageError, match="Mute cannot be exported; what can: .*vision_patchcore"):
+    with pytest.raises(UsageError, match=r"Mute cannot be exported; what can: .*vision_patchcore"):
         export_detector(Mute(), target, check_images=IMAGES)
     with pytest.raises(UsageError, match="Mute cannot be exported"):
         Mute().export_graph()

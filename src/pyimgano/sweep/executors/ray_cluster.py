@@ -171,7 +171,8 @@ class RayCluster:
         main = threading.current_thread() is threading.main_thread()
         before = signal.getsignal(signal.SIGTERM) if main else None
         try:
-            context = ray.init(self._address, **how)
+            # "local", or Ray would join whatever cluster was last begun on this machine
+            context = ray.init(self._address or "local", **how)
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = self._address or "on this machine"
             raise DataError(f"Ray cluster {where}: cannot be used ({one_line(error)})") from error
