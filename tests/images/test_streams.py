@@ -19,6 +19,7 @@ from pyimgano.errors import DataError, ImageReadError
 from pyimgano.images import closed_after, stream, stream_images
 from pyimgano.inference import iter_infer
 from pyimgano.models.tiled import TiledDetector
+from pyimgano.threads import thread_count
 from tests.conftest import picture
 from tests.pixel_detector import Darkness, plain
 
@@ -263,3 +264,21 @@ def test_a_stream_says_that_it_did_not_survive_a_fork(monkeypatch: pytest.Monkey
             with pytest.raises(DataError, match="opened before the process was forked"):
                 next(items)
         assert next(items).index == 1
+
+
+def test_lasting_threads_serve_one_stream_after_another() -> None:
+    """OpenCV keeps something of each thread that has called it: a service must not use new ones."""
+    used: set[threading.Thread] = set()
+    with stream.lasting_threads():
+        for _ in range(20):
+            sources = [plain(number) for number in range(3)]
+            with stream.stream_images(sources, (8, 8)) as images:
+                found = [one.pixels[0, 0, 0] for one in images]
+            assert found == [0, 1, 2]
+            used |= {one for one in threading.enumerate() if one.name.startswith("decode")}
+        with stream.stream_images([plain(1)] * 50, (8, 8)) as images:
+            next(images)  # one that is left early
+        with stream.stream_images([plain(7)], (8, 8)) as images:
+            assert next(images).pixels[0, 0, 0] == 7
+        assert len(used) <= thread_count()
+    assert not any(one.is_alive() for one in used)

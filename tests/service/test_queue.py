@@ -14,6 +14,7 @@ from pyimgano.errors import DataError
 from pyimgano.service import batching
 from pyimgano.service.batching import Budget
 from pyimgano.service.refusals import Refusal
+from pyimgano.threads import thread_count
 from tests.conftest import copy_registry, picture
 from tests.pixel_detector import plain
 from tests.stubs import register
@@ -69,6 +70,17 @@ def test_one_place_serves_one_client_after_another(folder: Path) -> None:
     with served(folder, queue_size=1) as client:
         for _ in range(50):
             assert client.post(PREDICT, content=png(GOOD)).status_code == 200
+
+
+def test_no_request_leaves_a_thread_behind_or_needs_a_new_one(folder: Path) -> None:
+    """What OpenCV keeps of each thread would otherwise be a gigabyte after a month."""
+    with served(folder) as client:
+        known: set[threading.Thread] = set()
+        for _ in range(30):
+            assert client.post(PREDICT, content=png(GOOD)).status_code == 200
+            known |= {one for one in threading.enumerate() if one.name.startswith("decode")}
+        assert 1 <= len(known) <= thread_count()
+    assert not any(one.is_alive() for one in known)
 
 
 def test_a_decision_that_takes_too_long_is_none(

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +34,7 @@ from .sources import ImageSource
 _Items = TypeVar("_Items", bound=Iterable[Any])
 
 _THREADS = "decode"
+_lasting = threading.local()  # its pool, within `lasting_threads`
 # Decoded images that may wait for the consumer, at most.
 _AHEAD_BYTES = 2**25
 _AHEAD_IMAGES = 256
@@ -181,6 +184,7 @@ class ImageStream(Iterator[LoadedImage]):
         self._ahead = ahead
         self._pending: deque[Future[LoadedImage]] = deque()
         self._pool: ThreadPoolExecutor | None = None
+        self._pool_is_ours = True
         self._process = os.getpid()
         self._given_out = False
 
@@ -199,6 +203,9 @@ class ImageStream(Iterator[LoadedImage]):
             raise
 
     def _next(self) -> LoadedImage:
+        if self._pool is None:
+            self._pool = getattr(_lasting, "pool", None)
+            self._pool_is_ours = self._pool is None
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix=_THREADS)
         while not self._given_out and len(self._pending) < self._ahead:
@@ -235,11 +242,31 @@ class ImageStream(Iterator[LoadedImage]):
 
     def _stop(self, wait: bool) -> None:
         self._wanted.more = False
+        pending = list(self._pending)
         self._pending.clear()
         self._sources = enumerate(())
         pool, self._pool = self._pool, None
-        if pool is not None and wait and self._process == os.getpid():
+        if pool is None or not wait or self._process != os.getpid():
+            return
+        if self._pool_is_ours:
             pool.shutdown(wait=True, cancel_futures=True)
+        else:
+            wait_for(one for one in pending if not one.cancel())
+
+
+@contextmanager
+def lasting_threads() -> Iterator[None]:
+    """Within, the streams of this thread decode in the same threads, one stream after another.
+
+    For programs that score a few images at a time, and that for months: OpenCV keeps almost a
+    kilobyte for each thread that has ever called it, also when that thread has ended.
+    """
+    with ThreadPoolExecutor(thread_count(), thread_name_prefix=_THREADS) as pool:
+        _lasting.pool = pool
+        try:
+            yield
+        finally:
+            del _lasting.pool
 
 
 @contextmanager

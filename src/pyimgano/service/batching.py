@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from ..errors import PyimganoError
 from ..images.read import join_remarks
+from ..images.stream import lasting_threads
 from ..inference import InferenceResult, infer
 from .bodies import RawFormat, decode, decoded_size
 from .detectors import LoadedDetector
@@ -229,6 +230,10 @@ class Queue:
     # ---- in the thread that scores
 
     def _score_all(self) -> None:
+        with lasting_threads():  # or memory would grow with every request
+            self._score_until_the_end()
+
+    def _score_until_the_end(self) -> None:
         while (batch := self._take()) is not None:
             waiting = [job for job in batch if not job.future.cancelled()]
             for job in batch:
