@@ -27,12 +27,19 @@ METRIC_NAMES = {
 LOW_IS_GOOD = ("false_alarm_rate", "missed_defect_rate")
 
 
+def some_names(*metrics: str) -> dict[str, str]:
+    """Return the names of these metrics, in the order that is given."""
+    return {metric: METRIC_NAMES[metric] for metric in metrics}
+
+
+#: Those that runs are compared by, and may be ranked by.
+COMPARED_METRICS = some_names(
+    *("auroc", "average_precision", "recall", "false_alarm_rate"),
+    *("pixel_auroc", "pixel_average_precision", "aupro", "spro", "segf1"),
+)
+
+
 def title_of(metric: str) -> str:
     """Return the name of a metric as it begins a heading."""
     name = METRIC_NAMES[metric]
     return name if name == "sPRO" else name[0].upper() + name[1:]
-
-
-def some_names(*metrics: str) -> dict[str, str]:
-    """Return the names of these metrics, in the order that is given."""
-    return {metric: METRIC_NAMES[metric] for metric in metrics}

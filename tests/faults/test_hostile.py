@@ -70,11 +70,10 @@ _FORBIDDEN_CALLS = {
     "np.loadtxt", "np.genfromtxt", "torch.hub.load", "shutil.unpack_archive", "os.execv",
     "os.spawnv", "os.startfile", "string.Formatter", "csv.writer", "csv.DictWriter",
 }  # fmt: skip
-# What these may import all the same: a sweep starts this Python itself, reads YAML with the loader
-# that makes plain values alone, and unpacks what its own workers have packed, within their folder.
+# What these may import all the same: a sweep starts this Python itself, and reads YAML with the
+# loader that makes plain values alone.
 _ALLOWED = {
     "sweep/executors/processes.py": {"subprocess"},
-    "sweep/executors/ray_cluster.py": {"tarfile"},
     "sweep/reading.py": {"yaml"},
 }
 

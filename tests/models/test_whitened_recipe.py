@@ -22,7 +22,7 @@ from pyimgano.images import resize_image
 from pyimgano.models import create_model, load_model
 from pyimgano.models.neighbors import Moments, PooledCoreset, Whitening
 from pyimgano.models.neighbors.nuisance_covariance import STRENGTHS, NuisanceCovariance
-from pyimgano.models.nuisance import DRIFT, EVERYDAY, drift_copies, everyday_copies
+from pyimgano.models.nuisance import DRIFT, DRIFT_OF_FEW, EVERYDAY, drift_copies, everyday_copies
 from pyimgano.models.on_backbone import features_of
 from pyimgano.models.power_means import CONTEXT_POWER, NEAR_POWER, joint_score, power_mean
 from pyimgano.models.working_size import working_size
@@ -472,8 +472,9 @@ def test_disturbed_copies_are_of_all_kinds_and_images() -> None:
     made: list[Any] = []
     for (n, cells), count in EVERYDAY_COPIES.items():
         made.append((everyday_copies(range(0, 3 * n, 3), cells, 0), EVERYDAY, n, count))
-    for n in (3, 5, 200, 999):
-        made.append((drift_copies(range(0, 3 * n, 3), 0), DRIFT, n, 44))
+    for n, kinds, count in ((3, DRIFT_OF_FEW, 16), (43, DRIFT_OF_FEW, 16), (44, DRIFT, 44)):
+        made.append((drift_copies(range(0, 3 * n, 3), 0), kinds, n, count))
+    made.append((drift_copies(range(0, 3 * 999, 3), 0), DRIFT, 999, 44))
     for copies, disturbances, n, count in made:
         kinds = {one.name for one in disturbances}
         assert {copy.image for copy in copies} <= set(range(0, 3 * n, 3))
@@ -623,7 +624,7 @@ def test_drift_is_looked_at_only_where_everyday_disturbances_are_not_enough(
 
 
 def test_the_default_threshold_stays_above_slightly_disturbed_good_images(tmp_path: Path) -> None:
-    parts = flat_parts(24)
+    parts = flat_parts(44)
     detector = make().fit(parts)
     now = detector.calibration_
     assert now.disturbed_score is not None and now.disturbance is not None
@@ -641,9 +642,19 @@ def test_the_default_threshold_stays_above_slightly_disturbed_good_images(tmp_pa
     assert chosen.threshold_ < now.threshold and chosen.calibration_.disturbed_score is None
 
 
-def test_thresholds_are_raised_only_where_everyday_disturbances_stand_out() -> None:
+def test_thresholds_are_raised_only_where_everyday_disturbances_stand_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from pyimgano.models import patchcore_whitened
+
+    monkeypatch.setattr(patchcore_whitened, "are_enough_for_drift", lambda _: True)
+    assert make().fit(flat_parts(24)).calibration_.disturbed_score is not None
     different = [shaded(picture(i, 96), i) for i in range(24)]
     assert make(resize=(96, 96)).fit(different).calibration_.disturbed_score is None
+
+
+def test_few_images_raise_no_threshold() -> None:
+    assert make().fit(flat_parts(43)).calibration_.disturbed_score is None
 
 
 def test_detectors_saved_before_thresholds_were_raised_still_load(tmp_path: Path) -> None:

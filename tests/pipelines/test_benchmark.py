@@ -598,8 +598,7 @@ def test_split_without_masks_and_of_another_size(make_mvtec: MakeDataset) -> Non
     split = load_benchmark_split(dataset="mvtec", root=root, category="nut")
     assert split.test_masks is not None and split.test_masks.shape == (6, 256, 256)
     small = evaluate_split(build_default_detector(resize=(64, 64)), split)  # maps are resized
-    # maps at a wrong place would have next to none of the spots
-    assert small["pixel_metrics"]["aupro"] > 0.7
+    assert small["pixel_metrics"]["aupro"] > 0.8
     fewer = replace(split, test_masks=split.test_masks[:5])
     with pytest.raises(UsageError, match=r"test_masks has shape \(5, 256, 256\), wanted \(6,"):
         evaluate_split(build_default_detector(resize=(64, 64)), fewer)

@@ -308,7 +308,7 @@ def _wanted(given: dict[str, Any]) -> Wanted:
 
 
 def _detector(given: dict[str, Any], paths: Sequence[str], bar: Bar) -> AnyScorer:
-    """Loaded or fitted, tiled if that is wanted, calibrated; what is to be known is said.
+    """Load or fit the detector, tile and calibrate it as is asked, and print what is to be known.
 
     `paths` are the images that it is to score, as far as they are known.
     """

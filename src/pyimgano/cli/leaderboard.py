@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import for_people, plain, print_error, print_for_people, print_text
-from .options import require_writable
+from .options import metric_option, require_writable
 
 if TYPE_CHECKING:
     from ..comparison.leaderboard import Leaderboard
@@ -16,14 +16,7 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
-@click.option(
-    "--metric",
-    default="auroc",
-    show_default=True,
-    metavar="NAME",
-    help="Rank by this metric: auroc, average_precision, recall, false_alarm_rate, pixel_auroc, "
-    "pixel_average_precision, aupro, spro or segf1.",
-)
+@metric_option
 @click.option(
     "--format",
     "form",

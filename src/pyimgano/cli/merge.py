@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from .console import print_summary
-from .options import json_option, output_option, require_writable
+from .options import json_option, metric_option, output_option, require_writable
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,13 +17,7 @@ from .options import json_option, output_option, require_writable
     type=click.Path(path_type=Path, file_okay=False),
     help="Write the table into this folder too, which has to be empty or missing.",
 )
-@click.option(
-    "--metric",
-    default="auroc",
-    show_default=True,
-    metavar="NAME",
-    help="Rank the methods by this metric, as pyimgano leaderboard does.",
-)
+@metric_option
 @output_option
 @json_option
 def command(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 import click
 
+from ..metric_names import COMPARED_METRICS
 from .console import parse_keywords
 
 if TYPE_CHECKING:
@@ -148,6 +149,13 @@ calibration_tail_option = click.option(
 )
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON to a terminal too, instead of a table."
+)
+metric_option = click.option(
+    "--metric",
+    default="auroc",
+    show_default=True,
+    metavar="NAME",
+    help=f"Rank by this metric: {', '.join(COMPARED_METRICS)}.",
 )
 output_option = click.option(
     "--output",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -196,17 +198,20 @@ class _Lines(logging.Handler):
                 print_error(line)
 
 
-class _log_lines:
+@contextlib.contextmanager
+def _log_lines() -> Iterator[None]:
     """Within, the loggers of the service and of uvicorn write on stderr."""
-
-    def __enter__(self) -> None:
-        self._handler = _Lines()
-        for name in ("pyimgano.service", "uvicorn"):
-            logger = logging.getLogger(name)
-            logger.addHandler(self._handler)
-            logger.setLevel(logging.INFO)
-            logger.propagate = False
-
-    def __exit__(self, *error: object) -> None:
-        for name in ("pyimgano.service", "uvicorn"):
-            logging.getLogger(name).removeHandler(self._handler)
+    handler = _Lines()
+    loggers = [logging.getLogger(name) for name in ("pyimgano.service", "uvicorn")]
+    before = [(one.level, one.propagate) for one in loggers]
+    for one in loggers:
+        one.addHandler(handler)
+        one.setLevel(logging.INFO)
+        one.propagate = False
+    try:
+        yield
+    finally:
+        for one, (level, propagate) in zip(loggers, before):
+            one.removeHandler(handler)
+            one.setLevel(level)
+            one.propagate = propagate

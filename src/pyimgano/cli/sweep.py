@@ -18,12 +18,11 @@ from .console import (
     print_for_people,
     print_summary,
 )
-from .options import json_option, output_option, require_writable
+from .options import json_option, metric_option, output_option, require_writable
 
 if TYPE_CHECKING:
     from ..runs.sweep_schema import CellOutcome, SweepDocument
 
-_METRIC_HELP = "Rank the methods by this metric, as pyimgano leaderboard does."
 # Cells that are not complete and that are listed by name.
 _MOST_LISTED = 20
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -85,7 +84,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     metavar="MODULE",
     help="Import this Python module first, since it registers models; repeatable.",
 )
-@click.option("--metric", default="auroc", show_default=True, metavar="NAME", help=_METRIC_HELP)
+@metric_option
 @output_option
 @json_option
 def command(
@@ -156,6 +155,7 @@ def show_table(report: Mapping[str, Any]) -> int:
     from rich.table import Table
     from rich.text import Text
 
+    from ..comparison.leaderboard import with_deviation
     from ..comparison.run_facts import METRICS
 
     rows = report["methods"]
@@ -168,7 +168,7 @@ def show_table(report: Mapping[str, Any]) -> int:
     for one in rows:
         cells = [one["dataset"], one["category"] or "mean", one["method"]]
         cells.append(f"{one['seeds']} of {one['asked']}")
-        cells += [_percent(one["means"][name], one["deviations"][name]) for name in names]
+        cells += [with_deviation(one["means"][name], one["deviations"][name]) for name in names]
         cells.append("" if one["rank"] is None else f"{one['rank']:.2f}")
         shown.add_row(*(Text(plain(cell)) for cell in cells))
     lines = []
@@ -186,13 +186,6 @@ def show_table(report: Mapping[str, Any]) -> int:
     for note in report["notes"]:
         print_error(note)
     return 1 if left or any(one["unreadable"] for one in report["cells"]) else 0
-
-
-def _percent(mean: float | None, deviation: float | None) -> str:
-    if mean is None:
-        return "-"
-    more = "" if deviation is None else f" \N{PLUS-MINUS SIGN} {100 * deviation:.2f}"
-    return f"{100 * mean:.2f}{more}"
 
 
 def _show_work(file: Path | None, arguments: Mapping[str, Any], as_json: bool) -> int:

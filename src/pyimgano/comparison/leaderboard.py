@@ -321,9 +321,13 @@ def cells_of(board: Leaderboard, one: Entry) -> list[str]:
 
 def mean_of(one: Entry, metric: str) -> str:
     """Return the mean of a metric as a percentage, with its deviation over seeds if it has one."""
-    deviation = one.deviations.get(metric)
+    return with_deviation(one.means[metric], one.deviations.get(metric))
+
+
+def with_deviation(mean: float | None, deviation: float | None) -> str:
+    """Return a mean as a percentage with its deviation, if it has one; nothing for None."""
     more = "" if deviation is None else f" \N{PLUS-MINUS SIGN} {100 * deviation:.2f}"
-    return percent(one.means[metric]) + more
+    return percent(mean) + more
 
 
 def percent(value: float | None) -> str:

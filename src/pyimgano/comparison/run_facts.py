@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..metric_names import some_names
+from ..metric_names import COMPARED_METRICS
 from ..runs import category_folder
 from ..untrusted_files import parse_json, read_regular, reason_of_failure
 
 #: Metrics by name, in the order in which tables show them, with what tables call them.
-METRICS = some_names(
-    *("auroc", "average_precision", "recall", "false_alarm_rate"),
-    *("pixel_auroc", "pixel_average_precision", "aupro", "spro", "segf1"),
-)
+METRICS = COMPARED_METRICS
 
 
 @dataclass(frozen=True)

@@ -325,6 +325,9 @@ class VisionDinomaly(Detector):
 
     Notes
     -----
+    What is called the paper's beyond its abstract (schedule, shares, where there is dropout, how
+    weights are drawn) was written from memory, without the text at hand.
+
     The optimizer is StableAdamW with the largest second moment (AMSGrad), betas 0.9 and 0.999,
     epsilon 1e-10 and weight decay 1e-4, as in the paper. The map is smoothed by a Gaussian of 4
     pixels; the score is the mean of its largest 1 %. With a region of interest loss and score are

@@ -58,16 +58,17 @@ EVERYDAY: tuple[Disturbance, ...] = (
 # Radii of spots of light, as shares of sqrt(H W). The glare that robustness is measured with has
 # three ellipses: what is measured there is another disturbance than the one that was learned.
 _SPOT_RADII = (0.02, 0.035, 0.06)
-#: The mildest form of each corruption that robustness is measured with, but for glare, and spots of
-#: light instead of that. They lie all over the frame: those of one highlight move so few patches
-#: that they would hardly count among the others. Some of these look like defects, so that they
-#: count only where the others are not enough.
+#: The mildest form of each corruption that robustness is measured with, but for glare.
+DRIFT_OF_FEW: tuple[Disturbance, ...] = tuple(
+    Disturbance(f"{kind.name} 1", partial(kind.apply, **kind.at(1)))
+    for kind in CORRUPTIONS.values()
+    if kind.name != "glare"
+)
+#: These, and spots of light in place of glare. Spots lie all over the frame: those of one highlight
+#: move so few patches that they would hardly count among the others. Some of these look like
+#: defects, so that they count only where the others are not enough.
 DRIFT: tuple[Disturbance, ...] = (
-    *(
-        Disturbance(f"{kind.name} 1", partial(kind.apply, **kind.at(1)))
-        for kind in CORRUPTIONS.values()
-        if kind.name != "glare"
-    ),
+    *DRIFT_OF_FEW,
     *(
         Disturbance(f"spots {radius:g}", partial(distort.spots, strength=0.1, radius=radius))
         for radius in _SPOT_RADII
@@ -79,8 +80,8 @@ DRIFT: tuple[Disturbance, ...] = (
 _IMAGES_A_COPY = 16
 _FEWEST, _MOST = 3, 12
 _PATCHES = 6144
-# Copies of each of the others.
-_DRIFT_COPIES = 4
+# Copies of each of the others, and of those that few images are disturbed by.
+_DRIFT_COPIES, _COPIES_OF_FEW = 4, 2
 # Fewer images than this have two copies of each everyday disturbance, so that small fits are quick.
 _FEW_IMAGES = 18
 
@@ -165,8 +166,22 @@ def everyday_copies(images: Sequence[int], cells: int, seed: int) -> list[Distur
 
 
 def drift_copies(images: Sequence[int], seed: int) -> list[DisturbedCopy]:
-    """Choose which copies under `DRIFT` are made, four of each kind; else as `everyday_copies`."""
+    """Choose which copies are made where everyday ones are not enough; else as `everyday_copies`.
+
+    Four of each kind of `DRIFT`; of fewer images than these are, two of each of `DRIFT_OF_FEW`.
+    """
+    if not are_enough_for_drift(len(images)):
+        return _spread(DRIFT_OF_FEW * _COPIES_OF_FEW, images, seed)
     return _spread(DRIFT * _DRIFT_COPIES, images, seed)
+
+
+def are_enough_for_drift(images: int) -> bool:
+    """Return whether there are as many images as copies under `DRIFT`.
+
+    With fewer, spots of light outweigh the images themselves, and a defect that is a spot is
+    discounted with them.
+    """
+    return images >= len(DRIFT) * _DRIFT_COPIES
 
 
 def words_for(name: str) -> str:

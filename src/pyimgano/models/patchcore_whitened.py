@@ -33,7 +33,13 @@ from .anomaly_map import SIGMA
 from .evenly_spread import WHOLE_MAPS, EvenlySpread, evenly, spread_notes
 from .method import Learned, Method, TrainingScores
 from .near_and_context import CONTEXT_SHARE, NearAndContext
-from .nuisance import DisturbedCopy, drift_copies, everyday_copies, words_for
+from .nuisance import (
+    DisturbedCopy,
+    are_enough_for_drift,
+    drift_copies,
+    everyday_copies,
+    words_for,
+)
 from .on_backbone import PatchGrid, features_of, open_backbone, peaks, require_exportable
 from .patch_summary import PatchSummary
 from .patchcore_paper import described_bank, few, restored_bank, restored_grid
@@ -302,7 +308,8 @@ def _score_training_images(
         if unseen and not several:
             notes.insert(0, within_image_note(images.used))
         disturbed = None
-        if unseen and all(one.unseen_copies is not None for one in learners):
+        enough = are_enough_for_drift(len(scores))
+        if unseen and enough and all(one.unseen_copies is not None for one in learners):
             disturbed = _score_copies(learners, memories, scores, learned.memories.summary)
         return TrainingScores(
             scores.double().cpu().numpy(),

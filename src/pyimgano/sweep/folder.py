@@ -14,7 +14,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -157,43 +157,41 @@ def open_sweep(
         raise UsageError("give a sweep file, or a sweep that goes on (resume)")
     wanted = None if plan is None else _document(plan, shard)
     place = resume if resume is not None else output_dir
-    try:
-        if place is not None and (Path(place) / SWEEP_FILE).exists():
-            if resume is None:
-                raise DataError(
-                    f"{place}: holds a sweep already; go on with it (--resume {place}), or name "
-                    "another folder"
+    with ExitStack() as held:
+        try:
+            if place is None:
+                assert wanted is not None
+                began = datetime.fromisoformat(wanted.started_at)
+                made = RunDirectory.create(
+                    runs_dir, "sweep", name, began, documents={SWEEP_FILE: wanted}
                 )
-            held = None if claim else RunDirectory(Path(place))
-            try:
-                document = _go_on(Path(place), wanted, shard, write=not claim)
-            except BaseException:
-                if held is not None:
-                    held.close()
-                raise
-        elif wanted is None:
-            document = read_sweep(place or "")  # which says what is wrong with it
-            held = None
-        elif place is not None:
-            held, document = _begin_at(Path(place), wanted, shard, claim=claim)
-        else:
-            started = datetime.fromisoformat(wanted.started_at)
-            document, first = wanted, {SWEEP_FILE: wanted}
-            held = RunDirectory.create(runs_dir, "sweep", name, started, documents=first)
-    except InUseError:
-        raise InUseError(
-            f"{place}: another process runs this sweep; start both with --claim, and they share "
-            "its cells"
-        ) from None
-    try:
-        if held is not None and claim:
+                held.enter_context(closing(made))
+                path, document = made.path, wanted
+            elif wanted is None or (Path(place) / SWEEP_FILE).exists():
+                path = Path(place)
+                if resume is None:
+                    raise DataError(
+                        f"{place}: holds a sweep already; go on with it (--resume {place}), or "
+                        "name another folder"
+                    )
+                if not claim and (path / SWEEP_FILE).exists():
+                    held.enter_context(closing(RunDirectory(path)))
+                document = _go_on(path, wanted, shard, write=not claim)
+            else:
+                path = Path(place)
+                begun, document = _begin_at(path, wanted, shard, claim=claim)
+                if begun is not None:
+                    held.enter_context(closing(begun))
+        except InUseError:
+            raise InUseError(
+                f"{place}: another process runs this sweep; start both with --claim, and they "
+                "share its cells"
+            ) from None
+        if claim:
             held.close()  # cells are what is locked
-        folder = SweepFolder(held.path if held is not None else place or "")
+        folder = SweepFolder(path)
         folder.make()
         yield folder, document
-    finally:
-        if held is not None:
-            held.close()
 
 
 def _begin_at(

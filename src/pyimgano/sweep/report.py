@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..comparison.leaderboard import with_deviation
 from ..comparison.run_facts import METRICS
 from .table import SweepTable
 
@@ -50,13 +51,13 @@ class SweepReport(dict[str, Any]):
         rows = [
             [
                 *(one.dataset, one.category or "mean", one.method, f"{one.seeds} of {one.asked}"),
-                *(_percent(one.means[name], one.deviations[name]) for name in names),
+                *(with_deviation(one.means[name], one.deviations[name]) for name in names),
                 "" if one.rank is None else f"{one.rank:.2f}",
             ]
             for one in self.table.methods
         ]
         head = ["dataset", "category", "method", "seeds", *names.values(), "rank"]
-        return table("Sweep", rows, head)
+        return table("Sweep, in percent", rows, head)
 
     def to_frame(self) -> Any:
         """Return the cells as a `pandas.DataFrame`, one row for each.
@@ -77,10 +78,3 @@ class SweepReport(dict[str, Any]):
     def _known(self) -> list[str]:
         rows = self.table.methods
         return [name for name in METRICS if any(one.means[name] is not None for one in rows)]
-
-
-def _percent(mean: float | None, deviation: float | None) -> str:
-    if mean is None:
-        return "\N{EN DASH}"
-    more = "" if deviation is None else f" \N{PLUS-MINUS SIGN} {100 * deviation:.2f}"
-    return f"{100 * mean:.2f}{more} %"

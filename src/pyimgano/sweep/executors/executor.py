@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 #: Does a job. Executors in other processes import it by its name, `module:function`.
-Work = Callable[[Job], CellOutcome]
+DoJob = Callable[[Job], CellOutcome]
 RUN_CELL = "pyimgano.sweep.cell:run_cell"
 #: How often a cell is begun whose process dies.
 ATTEMPTS = 3
@@ -45,7 +45,7 @@ def places(resources: SweepResources) -> int:
     return max(1, min(by_cores, by_memory))
 
 
-def attempt(work: Work, job: Job) -> CellOutcome:
+def attempt(work: DoJob, job: Job) -> CellOutcome:
     """Do a job; what it raises is an outcome that says so."""
     try:
         return work(job)
@@ -54,10 +54,10 @@ def attempt(work: Work, job: Job) -> CellOutcome:
         return outcome_of(job.cell.name, "failed", why, trouble="disk" if is_full(error) else None)
 
 
-def find_work(name: str) -> Work:
+def find_work(name: str) -> DoJob:
     """Import what `module:function` names."""
     from importlib import import_module
 
     module, _, function = name.partition(":")
-    work: Work = getattr(import_module(module), function)
+    work: DoJob = getattr(import_module(module), function)
     return work

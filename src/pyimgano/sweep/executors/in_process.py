@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...runs.sweep_schema import CellOutcome
 from ..cell import Job
-from .executor import Work, attempt
+from .executor import DoJob, attempt
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class InProcess:
     """Runs cells one after another in this process."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: DoJob) -> None:
         self._work = work
 
     def __enter__(self) -> Self:

@@ -47,6 +47,7 @@ class Processes:
             for number in range(1, count + 1)
         ]
         self._stops = threading.Event()
+        self._threads_at_work: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
         return self
@@ -55,6 +56,8 @@ class Processes:
         self._stops.set()
         for worker in self._workers:
             worker.stop()
+        for thread in self._threads_at_work:
+            thread.join()
 
     def run(self, jobs: Iterable[Job]) -> Iterator[CellOutcome]:
         """Yield the outcome of each job, once, as they end."""
@@ -76,13 +79,13 @@ class Processes:
             finally:
                 ended.put(None)
 
-        threads = [
+        self._threads_at_work = [
             threading.Thread(target=work_off, args=(one,), name="sweep", daemon=True)
             for one in self._workers
         ]
-        for one in threads:
+        for one in self._threads_at_work:
             one.start()
-        left = len(threads)
+        left = len(self._threads_at_work)
         while left:
             found = ended.get()
             if found is None:
@@ -91,8 +94,6 @@ class Processes:
                 raise found
             else:
                 yield found
-        for one in threads:
-            one.join()
 
 
 class _Worker:
@@ -108,6 +109,8 @@ class _Worker:
         name, died = job.cell.name, ""
         for attempt in range(1, ATTEMPTS + 1):
             process = self._running(stops)
+            if process is None:
+                return outcome_of(name, "interrupted", "the sweep was ended")
             reply = _ask(process, job.model_dump_json())
             if reply:
                 outcome = CellOutcome.model_validate_json(reply)
@@ -134,9 +137,12 @@ class _Worker:
                         with contextlib.suppress(OSError):  # what was not read by then
                             pipe.close()
 
-    def _running(self, stops: threading.Event) -> subprocess.Popen[str]:
+    def _running(self, stops: threading.Event) -> subprocess.Popen[str] | None:
+        """Return the process, begun where there is none; None once the sweep is at its end."""
         with self._lock:
-            if self._process is None or (self._process.poll() is not None and not stops.is_set()):
+            if stops.is_set():
+                return None
+            if self._process is None or self._process.poll() is not None:
                 program = [sys.executable, "-m", "pyimgano.sweep.executors.worker"]
                 with self._log.open("ab") as log:
                     self._process = subprocess.Popen(

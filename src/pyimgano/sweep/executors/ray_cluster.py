@@ -17,10 +17,10 @@ import secrets
 import shutil
 import signal
 import sys
-import tarfile
 import tempfile
 import threading
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -80,9 +80,7 @@ class RayCluster:
         self._sign = self._folder.path / f".seen-by-all.{secrets.token_hex(8)}"
         # nodes that do not see a dataset, by its root; under None those whose own disk is full
         self._unfit: dict[str | None, set[str]] = {None: set()}
-        self._ours = False
-        # Ray prints what happened to processes on stdout, where results belong
-        self._stdout = contextlib.redirect_stdout(sys.stderr)
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         os.environ.update(_SETTINGS)  # before Ray is imported, which reads it then
@@ -93,23 +91,24 @@ class RayCluster:
                 f"the executor ray needs Ray (pip install 'pyimgano[ray]'): {error}"
             ) from error
         self._ray: Any = ray
-        self._sign.touch()
-        self._stdout.__enter__()
-        try:
+        with contextlib.ExitStack() as opening:
+            # Ray prints what happened to processes on stdout, where results belong
+            opening.enter_context(contextlib.redirect_stdout(sys.stderr))
+            opening.callback(self._remove_sign)
+            self._sign.touch()
             if not ray.is_initialized():
+                opening.callback(ray.shutdown)
                 self._begin()
             self._require_room()
-        except BaseException:
-            self.__exit__()
-            raise
+            self._open = opening.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    def _remove_sign(self) -> None:
         with contextlib.suppress(OSError):
             self._sign.unlink(missing_ok=True)
-        if self._ours:
-            self._ray.shutdown()
-        self._stdout.__exit__(None, None, None)
 
     def run(self, jobs: Iterable[Job]) -> Iterator[CellOutcome]:
         """Yield the outcome of each job, once, as they end."""
@@ -179,7 +178,6 @@ class RayCluster:
         finally:
             if before is not None:
                 signal.signal(signal.SIGTERM, before)
-        self._ours = True
         facts = context.address_info if hasattr(context, "address_info") else {}
         session = facts.get("session_dir")
         said = [f"address: {facts.get('address') or self._address}"]
@@ -224,8 +222,8 @@ class RayCluster:
         folder = self._folder
         beside = folder.path / f".{cell}.{secrets.token_hex(4)}.tmp"
         try:
-            with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-                archive.extractall(beside, filter="data")
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                archive.extractall(beside)  # which leads no name out of the folder
             if (beside / "log").exists():
                 (beside / "log").replace(folder.log(cell))
             if (beside / "run").exists():
@@ -263,12 +261,14 @@ def _on_node(plain: str, work: str, sign: str) -> tuple[str, str, bytes | None]:
 
 
 def _packed(cell: str, folder: SweepFolder) -> bytes:
-    """Return the run directory and the log of a cell as a tar archive."""
+    """Return the run directory and the log of a cell as a zip archive."""
     data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w:gz", compresslevel=1) as archive:
-        for path, name in ((folder.run_dir(cell), "run"), (folder.log(cell), "log")):
-            if path.exists():
-                archive.add(path, name)
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        if folder.log(cell).exists():
+            archive.write(folder.log(cell), "log")
+        run = folder.run_dir(cell)
+        for path in sorted(run.rglob("*")):  # folders too, also those that are empty
+            archive.write(path, Path("run") / path.relative_to(run))
     return data.getvalue()
 
 
