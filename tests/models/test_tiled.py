@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pyimgano.calibration import MapStatistics
@@ -40,6 +40,7 @@ def test_whole_tiles_cover_every_pixel_and_their_weights_add_up(
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(20, 150), st.integers(20, 150), st.integers(16, 70), st.integers(1, 70))
+@example(137, 69, 63, 1)  # nearly two thousand tiles lie over a pixel
 def test_a_blended_map_is_the_map_of_the_pixels(
     height: int, width: int, tile: int, stride: int
 ) -> None:

@@ -433,6 +433,8 @@ class TiledDetector(SettableThreshold, SklearnFace):
         try:
             fill = -math.inf if largest else 0.0
             blended = np.full((height, width), fill, np.float32) if maps else None
+            # what a row of tiles adds, so that few numbers are rounded to float32 on each other
+            band = np.zeros((tile_h, width))
         except MemoryError as error:
             raise ImageReadError(name, "not enough memory for its map") from error
         scores: list[float] = []
@@ -451,11 +453,14 @@ class TiledDetector(SettableThreshold, SklearnFace):
                         part = np.asarray(
                             cv2.resize(part, wanted, interpolation=cv2.INTER_LINEAR), np.float32
                         )
-                    place = blended[y : y + tile_h, x : x + tile_w]
                     if largest:
+                        place = blended[y : y + tile_h, x : x + tile_w]
                         np.maximum(place, part, out=place)
-                    else:
-                        place += down[:, None] * part * across
+                        continue
+                    band[:, x : x + tile_w] += part * across
+                    if x == columns[-1][0]:
+                        blended[y : y + tile_h] += down[:, None] * band  # (tile_h, W)
+                        band.fill(0.0)
         return reduce_scores(scores, self.score_reduce, self.score_topk), blended
 
     def decision_function(self, X: Iterable[ImageSource]) -> npt.NDArray[np.float64]:
